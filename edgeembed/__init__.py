@@ -1,0 +1,20 @@
+"""Image embeddings for small devices: a strong teacher, distilled students, measured ONNX files."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from edgeembed.embedder import Embedder
+
+__version__ = "0.1.0"
+__all__ = ["Embedder", "__version__"]
+
+
+def __getattr__(name: str) -> object:
+    """Loads the device runtime on first use, so that `import edgeembed` costs nothing."""
+    if name == "Embedder":
+        from edgeembed.embedder import Embedder
+
+        return Embedder
+    raise AttributeError(f"module 'edgeembed' has no attribute {name!r}")

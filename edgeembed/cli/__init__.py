@@ -1,0 +1,12 @@
+"""Command line of edgeembed; each command imports its stage only when it runs."""
+
+from __future__ import annotations
+
+import sys
+
+from edgeembed.cli import artifacts, bench, data, distill, doctor, embed, export, quickstart, recipes, search, teacher  # noqa: F401
+from edgeembed.cli.app import run
+
+
+def main() -> None:
+    sys.exit(run())

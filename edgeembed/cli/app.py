@@ -1,0 +1,101 @@
+"""The `edgeembed` command: one Typer app, and the rule that a mistake is one line and an exit code."""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+import sys
+from types import FrameType
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from edgeembed.errors import CheckFailed, UserError
+
+DONE, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
+
+app = typer.Typer(
+    name="edgeembed",
+    help="Train an image-embedding teacher, distil it into small students, and prove on your device how good they are.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Log warnings only.")] = False,
+) -> None:
+    """Options that stand before the command."""
+    del debug  # read by run(), which must know it even where parsing fails
+    logging.basicConfig(level=logging.WARNING if quiet else logging.INFO, format="%(message)s", stream=sys.stderr)
+    for noisy in ("absl", "httpx", "httpx2", "onnx_ir", "onnxscript", "PIL", "torch.onnx"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+
+
+def print_json(value: dict[str, Any]) -> None:
+    """One JSON object, alone, on stdout."""
+    print(json.dumps(value, ensure_ascii=False))
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Runs one command and returns its exit code: 0 done, 1 failed, 2 misused, 128 + n stopped by signal n."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    debug = "--debug" in arguments
+    # --debug is understood anywhere on the line.
+    arguments = (["--debug"] if debug else []) + [argument for argument in arguments if argument != "--debug"]
+    signal.signal(signal.SIGTERM, leave)
+    try:
+        result = app(args=arguments, standalone_mode=False)
+        return result if isinstance(result, int) else DONE
+    except Exception as error:
+        if debug:
+            raise
+        return report(error)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return INTERRUPTED
+
+
+def report(error: Exception) -> int:
+    """Prints one line for an exception and returns the exit code that it stands for."""
+    if isinstance(error, (typer.Abort, KeyboardInterrupt)):
+        print("stopped", file=sys.stderr)
+        return INTERRUPTED
+    if isinstance(error, typer.Exit):
+        return error.exit_code
+    code = getattr(error, "exit_code", None)
+    message = str(error)
+    usage = getattr(error, "format_message", None)  # Typer's own usage errors
+    if usage is not None:
+        message, code = usage(), MISUSED
+        if not message:  # no command: the help was printed
+            return MISUSED
+    elif isinstance(error, UserError):
+        code = MISUSED
+    elif isinstance(error, ModuleNotFoundError):
+        code, message = FAILED, missing_package(error)
+    elif isinstance(error, MemoryError):
+        code, message = FAILED, f"out of memory: {message}"
+    elif code is None:
+        code = FAILED
+        if not isinstance(error, (CheckFailed, OSError)):
+            message = f"{type(error).__name__}: {message} (--debug shows where)"
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    return int(code)
+
+
+def missing_package(error: ModuleNotFoundError) -> str:
+    extra = {"openvino": "openvino", "tensorrt": "tensorrt", "faiss": "bench", "jinja2": "bench", "matplotlib": "bench"}
+    name = (error.name or "").split(".")[0]
+    wanted = extra.get(name, "all")
+    return f"this command needs the package {name}: pip install 'edgeembed[{wanted}]'"
+
+
+def leave(signum: int, _frame: FrameType | None) -> NoReturn:
+    raise SystemExit(128 + signum)

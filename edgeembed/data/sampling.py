@@ -1,0 +1,87 @@
+"""Joins manifests and balances their training classes, as the 2nd place of GUIE 2022 did (cap 100, minimum 3, up to 20)."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from edgeembed.data.manifest import COLUMNS, Manifest
+from edgeembed.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Balance:
+    """What preparing did to the training split."""
+
+    classes: int
+    classes_dropped: int
+    images: int
+    images_over_cap: int
+    images_repeated: int
+    unlabelled: int
+
+
+def join(manifests: Sequence[Manifest]) -> Manifest:
+    """One manifest of several; refuses an image that stands in train and in val or test (a leak)."""
+    root = Path(os.path.commonpath([manifest.root for manifest in manifests]))
+    columns: dict[str, list[str | None]] = {name: [] for name in COLUMNS}
+    for manifest in manifests:
+        columns["path"] += [os.path.relpath(file, root) for file in manifest.files]
+        for name in COLUMNS[1:]:
+            columns[name] += getattr(manifest, name)
+    joined = Manifest(root=root, **{name: tuple(values) for name, values in columns.items()})  # type: ignore[arg-type]
+    train = {joined.path[row] for row in joined.rows("train")}
+    for split in ("val", "test"):
+        leaked = sorted(train & {joined.path[row] for row in joined.rows(split)})
+        if leaked:
+            raise UserError(
+                f"{len(leaked)} images stand in train and in {split}, first {leaked[0]}: remove them from one of the two"
+            )
+    return joined
+
+
+def prepare(
+    manifests: Sequence[Manifest], *, cap: int, minimum: int, resample_to: int, seed: int = 0
+) -> tuple[Manifest, Balance]:
+    """Joins and balances: classes of fewer than `minimum` training images are dropped from training, `cap` images
+    are drawn of larger ones, smaller ones are repeated up to `resample_to`. val, test and unlabelled rows stay.
+    """
+    joined = join(manifests)
+    by_class: dict[tuple[str, str], list[int]] = defaultdict(list)
+    others = []
+    for row in range(len(joined)):
+        label = joined.label[row]
+        if joined.split[row] == "train" and label is not None:
+            by_class[joined.domain[row], label].append(row)
+        else:
+            others.append(row)
+    draw = random.Random(seed)
+    kept: list[int] = []
+    over_cap = repeated = dropped = 0
+    for name in sorted(by_class):
+        rows = by_class[name]
+        if len(rows) < minimum:
+            dropped += 1
+            continue
+        if len(rows) > cap:
+            over_cap += len(rows) - cap
+            rows = sorted(draw.sample(rows, cap))
+        copies, rest = divmod(max(resample_to, len(rows)), len(rows))
+        balanced = rows * copies + draw.sample(rows, rest)
+        repeated += len(balanced) - len(rows)
+        kept += balanced
+    balance = Balance(
+        classes=len(by_class) - dropped,
+        classes_dropped=dropped,
+        images=len(kept),
+        images_over_cap=over_cap,
+        images_repeated=repeated,
+        unlabelled=sum(joined.label[row] is None for row in others if joined.split[row] == "train"),
+    )
+    return joined.take(np.array(kept + others, dtype=np.int64)), balance

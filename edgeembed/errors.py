@@ -1,0 +1,22 @@
+"""The errors that the command line turns into one line and an exit code."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """A user's mistake: names the thing, the value and the remedy. Exit code 2."""
+
+
+class CheckFailed(RuntimeError):
+    """Work ran and its result is not acceptable: a gate, a checksum, a verification. Exit code 1."""
+
+
+def unknown_choice(kind: str, value: str, choices: Iterable[str], remedy: str = "") -> UserError:
+    """An error for a name that is not among `choices`, with the nearest valid one."""
+    names = sorted(choices)
+    nearest = difflib.get_close_matches(value, names, n=1, cutoff=0.4)
+    hint = f"did you mean {nearest[0]!r}?" if nearest else "choose one of " + ", ".join(names[:12])
+    return UserError(f"unknown {kind} {value!r}: {hint}{' ' + remedy if remedy else ''}")

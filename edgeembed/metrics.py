@@ -1,0 +1,318 @@
+"""One definition of every retrieval figure, so that a number means the same in training, reports and gates.
+
+Shapes: Q queries, N index images, D embedding, P relevant index images, K results kept, M metrics.
+Embeddings are unit vectors, so the order by inner product is the order by Euclidean distance. They are compared in
+float32, a block of queries at a time: the Q x N matrix never exists, and beside the embeddings a 100k index costs
+some 64 MiB. Similarities that come out equal are ordered by index position, so a run repeats.
+
+Sources: mP@5, Google Universal Image Embedding challenge (2022), which UnED calls mMP@5 (arXiv:2309.01858);
+mAP@100, Google Landmarks v2 (arXiv:2004.01804); MAP@R, "A Metric Learning Reality Check" (arXiv:2003.08505).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from edgeembed.errors import UserError
+
+IntArray: TypeAlias = npt.NDArray[np.int64]
+BoolArray: TypeAlias = npt.NDArray[np.bool_]
+FloatArray: TypeAlias = npt.NDArray[np.float32]
+Float64Array: TypeAlias = npt.NDArray[np.float64]
+
+METRICS = ("map", "map_at_100", "mp_at_5", "recall_at_1", "map_at_r")
+"""Column order of per-query values, and the keys of `ci95`, `per_domain` and `domain_mean`."""
+
+_OVER_ALL_QUERIES = np.array([name == "map_at_100" for name in METRICS])
+"""Google Landmarks v2 scores a query without a match 0; every other metric leaves it out."""
+
+_BLOCK_BYTES = 64 * 2**20
+_MAX_COUNTED = 16
+"""Up to this many relevant images, counting what is ahead of each is faster than sorting the row."""
+
+_NOWHERE: IntArray = np.empty(0, np.int64)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrievalScores:
+    """What a report says about one set of embeddings; every share is in 0..1.
+
+    `per_domain` and `domain_mean` (the unweighted mean over domains, UnED's headline) are empty without domains.
+    """
+
+    map: float
+    map_at_100: float
+    mp_at_5: float
+    recall_at_1: float
+    map_at_r: float
+    ci95: dict[str, tuple[float, float]]
+    queries: int
+    queries_without_match: int
+    per_domain: dict[str, dict[str, float]]
+    domain_mean: dict[str, float]
+
+
+def retrieval_scores(
+    query_embedding_QD: FloatArray,
+    index_embedding_ND: FloatArray,
+    *,
+    query_label: Sequence[str],
+    index_label: Sequence[str],
+    query_domain: Sequence[str] | None = None,
+    index_domain: Sequence[str] | None = None,
+    query_id: IntArray | None = None,
+    index_id: IntArray | None = None,
+    seed: int = 0,
+    num_resamples: int = 1000,
+) -> RetrievalScores:
+    """Score a ranking of the whole index per query; a hit has the query's label and the query's domain.
+
+    An index image that carries the query's id is the query itself: it is neither ranked nor counted as relevant.
+    `ci95` is the percentile bootstrap over the queries that a metric averages. Raises UserError where a figure would be
+    undefined: malformed inputs, no query with a match, or a domain without one.
+    """
+    query_QD, index_ND = _checked_embeddings(query_embedding_QD, index_embedding_ND)
+    _check_counts("label", query_label, index_label, query_QD, index_ND)
+    _check_counts("domain", query_domain, index_domain, query_QD, index_ND)
+    if num_resamples < 1:
+        raise UserError(f"num_resamples is {num_resamples}: the bootstrap needs at least 1")
+
+    query_group = _groups(query_label, query_domain)
+    group_positions = _positions(_groups(index_label, index_domain))
+    value_QM = np.zeros((len(query_group), len(METRICS)))
+    matched_Q = np.zeros(len(query_group), np.bool_)
+    for query, similarity_N in _similarity_rows(query_QD, index_ND, query_id, index_id):
+        relevant_P = group_positions.get(query_group[query], _NOWHERE)
+        relevant_P = relevant_P[similarity_N[relevant_P] > -np.inf]  # without the query itself
+        matched_Q[query] = relevant_P.size > 0
+        value_QM[query] = _query_values(_relevant_sorted(similarity_N, relevant_P), relevant_P.size)
+
+    if not matched_Q.any():
+        raise UserError(
+            f"none of the {len(matched_Q)} queries has an index image of its label and domain: "
+            "check that queries and index spell their labels alike"
+        )
+    per_domain = {} if query_domain is None else _per_domain(value_QM, matched_Q, query_domain)
+    return RetrievalScores(
+        **_means(value_QM, matched_Q),
+        ci95=_ci95(value_QM, matched_Q, seed, num_resamples),
+        queries=len(matched_Q),
+        queries_without_match=int(np.count_nonzero(~matched_Q)),
+        per_domain=per_domain,
+        domain_mean=_unweighted_mean(per_domain),
+    )
+
+
+def top_k(
+    query_QD: FloatArray,
+    index_ND: FloatArray,
+    k: int,
+    *,
+    query_id: IntArray | None = None,
+    index_id: IntArray | None = None,
+) -> tuple[IntArray, FloatArray]:
+    """Exact nearest neighbours: index positions_QK and their similarities_QK, best first, ties by position.
+
+    Where leaving the query itself out leaves fewer than k images, the row ends in position -1 and similarity -inf.
+    """
+    query_QD, index_ND = _checked_embeddings(query_QD, index_ND)
+    if not 1 <= k <= len(index_ND):
+        raise UserError(f"k is {k}: choose 1 to {len(index_ND)}, the number of index images")
+    position_QK = np.full((len(query_QD), k), -1, np.int64)
+    similarity_QK = np.full((len(query_QD), k), -np.inf, np.float32)
+    for query, similarity_N in _similarity_rows(query_QD, index_ND, query_id, index_id):
+        kth_best = np.partition(similarity_N, -k)[-k]
+        candidate = np.flatnonzero(similarity_N >= kth_best)  # more than k where others tie with the k-th
+        best_K = candidate[np.argsort(-similarity_N[candidate], kind="stable")[:k]]
+        position_QK[query], similarity_QK[query] = best_K, similarity_N[best_K]
+    position_QK[np.isneginf(similarity_QK)] = -1
+    return position_QK, similarity_QK
+
+
+def average_precision(relevant_sorted: BoolArray, num_relevant: int, cutoff: int | None = None) -> float:
+    """Sum of precision at each hit within `cutoff` results, over min(num_relevant, cutoff); 0 without relevant images.
+
+    `relevant_sorted` says of each result, best first, whether it is a hit; it may stop after the last one. With
+    `cutoff` = `num_relevant` this is the AP@R of MAP@R.
+    """
+    reachable = num_relevant if cutoff is None else min(num_relevant, cutoff)
+    if reachable == 0:
+        return 0.0
+    hit_rank = np.flatnonzero(relevant_sorted[:cutoff]) + 1
+    return float((np.arange(1, hit_rank.size + 1) / hit_rank).sum() / reachable)
+
+
+def precision_at(relevant_sorted: BoolArray, num_relevant: int, k: int) -> float:
+    """Share of hits among the first min(num_relevant, k) results, so that a small class can reach 1 (GUIE's P@5)."""
+    reachable = min(num_relevant, k)
+    return np.count_nonzero(relevant_sorted[:reachable]) / reachable if reachable else 0.0
+
+
+def global_average_precision(
+    confidence: FloatArray | Float64Array, correct: BoolArray, num_queries_with_match: int
+) -> float:
+    """GAP of landmark recognition: one average precision over all queries' single predictions, by confidence.
+
+    A confident answer to a query that has none pushes correct ones down; equal confidences keep their order.
+    """
+    if confidence.ndim != 1 or confidence.shape != correct.shape:
+        raise UserError(f"confidence is {confidence.shape}, correct {correct.shape}: give one of each per prediction")
+    if np.isnan(confidence).any():
+        raise UserError("confidence holds NaN: leave out the queries without a prediction")
+    num_correct = int(np.count_nonzero(correct))
+    if num_queries_with_match < max(1, num_correct):
+        raise UserError(
+            f"num_queries_with_match is {num_queries_with_match} with {num_correct} correct predictions: "
+            "give one prediction per query and count every query that has an answer"
+        )
+    return average_precision(correct[np.argsort(-confidence, kind="stable")], num_queries_with_match)
+
+
+def _similarity_rows(
+    query_QD: FloatArray, index_ND: FloatArray, query_id: IntArray | None, index_id: IntArray | None
+) -> Iterator[tuple[int, FloatArray]]:
+    """Each query's number and similarities_N, the query itself at -inf; a row is overwritten after its block."""
+    _check_counts("id", query_id, index_id, query_QD, index_ND)
+    own_positions: list[IntArray] | None = None
+    if query_id is not None and index_id is not None:
+        id_positions = _positions(index_id.tolist())
+        own_positions = [id_positions.get(image, _NOWHERE) for image in query_id.tolist()]
+
+    block_size = min(max(1, _BLOCK_BYTES // (4 * len(index_ND))), len(query_QD))
+    buffer_BN = np.empty((block_size, len(index_ND)), np.float32)
+    for start in range(0, len(query_QD), block_size):
+        block_BD = query_QD[start : start + block_size]
+        similarity_BN = np.matmul(block_BD, index_ND.T, out=buffer_BN[: len(block_BD)])
+        for query, similarity_N in enumerate(similarity_BN, start):
+            if own_positions is not None:
+                similarity_N[own_positions[query]] = -np.inf
+            yield query, similarity_N
+
+
+def _relevant_sorted(similarity_N: FloatArray, relevant_P: IntArray) -> BoolArray:
+    """Which results are hits, best first, up to the last hit: all metrics need is the rank of each relevant image."""
+    value_P = similarity_N[relevant_P]
+    if relevant_P.size <= _MAX_COUNTED:
+        num_better_P = np.array([np.count_nonzero(similarity_N > value) for value in value_P], np.int64)
+        tied_P = np.ones(relevant_P.size, np.bool_)
+    else:
+        ascending_N = np.sort(similarity_N)
+        end_P = np.searchsorted(ascending_N, value_P, side="right")
+        num_better_P = similarity_N.size - end_P
+        tied_P = end_P - np.searchsorted(ascending_N, value_P, side="left") > 1
+    rank_P = num_better_P  # from 0
+    for place in np.flatnonzero(tied_P):
+        rank_P[place] += np.count_nonzero(similarity_N[: relevant_P[place]] == value_P[place])
+    hits = np.zeros(rank_P.max(initial=-1) + 1, np.bool_)
+    hits[rank_P] = True
+    return hits
+
+
+def _query_values(relevant_sorted: BoolArray, num_relevant: int) -> tuple[float, ...]:
+    """One query's METRICS, in their order."""
+    return (
+        average_precision(relevant_sorted, num_relevant),
+        average_precision(relevant_sorted, num_relevant, 100),
+        precision_at(relevant_sorted, num_relevant, 5),
+        precision_at(relevant_sorted, num_relevant, 1),
+        average_precision(relevant_sorted, num_relevant, num_relevant),
+    )
+
+
+def _means(value_QM: Float64Array, matched_Q: BoolArray) -> dict[str, float]:
+    mean_M = np.where(_OVER_ALL_QUERIES, value_QM.mean(axis=0), value_QM[matched_Q].mean(axis=0))
+    return dict(zip(METRICS, mean_M.tolist(), strict=True))
+
+
+def _per_domain(
+    value_QM: Float64Array, matched_Q: BoolArray, query_domain: Sequence[str]
+) -> dict[str, dict[str, float]]:
+    scores: dict[str, dict[str, float]] = {}
+    for domain, queries in sorted(_positions(query_domain).items()):
+        if not matched_Q[queries].any():
+            raise UserError(
+                f"domain {domain!r}: none of its {queries.size} queries has a match, so a mean over domains is "
+                "undefined; add index images of it or leave its queries out"
+            )
+        scores[str(domain)] = _means(value_QM[queries], matched_Q[queries])
+    return scores
+
+
+def _unweighted_mean(per_domain: dict[str, dict[str, float]]) -> dict[str, float]:
+    if not per_domain:
+        return {}
+    return {name: float(np.mean([scores[name] for scores in per_domain.values()])) for name in METRICS}
+
+
+def _ci95(
+    value_QM: Float64Array, matched_Q: BoolArray, seed: int, num_resamples: int
+) -> dict[str, tuple[float, float]]:
+    over_all_M2 = _bootstrap_interval(value_QM, seed, num_resamples)
+    over_matched_M2 = over_all_M2 if matched_Q.all() else _bootstrap_interval(value_QM[matched_Q], seed, num_resamples)
+    interval_M2 = np.where(_OVER_ALL_QUERIES[:, None], over_all_M2, over_matched_M2)
+    return {name: (float(low), float(high)) for name, (low, high) in zip(METRICS, interval_M2, strict=True)}
+
+
+def _bootstrap_interval(value_QM: Float64Array, seed: int, num_resamples: int) -> Float64Array:
+    """The middle 95 % of the mean over queries drawn with replacement (Efron's percentile interval), as (M, 2)."""
+    rng = np.random.default_rng(seed)
+    num_queries = len(value_QM)
+    mean_SM = np.empty((num_resamples, value_QM.shape[1]))
+    for mean_M in mean_SM:
+        times_drawn_Q = np.bincount(rng.integers(num_queries, size=num_queries), minlength=num_queries)
+        mean_M[:] = times_drawn_Q.astype(np.float64) @ value_QM / num_queries
+    return np.percentile(mean_SM, (2.5, 97.5), axis=0).T
+
+
+def _groups(label: Sequence[str], domain: Sequence[str] | None) -> list[tuple[str, str]]:
+    """What two images must share for one to be a hit for the other."""
+    return [("", name) for name in label] if domain is None else list(zip(domain, label, strict=True))
+
+
+def _positions(values: Iterable[Hashable]) -> dict[Hashable, IntArray]:
+    """Where each value stands, ascending."""
+    places: dict[Hashable, list[int]] = {}
+    for place, value in enumerate(values):
+        places.setdefault(value, []).append(place)
+    return {value: np.array(found, np.int64) for value, found in places.items()}
+
+
+def _checked_embeddings(query_QD: FloatArray, index_ND: FloatArray) -> tuple[FloatArray, FloatArray]:
+    query_QD, index_ND = _checked_embedding("query", query_QD), _checked_embedding("index", index_ND)
+    if query_QD.shape[1] != index_ND.shape[1]:
+        raise UserError(
+            f"query embeddings have {query_QD.shape[1]} dimensions and index embeddings {index_ND.shape[1]}: "
+            "embed both with one model"
+        )
+    return query_QD, index_ND
+
+
+def _checked_embedding(side: str, embedding_ND: FloatArray) -> FloatArray:
+    if embedding_ND.ndim != 2:
+        raise UserError(f"{side} embeddings have shape {embedding_ND.shape}: expected (images, dimensions)")
+    if embedding_ND.size == 0:
+        raise UserError(f"{side} embeddings are empty, shape {embedding_ND.shape}: give at least one image")
+    embedding_ND = np.ascontiguousarray(embedding_ND, np.float32)
+    if not np.isfinite([embedding_ND.min(), embedding_ND.max()]).all():  # both carry a NaN through, without a copy
+        row = int(np.flatnonzero(~np.isfinite(embedding_ND).all(axis=1))[0])
+        raise UserError(f"{side} embeddings hold NaN or infinity, first in row {row}: check that image and the model")
+    return embedding_ND
+
+
+def _check_counts(
+    what: str,
+    query_values: Sequence[str] | IntArray | None,
+    index_values: Sequence[str] | IntArray | None,
+    query_QD: FloatArray,
+    index_ND: FloatArray,
+) -> None:
+    if (query_values is None) != (index_values is None):
+        raise UserError(f"query_{what} and index_{what} go together: give both or neither")
+    for side, values, embedding in (("query", query_values, query_QD), ("index", index_values, index_ND)):
+        if values is not None and len(values) != len(embedding):
+            raise UserError(f"{side}_{what} has {len(values)} entries for {len(embedding)} images: give one per image")

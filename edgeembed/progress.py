@@ -1,0 +1,76 @@
+"""What a person watches during a long run: a progress line on stderr, metrics.jsonl, TensorBoard."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Iterator
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch.utils.tensorboard import SummaryWriter
+
+from edgeembed.run import RunFolder
+
+LOG_EVERY_SECONDS = 30.0  # between lines where stderr is a file
+
+
+class TrainingLog:
+    """Writes scalars of a run everywhere at once; a context manager."""
+
+    def __init__(self, run: RunFolder, *, first_step: int, total_steps: int, batch_size: int) -> None:
+        self.run, self.first_step, self.total_steps, self.batch_size = run, first_step, total_steps, batch_size
+        self.writer = SummaryWriter(str(run.path / "tensorboard"), purge_step=first_step)
+        self.progress = progress_bar("{task.fields[note]}")
+        self.task = self.progress.add_task("steps", total=total_steps, completed=first_step, note="")
+        self.started = self.printed = time.monotonic()
+
+    def __enter__(self) -> TrainingLog:
+        self.progress.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.progress.stop()
+        self.writer.close()
+
+    def step(self, step: int, note: str) -> None:
+        """Moves the progress to `step` finished steps."""
+        done = step - self.first_step
+        rate = done * self.batch_size / max(1e-9, time.monotonic() - self.started)
+        self.progress.update(self.task, completed=step, note=f"{note}  {rate:.0f} images/s")
+        if not self.progress.console.is_terminal and time.monotonic() - self.printed > LOG_EVERY_SECONDS:
+            self.printed = time.monotonic()
+            left = (self.total_steps - step) * self.batch_size / max(rate, 1e-9)
+            print(f"step {step}/{self.total_steps}  {note}  {rate:.0f} images/s  {left:.0f} s left", file=sys.stderr)
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        rate = (step - self.first_step) * self.batch_size / max(1e-9, time.monotonic() - self.started)
+        self.run.log({"step": step, **values, "images_per_second": round(rate, 1)})
+        for name, value in values.items():
+            self.writer.add_scalar(name, value, step)
+
+
+def progress_bar(note: str = "") -> Progress:
+    """A rich progress line on stderr; silent where stderr is not a terminal."""
+    console = Console(stderr=True)
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn(note),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    )
+
+
+@contextlib.contextmanager
+def stage(text: str) -> Iterator[None]:
+    """Says on stderr what is being done and, afterwards, how long it took."""
+    started = time.monotonic()
+    print(f"{text} ...", file=sys.stderr, flush=True)
+    yield
+    print(f"{text}: {time.monotonic() - started:.1f} s", file=sys.stderr, flush=True)

@@ -1,0 +1,200 @@
+"""Run folders without torch: whole-or-absent files, metrics log, what machine ran, which run is the latest."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import shutil
+import signal
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from edgeembed.errors import UserError
+
+PACKAGES = (
+    "edgeembed", "numpy", "onnx", "onnxruntime", "onnxscript", "onnxsim", "open_clip_torch", "openvino", "pillow",
+    "pyarrow", "safetensors", "tensorrt", "timm", "torch", "torchvision",
+)  # fmt: skip
+
+
+class Interrupted(Exception):
+    """Ctrl-C or SIGTERM came, and what was done is on disk. Exit code 128 + signal number."""
+
+    def __init__(self, signum: int, kept: str) -> None:
+        super().__init__(f"stopped by {signal.Signals(signum).name}: {kept}")
+        self.exit_code = 128 + signum
+
+
+class StopRequest:
+    """Set by the first Ctrl-C or SIGTERM, so that a loop can save before it leaves."""
+
+    def __init__(self) -> None:
+        self.signum: int | None = None
+
+    def set(self, signum: int, _frame: FrameType | None) -> None:
+        self.signum = signum
+        signal.signal(signum, signal.SIG_DFL)  # a second one ends the process at once
+
+
+@contextlib.contextmanager
+def stop_request() -> Iterator[StopRequest]:
+    """Within the block, SIGINT and SIGTERM only set a flag."""
+    request = StopRequest()
+    previous = {number: signal.signal(number, request.set) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield request
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Writes a file that appears whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    write_atomically(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: expected a JSON object")
+    return value
+
+
+def sync_folder(path: Path) -> None:
+    """Makes renames inside a folder durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of what is installed of our dependencies, without importing any."""
+    versions = {"python": platform.python_version()}
+    for name in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return versions
+
+
+def machine() -> dict[str, Any]:
+    """CPU model, cores, instruction sets that matter for inference, memory and system."""
+    model, flags = platform.processor() or platform.machine(), set[str]()
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() in ("model name", "Model"):
+                model = value.strip()
+            elif key.strip() in ("flags", "Features"):
+                flags |= set(value.split())
+    wanted = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "asimd", "asimddp", "i8mm", "bf16")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else None
+    return {
+        "cpu": model,
+        "architecture": platform.machine(),
+        "cores": cores,
+        "cpu_flags": [flag for flag in wanted if flag in flags],
+        "memory_bytes": memory,
+        "system": platform.platform(),
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFolder:
+    """Where a training run keeps its recipe, log, checkpoints and result."""
+
+    path: Path
+
+    @property
+    def model_json(self) -> Path:
+        return self.path / "model.json"
+
+    @property
+    def weights(self) -> Path:
+        return self.path / "model.safetensors"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def finished(self) -> bool:
+        return self.model_json.is_file()
+
+    def checkpoints(self) -> list[Path]:
+        """Whole checkpoints, oldest first."""
+        return sorted(self.path.glob("checkpoints/step-*/"))
+
+    def open(self, *, config_yaml: str, resume: bool) -> None:
+        """Prepares the folder for a new run, or checks that the one in it can be resumed with this recipe."""
+        config = self.path / "config.yaml"
+        if config.exists():
+            if not resume:
+                raise UserError(f"{self.path}: holds a run already: add --resume to continue it, or choose another --out")
+            if config.read_text(encoding="utf-8") != config_yaml:
+                raise UserError(
+                    f"{config}: differs from the recipe asked for: resume with the same recipe and --set, "
+                    "or choose another --out"
+                )
+        elif resume and self.path.exists() and any(self.path.iterdir()):
+            raise UserError(f"{self.path}: holds no run to resume (no config.yaml)")
+        for stale in self.path.glob("checkpoints/.*"):
+            shutil.rmtree(stale, ignore_errors=True)
+        write_atomically(config, config_yaml)
+        write_json(self.path / "environment.json", environment())
+
+    def forget_metrics_after(self, step: int) -> None:
+        """Drops logged lines that a resumed run will write again, and a line cut off by a kill."""
+        if not self.metrics.exists():
+            return
+        kept = []
+        for line in self.metrics.read_text(encoding="utf-8").splitlines():
+            with contextlib.suppress(json.JSONDecodeError):
+                if json.loads(line)["step"] <= step:
+                    kept.append(line + "\n")
+        write_atomically(self.metrics, "".join(kept))
+
+    def log(self, values: Mapping[str, float | int | str]) -> None:
+        """Appends one line to metrics.jsonl."""
+        with self.metrics.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(values) + "\n")
+
+
+def environment() -> dict[str, Any]:
+    return {"machine": machine(), "versions": package_versions(), "command": sys.argv}
+
+
+def latest_run(role: str, root: Path = Path("runs")) -> Path:
+    """The most recently finished run of a role ("teacher" or "student") below a folder."""
+    finished = [path for path in root.glob("**/model.json") if read_json(path).get("role") == role]
+    if not finished:
+        command = "teacher-train" if role == "teacher" else "distill"
+        raise UserError(f"no finished {role} run under {root}/: run `edgeembed {command}` first, or name its folder")
+    return max(finished, key=lambda path: path.stat().st_mtime).parent

@@ -1,0 +1,245 @@
+"""Distils a teacher's space into a small student, in one loop that reads top to bottom.
+
+Teacher and student see the same view of an image, each at its own size and with its own constants. Labels are not
+used, so unlabelled images are as good as labelled ones. No mixing of images and no EMA: neither paid on our tables.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from edgeembed.checkpoint import iterate_tensors, load_checkpoint, save_checkpoint
+from edgeembed.config import to_yaml
+from edgeembed.data.augment import draw_views, render_views
+from edgeembed.data.loader import Order, open_squares
+from edgeembed.data.manifest import Manifest, Rows
+from edgeembed.errors import CheckFailed, UserError
+from edgeembed.metrics import RetrievalScores
+from edgeembed.progress import TrainingLog, stage
+from edgeembed.run import Interrupted, RunFolder, stop_request, write_json
+from edgeembed.student.losses import anchor_kl_loss, cosine_loss, cross_relation_loss, self_relation_loss
+from edgeembed.student.recipe import DistillRecipe
+from edgeembed.student.targets import TargetMemory
+from edgeembed.student.zoo import build_student
+from edgeembed.teacher.device import keep_freed_memory, pick_device, seed_step
+from edgeembed.teacher.evaluate import FloatArray, embed_files, score_rows
+from edgeembed.teacher.model import EmbeddingModel, load_model, save_model
+from edgeembed.teacher.schedule import build_optimizer, rate_factor, set_rates
+
+log = logging.getLogger(__name__)
+
+
+def distil(
+    recipe: DistillRecipe, manifest: Manifest, teacher_path: Path, run: RunFolder, *, resume: bool = False
+) -> dict[str, Any]:
+    """Runs a recipe and leaves a finished run folder; returns what eval.json holds.
+
+    Raises UserError for a missing teacher or data that cannot be trained on, CheckFailed on a loss that is not
+    finite, and Interrupted after a stop signal, with a checkpoint written.
+    """
+    rows = manifest.rows("train")
+    if rows.size < 2:
+        raise UserError(f"the train split has {rows.size} images, distillation needs at least 2")
+    teacher, teacher_facts = load_model(teacher_path)
+    manifest.require_files()
+    setting = f"# teacher {teacher_facts['space_id']}, data {manifest.fingerprint}\n"
+    run.open(config_yaml=setting + to_yaml(recipe), resume=resume)
+    if run.finished:
+        log.warning("%s: already finished, nothing to resume", run.path)
+        return dict(json.loads((run.path / "eval.json").read_text()))
+
+    train, image = recipe.train, recipe.image
+    device = pick_device(train.device)
+    view_px = image.train_size_px or image.size_px
+    canvas_px = round(max(view_px, teacher.size_px) * image.canvas_factor)
+    with stage(f"reading {len(rows)} training images"):
+        files = [manifest.files[row] for row in rows]
+        squares = open_squares(files, size_px=canvas_px, workers=train.workers, cache=train.cache)
+    readable = np.array([i for i in range(len(rows)) if i not in squares.unreadable], dtype=np.int64)
+    batch_size = train.batch_size * train.accumulate_steps
+    order = Order(num_images=len(readable), batch_size=min(batch_size, len(readable)), seed=train.seed)
+    total_steps = min(train.epochs * order.steps_per_epoch, train.max_steps or 2**62)
+    eval_every = math.ceil(total_steps / 5) if recipe.eval.every_steps is None else recipe.eval.every_steps
+    if eval_every and not manifest.rows("val").size:
+        log.warning("the manifest has no val split: training goes on without evaluation")
+        eval_every = 0
+
+    torch.manual_seed(train.seed)
+    with stage(f"building {recipe.student.name} (weights: {recipe.student.weights})"):
+        student = build_student(
+            recipe.student.name,
+            weights=recipe.student.weights,
+            size_px=image.size_px,
+            dim=teacher.dim,
+            dropout=recipe.student.dropout,
+            grad_checkpointing=train.grad_checkpointing,
+        )
+    teacher.requires_grad_(False).to(device=device, memory_format=torch.channels_last)
+    student.to(device=device, memory_format=torch.channels_last)
+    parameters = list(student.parameters())
+    keep_freed_memory(sum(parameter.nbytes for parameter in [*parameters, *teacher.parameters()]))
+    optimizer = build_optimizer(student.backbone, student.neck, None, recipe.optim)
+    state = load_checkpoint(run, model=student, optimizer=optimizer) if resume else None
+    first_step = state["step"] if state else 0
+    run.forget_metrics_after(first_step)
+    num_views = min(recipe.targets.views, train.epochs)
+    targets = TargetMemory(run.path / "targets.f16", num_images=len(rows), num_views=num_views, dim=teacher.dim)
+    centre_KD = read_centres(teacher_path).to(device) if recipe.loss.centre_kl else None
+    validation = Validation(recipe, manifest, teacher, device) if eval_every else None
+
+    def teacher_targets(canvas_BCHW: Tensor, image_B: Rows, view: int) -> Tensor:
+        known_BD, known_B = targets.read(image_B, view)
+        if not known_B.all():
+            views = draw_views(recipe.augment, seed=train.seed, image_B=image_B, view=view)
+            image_BCHW = render_views(canvas_BCHW, views, teacher.size_px)
+            with torch.no_grad(), torch.autocast(device, torch.bfloat16, enabled=recipe.targets.precision == "bf16"):
+                targets.write(image_B, view, teacher(image_BCHW).cpu().numpy())
+            known_BD, _ = targets.read(image_B, view)
+        return F.normalize(torch.from_numpy(known_BD).to(device), dim=1)
+
+    def save(step: int) -> None:
+        save_checkpoint(run, step=step, model=student, optimizer=optimizer, keep=train.keep_checkpoints, state={})
+
+    started, scores = time.monotonic(), None
+    student.train()
+    with (
+        stop_request() as stop,
+        TrainingLog(run, first_step=first_step, total_steps=total_steps, batch_size=batch_size) as training_log,
+    ):
+        batches = squares.batches([readable[wanted] for wanted in order.wanted(first_step, total_steps)])
+        for step, batch in enumerate(batches, start=first_step):
+            epoch = order.epoch(step)
+            view = epoch % num_views
+            factor = rate_factor(
+                step, steps_per_epoch=order.steps_per_epoch, total_steps=total_steps, section=recipe.optim
+            )
+            set_rates(optimizer, factor)
+            seed_step(train.seed, step)
+
+            # One optimiser step over `accumulate_steps` micro-batches.
+            loss_sum = 0.0
+            for micro in np.array_split(np.arange(batch.image_B.size), train.accumulate_steps):
+                if micro.size == 0:
+                    continue
+                image_B = batch.image_B[micro]
+                canvas_BCHW = batch.canvas_BCHW[torch.from_numpy(micro)].to(device)
+                teacher_BD = teacher_targets(canvas_BCHW, image_B, view)
+                views = draw_views(recipe.augment, seed=train.seed, image_B=image_B, view=view)
+                image_BCHW = render_views(canvas_BCHW, views, view_px)
+                with torch.autocast(device, torch.bfloat16, enabled=train.precision == "bf16"):
+                    student_BD = student(image_BCHW)
+                loss = recipe.loss.cosine * cosine_loss(student_BD, teacher_BD)
+                loss = loss + recipe.loss.cross_relation * cross_relation_loss(student_BD, teacher_BD)
+                loss = loss + recipe.loss.self_relation * self_relation_loss(student_BD, teacher_BD)
+                if centre_KD is not None:
+                    kl = anchor_kl_loss(student_BD, teacher_BD, centre_KD, temperature=recipe.loss.centre_temperature)
+                    loss = loss + recipe.loss.centre_kl * kl
+                share = micro.size / batch.image_B.size
+                (loss * share).backward()
+                loss_sum += loss.item() * share
+            norm = nn.utils.clip_grad_norm_(parameters, train.clip_norm)
+            if not (math.isfinite(loss_sum) and bool(torch.isfinite(norm))):
+                raise CheckFailed(
+                    f"step {step}: loss {loss_sum}, gradient norm {norm.item()}: training stopped, the last checkpoint "
+                    "is kept: lower optim.lr or set train.precision=fp32"
+                )
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+            done = step + 1
+            shown = f"  val mAP {scores['asymmetric']['map']:.3f} asymmetric" if scores else ""
+            training_log.step(done, f"loss {loss_sum:.4f}{shown}")
+            if done % 10 == 0 or done == total_steps:
+                training_log.scalars(
+                    done,
+                    {"epoch": epoch, "loss": loss_sum, "lr": recipe.optim.lr * factor, "gradient_norm": norm.item()},
+                )
+            if validation and (done % eval_every == 0 or done == total_steps):
+                scores = validation.score(student)
+                training_log.scalars(done, {f"val_{kind}_map": value["map"] for kind, value in scores.items()})
+            if stop.signum is not None:
+                save(done)
+                raise Interrupted(stop.signum, f"step {done} of {total_steps} kept in {run.path}, continue with --resume")
+            if train.checkpoint_every_steps and (done % train.checkpoint_every_steps == 0 or done == total_steps):
+                save(done)
+
+    with stage(f"saving {run.path}"):
+        targets.remove()
+        result = {"split": "val", "scores": scores, "seconds": round(time.monotonic() - started, 1), "steps": total_steps}
+        write_json(run.path / "eval.json", result)
+        save_model(
+            run,
+            student,
+            {
+                "role": "student",
+                "space_id": teacher_facts["space_id"],
+                "alias": recipe.student.name,
+                "data": {
+                    "fingerprint": manifest.fingerprint,
+                    "manifest_root": str(manifest.root),
+                    "images": len(rows),
+                    "unreadable": len(squares.unreadable),
+                },
+                "weights": recipe.student.weights,
+                "precision": train.precision,
+                "teacher": {
+                    "path": str(teacher_path),
+                    "backbone": teacher_facts["architecture"]["backbone"],
+                    "data": teacher_facts.get("data"),
+                },
+            },
+        )
+    return result
+
+
+def read_centres(teacher_path: Path) -> Tensor:
+    """The teacher's class centres as unit vectors, (K, D)."""
+    path = teacher_path / "head.safetensors"
+    if not path.is_file():
+        raise UserError(f"{path}: no class centres, which loss.centre_kl needs: set loss.centre_kl=0")
+    return F.normalize(dict(iterate_tensors(path))["centres"].float(), dim=1)
+
+
+class Validation:
+    """Scores a student on the val split against its own index and against the teacher's, embedded once."""
+
+    def __init__(self, recipe: DistillRecipe, manifest: Manifest, teacher: EmbeddingModel, device: str) -> None:
+        self.recipe, self.manifest, self.device = recipe, manifest, device
+        self.query, self.index = manifest.evaluation("val")
+        self.rows = np.union1d(self.query, self.index)
+        with stage(f"embedding {len(self.rows)} validation images with the teacher"):
+            self.teacher_embedding_ND, self.teacher_rows = self.embed(teacher, recipe.targets.precision)
+
+    def embed(self, model: EmbeddingModel, precision: str) -> tuple[FloatArray, Rows]:
+        embedding_ND, kept = embed_files(
+            model,
+            [self.manifest.files[row] for row in self.rows],
+            size_px=model.size_px,
+            batch_size=self.recipe.eval.batch_size,
+            workers=self.recipe.train.workers,
+            device=self.device,
+            precision=precision,
+        )
+        return embedding_ND, self.rows[kept]
+
+    def score(self, student: EmbeddingModel) -> dict[str, Any]:
+        embedding_ND, rows = self.embed(student, self.recipe.train.precision)
+
+        def against(index_ND: FloatArray, index_rows: Rows) -> RetrievalScores:
+            return score_rows(embedding_ND, rows, index_ND, index_rows, self.manifest, self.query, self.index)
+
+        return {
+            "symmetric": asdict(against(embedding_ND, rows)),
+            "asymmetric": asdict(against(self.teacher_embedding_ND, self.teacher_rows)),
+        }
