@@ -87,7 +87,13 @@ def load_module(module: nn.Module, path: Path) -> None:
 
 
 def save_checkpoint(
-    run: RunFolder, *, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, keep: int, state: Mapping[str, Any]
+    run: RunFolder,
+    *,
+    step: int,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    keep: int,
+    state: Mapping[str, Any],
 ) -> None:
     """Publishes checkpoints/step-XXXXXXXX by rename and removes all but the newest `keep`."""
     folder = run.path / "checkpoints"

@@ -113,7 +113,18 @@ def machine() -> dict[str, Any]:
                 model = value.strip()
             elif key.strip() in ("flags", "Features"):
                 flags |= set(value.split())
-    wanted = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "asimd", "asimddp", "i8mm", "bf16")
+    wanted = (
+        "avx2",
+        "avx512f",
+        "avx512_vnni",
+        "avx_vnni",
+        "avx512_bf16",
+        "amx_int8",
+        "asimd",
+        "asimddp",
+        "i8mm",
+        "bf16",
+    )
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else None
     return {
@@ -157,7 +168,9 @@ class RunFolder:
         config = self.path / "config.yaml"
         if config.exists():
             if not resume:
-                raise UserError(f"{self.path}: holds a run already: add --resume to continue it, or choose another --out")
+                raise UserError(
+                    f"{self.path}: holds a run already: add --resume to continue it, or choose another --out"
+                )
             if config.read_text(encoding="utf-8") != config_yaml:
                 raise UserError(
                     f"{config}: differs from the recipe asked for: resume with the same recipe and --set, "

@@ -34,9 +34,11 @@ class Views:
 def uniforms(seed: int, image_B: npt.NDArray[np.int64], view: int, count: int) -> npt.NDArray[np.float64]:
     """(B, count) numbers in [0, 1): splitmix64 (Steele et al. 2014) of a counter made of all arguments."""
     with np.errstate(over="ignore"):
-        key = np.uint64(seed) * np.uint64(0xD1342543DE82EF95) + np.uint64(view) * np.uint64(0xDA942042E4DD58B5)
+        run = np.array([seed, view], dtype=np.uint64) * np.array(
+            [0xD1342543DE82EF95, 0xDA942042E4DD58B5], dtype=np.uint64
+        )
         counter = image_B.astype(np.uint64)[:, None] * np.uint64(0x2545F4914F6CDD1D) + np.arange(count, dtype=np.uint64)
-        state = (counter + _mix(np.full(1, key, dtype=np.uint64))) * np.uint64(0x9E3779B97F4A7C15)
+        state = (counter + _mix(run[:1] + run[1:])) * np.uint64(0x9E3779B97F4A7C15)
         return (_mix(state) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 

@@ -6,9 +6,11 @@ import csv
 import functools
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -47,6 +49,7 @@ class Manifest:
     domain: tuple[str, ...]
     split: tuple[str, ...]
     role: tuple[str | None, ...]
+    source: Path | None = None  # the file it was read from
 
     def __len__(self) -> int:
         return len(self.path)
@@ -70,7 +73,7 @@ class Manifest:
 
     def take(self, rows: Rows) -> Manifest:
         """The sub-table of some rows, in their order; a row may repeat."""
-        columns = {name: tuple(getattr(self, name)[row] for row in rows) for name in COLUMNS}
+        columns: dict[str, Any] = {name: tuple(getattr(self, name)[row] for row in rows) for name in COLUMNS}
         return Manifest(root=self.root, **columns)
 
     def class_names(self, rows: Rows) -> list[tuple[str, str]]:
@@ -115,7 +118,7 @@ class Manifest:
 def build_manifest(root: Path, rows: Iterable[ManifestRow], *, source: str) -> Manifest:
     """A validated manifest from rows."""
     listed = list(rows)
-    columns = {name: tuple(getattr(row, name) for row in listed) for name in COLUMNS}
+    columns: dict[str, Any] = {name: tuple(getattr(row, name) for row in listed) for name in COLUMNS}
     manifest = Manifest(root=root, **columns)
     check_values(manifest, source)
     return manifest
@@ -128,10 +131,14 @@ def check_values(manifest: Manifest, source: str) -> None:
         wrong = set(getattr(manifest, name)) - set(allowed)
         if wrong:
             expected = ", ".join(str(value) for value in allowed if value)
-            raise UserError(f"{source}: column {name!r} holds {sorted(map(str, wrong))[0]!r}, expected one of {expected}")
+            raise UserError(
+                f"{source}: column {name!r} holds {sorted(map(str, wrong))[0]!r}, expected one of {expected}"
+            )
     for name in ("path", "domain"):
         if not all(getattr(manifest, name)):
-            raise UserError(f"{source}: column {name!r} has an empty value in row {getattr(manifest, name).index(None)}")
+            raise UserError(
+                f"{source}: column {name!r} has an empty value in row {getattr(manifest, name).index(None)}"
+            )
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -154,7 +161,7 @@ def read_manifest(path: Path) -> Manifest:
     if not root.is_dir():  # the data set was moved together with its manifest
         root = path.parent.resolve()
     columns = {name: tuple(table.column(name).cast(pa.string()).to_pylist()) for name in COLUMNS}
-    manifest = Manifest(root=root, **columns)
+    manifest = Manifest(root=root, source=path.resolve(), **columns)
     check_values(manifest, str(path))
     return manifest
 
@@ -173,7 +180,9 @@ def write_manifest(path: Path, manifest: Manifest) -> None:
                     writer.writerow([os.path.relpath(file_path, base), *(value or "" for value in rest)])
         else:
             table = pa.table({name: list(getattr(manifest, name)) for name in COLUMNS}, schema=SCHEMA)
-            pa.parquet.write_table(table.replace_schema_metadata({"root": str(manifest.root.resolve())}), temporary, compression="zstd")
+            pa.parquet.write_table(
+                table.replace_schema_metadata({"root": str(manifest.root.resolve())}), temporary, compression="zstd"
+            )
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -182,4 +191,19 @@ def write_manifest(path: Path, manifest: Manifest) -> None:
 def codes(names: Sequence[tuple[str, str]], manifest: Manifest, rows: Rows) -> Rows:
     """Class number of each row, -1 for unlabelled ones and for labels not among `names`."""
     numbers = {name: number for number, name in enumerate(names)}
-    return np.array([numbers.get((manifest.domain[row], manifest.label[row] or ""), -1) for row in rows], dtype=np.int64)
+    return np.array(
+        [numbers.get((manifest.domain[row], manifest.label[row] or ""), -1) for row in rows], dtype=np.int64
+    )
+
+
+def summary(manifest: Manifest) -> dict[str, object]:
+    """Counts for a person: images by split, classes, domains, unlabelled images."""
+    everything = np.arange(len(manifest))
+    return {
+        "images": len(manifest),
+        "splits": {split: int(manifest.rows(split).size) for split in SPLITS},
+        "classes": len(manifest.class_names(everything)),
+        "domains": dict(sorted(Counter(manifest.domain).items())),
+        "unlabelled": sum(label is None for label in manifest.label),
+        "fingerprint": manifest.fingerprint,
+    }

@@ -1,4 +1,4 @@
-"""Joins manifests and balances their training classes, as the 2nd place of GUIE 2022 did (cap 100, minimum 3, up to 20)."""
+"""Joins manifests and balances their training classes, as the 2nd place of GUIE 2022 did (100, 3, 20)."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def join(manifests: Sequence[Manifest]) -> Manifest:
         leaked = sorted(train & {joined.path[row] for row in joined.rows(split)})
         if leaked:
             raise UserError(
-                f"{len(leaked)} images stand in train and in {split}, first {leaked[0]}: remove them from one of the two"
+                f"{len(leaked)} images stand in train and in {split}, first {leaked[0]}: remove them from one"
             )
     return joined
 

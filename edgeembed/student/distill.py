@@ -85,8 +85,8 @@ def distil(
             dropout=recipe.student.dropout,
             grad_checkpointing=train.grad_checkpointing,
         )
-    teacher.requires_grad_(False).to(device=device, memory_format=torch.channels_last)
-    student.to(device=device, memory_format=torch.channels_last)
+    teacher.requires_grad_(False).to(device).to(memory_format=torch.channels_last)
+    student.to(device).to(memory_format=torch.channels_last)
     parameters = list(student.parameters())
     keep_freed_memory(sum(parameter.nbytes for parameter in [*parameters, *teacher.parameters()]))
     optimizer = build_optimizer(student.backbone, student.neck, None, recipe.optim)
@@ -170,13 +170,20 @@ def distil(
                 training_log.scalars(done, {f"val_{kind}_map": value["map"] for kind, value in scores.items()})
             if stop.signum is not None:
                 save(done)
-                raise Interrupted(stop.signum, f"step {done} of {total_steps} kept in {run.path}, continue with --resume")
+                raise Interrupted(
+                    stop.signum, f"step {done} of {total_steps} kept in {run.path}, continue with --resume"
+                )
             if train.checkpoint_every_steps and (done % train.checkpoint_every_steps == 0 or done == total_steps):
                 save(done)
 
     with stage(f"saving {run.path}"):
         targets.remove()
-        result = {"split": "val", "scores": scores, "seconds": round(time.monotonic() - started, 1), "steps": total_steps}
+        result = {
+            "split": "val",
+            "scores": scores,
+            "seconds": round(time.monotonic() - started, 1),
+            "steps": total_steps,
+        }
         write_json(run.path / "eval.json", result)
         save_model(
             run,
@@ -187,7 +194,7 @@ def distil(
                 "alias": recipe.student.name,
                 "data": {
                     "fingerprint": manifest.fingerprint,
-                    "manifest_root": str(manifest.root),
+                    "manifest": str(manifest.source),
                     "images": len(rows),
                     "unreadable": len(squares.unreadable),
                 },

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -18,16 +19,15 @@ class TargetMemory:
     def __init__(self, path: Path, *, num_images: int, num_views: int, dim: int) -> None:
         shape = (num_images, num_views, dim)
         size = num_images * num_views * dim * 2
-        mode = "r+" if path.exists() and path.stat().st_size == size else "w+"
+        mode: Literal["r+", "w+"] = "r+" if path.exists() and path.stat().st_size == size else "w+"
         self.path = path
-        self.rows: np.memmap[tuple[int, int, int], np.dtype[np.float16]] = np.memmap(
-            path, dtype=np.float16, mode=mode, shape=shape
-        )  # type: ignore[assignment]
+        self.rows: npt.NDArray[np.float16] = np.memmap(str(path), dtype=np.float16, mode=mode, shape=shape)
 
     def read(self, image_B: npt.NDArray[np.int64], view: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
         """(B, D) float32 and which of them are known."""
-        stored = np.asarray(self.rows[image_B, view])
-        return stored.astype(np.float32), stored.any(axis=1)
+        stored_BD = np.asarray(self.rows[image_B, view])
+        known_B: npt.NDArray[np.bool_] = np.any(stored_BD != 0, axis=1)
+        return stored_BD.astype(np.float32), known_B
 
     def write(self, image_B: npt.NDArray[np.int64], view: int, embedding_BD: npt.NDArray[np.float32]) -> None:
         self.rows[image_B, view] = embedding_BD.astype(np.float16)

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import timm
 import torch
 from huggingface_hub import constants as hub_constants
+from timm.utils.model import reparameterize_model
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -58,7 +59,7 @@ def build_student(
 ) -> EmbeddingModel:
     """A student with its projection to the teacher's dimension.
 
-    `weights`: `auto` (pretrained where timm can fetch them, else random with a warning), `pretrained`, `none`, or a file.
+    `weights`: `auto` (pretrained where they can be had, else random with a warning), `pretrained`, `none`, or a file.
     """
     name = timm_name(student)
     if name.startswith(NEEDS_FIXED_SIZE_224) and size_px != 224:
@@ -94,7 +95,7 @@ def hub_only_if_reachable() -> Iterator[None]:
 
 def fuse(model: nn.Module) -> nn.Module:
     """Folds the parallel training branches of FastViT, RepViT, MobileOne and the like; the function stays the same."""
-    fused = timm.utils.reparameterize_model(model, inplace=False)
+    fused = reparameterize_model(model, inplace=False)
     assert isinstance(fused, nn.Module)
     return fused.eval()
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import difflib
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import open_clip
 import timm
@@ -91,24 +93,29 @@ def _build_open_clip(name: str, weights: str, size_px: int) -> Backbone:
     return Backbone(
         module=visual,
         dim=output_dim(visual, size_px),
-        mean=tuple(preprocessing["mean"]),
-        std=tuple(preprocessing["std"]),
+        mean=rgb(preprocessing["mean"]),
+        std=rgb(preprocessing["std"]),
     )
 
 
 def _build_timm(name: str, weights: str, size_px: int) -> Backbone:
     if weights not in ("none", "pretrained"):
-        raise UserError(f"backbone.weights = {weights!r}: for the timm model {name} give 'pretrained', 'none' or a file")
-    settings = timm.get_pretrained_cfg(name)
-    fixed = settings is not None and settings.fixed_input_size
-    try:
-        module = timm.create_model(
-            name, pretrained=weights == "pretrained", num_classes=0, **({"img_size": size_px} if fixed else {})
+        raise UserError(
+            f"backbone.weights = {weights!r}: for the timm model {name} give 'pretrained', 'none' or a file"
         )
+    settings = timm.get_pretrained_cfg(name)
+    fixed_size: dict[str, Any] = {"img_size": size_px} if settings and settings.fixed_input_size else {}
+    try:
+        module = timm.create_model(name, pretrained=weights == "pretrained", num_classes=0, **fixed_size)
     except UNREACHABLE as error:
         raise unreachable(name, weights, error) from error
     mean, std = (settings.mean, settings.std) if settings is not None else (IMAGENET_MEAN, IMAGENET_STD)
-    return Backbone(module=module, dim=output_dim(module, size_px), mean=tuple(mean), std=tuple(std))
+    return Backbone(module=module, dim=output_dim(module, size_px), mean=rgb(mean), std=rgb(std))
+
+
+def rgb(values: Sequence[float]) -> tuple[float, float, float]:
+    red, green, blue = values
+    return red, green, blue
 
 
 def unreachable(name: str, weights: str, error: Exception) -> UserError:
@@ -138,13 +145,15 @@ def load_weights(module: nn.Module, path: Path) -> None:
     left out. Raises UserError when a tensor of the tower is missing or has another shape.
     """
     if path.suffix == ".safetensors":
-        found = dict(iterate_tensors(path))
+        found: Any = dict(iterate_tensors(path))
     else:
         try:
             found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         except Exception as error:
             reason = str(error).splitlines()[0][:160]
-            raise UserError(f"{path}: not a torch file of plain tensors ({reason}): convert it to safetensors") from None
+            raise UserError(
+                f"{path}: not a torch file of plain tensors ({reason}): convert it to safetensors"
+            ) from None
         for wrapper in ("state_dict", "model"):
             if isinstance(found, dict) and isinstance(found.get(wrapper), dict):
                 found = found[wrapper]

@@ -11,8 +11,8 @@ from torch import nn
 
 from edgeembed.data.loader import Squares
 from edgeembed.data.manifest import Manifest, Rows
-from edgeembed.metrics import RetrievalScores, retrieval_scores
 from edgeembed.errors import UserError
+from edgeembed.metrics import RetrievalScores, retrieval_scores
 
 FloatArray = npt.NDArray[np.float32]
 

@@ -1,4 +1,4 @@
-"""An embedding network with everything that defines its space: preprocessing, backbone, neck; saved and loaded whole."""
+"""An embedding network with all that defines its space: preprocessing, backbone, neck; saved and loaded whole."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edgeembed.checkpoint import load_module, save_tensors
@@ -30,7 +29,9 @@ class Neck(nn.Module):
 
     def forward(self, feature_BF: Tensor) -> Tensor:
         with torch.autocast(feature_BF.device.type, enabled=False):
-            return F.normalize(self.projection(self.dropout(feature_BF.float())), dim=1)
+            embedding_BD: Tensor = self.projection(self.dropout(feature_BF.float()))
+            norm_B1: Tensor = embedding_BD.norm(dim=1, keepdim=True)
+            return embedding_BD / norm_B1.clamp_min(1e-12)
 
 
 class EmbeddingModel(nn.Module):
@@ -49,7 +50,8 @@ class EmbeddingModel(nn.Module):
         self.neck = Neck(backbone.dim, dim, dropout)
 
     def forward(self, image_BCHW: Tensor) -> Tensor:
-        return self.neck(self.backbone((image_BCHW.float() - self.mean) / self.std))
+        embedding_BD: Tensor = self.neck(self.backbone((image_BCHW.float() - self.mean) / self.std))
+        return embedding_BD
 
     def describe(self) -> dict[str, Any]:
         """What model.json says of architecture, input and embedding; enough to build the network again."""
@@ -71,13 +73,15 @@ class EmbeddingModel(nn.Module):
         }
 
 
-def build_model(name: str, *, weights: str, size_px: int, dim: int, dropout: float, grad_checkpointing: bool = False) -> EmbeddingModel:
+def build_model(
+    name: str, *, weights: str, size_px: int, dim: int, dropout: float, grad_checkpointing: bool = False
+) -> EmbeddingModel:
     backbone = build_backbone(name, weights=weights, size_px=size_px, grad_checkpointing=grad_checkpointing)
     return EmbeddingModel(backbone, name=name, size_px=size_px, dim=dim, dropout=dropout)
 
 
 def space_id(model: EmbeddingModel) -> str:
-    """Names a teacher's embedding space: a hash of preprocessing, architecture and every weight, without class centres."""
+    """Names a teacher's embedding space: a hash of preprocessing, architecture and weights, without class centres."""
     described = model.describe()
     digest = hashlib.sha256(json.dumps([described["architecture"], described["input"]], sort_keys=True).encode())
     for name, tensor in sorted(model.state_dict().items()):

@@ -21,7 +21,9 @@ def rate_factor(step: int, *, steps_per_epoch: int, total_steps: int, section: O
     return section.final_lr_factor + (1.0 - section.final_lr_factor) * cosine
 
 
-def build_optimizer(backbone: nn.Module, neck: nn.Module, head: nn.Module | None, section: OptimSection) -> torch.optim.AdamW:
+def build_optimizer(
+    backbone: nn.Module, neck: nn.Module, head: nn.Module | None, section: OptimSection
+) -> torch.optim.AdamW:
     """AdamW with a rate for each part; norms, biases and other vectors are not decayed."""
     groups = []
     parts = [(backbone, section.backbone_lr_factor), (neck, 1.0)]

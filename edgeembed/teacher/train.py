@@ -7,7 +7,6 @@ import json
 import logging
 import math
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -76,7 +75,7 @@ def train_teacher(recipe: TeacherRecipe, manifest: Manifest, run: RunFolder, *, 
             grad_checkpointing=train.grad_checkpointing,
         )
     centres = ClassCentres(len(classes), recipe.neck.dim)
-    trained = nn.ModuleDict({"model": model, "head": centres}).to(device=device, memory_format=torch.channels_last)
+    trained = nn.ModuleDict({"model": model, "head": centres}).to(device).to(memory_format=torch.channels_last)
     parameters = list(trained.parameters())
     keep_freed_memory(sum(parameter.nbytes for parameter in parameters))
     optimizer = build_optimizer(model.backbone, model.neck, centres, recipe.optim)
@@ -141,7 +140,7 @@ def train_teacher(recipe: TeacherRecipe, manifest: Manifest, run: RunFolder, *, 
                     cosine_BK = centres(model(image_BCHW))
                 loss = arcface_loss(cosine_BK, label_B, margin=margin, scale=recipe.head.scale)
                 share = micro.size / batch.image_B.size
-                (loss * share).backward()  # type: ignore[no-untyped-call]
+                (loss * share).backward()
                 loss_sum += loss.item() * share
             norm = nn.utils.clip_grad_norm_(parameters, train.clip_norm)
             if not (math.isfinite(loss_sum) and bool(torch.isfinite(norm))):
@@ -171,7 +170,9 @@ def train_teacher(recipe: TeacherRecipe, manifest: Manifest, run: RunFolder, *, 
                 training_log.scalars(done, {f"val_{key}": scores[key] for key in ("map", "recall_at_1", "mp_at_5")})
             if stop.signum is not None:
                 save(done)
-                raise Interrupted(stop.signum, f"step {done} of {total_steps} kept in {run.path}, continue with --resume")
+                raise Interrupted(
+                    stop.signum, f"step {done} of {total_steps} kept in {run.path}, continue with --resume"
+                )
             if train.checkpoint_every_steps and (done % train.checkpoint_every_steps == 0 or done == total_steps):
                 save(done)
 
@@ -179,7 +180,12 @@ def train_teacher(recipe: TeacherRecipe, manifest: Manifest, run: RunFolder, *, 
     with stage(f"saving {run.path}"):
         save_tensors(run.path / "head.safetensors", {"centres": centres.weight})
         write_json(run.path / "classes.json", {"classes": [list(name) for name in classes]})
-        result = {"split": "val", "scores": scores, "seconds": round(time.monotonic() - started, 1), "steps": total_steps}
+        result = {
+            "split": "val",
+            "scores": scores,
+            "seconds": round(time.monotonic() - started, 1),
+            "steps": total_steps,
+        }
         write_json(run.path / "eval.json", result)
         save_model(
             run,
@@ -189,7 +195,7 @@ def train_teacher(recipe: TeacherRecipe, manifest: Manifest, run: RunFolder, *, 
                 "space_id": space_id(model),
                 "data": {
                     "fingerprint": manifest.fingerprint,
-                    "manifest_root": str(manifest.root),
+                    "manifest": str(manifest.source),
                     "images": len(rows),
                     "classes": len(classes),
                     "unreadable": len(squares.unreadable),

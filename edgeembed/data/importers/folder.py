@@ -30,10 +30,8 @@ def import_folder(root: Path, *, seed: int = 0) -> Manifest:
     if not files:
         raise UserError(f"{root}: holds no images")
     top = {path.relative_to(root).parts[0] for path in files}
-    if top <= set(SPLIT_NAMES):
-        rows = [split_row(root, path) for path in files]
-    else:
-        rows = draw_split(root, files, seed)
+    split_already = top <= set(SPLIT_NAMES)
+    rows = [split_row(root, path) for path in files] if split_already else draw_split(root, files, seed)
     return build_manifest(root.resolve(), rows, source=str(root))
 
 
@@ -53,7 +51,7 @@ def draw_split(root: Path, files: list[Path], seed: int) -> list[ManifestRow]:
         by_class["/".join(path.relative_to(root).parts[:-1]) or None].append(path)
     labels = sorted(label for label in by_class if label is not None)
     draw = random.Random(seed)
-    split_of: dict[Path, str] = {path: "train" for path in by_class.get(None, [])}
+    split_of: dict[Path, str] = dict.fromkeys(by_class.get(None, []), "train")
     by_whole_class = len(labels) >= MANY_CLASSES
     if by_whole_class:
         shuffled = draw.sample(labels, len(labels))
@@ -68,14 +66,12 @@ def draw_split(root: Path, files: list[Path], seed: int) -> list[ManifestRow]:
     held_out = "whole classes" if by_whole_class else "images of every class"
     counts = {split: sum(value == split for value in split_of.values()) for split in SPLITS}
     log.warning("no train/val/test folders: held out %s: %s images", held_out, counts)
-    index_in_train = not by_whole_class
+    roles = {"test": "both"} if by_whole_class else {"test": "query", "train": "index"}
     rows = []
     for path in files:
-        relative = path.relative_to(root)
-        label, split = "/".join(relative.parts[:-1]) or None, split_of[path]
-        role = {"test": "query" if index_in_train else "both", "train": "index" if index_in_train else None}.get(split)
-        if label is None:
-            role = None
+        relative, split = path.relative_to(root), split_of[path]
+        label = "/".join(relative.parts[:-1]) or None
+        role = None if label is None else roles.get(split)
         rows.append(
             ManifestRow(path=relative.as_posix(), label=label, domain=root.resolve().name, split=split, role=role)
         )

@@ -1,0 +1,5 @@
+"""`python -m edgeembed`."""
+
+from edgeembed.cli import main
+
+main()

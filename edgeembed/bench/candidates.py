@@ -1,0 +1,72 @@
+"""What is to be measured: each runnable file of each bundle, after every checksum was found right."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgeembed.bundle import BundleFile, BundleManifest, read_bundle, verified_file
+from edgeembed.errors import UserError
+from edgeembed.runtimes import RUNTIMES
+
+RUNNABLE = (".onnx", ".plan", ".engine")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)  # told apart by identity
+class Candidate:
+    """One file in one runtime. `name` is the bundle's, or where two bundles share it, the folder."""
+
+    name: str
+    bundle: BundleManifest
+    file: BundleFile
+    path: Path
+    runtime: str
+    size_bytes: int
+
+    @property
+    def label(self) -> str:
+        return f"{self.name} {self.file.precision} ({self.runtime})"
+
+    @property
+    def role(self) -> str:
+        return str((self.bundle.student or {}).get("role", "student"))
+
+    @property
+    def params(self) -> int | None:
+        return (self.bundle.student or {}).get("params")
+
+    @property
+    def macs(self) -> int | None:
+        return (self.bundle.student or {}).get("macs")
+
+
+def find_candidates(folders: Sequence[Path]) -> list[Candidate]:
+    """Verifies every file of every bundle before the first is parsed.
+
+    Raises CheckFailed for a changed file, UserError for a folder that is no bundle. ONNX files are also measured in
+    OpenVINO where it is installed.
+    """
+    bundles = [(folder, read_bundle(folder)) for folder in dict.fromkeys(folders)]
+    names = [bundle.name for _, bundle in bundles]
+    candidates = []
+    for folder, bundle in bundles:
+        name = bundle.name if names.count(bundle.name) == 1 else str(folder)
+        paths = {file.path: verified_file(folder, file) for file in bundle.files}
+        for file in bundle.files:
+            if not file.path.endswith(RUNNABLE):
+                continue
+            size = sum(part.bytes for part in bundle.files if part.path.startswith(file.path))  # with external weights
+            candidates += [
+                Candidate(name=name, bundle=bundle, file=file, path=paths[file.path], runtime=runtime, size_bytes=size)
+                for runtime in runtimes_for(file)
+            ]
+    if not candidates:
+        raise UserError(f"{', '.join(map(str, folders))}: no file that can be measured ({', '.join(RUNNABLE)})")
+    return candidates
+
+
+def runtimes_for(file: BundleFile) -> list[str]:
+    others = [name for name in ("openvino",) if name in RUNTIMES and importlib.util.find_spec(name) is not None]
+    return [file.runtime, *others] if file.path.endswith(".onnx") else [file.runtime]

@@ -1,0 +1,116 @@
+"""A few queries with what teacher and student found, because a person believes pictures before percentages."""
+
+from __future__ import annotations
+
+import base64
+import io
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from edgeembed.bench.retrieval import BoolArray, Embedded, EvaluationSet
+from edgeembed.data.manifest import Rows
+from edgeembed.images import load_rgb
+from edgeembed.metrics import IntArray, top_k
+
+NUM_EXAMPLES, NUM_SHOWN = 6, 5
+THUMBNAIL_PX, JPEG_QUALITY = 112, 82
+SEED = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """One image as the report shows it; `is_right` is None for a query."""
+
+    jpeg: bytes
+    label: str
+    is_right: bool | None = None
+
+    @property
+    def data_uri(self) -> str:
+        return "data:image/jpeg;base64," + base64.b64encode(self.jpeg).decode()
+
+    @property
+    def image(self) -> Image.Image:
+        return Image.open(io.BytesIO(self.jpeg))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """A query and its best results, by whoever searched ("teacher", "student")."""
+
+    query: Picture
+    results: dict[str, list[Picture]]
+
+
+def choose_examples(
+    evaluation: EvaluationSet, student: Embedded | None, teacher: Embedded | None, readable_N: BoolArray
+) -> list[Example]:
+    """Queries drawn with a fixed seed: half where the student's first result is right, half where the two differ.
+
+    Without a teacher the other half are the student's misses. Each model searches its own index.
+    """
+    if student is None:
+        return []
+    rows = evaluation.rows[readable_N]
+    query, index = np.intersect1d(evaluation.query, rows), np.intersect1d(evaluation.index, rows)
+    query = query[_has_match(evaluation, query, index)]
+    searching = {"student": student} if teacher is None else {"teacher": teacher, "student": student}
+    found = {name: _search(evaluation, embedded, query, index) for name, embedded in searching.items()}
+    hit = {name: _is_right(evaluation, query, found_QK[:, 0]) for name, found_QK in found.items()}
+    is_other = hit["student"] != hit["teacher"] if "teacher" in hit else ~hit["student"]
+    rng = np.random.default_rng(SEED)
+    chosen = _draw(rng, np.flatnonzero(is_other), NUM_EXAMPLES // 2)
+    chosen = [*_draw(rng, np.flatnonzero(hit["student"] & ~is_other), NUM_EXAMPLES - len(chosen)), *chosen]
+    return [
+        Example(
+            query=_picture(evaluation, query[place]),
+            results={
+                name: [
+                    _picture(evaluation, row, is_right=bool(_is_right(evaluation, query[[place]], np.array([row]))[0]))
+                    for row in found_QK[place]
+                    if row >= 0
+                ]
+                for name, found_QK in found.items()
+            },
+        )
+        for place in chosen
+    ]
+
+
+def _search(evaluation: EvaluationSet, embedded: Embedded, query: Rows, index: Rows) -> IntArray:
+    """The manifest rows found for each query, best first, -1 where there are fewer."""
+    query_ND = embedded.embedding_ND[np.searchsorted(evaluation.rows, query)]
+    index_ND = embedded.embedding_ND[np.searchsorted(evaluation.rows, index)]
+    position_QK, _ = top_k(query_ND, index_ND, min(NUM_SHOWN, len(index)), query_id=query, index_id=index)
+    return np.where(position_QK >= 0, index[position_QK], -1)
+
+
+def _has_match(evaluation: EvaluationSet, query: Rows, index: Rows) -> BoolArray:
+    rows_of: dict[tuple[str, str | None], set[int]] = {}
+    for row in index.tolist():
+        rows_of.setdefault(_name(evaluation, row), set()).add(row)
+    return np.array(
+        [bool(rows_of.get(_name(evaluation, row), set()) - {row}) for row in query.tolist()], dtype=np.bool_
+    )
+
+
+def _is_right(evaluation: EvaluationSet, query: Rows, found: IntArray) -> BoolArray:
+    pairs = zip(query.tolist(), found.tolist(), strict=True)
+    return np.array([row >= 0 and _name(evaluation, one) == _name(evaluation, row) for one, row in pairs], np.bool_)
+
+
+def _name(evaluation: EvaluationSet, row: int) -> tuple[str, str | None]:
+    return evaluation.manifest.domain[row], evaluation.manifest.label[row]
+
+
+def _draw(rng: np.random.Generator, places: IntArray, count: int) -> list[int]:
+    return sorted(rng.choice(places, size=min(count, places.size), replace=False).tolist())
+
+
+def _picture(evaluation: EvaluationSet, row: int, *, is_right: bool | None = None) -> Picture:
+    image = load_rgb(evaluation.manifest.files[row], at_least_px=2 * THUMBNAIL_PX)
+    encoded = io.BytesIO()
+    ImageOps.fit(image, (THUMBNAIL_PX, THUMBNAIL_PX)).save(encoded, "JPEG", quality=JPEG_QUALITY)
+    return Picture(jpeg=encoded.getvalue(), label=evaluation.manifest.label[row] or "", is_right=is_right)

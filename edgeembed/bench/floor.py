@@ -1,0 +1,147 @@
+"""What this machine could do at best: a model's time means something only beside it.
+
+No network runs faster than its multiply-accumulates at the speed of the best matrix product measured here, nor than
+its weights can be read (Williams et al. 2009, the roofline). The peak is the fastest library's for each type, else a
+percentage of it could pass 100: ONNX Runtime for fp32 and int8, torch (oneDNN) for bf16.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import torch
+from onnx import helper, numpy_helper
+
+SIDE, TRIAL_SIDE = 2048, 512
+TRIAL_SECONDS, SECONDS_EACH = 0.05, 0.25
+SLOW_SECONDS = 0.6  # where one product of SIDE would take longer, the one of TRIAL_SIDE has to do
+COPY_BYTES = 192 * 2**20  # well beyond any cache
+BOUNDED_BY = {"fp32": ("fp32",), "fp16": ("fp16", "fp32"), "int8": ("int8", "fp32"), "bf16": ("bf16", "fp32")}
+"""The products that a file of a precision may be computed with: some CPUs have no faster one than that of fp32."""
+
+Call = Callable[[], object]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Floor:
+    """Peak rates: GFLOP/s (two per multiply-accumulate) by precision and threads, GB/s of copying (read + written)."""
+
+    gemm_gflops: dict[str, dict[str, float]]
+    copy_gb_per_s: float
+    cache_bytes: int = 0
+
+    def as_json(self) -> dict[str, object]:
+        return {"gemm_gflops": self.gemm_gflops, "copy_gb_per_s": self.copy_gb_per_s}
+
+    def percent_of_floor(
+        self, *, macs: int | None, num_bytes: int, precision: str, threads: int | None, latency_ms: float
+    ) -> float | None:
+        """The least possible time over the measured one; None where a figure for it is missing.
+
+        Of the bytes only those count that cannot stay in the last-level cache from call to call.
+        """
+        peaks = [self.gemm_gflops[kind].get(str(threads)) for kind in BOUNDED_BY.get(precision, ())]
+        known = [peak for peak in peaks if peak is not None]
+        if macs is None or not known:
+            return None
+        compute_s = 2 * macs / (max(known) * 1e9)
+        read_s = max(0, num_bytes - self.cache_bytes) / (self.copy_gb_per_s * 1e9)
+        return 100 * max(compute_s, read_s) / (latency_ms / 1e3)
+
+
+def measure_floor(threads: Sequence[int]) -> Floor:
+    """Measures this machine, in a few seconds."""
+    products = {"fp32": _onnx_product, "fp16": _onnx_product, "int8": _onnx_product, "bf16": _torch_product}
+    gemm = {
+        precision: {str(count): round(_gflops(product, precision, count), 2) for count in threads}
+        for precision, product in products.items()
+    }
+    return Floor(
+        gemm_gflops=gemm, copy_gb_per_s=round(_copy_gb_per_s(max(threads)), 2), cache_bytes=last_level_cache_bytes()
+    )
+
+
+def _gflops(product: Callable[[str, int, int], Call], precision: str, threads: int) -> float:
+    """The best rate of a square product, tried small first so that a slow machine is not held up."""
+    operations, trial = 2 * SIDE**3, 2 * TRIAL_SIDE**3
+    torch_threads = torch.get_num_threads()
+    try:
+        rate = trial / _best_seconds(product(precision, TRIAL_SIDE, threads), TRIAL_SECONDS)
+        if operations / rate <= SLOW_SECONDS:
+            rate = max(rate, operations / _best_seconds(product(precision, SIDE, threads)))
+    finally:
+        torch.set_num_threads(torch_threads)
+    return rate / 1e9
+
+
+def _best_seconds(call: Call, budget_seconds: float = SECONDS_EACH) -> float:
+    """The shortest of the calls that fit in the budget: noise only ever adds time."""
+    call()
+    best, deadline = float("inf"), time.perf_counter() + budget_seconds
+    while best == float("inf") or time.perf_counter() < deadline:
+        started = time.perf_counter()
+        call()
+        best = min(best, time.perf_counter() - started)
+    return best
+
+
+ONNX_TYPES: dict[str, tuple[str, type[np.generic], type[np.generic], type[np.generic]]] = {
+    "fp32": ("MatMul", np.float32, np.float32, np.float32),
+    "fp16": ("MatMul", np.float16, np.float16, np.float16),
+    "int8": ("MatMulInteger", np.uint8, np.int8, np.int32),
+}
+"""Operator, and the types of X, W and their product."""
+
+
+def _onnx_product(precision: str, side: int, threads: int) -> Call:
+    """X (fed) times W (a constant, so that it is packed once, as weights are), in ONNX Runtime, without copies."""
+    operator, *types = ONNX_TYPES[precision]
+    left, weight, out = (np.ones((side, side), kind) for kind in types)
+    x, y = (
+        helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), [side, side])
+        for name, array in (("x", left), ("y", out))
+    )
+    node = helper.make_node(operator, ["x", "w"], ["y"])
+    graph = helper.make_graph([node], "product", [x], [y], [numpy_helper.from_array(weight, "w")])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    binding = session.io_binding()
+    binding.bind_cpu_input("x", left)
+    binding.bind_ortvalue_output("y", onnxruntime.OrtValue.ortvalue_from_numpy(out))
+    return lambda: session.run_with_iobinding(binding)
+
+
+def _torch_product(precision: str, side: int, threads: int) -> Call:
+    assert precision == "bf16"
+    torch.set_num_threads(threads)
+    left, right, out = (torch.ones(side, side, dtype=torch.bfloat16) for _ in range(3))
+    return lambda: torch.mm(left, right, out=out)
+
+
+def _copy_gb_per_s(threads: int) -> float:
+    """Memory copied by all threads at once, each its own part: one thread alone rarely fills the bus."""
+    source, target = np.ones(COPY_BYTES, np.uint8), np.zeros(COPY_BYTES, np.uint8)
+    parts = list(zip(np.array_split(source, threads), np.array_split(target, threads), strict=True))
+    with ThreadPoolExecutor(threads) as pool:
+        seconds = _best_seconds(lambda: list(pool.map(lambda part: np.copyto(part[1], part[0]), parts)))
+    return 2 * COPY_BYTES / seconds / 1e9
+
+
+def last_level_cache_bytes() -> int:
+    """What Linux says of the largest cache; elsewhere a size that errs on the side of a lower floor."""
+    sizes = []
+    for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
+        text = path.read_text().strip()
+        unit = {"K": 2**10, "M": 2**20}.get(text[-1:], 1)
+        digits = text.rstrip("KM")
+        sizes.append(int(digits) * unit if digits.isdigit() else 0)
+    return max(sizes, default=32 * 2**20)

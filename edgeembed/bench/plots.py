@@ -1,0 +1,146 @@
+"""Pictures of a report: what is gained in speed against what is lost in quality, and what was found."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from edgeembed.bench.examples import Example, Picture
+from edgeembed.bench.summary import Summary, milliseconds, summaries, teacher_of
+
+PALETTE = ("#3b82c4", "#d9822b", "#2f9e74", "#c2528b", "#8a6fd1", "#a08a1a")
+"""One colour a model, told apart also by colour-blind readers and legible on white and on black."""
+RIGHT, WRONG, INK = "#2f9e5b", "#d64545", "#1c2430"
+INK_IN_SVG = "#010203"  # replaced by the page's own text colour
+LABEL_POINTS = 8.5
+
+
+def pareto(report: Mapping[str, Any], *, ink: str = INK) -> Figure:
+    """Latency at batch 1 (log) against mAP; filled: own index, hollow: the teacher's index, dashes: the teacher."""
+    figure = Figure(figsize=(6.0, 4.1), layout="constrained")
+    axes = figure.add_subplot()
+    files = summaries(report)
+    teacher = teacher_of(files)
+    names = list(dict.fromkeys(file.name for file in files if file is not teacher))
+    labels = []
+    for file in files:
+        if file is teacher:
+            continue
+        colour = PALETTE[names.index(file.name) % len(PALETTE)]
+        if file.map_asymmetric is not None:
+            axes.plot([file.best_ms] * 2, [file.map, file.map_asymmetric], color=colour, linewidth=1, alpha=0.6)
+            axes.plot(file.best_ms, file.map_asymmetric, "o", color=colour, markerfacecolor="none", markersize=8)
+        axes.plot(file.best_ms, file.map, "o", color=colour, markersize=8)
+        labels.append((file.best_ms, file.map, file.title))
+    if teacher is not None:
+        axes.axhline(teacher.map, color=ink, linestyle=(0, (5, 4)), linewidth=1, alpha=0.7)
+        axes.plot(teacher.best_ms, teacher.map, "*", color=ink, markersize=13)
+        labels.append((teacher.best_ms, teacher.map, "teacher"))
+    _style(axes, files, ink)
+    _legend(axes, ink, with_teacher=teacher is not None)
+    _place_labels(figure, axes, labels, ink)
+    return figure
+
+
+def _style(axes: Axes, files: Sequence[Summary], ink: str) -> None:
+    times = [file.best_ms for file in files]
+    values = [value for file in files for value in (file.map, file.map_asymmetric) if value is not None]
+    axes.set_xscale("log")
+    low, high = min(times), max(times)
+    span = max((high / low) ** 0.12, 1.5)
+    axes.set_xlim(low / span, high * span**2)
+    margin = max(0.12 * (max(values) - min(values)), 0.01)
+    axes.set_ylim(min(values) - margin, max(values) + margin)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 200 else (1,)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _position: milliseconds(value)))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel("median time for one image, best number of threads", color=ink)
+    axes.set_ylabel("mAP", color=ink)
+    axes.grid(True, which="major", color=ink, alpha=0.12, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(colors=ink, which="both", labelsize=9)
+    axes.patch.set_alpha(0)
+    for side, spine in axes.spines.items():
+        spine.set_visible(side in ("left", "bottom"))
+        spine.set_color(ink)
+        spine.set_alpha(0.5)
+
+
+def _legend(axes: Axes, ink: str, *, with_teacher: bool) -> None:
+    if not with_teacher:
+        return
+    axes.plot([], [], "o", color=ink, markersize=7, label="searches its own index")
+    axes.plot([], [], "o", color=ink, markerfacecolor="none", markersize=7, label="searches the teacher's index")
+    legend = axes.legend(
+        loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2, frameon=False, fontsize=9, labelcolor=ink, borderaxespad=0.2
+    )
+    legend.set_in_layout(True)
+
+
+def _place_labels(figure: Figure, axes: Axes, labels: Sequence[tuple[float, float, str]], ink: str) -> None:
+    """Right of each point; where labels would overlap they are pushed apart, lowest first."""
+    figure.draw_without_rendering()
+    height = LABEL_POINTS * 1.35 * figure.dpi / 72
+    placed: list[tuple[float, float, float]] = []  # left, right, vertical centre in pixels
+    for time_ms, value, text in sorted(labels, key=lambda label: label[1]):
+        x, y = axes.transData.transform((time_ms, value))
+        left, right = x + 8, x + 8 + len(text) * LABEL_POINTS * 0.58 * figure.dpi / 72
+        centre = y
+        for other_left, other_right, other in sorted(placed, key=lambda box: box[2]):
+            if left < other_right and right > other_left and abs(centre - other) < height:
+                centre = other + height
+        placed.append((left, right, centre))
+        shift = (centre - y) * 72 / figure.dpi
+        style: dict[str, Any] = {"fontsize": LABEL_POINTS, "color": ink, "va": "center"}
+        axes.annotate(text, (time_ms, value), xytext=(8, shift), textcoords="offset points", **style)
+
+
+def examples_sheet(examples: Sequence[Example]) -> Figure | None:
+    """Queries on the left, below each other what teacher and student found, framed by right and wrong."""
+    if not examples:
+        return None
+    searchers = list(examples[0].results)
+    num_lines = len(examples) * len(searchers)
+    num_columns = 1 + max(len(pictures) for example in examples for pictures in example.results.values())
+    figure = Figure(figsize=(1.25 * num_columns + 0.4, 1.3 * num_lines + 0.3), dpi=90, layout="constrained")
+    grid = figure.subplots(num_lines, num_columns, squeeze=False)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    for number, example in enumerate(examples):
+        for offset, searcher in enumerate(searchers):
+            line = grid[number * len(searchers) + offset]
+            if offset == 0:
+                _show(line[0], example.query, f"query: {example.query.label}")
+            for rank, picture in enumerate(example.results[searcher]):
+                mark = "right" if picture.is_right else "wrong"
+                _show(line[1 + rank], picture, f"{searcher}: {mark}" if rank == 0 else mark)
+    return figure
+
+
+def _show(axes: Axes, picture: Picture, title: str) -> None:
+    axes.set_axis_on()
+    axes.imshow(picture.image)
+    axes.set(xticks=[], yticks=[])
+    colour = INK if picture.is_right is None else RIGHT if picture.is_right else WRONG
+    axes.set_title(title if len(title) <= 24 else title[:23] + "…", fontsize=7, color=colour, pad=3)
+    for spine in axes.spines.values():
+        spine.set(color=colour, linewidth=2.5 if picture.is_right is not None else 0.5)
+
+
+def as_png(figure: Figure, *, dpi: int = 150) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi, facecolor="white")
+    return buffer.getvalue()
+
+
+def as_inline_svg(figure: Figure) -> str:
+    """An <svg> element without XML prologue; what was drawn in INK_IN_SVG takes the text colour of the page."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, facecolor="none")
+    text = buffer.getvalue()
+    return text[text.index("<svg") :].replace(INK_IN_SVG, "currentColor")

@@ -1,0 +1,107 @@
+"""Load time and peak memory of one model in a process of its own, as a device would pay them.
+
+Run as `python -m edgeembed.bench.probe FILE --runtime R --threads N --height H --width W`; prints one JSON object.
+Imports no torch, unless the model is a teacher's run folder (runtime "torch"). The caller has checked the file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from edgeembed.images import UInt8Array
+
+RUNS = 3
+TIMEOUT_SECONDS = 600
+
+
+@dataclass(frozen=True, kw_only=True)
+class Footprint:
+    """What loading costs: milliseconds until the model is ready, and the process's peak memory after a few images."""
+
+    load_ms: float
+    peak_rss_bytes: int
+
+
+def probe(path: Path, *, runtime: str, threads: int | None, height: int, width: int) -> Footprint:
+    """Measures in a fresh interpreter, so that nothing that this process holds is counted."""
+    command = [sys.executable, "-m", "edgeembed.bench.probe", str(path), "--runtime", runtime]
+    command += ["--height", str(height), "--width", str(width)]
+    command += [] if threads is None else ["--threads", str(threads)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False)
+    if done.returncode != 0:
+        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        raise RuntimeError(f"{path}: loading it in a process of its own failed: {last}")
+    return Footprint(**json.loads(done.stdout.strip().splitlines()[-1]))
+
+
+def open_onnx_or_plan(path: Path, runtime: str, threads: int | None) -> Callable[[UInt8Array], object]:
+    from edgeembed.runtimes import open_session
+
+    return open_session(path, runtime=runtime, threads=threads).run
+
+
+def open_torch(path: Path, threads: int | None) -> Callable[[UInt8Array], object]:
+    import torch
+
+    from edgeembed.teacher.model import load_model
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    model, _ = load_model(path)
+
+    def run(image_NHWC: UInt8Array) -> object:
+        with torch.inference_mode():
+            return model(torch.from_numpy(image_NHWC).permute(0, 3, 1, 2)).numpy()
+
+    return run
+
+
+def peak_rss_bytes() -> int:
+    """The most memory that this process held at once.
+
+    Linux: VmHWM. ru_maxrss survives exec there, so in a child it can show the peak of the process that started it.
+    """
+    status = Path("/proc/self/status")
+    if status.is_file():
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("path", type=Path)
+    parser.add_argument("--runtime", default="onnxruntime")
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--height", type=int, required=True)
+    parser.add_argument("--width", type=int, required=True)
+    given = parser.parse_args()
+    importlib.import_module("edgeembed.teacher.model" if given.runtime == "torch" else given.runtime)
+
+    started = time.perf_counter()
+    if given.runtime == "torch":
+        run = open_torch(given.path, given.threads)
+    else:
+        run = open_onnx_or_plan(given.path, given.runtime, given.threads)
+    load_ms = 1e3 * (time.perf_counter() - started)
+    image_NHWC = np.zeros((1, given.height, given.width, 3), np.uint8)
+    for _ in range(RUNS):
+        run(image_NHWC)
+    print(json.dumps({"load_ms": load_ms, "peak_rss_bytes": peak_rss_bytes()}))
+
+
+if __name__ == "__main__":
+    main()

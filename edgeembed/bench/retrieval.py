@@ -1,0 +1,212 @@
+"""How much of the teacher's retrieval a file keeps, measured with that very file on the user's own images.
+
+Symmetric: the student searches an index that it built itself. Asymmetric: it searches the teacher's index, so that a
+server embeds the collection once, with the best network, and devices only embed their queries.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from torch import nn
+
+from edgeembed.data.manifest import Manifest, Rows
+from edgeembed.embedder import decode_ahead
+from edgeembed.errors import UserError
+from edgeembed.images import ImageError, UInt8Array
+from edgeembed.metrics import RetrievalScores
+from edgeembed.runtimes import Session
+from edgeembed.teacher.evaluate import FloatArray, embed_files, score_rows
+
+log = logging.getLogger(__name__)
+
+CACHE_BYTES = 1_500_000_000  # decoded squares above it are decoded again for each file
+TEACHER_BATCH = 16
+
+BoolArray = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationSet:
+    """The manifest's rows of one protocol; `rows` holds queries and index together, each once, ascending."""
+
+    manifest: Manifest
+    split: str
+    query: Rows
+    index: Rows
+
+    @property
+    def rows(self) -> Rows:
+        return np.union1d(self.query, self.index)
+
+    @property
+    def files(self) -> list[str]:
+        return [self.manifest.files[row] for row in self.rows]
+
+    def describe(self, readable_N: BoolArray) -> dict[str, Any]:
+        """`data` of the report; queries and index are counted as they were scored, without unreadable images."""
+        manifest, scored = self.manifest, self.rows[readable_N]
+        query, index = np.intersect1d(self.query, scored), np.intersect1d(self.index, scored)
+        return {
+            "fingerprint": manifest.fingerprint,
+            "split": self.split,
+            "queries": len(query),
+            "index": len(index),
+            "labels": len(manifest.class_names(scored)),
+            "unreadable": int(np.count_nonzero(~readable_N)),
+            "domains": {
+                domain: {"queries": _count(manifest, query, domain), "index": _count(manifest, index, domain)}
+                for domain in sorted({manifest.domain[row] for row in scored})
+            },
+        }
+
+
+def _count(manifest: Manifest, rows: Rows, domain: str) -> int:
+    return sum(manifest.domain[row] == domain for row in rows)
+
+
+def evaluation_set(manifest: Manifest) -> EvaluationSet:
+    """The test protocol; where the manifest has no labelled test rows, the one of val, with a notice."""
+    has_test = any(manifest.label[row] is not None for row in manifest.rows("test"))
+    if not has_test and manifest.rows("val").size == 0:
+        raise UserError("the manifest has neither a test nor a val split with labels: set `split` of some rows to test")
+    split = "test" if has_test else "val"
+    if not has_test:
+        log.warning("the manifest has no labelled test split: measuring on val, which training may have looked at")
+    query, index = manifest.evaluation(split)
+    chosen = EvaluationSet(manifest=manifest, split=split, query=query, index=index)
+    manifest.take(chosen.rows).require_files()
+    return chosen
+
+
+class DecodedFiles:
+    """Files as (height, width) squares, in order; decoded once and kept where they fit in memory."""
+
+    def __init__(self, files: Sequence[str], height: int, width: int) -> None:
+        self.files, self.height, self.width = files, height, width
+        self.unreadable: set[int] = set()
+        self.kept_NHWC: UInt8Array | None = None
+        if len(files) * height * width * 3 <= CACHE_BYTES:
+            memory_NHWC = np.empty((len(files), height, width, 3), np.uint8)
+            for image, pixels_HWC in self._decode():
+                memory_NHWC[image] = pixels_HWC
+            self.kept_NHWC = memory_NHWC
+
+    def __iter__(self) -> Iterator[tuple[int, UInt8Array]]:
+        """Position and pixels (H, W, 3) of every file that can be read."""
+        if self.kept_NHWC is None:
+            yield from self._decode()
+            return
+        for image, pixels_HWC in enumerate(self.kept_NHWC):
+            if image not in self.unreadable:
+                yield image, pixels_HWC
+
+    def _decode(self) -> Iterator[tuple[int, UInt8Array]]:
+        for image, found in enumerate(decode_ahead(self.files, self.height, self.width)):
+            if not isinstance(found, ImageError):
+                yield image, found
+            elif image not in self.unreadable:
+                self.unreadable.add(image)
+                log.warning("left out: %s", found)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Embedded:
+    """One model's embeddings of all evaluation rows; zeros where the image could not be read."""
+
+    embedding_ND: FloatArray
+    readable_N: BoolArray
+
+
+def embed_with_session(session: Session, decoded: DecodedFiles, *, dim: int) -> Embedded:
+    """One image at a time, as on a device. Raises ValueError for an output that is not what the bundle promises."""
+    embedding_ND = np.zeros((len(decoded.files), dim), np.float32)
+    readable_N = np.zeros(len(decoded.files), np.bool_)
+    for image, pixels_HWC in decoded:
+        output_1D = session.run(pixels_HWC[None])
+        if output_1D.shape != (1, dim) or not np.isfinite(output_1D).all():
+            raise ValueError(f"gives shape {output_1D.shape} or values that are not finite, bundle.json says ({dim},)")
+        embedding_ND[image], readable_N[image] = output_1D[0], True
+    return Embedded(embedding_ND=embedding_ND, readable_N=readable_N)
+
+
+def embed_with_teacher(
+    model: nn.Module, files: Sequence[str], *, size_px: int, dim: int, device: str, workers: int
+) -> Embedded:
+    """The teacher in fp32; worker processes decode only for a GPU, as on a CPU decoding is not what takes long."""
+    found_MD, kept_M = embed_files(
+        model,
+        files,
+        size_px=size_px,
+        batch_size=TEACHER_BATCH,
+        workers=0 if device == "cpu" else workers,
+        device=device,
+        precision="fp32",
+    )
+    embedding_ND, readable_N = np.zeros((len(files), dim), np.float32), np.zeros(len(files), np.bool_)
+    embedding_ND[kept_M], readable_N[kept_M] = found_MD, True
+    return Embedded(embedding_ND=embedding_ND, readable_N=readable_N)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quality:
+    """What a row says of retrieval; the teacher-related figures are None where no teacher was given."""
+
+    retrieval: dict[str, Any]
+    retention: dict[str, float | None] | None
+    cosine_to_teacher: dict[str, float] | None
+
+
+def judge(evaluation: EvaluationSet, student: Embedded, teacher: Embedded | None, readable_N: BoolArray) -> Quality:
+    """A file's figures over the rows that every model could read."""
+    symmetric = _score(evaluation, student, student, readable_N)
+    if teacher is None:
+        return Quality(retrieval=_retrieval(symmetric, None), retention=None, cosine_to_teacher=None)
+    asymmetric = _score(evaluation, student, teacher, readable_N)
+    best = _score(evaluation, teacher, teacher, readable_N).map
+    cosine_N = np.einsum("nd,nd->n", student.embedding_ND[readable_N], teacher.embedding_ND[readable_N])
+    p1, p50 = (float(value) for value in np.percentile(cosine_N, (1, 50)))
+    return Quality(
+        retrieval=_retrieval(symmetric, asymmetric),
+        retention={
+            "symmetric": symmetric.map / best if best else None,
+            "asymmetric": asymmetric.map / best if best else None,
+        },
+        cosine_to_teacher={"p1": p1, "p50": p50},
+    )
+
+
+def readable_by_all(embedded: Sequence[Embedded]) -> BoolArray:
+    """Every model is scored on the same images. Raises UserError where none is left."""
+    readable_N: BoolArray = np.logical_and.reduce([one.readable_N for one in embedded])
+    if not readable_N.any():
+        raise UserError(f"none of the {readable_N.size} evaluation images can be decoded: run `edgeembed data check`")
+    return readable_N
+
+
+def _score(
+    evaluation: EvaluationSet, searching: Embedded, searched: Embedded, readable_N: BoolArray
+) -> RetrievalScores:
+    rows = evaluation.rows[readable_N]
+    return score_rows(
+        searching.embedding_ND[readable_N],
+        rows,
+        searched.embedding_ND[readable_N],
+        rows,
+        evaluation.manifest,
+        evaluation.query,
+        evaluation.index,
+    )
+
+
+def _retrieval(symmetric: RetrievalScores, asymmetric: RetrievalScores | None) -> dict[str, Any]:
+    return {
+        "symmetric": dataclasses.asdict(symmetric),
+        "asymmetric": dataclasses.asdict(asymmetric) if asymmetric else None,
+    }

@@ -1,0 +1,170 @@
+"""The rows of the report: one file or teacher at one batch size and one number of threads, timed."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from edgeembed.bench.candidates import Candidate
+from edgeembed.bench.floor import Floor
+from edgeembed.bench.latency import Budget, Latency
+from edgeembed.bench.probe import probe
+from edgeembed.bench.retrieval import Quality
+from edgeembed.bundle import sha256_of
+from edgeembed.images import UInt8Array, load_pixels
+from edgeembed.run import RunFolder
+from edgeembed.runtimes import open_session
+from edgeembed.student.zoo import count_macs
+from edgeembed.teacher.model import EmbeddingModel
+
+Run = Callable[[UInt8Array], object]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One line of `rows`; every key is always there, None where it does not apply.
+
+    `latency_ms`, `preprocess_ms` (image files to pixels) and `end_to_end_ms` (image files to embeddings) are of one
+    call with `batch` images; the latter two are medians.
+    """
+
+    role: str
+    name: str
+    runtime: str
+    provider: str
+    precision: str
+    batch: int
+    threads: int | None
+    size_bytes: int
+    params: int | None
+    macs: int | None
+    latency_ms: Latency | None = None
+    preprocess_ms: float | None = None
+    end_to_end_ms: float | None = None
+    images_per_second: float | None = None
+    peak_rss_bytes: int | None = None
+    load_ms: float | None = None
+    percent_of_floor: float | None = None
+    retrieval: dict[str, Any]
+    retention: dict[str, float | None] | None
+    cosine_to_teacher: dict[str, float] | None
+    sha256: str
+
+    def as_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What all rows share: which files are timed, over which batches and threads, for how long."""
+
+    files: Sequence[str]
+    batches: Sequence[int]
+    threads: Sequence[int]
+    floor: Floor
+    budget: Budget
+    file_budget: Budget  # preprocessing and end to end
+    teacher_budget: Budget
+
+
+def student_rows(candidate: Candidate, quality: Quality, setting: Setting) -> Iterator[Row]:
+    """A bundle's file at every batch size and number of threads, in the runtime that it is for."""
+    height, width = candidate.bundle.input.height, candidate.bundle.input.width
+    for threads in [None] if candidate.runtime == "tensorrt" else setting.threads:
+        footprint = probe(candidate.path, runtime=candidate.runtime, threads=threads, height=height, width=width)
+        session = open_session(candidate.path, runtime=candidate.runtime, threads=threads)
+        untimed = Row(
+            role=candidate.role,
+            name=candidate.name,
+            runtime=candidate.runtime,
+            provider=session.provider,
+            precision=candidate.file.precision,
+            batch=1,
+            threads=threads,
+            size_bytes=candidate.size_bytes,
+            params=candidate.params,
+            macs=candidate.macs,
+            peak_rss_bytes=footprint.peak_rss_bytes,
+            load_ms=footprint.load_ms,
+            retrieval=quality.retrieval,
+            retention=quality.retention,
+            cosine_to_teacher=quality.cosine_to_teacher,
+            sha256=candidate.file.sha256,
+        )
+        for batch in setting.batches:
+            row = dataclasses.replace(untimed, batch=batch)
+            yield timed(row, session.run, (height, width), setting, setting.budget, setting.file_budget)
+
+
+def teacher_rows(
+    path: Path, model: EmbeddingModel, facts: dict[str, Any], quality: Quality, setting: Setting
+) -> Iterator[Row]:
+    """The teacher in torch on this CPU, one image at a time: what a device would wait for without a student."""
+    weights, size = RunFolder(path=path).weights, (model.size_px, model.size_px)
+    footprint = probe(path, runtime="torch", threads=max(setting.threads), height=size[0], width=size[1])
+    untimed = Row(
+        role="teacher",
+        name=model.name,
+        runtime="torch",
+        provider="cpu",
+        precision="fp32",
+        batch=1,
+        threads=None,
+        size_bytes=weights.stat().st_size,
+        params=facts["architecture"].get("params"),
+        macs=count_macs(model),
+        peak_rss_bytes=footprint.peak_rss_bytes,
+        load_ms=footprint.load_ms,
+        retrieval=quality.retrieval,
+        retention=quality.retention,
+        cosine_to_teacher=quality.cosine_to_teacher,
+        sha256=sha256_of(weights),
+    )
+
+    def run(image_NHWC: UInt8Array) -> object:
+        with torch.inference_mode():
+            return model(torch.from_numpy(image_NHWC).permute(0, 3, 1, 2)).numpy()
+
+    threads_before = torch.get_num_threads()
+    try:
+        for threads in setting.threads:
+            torch.set_num_threads(threads)
+            row = dataclasses.replace(untimed, threads=threads)
+            yield timed(row, run, size, setting, setting.teacher_budget, setting.teacher_budget)
+    finally:
+        torch.set_num_threads(threads_before)
+
+
+def timed(row: Row, run: Run, size: tuple[int, int], setting: Setting, budget: Budget, file_budget: Budget) -> Row:
+    """The row with its times: of the network alone, of decoding alone and of both together, on real images."""
+    files = itertools.cycle(setting.files)
+
+    def decode() -> UInt8Array:
+        return np.stack([load_pixels(file, *size) for file in itertools.islice(files, row.batch)])
+
+    image_NHWC = decode()
+    latency = budget.measure(lambda: run(image_NHWC))
+    preprocess = file_budget.measure(decode)
+    end_to_end = file_budget.measure(lambda: run(decode()))
+    macs = None if row.runtime == "tensorrt" else row.macs  # the floor is this CPU's
+    return dataclasses.replace(
+        row,
+        latency_ms=latency,
+        preprocess_ms=preprocess.p50,
+        end_to_end_ms=end_to_end.p50,
+        images_per_second=row.batch * latency.n / latency.seconds,
+        percent_of_floor=setting.floor.percent_of_floor(
+            macs=None if macs is None else row.batch * macs,
+            num_bytes=row.size_bytes + image_NHWC.nbytes,
+            precision=row.precision,
+            threads=row.threads,
+            latency_ms=latency.p50,
+        ),
+    )

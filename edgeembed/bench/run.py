@@ -1,0 +1,190 @@
+"""The whole bench: how fast each file is on this machine, and how much of the teacher's retrieval it keeps."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgeembed.bench.candidates import Candidate, find_candidates
+from edgeembed.bench.examples import choose_examples
+from edgeembed.bench.floor import measure_floor
+from edgeembed.bench.latency import Budget
+from edgeembed.bench.report import SCHEMA, write_report
+from edgeembed.bench.retrieval import (
+    DecodedFiles,
+    Embedded,
+    EvaluationSet,
+    embed_with_session,
+    embed_with_teacher,
+    evaluation_set,
+    judge,
+    readable_by_all,
+)
+from edgeembed.bench.rows import Row, Setting, student_rows, teacher_rows
+from edgeembed.bench.summary import best_student, summaries
+from edgeembed.bench.terminal import print_summary
+from edgeembed.data.manifest import Manifest
+from edgeembed.errors import CheckFailed, UserError
+from edgeembed.progress import stage
+from edgeembed.run import machine, package_versions
+from edgeembed.runtimes import open_session
+from edgeembed.teacher.device import pick_device
+from edgeembed.teacher.model import EmbeddingModel, load_model
+
+log = logging.getLogger(__name__)
+
+TIMED_FILES = 32
+THOROUGH = {
+    "budget": Budget(),
+    "file_budget": Budget(min_samples=50, min_seconds=0.5, max_seconds=3.0, warmup_seconds=0.1),
+    "teacher_budget": Budget(min_samples=20, min_seconds=1.0, max_seconds=3.0, warmup_seconds=0.1),
+}
+QUICK = {
+    "budget": Budget(min_samples=30, min_seconds=0.2, max_seconds=1.5, warmup_seconds=0.1),
+    "file_budget": Budget(min_samples=10, min_seconds=0.1, max_seconds=0.5, warmup_seconds=0.05),
+    "teacher_budget": Budget(min_samples=5, min_seconds=0.1, max_seconds=1.0, warmup_seconds=0.0),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Teacher:
+    """The run whose space the students live in."""
+
+    path: Path
+    model: EmbeddingModel
+    facts: dict[str, Any]
+
+
+def bench(
+    bundles: Sequence[Path],
+    manifest: Manifest,
+    *,
+    teacher: Path | None,
+    out: Path,
+    batches: Sequence[int] = (1, 8),
+    threads: Sequence[int] | None = None,
+    quick: bool = False,
+) -> dict[str, Any]:
+    """Measures bundles (and the teacher they came from) and writes `out`; returns what report.json holds.
+
+    Raises CheckFailed for a file that is not what its bundle says or when nothing can run, UserError for a bundle of
+    another space than the teacher's. Files that cannot run here are listed in `skipped`.
+    """
+    system = machine()
+    cores = int(system["cores"])
+    candidates = find_candidates(bundles)
+    known = load_teacher(teacher, candidates) if teacher is not None else None
+    evaluation = evaluation_set(manifest)
+    if known is None:
+        log.warning("no teacher given: no asymmetric retrieval, no retention and no cosine to the teacher")
+
+    # Quality first: every model on every evaluation image, then all of them scored on the images that all could read.
+    embedded, skipped = embed_candidates(candidates, evaluation)
+    by_teacher = embed_by_teacher(known, evaluation, workers=cores) if known is not None else None
+    readable_N = readable_by_all([*embedded.values(), *([by_teacher] if by_teacher is not None else [])])
+    readable = [file for file, is_readable in zip(evaluation.files, readable_N, strict=True) if is_readable]
+
+    # Then time, with nothing else going on in this process.
+    warn_if_busy(cores)
+    timed_threads = sorted({1, cores, *(threads or ())})
+    with stage("measuring what this machine can do at best"):
+        floor = measure_floor(timed_threads)
+    setting = Setting(
+        files=readable[:: max(1, len(readable) // TIMED_FILES)][:TIMED_FILES],
+        batches=sorted({1, *batches}),
+        threads=timed_threads,
+        floor=floor,
+        **(QUICK if quick else THOROUGH),
+    )
+    rows: list[Row] = []
+    if known is not None and by_teacher is not None:
+        with stage(f"timing the teacher, {known.model.name}"):
+            own = judge(evaluation, by_teacher, None, readable_N)
+            rows += teacher_rows(known.path, known.model, known.facts, own, setting)
+    for candidate, one in embedded.items():
+        with stage(f"timing {candidate.label}"):
+            rows += student_rows(candidate, judge(evaluation, one, by_teacher, readable_N), setting)
+
+    report: dict[str, Any] = {
+        "schema": SCHEMA,
+        "machine": system,
+        "versions": package_versions(),
+        "data": evaluation.describe(readable_N),
+        "floor": floor.as_json(),
+        "rows": [row.as_json() for row in rows],
+        "skipped": skipped,
+    }
+    best = best_student(summaries(report))
+    shown = next((one for candidate, one in embedded.items() if best is not None and best.is_of(candidate)), None)
+    write_report(out, report, choose_examples(evaluation, shown, by_teacher, readable_N))
+    print_summary(report)
+    return report
+
+
+def load_teacher(path: Path, candidates: Sequence[Candidate]) -> Teacher:
+    """The teacher, when every bundle lives in its space. Raises UserError naming both spaces otherwise."""
+    model, facts = load_model(path)
+    for candidate in candidates:
+        if candidate.bundle.space_id != facts["space_id"]:
+            raise UserError(
+                f"bundle {candidate.name!r} lives in space {candidate.bundle.space_id}, teacher {path} in "
+                f"{facts['space_id']}: their embeddings cannot be compared, give the teacher it was distilled from"
+            )
+    return Teacher(path=path, model=model, facts=facts)
+
+
+def embed_candidates(
+    candidates: Sequence[Candidate], evaluation: EvaluationSet
+) -> tuple[dict[Candidate, Embedded], list[dict[str, str]]]:
+    """Each file's embeddings of all evaluation images; and, with the reason, the files that cannot run here."""
+    files = evaluation.files
+    decoded: dict[tuple[int, int], DecodedFiles] = {}
+    embedded: dict[Candidate, Embedded] = {}
+    skipped: list[dict[str, str]] = []
+    for candidate in candidates:
+        size = (candidate.bundle.input.height, candidate.bundle.input.width)
+        if size not in decoded:
+            decoded.clear()  # one size in memory at a time
+            with stage(f"decoding {len(files)} images of the {evaluation.split} split to {size[1]} x {size[0]}"):
+                decoded[size] = DecodedFiles(files, *size)
+        dim = candidate.bundle.embedding.dim
+        try:
+            with stage(f"embedding {len(files)} images with {candidate.label}"):
+                session = open_session(candidate.path, runtime=candidate.runtime)
+                embedded[candidate] = embed_with_session(session, decoded[size], dim=dim)
+        except CheckFailed:
+            raise
+        except Exception as error:  # a runtime may raise anything: what it says goes into the report
+            reason = " ".join(str(error).split()) or type(error).__name__
+            log.warning("skipped: %s: %s", candidate.label, reason)
+            skipped.append({"name": candidate.label, "reason": reason})
+    if not embedded:
+        raise CheckFailed(f"no file could be run: {skipped[0]['name']}: {skipped[0]['reason']}")
+    return embedded, skipped
+
+
+def embed_by_teacher(teacher: Teacher, evaluation: EvaluationSet, *, workers: int) -> Embedded:
+    device = pick_device("auto")
+    files = evaluation.files
+    with stage(f"embedding {len(files)} images with the teacher, {teacher.model.name}, on {device}"):
+        embedded = embed_with_teacher(
+            teacher.model.to(device),
+            files,
+            size_px=teacher.model.size_px,
+            dim=teacher.model.dim,
+            device=device,
+            workers=workers,
+        )
+    teacher.model.to("cpu")  # where it is timed
+    return embedded
+
+
+def warn_if_busy(cores: int) -> None:
+    """Other work makes every time longer; a person should know before believing the figures."""
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    if load > 1.5 * cores:
+        log.warning("this machine is busy (load %.1f on %d cores): times will come out too long", load, cores)

@@ -1,0 +1,119 @@
+"""A finished report, one line a file instead of one a row; free of torch, works on report.json as it was read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from edgeembed.bench.candidates import Candidate
+
+MISSING = "\N{EN DASH}"
+
+NEAR_BEST = 0.99
+"""Among files whose mAP is at least this share of the best one's, the fastest is the one to recommend."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """One file (or teacher): its rows, and the two at batch 1 that a device is judged by."""
+
+    role: str
+    name: str
+    runtime: str
+    precision: str
+    sha256: str
+    rows: tuple[Mapping[str, Any], ...]
+
+    @property
+    def title(self) -> str:
+        runtime = "" if self.runtime in ("onnxruntime", "torch") else f" {self.runtime}"
+        return f"{self.name} {self.precision}{runtime}"
+
+    @property
+    def singles(self) -> list[Mapping[str, Any]]:
+        """Rows of batch 1, fewest threads first."""
+        return sorted((row for row in self.rows if row["batch"] == 1), key=lambda row: row["threads"] or 0)
+
+    @property
+    def fastest(self) -> Mapping[str, Any]:
+        """The row of batch 1 with the shortest median."""
+        return min(self.singles, key=lambda row: float(row["latency_ms"]["p50"]))
+
+    @property
+    def best_ms(self) -> float:
+        return float(self.fastest["latency_ms"]["p50"])
+
+    @property
+    def first(self) -> Mapping[str, Any]:
+        return self.rows[0]
+
+    @property
+    def map(self) -> float:
+        return float(self.first["retrieval"]["symmetric"]["map"])
+
+    @property
+    def map_asymmetric(self) -> float | None:
+        asymmetric = self.first["retrieval"]["asymmetric"]
+        return None if asymmetric is None else float(asymmetric["map"])
+
+    def is_of(self, candidate: Candidate) -> bool:
+        return (candidate.name, candidate.runtime, candidate.file.sha256) == (self.name, self.runtime, self.sha256)
+
+
+def summaries(report: Mapping[str, Any]) -> list[Summary]:
+    """The report's files in the order of its rows."""
+    keys = ("role", "name", "runtime", "precision", "sha256")
+    grouped: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
+    for row in report["rows"]:
+        grouped.setdefault(tuple(row[key] for key in keys), []).append(row)
+    return [Summary(**dict(zip(keys, key, strict=True)), rows=tuple(rows)) for key, rows in grouped.items()]
+
+
+def teacher_of(files: list[Summary]) -> Summary | None:
+    """The teacher that was measured through torch."""
+    return next((file for file in files if file.role == "teacher" and file.runtime == "torch"), None)
+
+
+def best_student(files: list[Summary]) -> Summary | None:
+    """The fastest file that is as good as the best one, or nearly."""
+    exported = [file for file in files if file.runtime != "torch"]
+    if not exported:
+        return None
+    best_map = max(file.map for file in exported)
+    return min((file for file in exported if file.map >= NEAR_BEST * best_map), key=lambda file: file.best_ms)
+
+
+def headline(report: Mapping[str, Any]) -> str:
+    """The result in one sentence."""
+    best = best_student(summaries(report))
+    if best is None:
+        return "Nothing was measured."
+    row, threads = best.fastest, best.fastest["threads"]
+    speed = f"at {milliseconds(best.best_ms)} an image"
+    if threads is not None:
+        speed += " on one thread" if threads == 1 else f" on {threads} threads"
+    retention = row["retention"] or {}
+    if retention.get("symmetric") is None:
+        return f"{best.title} reaches mAP {best.map:.3f} {speed}."
+    text = f"{best.title} keeps {100 * retention['symmetric']:.1f} % of the teacher's mAP {speed}"
+    if retention.get("asymmetric") is not None:
+        text += f", and {100 * retention['asymmetric']:.1f} % when it searches the teacher's own index"
+    return text + "."
+
+
+def milliseconds(value: float | None) -> str:
+    """Three figures, as a person reads them."""
+    if value is None:
+        return MISSING
+    if value >= 1000:
+        return f"{value / 1000:.3g} s"
+    return f"{value:.0f} ms" if value >= 100 else f"{value:.3g} ms"
+
+
+def megabytes(value: float | None) -> str:
+    return MISSING if value is None else f"{value / 1e6:.3g} MB" if value < 1e9 else f"{value / 1e9:.3g} GB"
+
+
+def thread_text(threads: int | None) -> str:
+    return MISSING if threads is None else str(threads)

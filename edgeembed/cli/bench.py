@@ -1,0 +1,67 @@
+"""`edgeembed bench`."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from edgeembed.cli.app import app, print_json
+
+if TYPE_CHECKING:
+    from edgeembed.data.manifest import Manifest
+
+log = logging.getLogger(__name__)
+
+INSTANCES, VIEWS, SIZE_PX, SEED = 100, 24, 224, 0  # what `data synth` renders unless told otherwise
+
+
+@app.command()
+def bench(
+    bundles: Annotated[
+        list[Path] | None, typer.Argument(metavar="[BUNDLE]...", help="Bundle folders; default: the bundled model.")
+    ] = None,
+    data: Annotated[Path | None, typer.Option(help="Manifest; default: the embedded data set.")] = None,
+    teacher: Annotated[
+        Path | None, typer.Option(help="The run that the bundles were distilled from, to say how much they keep.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for report.json, report.html and pictures.")] = Path(
+        "reports/bench"
+    ),
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer samples; the same figures, less certain.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report on stdout.")] = False,
+) -> None:
+    """Measure speed, size, memory and retrieval of bundles on this machine, beside their teacher."""
+    from edgeembed.bench.run import bench as measure
+    from edgeembed.bundle import read_bundle
+    from edgeembed.data.manifest import read_manifest
+    from edgeembed.embedder import default_bundle
+
+    if not bundles:
+        bundles = [default_bundle()]
+        log.info("bundle: %s (comes with the package)", bundles[0])
+    for folder in bundles:
+        read_bundle(folder)  # a wrong name should be told before images are rendered
+    manifest = read_manifest(data) if data is not None else embedded_data()
+    report = measure(bundles, manifest, teacher=teacher, out=out, quick=quick)
+    log.info("report: %s", out / "report.html")
+    if as_json:
+        print_json(report)
+
+
+def embedded_data() -> Manifest:
+    """The embedded data set, rendered on first use and kept in the user's cache."""
+    from edgeembed import __version__
+    from edgeembed.data.embedded import write_embedded
+    from edgeembed.data.manifest import read_manifest
+
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgeembed"
+    folder = cache / f"synthetic-{INSTANCES}x{VIEWS}-{SIZE_PX}px-{__version__}"
+    if (folder / "manifest.parquet").is_file():
+        log.info("data: the embedded data set, in %s", folder)
+        return read_manifest(folder / "manifest.parquet")
+    log.info("data: the embedded data set; rendering %d images into %s, once", INSTANCES * VIEWS, folder)
+    return write_embedded(folder, num_instances=INSTANCES, num_views=VIEWS, size_px=SIZE_PX, seed=SEED)

@@ -1,0 +1,43 @@
+"""A progress line on stderr that needs nothing but the standard library, for commands that run on a device."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+
+log = logging.getLogger(__name__)
+
+SILENT_SECONDS = 2.0  # short work needs no progress
+REDRAW_SECONDS = 0.2
+LOG_EVERY_SECONDS = 15.0  # where stderr is a file
+
+
+class ImageCount:
+    """Called with the number of images done; draws on a terminal, writes a line now and then elsewhere."""
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self.on_terminal = sys.stderr.isatty()
+        self.started = time.monotonic()
+        self.shown = self.started + SILENT_SECONDS - (REDRAW_SECONDS if self.on_terminal else LOG_EVERY_SECONDS)
+        self.drawn = False
+
+    def __call__(self, done: int) -> None:
+        now = time.monotonic()
+        if now - self.shown < (REDRAW_SECONDS if self.on_terminal else LOG_EVERY_SECONDS):
+            return
+        self.shown = now
+        rate = done / max(1e-9, now - self.started)
+        text = f"{done}/{self.total} images, {rate:.0f} images/s, {(self.total - done) / max(rate, 1e-9):.0f} s left"
+        if not self.on_terminal:
+            log.info("%s", text)
+        elif log.isEnabledFor(logging.INFO):
+            self.drawn = True
+            print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
+
+    def clear(self) -> None:
+        """Takes the line away, so that what is said next stands alone."""
+        if self.drawn:
+            self.drawn = False
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)

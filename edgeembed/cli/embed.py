@@ -1,0 +1,77 @@
+"""`edgeembed embed`."""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgeembed.cli.app import app, print_json
+
+log = logging.getLogger(__name__)
+
+
+@app.command()
+def embed(
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Images, folders or manifests.")],
+    model: Annotated[
+        Path | None, typer.Option(help="Bundle, or a run folder (needs torch); default: the bundled model.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help=".safetensors, .parquet or .npy.")] = Path("embeddings.safetensors"),
+    precision: Annotated[str | None, typer.Option(help="fp32, fp16 or int8; default: the best for this CPU.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Default: all cores.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images a run of the network.")] = 8,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
+) -> None:
+    """Embed images into a file that `edgeembed search` searches."""
+    from edgeembed.cli.counting import ImageCount
+    from edgeembed.cli.inputs import gather_images, printable
+    from edgeembed.cli.models import describe, open_model
+    from edgeembed.embeddings import Embeddings, check_destination, write_embeddings
+    from edgeembed.errors import UserError
+
+    check_destination(out)
+    files = gather_images(paths)
+    network = open_model(model, precision=precision, threads=threads)
+    log.info("embedding %d images with %s", len(files), describe(network))
+
+    skipped: list[str] = []
+    count = ImageCount(len(files))
+
+    def skip(reason: str) -> None:
+        skipped.append(printable(reason))
+        count.clear()
+        log.warning("skipped: %s", skipped[-1])
+
+    started = time.monotonic()
+    embedding_ND, kept = network.embed_files(files, batch_size=batch_size, on_skip=skip, on_progress=count)
+    seconds = time.monotonic() - started
+    count.clear()
+    if not len(kept):
+        raise UserError(f"none of {len(files)} images can be decoded, first {skipped[0]}")
+    named = tuple(files[position] for position in kept)
+    write_embeddings(
+        out, Embeddings(embedding_ND=embedding_ND, paths=named, space_id=network.space_id, model=network.name)
+    )
+    if out.suffix == ".npy":
+        log.info("%s holds numbers only: write .safetensors to search it", out)
+    log.info("%s: %d embeddings, %d files skipped, %.1f s", out, len(kept), len(skipped), seconds)
+    if as_json:
+        print_json(
+            {
+                "out": printable(str(out)),
+                "images": len(kept),
+                "skipped": skipped,
+                "dim": network.dim,
+                "model": network.name,
+                "space_id": network.space_id,
+                "precision": network.precision,
+                "runtime": network.runtime,
+                "provider": network.provider,
+                "threads": network.threads,
+                "seconds": round(seconds, 3),
+            }
+        )

@@ -1,0 +1,53 @@
+"""What a person names on the command line, as image files: files, folders and manifests."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from edgeembed.errors import UserError
+from edgeembed.images import IMAGE_SUFFIXES, find_images
+
+
+def gather_images(paths: Sequence[Path]) -> list[str]:
+    """Absolute paths of every image meant, each once, in the order given. Raises UserError for a path without any."""
+    found: dict[str, None] = {}
+    for path in paths:
+        files = [os.path.abspath(file) for file in _images_of(path)]
+        if not files:
+            raise UserError(f"{path}: holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
+        found.update(dict.fromkeys(files))
+    return list(found)
+
+
+def printable(path: str) -> str:
+    """A path for people: file names that are not UTF-8 must not stop a command's output."""
+    return path.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def _images_of(path: Path) -> Iterable[str | Path]:
+    if path.is_dir():
+        return find_images(path)
+    if not path.exists():
+        raise UserError(f"{path}: no such file or folder")
+    if path.suffix == ".csv":
+        return _images_of_csv(path)
+    if path.suffix == ".parquet":
+        from edgeembed.data.manifest import read_manifest  # needs pyarrow
+
+        return read_manifest(path).files
+    return [path]
+
+
+def _images_of_csv(path: Path) -> list[Path]:
+    """The `path` column, relative to the table's folder; read without pyarrow, which a device need not have."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = csv.DictReader(file)
+            if "path" not in (rows.fieldnames or []):
+                raise UserError(f"{path}: lacks column 'path'")
+            return [path.parent / row["path"] for row in rows if row["path"]]
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not a readable .csv table ({error})") from None

@@ -1,0 +1,90 @@
+"""What `--model` names: a bundle, or a training run, so that a server can build its index with the teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from edgeembed.embedder import Embedder, FloatArray, IntArray, embed_images
+from edgeembed.errors import UserError
+from edgeembed.images import UInt8Array
+
+if TYPE_CHECKING:
+    from edgeembed.teacher.model import EmbeddingModel
+
+
+class Model(Protocol):
+    """What `embed` and `search` need to know of a model."""
+
+    name: str
+    space_id: str
+    dim: int
+    precision: str
+    runtime: str
+    provider: str
+    threads: int
+
+    def embed_files(
+        self,
+        files: Sequence[str | Path],
+        *,
+        batch_size: int = 8,
+        on_skip: Callable[[str], None],
+        on_progress: Callable[[int], None] | None = None,
+    ) -> tuple[FloatArray, IntArray]: ...
+
+
+def open_model(path: Path | None, *, precision: str | None, threads: int | None) -> Model:
+    """A bundle (None: the bundled one), or a run folder, which needs torch and computes in fp32."""
+    if path is None or (path / "bundle.json").is_file() or not (path / "model.json").is_file():
+        return Embedder(path, precision=precision, threads=threads)
+    if precision not in (None, "fp32"):
+        raise UserError(f"{path}: a run computes in fp32, not in {precision!r}: export it for other precisions")
+    return RunModel(path, threads=threads)
+
+
+def describe(model: Model) -> str:
+    """One line that says what was chosen."""
+    cores = f"{model.threads} thread{'' if model.threads == 1 else 's'}"
+    return f"{model.name} ({model.precision}, {model.runtime} {model.provider}, {cores}, space {model.space_id})"
+
+
+class RunModel:
+    """A finished run in torch, on the GPU where there is one."""
+
+    precision = "fp32"
+    runtime = "torch"
+
+    def __init__(self, folder: Path, *, threads: int | None) -> None:
+        import torch
+
+        from edgeembed.teacher.device import pick_device
+        from edgeembed.teacher.model import load_model
+
+        if threads is not None:
+            torch.set_num_threads(threads)
+        network, facts = load_model(folder)
+        self.provider = pick_device("auto")
+        self.network: EmbeddingModel = network.to(self.provider)
+        self.name, self.space_id = str(facts.get("name", folder.resolve().name)), str(facts["space_id"])
+        self.dim, self.height, self.width = network.dim, network.size_px, network.size_px
+        self.threads = torch.get_num_threads()
+
+    def embed_pixels(self, image_NHWC: UInt8Array) -> FloatArray:
+        import torch
+
+        with torch.inference_mode():
+            image_BCHW = torch.from_numpy(image_NHWC).permute(0, 3, 1, 2).to(self.provider)
+            embedding_BD: FloatArray = self.network(image_BCHW).float().cpu().numpy()
+        return embedding_BD
+
+    def embed_files(
+        self,
+        files: Sequence[str | Path],
+        *,
+        batch_size: int = 8,
+        on_skip: Callable[[str], None],
+        on_progress: Callable[[int], None] | None = None,
+    ) -> tuple[FloatArray, IntArray]:
+        return embed_images(self, files, batch_size=batch_size, on_skip=on_skip, on_progress=on_progress)

@@ -1,0 +1,60 @@
+"""`edgeembed recipes`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from edgeembed.cli.app import app, print_json
+
+recipes_app = typer.Typer(help="List the recipes, or show one.", rich_markup_mode=None)
+app.add_typer(recipes_app, name="recipes", invoke_without_command=True)
+
+KINDS = ("teacher", "student")
+
+
+@recipes_app.callback()
+def recipes(context: typer.Context) -> None:
+    """List the recipes, or show one."""
+    if context.invoked_subcommand is None:
+        list_recipes()
+
+
+@recipes_app.command("list")
+def list_recipes(as_json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False) -> None:
+    """Every bundled recipe with the first line of its header."""
+    from edgeembed.config import recipe_names, recipe_text
+
+    names = {kind: recipe_names(kind) for kind in KINDS}
+    if as_json:
+        print_json(names)
+        return
+    for kind in KINDS:
+        for name in names[kind]:
+            title = recipe_text(kind, name).splitlines()[0].lstrip("# ")
+            print(f"{kind:8} {name:14} {title}")
+
+
+@recipes_app.command("show")
+def show_recipe(
+    name: Annotated[str, typer.Argument(help="Recipe name, or a .yaml file.")],
+    kind: Annotated[str | None, typer.Option(help="teacher or student, where a name is both.")] = None,
+) -> None:
+    """A recipe's text, then every key with the value it resolves to."""
+    from edgeembed.config import Section, load_recipe, recipe_names, recipe_text, to_yaml
+    from edgeembed.errors import unknown_choice
+    from edgeembed.student.recipe import DistillRecipe
+    from edgeembed.teacher.recipe import TeacherRecipe
+
+    types: dict[str, type[Section]] = {"teacher": TeacherRecipe, "student": DistillRecipe}
+    if kind is not None and kind not in types:
+        raise unknown_choice("kind", kind, types)
+    kinds = [kind] if kind else [each for each in KINDS if name in recipe_names(each)]
+    if not kinds:
+        raise unknown_choice("recipe", name, {each for one in KINDS for each in recipe_names(one)})
+    for each in kinds:
+        print(f"# --- {each} recipe {name} ---")
+        print(recipe_text(each, name).rstrip())
+        print("\n# --- resolved ---")
+        print(to_yaml(load_recipe(types[each], kind=each, name=name)))

@@ -1,0 +1,79 @@
+"""`edgeembed search`."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgeembed.cli.app import app, print_json
+
+log = logging.getLogger(__name__)
+
+
+@app.command()
+def search(
+    queries: Annotated[list[Path], typer.Argument(metavar="QUERY...", help="Images, folders or manifests.")],
+    index: Annotated[Path, typer.Option(help="File that `edgeembed embed` wrote.")] = Path("embeddings.safetensors"),
+    model: Annotated[
+        Path | None, typer.Option(help="Bundle, or a run folder (needs torch); default: the bundled model.")
+    ] = None,
+    k: Annotated[int, typer.Option("-k", min=1, help="Results a query.")] = 5,
+    sheet: Annotated[Path | None, typer.Option(help="Also draw the results: .png, .jpg or .webp.")] = None,
+    precision: Annotated[str | None, typer.Option(help="fp32, fp16 or int8; default: the best for this CPU.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Default: all cores.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
+) -> None:
+    """Find the images of an index that look most like each query."""
+    from edgeembed.cli.inputs import gather_images, printable
+    from edgeembed.cli.models import describe, open_model
+    from edgeembed.embedder import refuse
+    from edgeembed.embeddings import read_embeddings, require_same_space
+    from edgeembed.search import Index, check_sheet, contact_sheet
+
+    if sheet is not None:
+        check_sheet(sheet)
+    files = gather_images(queries)
+    stored = read_embeddings(index)
+    network = open_model(model, precision=precision, threads=threads)
+    require_same_space(f"index {index}", stored.space_id, f"model {network.name}", network.space_id)
+    log.info("searching %d images of %s with %s", len(stored.paths), index, describe(network))
+
+    embedding_QD, _ = network.embed_files(files, on_skip=refuse)
+    position_QK, similarity_QK = Index(stored).search(embedding_QD, k)
+    found = [
+        (file, [(stored.paths[position], float(similarity)) for position, similarity in zip(*row, strict=True)])
+        for file, *row in zip(files, position_QK, similarity_QK, strict=True)
+    ]
+    if sheet is not None:
+        contact_sheet(found, sheet)
+        log.info("contact sheet: %s", sheet)
+    if as_json:
+        print_json(
+            {
+                "index": printable(str(index)),
+                "images": len(stored.paths),
+                "model": network.name,
+                "space_id": network.space_id,
+                "precision": network.precision,
+                "k": position_QK.shape[1],
+                "sheet": printable(str(sheet)) if sheet else None,
+                "queries": [
+                    {
+                        "path": printable(file),
+                        "results": [
+                            {"rank": rank, "path": printable(path), "similarity": round(similarity, 6)}
+                            for rank, (path, similarity) in enumerate(results, 1)
+                        ],
+                    }
+                    for file, results in found
+                ],
+            }
+        )
+        return
+    for file, results in found:
+        print(printable(file))
+        for rank, (path, similarity) in enumerate(results, 1):
+            print(f"{rank:>5}  {similarity:7.4f}  {printable(path)}")

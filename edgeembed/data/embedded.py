@@ -1,0 +1,33 @@
+"""The embedded default data set as a manifest on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edgeembed.data.manifest import Manifest, ManifestRow, build_manifest, read_manifest, write_manifest
+from edgeembed.data.synthetic import write_synthetic
+from edgeembed.progress import progress_bar
+
+
+def write_embedded(folder: Path, *, num_instances: int, num_views: int, size_px: int, seed: int) -> Manifest:
+    """Renders images and then writes `folder`/manifest.parquet, whose presence says that the set is whole."""
+    with progress_bar() as progress:
+        task = progress.add_task("rendering", total=num_instances * num_views)
+        rows = write_synthetic(
+            folder,
+            num_instances=num_instances,
+            num_views=num_views,
+            size_px=size_px,
+            seed=seed,
+            on_progress=lambda done: progress.update(task, completed=done),
+        )
+    manifest = build_manifest(
+        folder.resolve(),
+        [
+            ManifestRow(path=row.path, label=row.label, domain=row.domain, split=row.split, role=row.role)
+            for row in rows
+        ],
+        source=str(folder),
+    )
+    write_manifest(folder / "manifest.parquet", manifest)
+    return read_manifest(folder / "manifest.parquet")

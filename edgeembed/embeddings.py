@@ -1,0 +1,193 @@
+"""Embeddings on disk: vectors, the files they came from, and the id of the space they live in."""
+
+from __future__ import annotations
+
+import io
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import safetensors
+import safetensors.numpy
+
+from edgeembed.errors import UserError, unknown_choice
+from edgeembed.run import write_atomically
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+SCHEMA = "edgeembed-embeddings/1"
+LENGTH_TOLERANCE = 1e-2
+
+FloatArray = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Embeddings:
+    """One unit vector an image; `model` names what computed them, for people."""
+
+    embedding_ND: FloatArray
+    paths: tuple[str, ...]
+    space_id: str
+    model: str
+
+
+def require_same_space(a_name: str, a_id: str, b_name: str, b_id: str) -> None:
+    """Raises UserError where two things come from different teachers: their distances would mean nothing."""
+    if a_id != b_id:
+        raise UserError(
+            f"{a_name} is in embedding space {a_id}, {b_name} in {b_id}: "
+            "use two of one teacher, or embed the images again"
+        )
+
+
+def check_destination(path: Path) -> None:
+    """Raises UserError, before any work is done, for a place that `write_embeddings` could not write to."""
+    if path.suffix not in WRITERS:
+        raise unknown_choice("suffix", path.suffix, WRITERS, f"({path})")
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder, expected a file name")
+    if path.suffix == ".parquet":
+        import pyarrow.parquet  # noqa: F401  # missing in the base install: better said now
+
+
+def write_embeddings(path: Path, embeddings: Embeddings) -> None:
+    """Writes .safetensors, .parquet (needs pyarrow) or .npy (numbers only); the file appears whole or not at all."""
+    check_destination(path)
+    require_sound(str(path), embeddings)
+    write_atomically(path, WRITERS[path.suffix](embeddings))
+
+
+def read_embeddings(path: Path) -> Embeddings:
+    """Reads .safetensors or .parquet. Raises UserError for a file that is damaged or was not written by us."""
+    if path.suffix not in READERS:
+        why = " (.npy holds no paths and no space id)" if path.suffix == ".npy" else ""
+        raise UserError(f"{path}: expected .safetensors or .parquet{why}: `edgeembed embed` writes them")
+    if not path.is_file():
+        raise UserError(f"{path}: no such file: `edgeembed embed` writes one")
+    embeddings = READERS[path.suffix](path)
+    require_sound(str(path), embeddings)
+    return embeddings
+
+
+def require_sound(source: str, embeddings: Embeddings) -> None:
+    """Raises UserError unless there is one finite vector of length 1 for each path."""
+    embedding_ND = embeddings.embedding_ND
+    if embedding_ND.ndim != 2 or embedding_ND.dtype != np.float32 or embedding_ND.size == 0:
+        raise UserError(f"{source}: embedding is {embedding_ND.dtype} {embedding_ND.shape}, expected float32 (N, D)")
+    if len(embedding_ND) != len(embeddings.paths):
+        raise UserError(f"{source}: {len(embedding_ND)} embeddings for {len(embeddings.paths)} paths")
+    length_N = np.sqrt(np.einsum("nd,nd->n", embedding_ND, embedding_ND))
+    wrong = np.flatnonzero(~(np.abs(length_N - 1.0) <= LENGTH_TOLERANCE))  # NaN and infinity are wrong too
+    if wrong.size:
+        raise UserError(
+            f"{source}: embedding {wrong[0]} ({embeddings.paths[wrong[0]]}) has length {length_N[wrong[0]]:.4g}, "
+            "expected 1: embed the images again"
+        )
+
+
+def _to_safetensors(embeddings: Embeddings) -> bytes:
+    encoded = [path.encode("utf-8", "surrogateescape") for path in embeddings.paths]  # file names may be any bytes
+    offsets = np.zeros(len(encoded) + 1, np.int64)
+    np.cumsum([len(path) for path in encoded], out=offsets[1:])
+    tensors: dict[str, npt.NDArray[Any]] = {
+        "embedding": np.ascontiguousarray(embeddings.embedding_ND),
+        "paths": np.frombuffer(b"".join(encoded), np.uint8),
+        "path_offsets": offsets,
+    }
+    return safetensors.numpy.save(tensors, metadata=_facts(embeddings))
+
+
+def _from_safetensors(path: Path) -> Embeddings:
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            facts: dict[str, str] = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in ("embedding", "paths", "path_offsets")}
+    except (safetensors.SafetensorError, TypeError, ValueError) as error:  # TypeError: a dtype that numpy lacks
+        raise UserError(f"{path}: not a readable embeddings file ({error}): embed the images again") from None
+    _require_facts(path, facts)
+    return Embeddings(
+        embedding_ND=tensors["embedding"],
+        paths=_paths(path, tensors["paths"], tensors["path_offsets"]),
+        space_id=facts["space_id"],
+        model=facts["model"],
+    )
+
+
+def _paths(source: Path, blob: npt.NDArray[Any], offsets: npt.NDArray[Any]) -> tuple[str, ...]:
+    sound = blob.dtype == np.uint8 and blob.ndim == 1 and offsets.dtype == np.int64 and offsets.ndim == 1
+    if not sound or offsets.size == 0 or offsets[0] != 0 or offsets[-1] != blob.size or (np.diff(offsets) < 0).any():
+        raise UserError(f"{source}: paths and path_offsets do not fit together: embed the images again")
+    joined, bounds = blob.tobytes(), offsets.tolist()
+    return tuple(joined[begin:end].decode("utf-8", "surrogateescape") for begin, end in itertools.pairwise(bounds))
+
+
+def _to_parquet(embeddings: Embeddings) -> bytes:
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    dim = embeddings.embedding_ND.shape[1]
+    numbers = pa.array(np.ascontiguousarray(embeddings.embedding_ND).reshape(-1))
+    try:
+        paths = pa.array(embeddings.paths, pa.string())
+    except UnicodeEncodeError as error:
+        raise UserError(f"path {error.object!r} is not UTF-8, which Parquet cannot hold: write .safetensors") from None
+    table = pa.table({"path": paths, "embedding": pa.FixedSizeListArray.from_arrays(numbers, dim)})
+    sink = pa.BufferOutputStream()
+    pyarrow.parquet.write_table(table.replace_schema_metadata(_facts(embeddings)), sink)
+    return bytes(sink.getvalue().to_pybytes())
+
+
+def _from_parquet(path: Path) -> Embeddings:
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    try:
+        table: pa.Table = pyarrow.parquet.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{path}: not a readable Parquet file ({error}): embed the images again") from None
+    metadata: dict[bytes, bytes] = table.schema.metadata or {}
+    facts = {key.decode("utf-8", "replace"): value.decode("utf-8", "replace") for key, value in metadata.items()}
+    _require_facts(path, facts)
+    columns = dict(zip(table.column_names, table.columns, strict=True))
+    if not {"path", "embedding"} <= columns.keys() or any(column.null_count for column in columns.values()):
+        raise UserError(f"{path}: expected columns path and embedding without missing values")
+    kind = columns["embedding"].type
+    if not pa.types.is_fixed_size_list(kind) or kind.value_type != pa.float32() or not kind.list_size:
+        raise UserError(f"{path}: column embedding is {kind}, expected a fixed-size list of float")
+    numbers = columns["embedding"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    return Embeddings(
+        embedding_ND=numbers.reshape(-1, kind.list_size),
+        paths=tuple(map(str, columns["path"].to_pylist())),
+        space_id=facts["space_id"],
+        model=facts["model"],
+    )
+
+
+def _to_npy(embeddings: Embeddings) -> bytes:
+    sink = io.BytesIO()
+    np.save(sink, embeddings.embedding_ND, allow_pickle=False)
+    return sink.getvalue()
+
+
+def _facts(embeddings: Embeddings) -> dict[str, str]:
+    return {"schema": SCHEMA, "space_id": embeddings.space_id, "model": embeddings.model}
+
+
+def _require_facts(path: Path, facts: dict[str, str]) -> None:
+    if facts.get("schema") != SCHEMA or "space_id" not in facts or "model" not in facts:
+        raise UserError(
+            f"{path}: schema {facts.get('schema')!r}, this version reads {SCHEMA!r}: embed the images again"
+        )
+
+
+WRITERS: dict[str, Callable[[Embeddings], bytes]] = {
+    ".safetensors": _to_safetensors,
+    ".parquet": _to_parquet,
+    ".npy": _to_npy,
+}
+READERS: dict[str, Callable[[Path], Embeddings]] = {".safetensors": _from_safetensors, ".parquet": _from_parquet}

@@ -1,0 +1,113 @@
+"""Torch to one self-contained ONNX graph: uint8 photographs in, unit vectors out, constants and norm inside."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxsim
+import torch
+from onnx import numpy_helper, shape_inference
+from torch import Tensor, nn
+
+from edgeembed.errors import CheckFailed, UserError
+from edgeembed.student.zoo import fuse
+from edgeembed.teacher.model import EmbeddingModel
+
+OPSET = 20
+MAX_PROTOBUF_BYTES = 2_000_000_000
+TRACE_BATCH = 2  # a batch of 1 would be baked in
+
+
+class DeviceGraph(nn.Module):
+    """What a device runs: (N, H, W, 3) uint8 RGB to (N, D) float32."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, image: Tensor) -> Tensor:
+        embedding: Tensor = self.model(image.permute(0, 3, 1, 2))
+        return embedding
+
+
+def to_onnx(model: EmbeddingModel, metadata: Mapping[str, str]) -> onnx.ModelProto:
+    """Traces, simplifies and annotates a network in eval mode. Raises UserError for one above protobuf's 2 GB."""
+    if sum(parameter.nbytes for parameter in model.parameters()) > MAX_PROTOBUF_BYTES:
+        raise UserError(
+            "the network is above 2 GB, the limit of one self-contained ONNX file: export a student instead"
+        )
+    pixels = torch.zeros((TRACE_BATCH, model.size_px, model.size_px, 3), dtype=torch.uint8)
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+        program = torch.onnx.export(
+            DeviceGraph(fuse(model).float().cpu()).eval(),
+            (pixels,),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=["image"],
+            output_names=["embedding"],
+            dynamic_shapes={"image": {0: torch.export.Dim("N", min=1)}},
+            verbose=False,
+        )
+    assert program is not None
+    traced = program.model_proto
+    simplified, same = onnxsim.simplify(traced)
+    if not same:
+        raise CheckFailed("onnxsim changed what the graph computes: this is a fault of the exporter, please report it")
+    fold_scale(simplified)
+    return annotate(simplified, metadata)
+
+
+def fold_scale(model: onnx.ModelProto) -> None:
+    """Moves the division by the standard deviation into the first convolution's weights.
+
+    Exact with zero padding, since 0 / std = 0; the subtraction of the mean stays, as folding it would not be.
+    """
+    graph = model.graph
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    for division in graph.node:
+        if division.op_type != "Div" or division.input[1] not in constants:
+            continue
+        std = numpy_helper.to_array(constants[division.input[1]])
+        users = [node for node in graph.node if division.output[0] in node.input]
+        if std.shape[-3:] != (3, 1, 1) or len(users) != 1 or users[0].op_type != "Conv":
+            continue
+        weight = constants.get(users[0].input[1])
+        if weight is None:
+            continue
+        folded = numpy_helper.to_array(weight) / std.reshape(1, 3, 1, 1)
+        weight.CopyFrom(numpy_helper.from_array(folded.astype(np.float32), weight.name))
+        users[0].input[0] = division.input[0]
+        graph.node.remove(division)
+        return
+
+
+def annotate(model: onnx.ModelProto, metadata: Mapping[str, str]) -> onnx.ModelProto:
+    """Sets the metadata, names the batch N, drops the tracer's traces and infers every shape afresh."""
+    graph = model.graph
+    del graph.value_info[:]
+    for node in graph.node:
+        del node.metadata_props[:]
+        node.doc_string = ""
+    for value in (*graph.input, *graph.output):
+        del value.metadata_props[:]
+        value.type.tensor_type.shape.dim[0].dim_param = "N"
+    del graph.metadata_props[:]
+    del model.metadata_props[:]
+    graph.name, model.producer_name, model.producer_version = "edgeembed", "edgeembed", ""
+    onnx.helper.set_model_props(model, dict(sorted(metadata.items())))
+    inferred = shape_inference.infer_shapes(model)
+    onnx.checker.check_model(inferred, full_check=True)
+    return inferred
+
+
+def save(model: onnx.ModelProto, path: Path) -> None:
+    path.write_bytes(model.SerializeToString(deterministic=True))

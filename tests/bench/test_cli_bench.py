@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from edgeembed.data.manifest import Manifest
+from tests.bench.conftest import write_bundle
+from tests.conftest import Outcome
+
+Run = Callable[..., Outcome]
+
+
+@pytest.fixture
+def data(manifest: Manifest) -> Path:
+    return manifest.root / "manifest.parquet"
+
+
+@pytest.mark.usefixtures("hurried")
+def test_json_stands_alone_on_stdout(edgeembed: Run, bundle: Path, data: Path, tmp_path: Path) -> None:
+    outcome = edgeembed("bench", bundle, "--data", data, "--out", tmp_path / "r", "--quick", "--json")
+    assert outcome.code == 0, outcome.stderr
+    assert json.loads(outcome.stdout) == json.loads((tmp_path / "r" / "report.json").read_text())
+    assert "no teacher given" in outcome.stderr
+    assert "tiny fp32 reaches mAP" in outcome.stderr
+    for row in json.loads(outcome.stdout)["rows"]:
+        assert (row["retrieval"]["asymmetric"], row["retention"], row["cosine_to_teacher"]) == (None, None, None)
+
+
+def test_a_changed_byte_is_exit_1(edgeembed: Run, data: Path, tmp_path: Path) -> None:
+    folder = write_bundle(tmp_path / "changed")
+    content = bytearray((folder / "model.fp32.onnx").read_bytes())
+    content[100] ^= 1
+    (folder / "model.fp32.onnx").write_bytes(content)
+    outcome = edgeembed("bench", folder, "--data", data, "--out", tmp_path / "r", "--quick")
+    assert outcome.code == 1
+    assert "sha256" in outcome.stderr
+    assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--teacher", "nowhere"], "nowhere: holds no finished run"),
+        (["--data", "nowhere.parquet"], "nowhere.parquet: no such manifest"),
+    ],
+)
+def test_what_is_not_there_is_exit_2(
+    edgeembed: Run, bundle: Path, data: Path, tmp_path: Path, arguments: list[str], told: str
+) -> None:
+    outcome = edgeembed("bench", bundle, "--data", data, "--out", tmp_path / "r", "--quick", *arguments)
+    assert outcome.code == 2
+    assert told in outcome.stderr
+    assert len(outcome.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.usefixtures("hurried")
+def test_without_arguments_the_embedded_data_is_rendered_once(
+    edgeembed: Run, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for name, value in {"INSTANCES": 10, "VIEWS": 4, "SIZE_PX": 48}.items():
+        monkeypatch.setattr(f"edgeembed.cli.bench.{name}", value)
+    monkeypatch.setattr("edgeembed.embedder.default_bundle", lambda: bundle)
+    first = edgeembed("bench", "--out", tmp_path / "r", "--quick")
+    assert first.code == 0, first.stderr
+    assert "rendering 40 images into" in first.stderr
+    written = (tmp_path / "r" / "report.json").stat().st_mtime_ns
+    second = edgeembed("bench", "--out", tmp_path / "r", "--quick")
+    assert second.code == 0
+    assert "rendering" not in second.stderr
+    assert (tmp_path / "r" / "report.json").stat().st_mtime_ns > written

@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from edgeembed.bench.run import bench
+from edgeembed.bench.summary import best_student, headline, megabytes, milliseconds, summaries
+from edgeembed.data.manifest import Manifest
+from edgeembed.errors import CheckFailed, UserError
+from edgeembed.run import machine
+from tests.bench.conftest import SPACE, write_bundle
+
+TOP_KEYS = {"schema", "machine", "versions", "data", "floor", "rows", "skipped"}
+ROW_KEYS = {
+    "role", "name", "runtime", "provider", "precision", "batch", "threads", "size_bytes", "params", "macs",
+    "latency_ms", "preprocess_ms", "end_to_end_ms", "images_per_second", "peak_rss_bytes", "load_ms",
+    "percent_of_floor", "retrieval", "retention", "cosine_to_teacher", "sha256",
+}  # fmt: skip
+SCORE_KEYS = {"map", "map_at_100", "mp_at_5", "recall_at_1", "ci95"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, manifest: Manifest, teacher: Path, hurried: None) -> Path:
+    """The report of a bundle with a file that no machine can run, beside its teacher."""
+    del hurried
+    out = tmp_path_factory.mktemp("report")
+    bundle = write_bundle(out / "tiny", extra={"model.fp16.plan": "tensorrt"})
+    bench([bundle], manifest, teacher=teacher, out=out, quick=True)
+    return out
+
+
+@pytest.fixture(scope="module")
+def report(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "report.json").read_text())
+    return found
+
+
+def test_every_key_is_there(report: dict[str, Any]) -> None:
+    assert set(report) == TOP_KEYS
+    assert {"fingerprint", "queries", "index", "labels", "unreadable", "split"} <= set(report["data"])
+    assert report["data"]["unreadable"] == 1
+    assert set(report["floor"]) == {"gemm_gflops", "copy_gb_per_s"}
+    for row in report["rows"]:
+        assert set(row) == ROW_KEYS
+        assert set(row["latency_ms"]) == {"p50", "p90", "p95", "p99", "n", "warmup", "seconds"}
+        assert set(row["retrieval"]) == {"symmetric", "asymmetric"}
+        assert set(row["retrieval"]["symmetric"]) >= SCORE_KEYS
+        for key in ("preprocess_ms", "end_to_end_ms", "images_per_second", "peak_rss_bytes", "load_ms", "size_bytes"):
+            assert row[key] > 0
+        assert re.fullmatch("[0-9a-f]{64}", row["sha256"])
+
+
+def test_the_student_has_a_row_for_every_batch_and_thread_count(report: dict[str, Any]) -> None:
+    rows = [row for row in report["rows"] if row["role"] == "student"]
+    threads = sorted({1, machine()["cores"]})
+    assert [(row["threads"], row["batch"]) for row in rows] == [(count, batch) for count in threads for batch in (1, 8)]
+    assert {row["runtime"] for row in rows} == {"onnxruntime"}
+    assert all(row["retrieval"] == rows[0]["retrieval"] for row in rows)
+    assert set(rows[0]["retrieval"]["asymmetric"]) >= SCORE_KEYS
+    assert set(rows[0]["retention"]) == {"symmetric", "asymmetric"}
+    assert -1 <= rows[0]["cosine_to_teacher"]["p1"] <= rows[0]["cosine_to_teacher"]["p50"] <= 1
+    assert rows[0]["params"] == rows[0]["macs"] == 12288
+
+
+def test_the_teacher_is_measured_in_torch(report: dict[str, Any]) -> None:
+    rows = [row for row in report["rows"] if row["role"] == "teacher"]
+    assert [row["threads"] for row in rows] == sorted({1, machine()["cores"]})
+    for row in rows:
+        assert (row["runtime"], row["precision"], row["batch"]) == ("torch", "fp32", 1)
+        assert (row["retrieval"]["asymmetric"], row["retention"], row["cosine_to_teacher"]) == (None, None, None)
+        assert row["macs"] > 0
+
+
+def test_retention_is_the_share_of_the_teachers_map(report: dict[str, Any]) -> None:
+    by_role = {row["role"]: row for row in report["rows"]}
+    best = by_role["teacher"]["retrieval"]["symmetric"]["map"]
+    for kind, kept in by_role["student"]["retention"].items():
+        assert math.isclose(kept, by_role["student"]["retrieval"][kind]["map"] / best)
+
+
+def test_what_cannot_run_here_is_listed_with_its_reason(report: dict[str, Any]) -> None:
+    assert [item["name"] for item in report["skipped"]] == ["tiny fp16 (tensorrt)"]
+    assert report["skipped"][0]["reason"]
+
+
+def test_the_page_needs_nothing_but_itself(folder: Path) -> None:
+    page = (folder / "report.html").read_text()
+    assert not re.findall(r"""(?:src|href)\s*=\s*["']?(?!data:|#)""", page)
+    assert not re.findall(r"url\((?!#|['\"]?data:)|@import|<script|<link", page)
+    assert page.count("<svg") == 1
+    assert "data:image/jpeg;base64," in page
+    assert "✓ right" in page
+    assert "tiny fp16 (tensorrt)" in page
+    assert 'name="viewport"' in page
+
+
+def test_the_headline_names_the_file_and_what_it_keeps(folder: Path, report: dict[str, Any]) -> None:
+    said = headline(report)
+    assert said.startswith("tiny fp32 keeps ")
+    assert "of the teacher's mAP" in said
+    assert said.replace("'", "&#39;") in (folder / "report.html").read_text()
+
+
+def test_pictures_lie_beside_the_page(folder: Path) -> None:
+    for name in ("pareto.png", "examples.png"):
+        with Image.open(folder / name) as image:
+            assert min(image.size) > 300
+
+
+def test_the_fastest_of_the_nearly_best_is_recommended(report: dict[str, Any]) -> None:
+    def row(name: str, map_: float, p50: float) -> dict[str, Any]:
+        base = next(one for one in report["rows"] if one["role"] == "student")
+        scores = {**base["retrieval"]["symmetric"], "map": map_}
+        latency = {**base["latency_ms"], "p50": p50}
+        return {**base, "name": name, "retrieval": {"symmetric": scores, "asymmetric": None}, "latency_ms": latency}
+
+    rows = [row("slow", 0.9, 9.0), row("good", 0.895, 3.0), row("bad", 0.5, 1.0)]
+    best = best_student(summaries({"rows": rows}))
+    assert best is not None
+    assert best.name == "good"
+    assert best_student([]) is None
+
+
+def test_a_bundle_of_another_space_is_refused(tmp_path: Path, manifest: Manifest, teacher: Path) -> None:
+    stranger = write_bundle(tmp_path / "stranger", space_id="f" * 16)
+    with pytest.raises(UserError, match="f" * 16) as caught:
+        bench([stranger], manifest, teacher=teacher, out=tmp_path / "out")
+    assert SPACE in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_bundles_that_cannot_run_at_all_are_a_failure(tmp_path: Path, manifest: Manifest) -> None:
+    folder = write_bundle(tmp_path / "plan", extra={"model.fp16.plan": "tensorrt"})
+    described = json.loads((folder / "bundle.json").read_text())
+    described["files"] = described["files"][1:]
+    (folder / "bundle.json").write_text(json.dumps(described))
+    with pytest.raises(CheckFailed, match="no file could be run"):
+        bench([folder], manifest, teacher=None, out=tmp_path / "out")
+
+
+def test_figures_are_written_for_people() -> None:
+    assert [milliseconds(value) for value in (0.5812, 12.34, 123.4, 2500, None)] == [
+        "0.581 ms", "12.3 ms", "123 ms", "2.5 s", "\N{EN DASH}",
+    ]  # fmt: skip
+    assert (megabytes(10_600_000), megabytes(2.5e9)) == ("10.6 MB", "2.5 GB")

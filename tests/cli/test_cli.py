@@ -1,0 +1,92 @@
+"""The command line: one-line errors, exit codes, light imports."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Outcome
+
+Run = Callable[..., Outcome]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["teech"], "No such command"),
+        (["teacher-train"], "--data"),
+        (["teacher-train", "--data", "x.parquet", "--bogus"], "bogus"),
+        (["teacher-train", "--data", "nowhere.parquet"], "nowhere.parquet: no such manifest"),
+        (["teacher-train", "--data", "x", "--recipe", "vit_h41"], "did you mean 'vit_h14'"),
+        (["teacher-train", "--data", "x", "--set", "head.margn=1"], "did you mean 'head.margin'"),
+        (["data", "import", "groceries", "."], "did you mean 'grocery'"),
+        (["data", "synth", "x", "--instances", "1"], "1"),
+        (["recipes", "show", "nothing"], "unknown recipe 'nothing'"),
+        (["export", "nowhere"], "nowhere"),
+        (["bench", "nowhere"], "nowhere"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_2(
+    edgeembed: Run, arguments: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    outcome = edgeembed(*arguments)
+    assert outcome.code == 2
+    assert outcome.stdout == ""
+    assert outcome.stderr.startswith("error: ")
+    assert told in outcome.stderr
+    assert len(outcome.stderr.strip().splitlines()) == 1
+
+
+def test_debug_shows_where(edgeembed: Run) -> None:
+    with pytest.raises(ValueError, match="no such manifest"):
+        edgeembed("teacher-train", "--data", "nowhere.parquet", "--debug")
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys\nfrom edgeembed.cli import run\nassert run(['--help']) == 0\n"
+        "heavy = {'torch', 'timm', 'pyarrow', 'onnxruntime', 'numpy', 'pydantic', 'yaml'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_recipes_are_listed_and_shown(edgeembed: Run) -> None:
+    listed = json.loads(edgeembed("recipes", "list", "--json").stdout)
+    assert "vit_h14" in listed["teacher"]
+    shown = edgeembed("recipes", "show", "vit_h14").stdout
+    assert "freeze_from_epoch: 2" in shown
+    assert "Command:" in shown
+    assert "quickstart" in edgeembed("recipes").stdout
+
+
+def test_doctor_says_what_is_here(edgeembed: Run) -> None:
+    found = json.loads(edgeembed("doctor", "--json").stdout)
+    assert found["machine"]["cores"] >= 1
+    assert "torch" in found["versions"]
+    assert "tensorrt" in edgeembed("doctor").stdout
+
+
+def test_data_commands_go_from_images_to_a_checked_manifest(edgeembed: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    made = edgeembed("data", "synth", folder, "--instances", 10, "--views", 4, "--size-px", 48, "--json")
+    assert json.loads(made.stdout)["images"] == 40
+    manifest = folder / "manifest.parquet"
+    assert edgeembed("data", "check", manifest).code == 0
+    assert json.loads(edgeembed("data", "stats", manifest, "--json").stdout)["images"] == 40
+    prepared = edgeembed("data", "prepare", manifest, "--out", tmp_path / "p.parquet", "--resample-to", 8, "--json")
+    assert json.loads(prepared.stdout)["images_repeated"] > 0
+    imported = edgeembed("data", "import", "folder", folder / "images", "--out", tmp_path / "f.parquet", "--json")
+    assert json.loads(imported.stdout)["images"] == 40
+    first, second = sorted(folder.glob("images/**/*.jpg"))[:2]
+    first.write_bytes(first.read_bytes()[:200])
+    second.unlink()
+    failed = edgeembed("data", "check", manifest)
+    assert failed.code == 1
+    assert "2 of 40 images cannot be read" in failed.stderr

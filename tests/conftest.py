@@ -1,0 +1,91 @@
+"""Small real things that many tests share: a rendered data set, a teacher and a student trained briefly."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+TINY = [
+    "backbone.name=test_resnet",
+    "backbone.weights=none",
+    "image.size_px=32",
+    "train.batch_size=8",
+    "train.epochs=2",
+    "train.workers=0",
+    "train.checkpoint_every_steps=2",
+    "train.precision=fp32",
+]
+TINY_STUDENT = [item for item in TINY if not item.startswith("backbone.")] + [
+    "student.name=test_resnet",
+    "student.weights=none",
+]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    code: int
+    stdout: str
+    stderr: str
+
+
+def as_options(overrides: list[str]) -> list[str]:
+    return [word for item in overrides for word in ("--set", item)]
+
+
+@pytest.fixture
+def edgeembed(capfd: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+    """Runs the command line in this process."""
+    from edgeembed.cli import run
+
+    def call(*arguments: object) -> Outcome:
+        capfd.readouterr()
+        code = run([str(argument) for argument in arguments])
+        captured = capfd.readouterr()
+        return Outcome(code, captured.out, captured.err)
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A manifest of 20 rendered things, 6 photographs each, 64 px."""
+    from edgeembed.data.embedded import write_embedded
+
+    folder = tmp_path_factory.mktemp("tiny")
+    write_embedded(folder, num_instances=20, num_views=6, size_px=64, seed=0)
+    return folder / "manifest.parquet"
+
+
+@pytest.fixture(scope="session")
+def tiny_teacher(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished teacher run."""
+    from edgeembed.cli import run
+
+    out = tmp_path_factory.mktemp("teacher") / "run"
+    command = ["teacher-train", "--data", str(tiny_data), "--recipe", "quickstart", "--out", str(out)]
+    assert run([*command, *as_options(TINY)]) == 0
+    return out
+
+
+@pytest.fixture(scope="session")
+def tiny_student(tiny_data: Path, tiny_teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished student run."""
+    from edgeembed.cli import run
+
+    out = tmp_path_factory.mktemp("student") / "run"
+    command = ["distill", "--data", str(tiny_data), "--teacher", str(tiny_teacher), "--recipe", "quickstart"]
+    assert run([*command, "--out", str(out), *as_options(TINY_STUDENT)]) == 0
+    return out
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real image sets; tests that need it are skipped, loudly, where it is missing."""
+    folder = Path(os.environ.get("EDGEEMBED_DATA", "../shared/data"))
+    if not (folder / "grocery").is_dir():
+        pytest.skip(f"REAL DATA MISSING: no {folder}/grocery; set EDGEEMBED_DATA")
+    return folder

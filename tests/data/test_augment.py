@@ -1,0 +1,80 @@
+"""Views: functions of (seed, image, view) alone, the same crop at every size."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from edgeembed.config import AugmentSection
+from edgeembed.data.augment import Views, draw_views, render_views, uniforms
+
+STRONG = AugmentSection(
+    scale=(0.4, 1.0),
+    aspect=(0.8, 1.25),
+    rotation_degrees=20,
+    brightness=0.3,
+    contrast=0.3,
+    saturation=0.3,
+    drop_square_probability=0.5,
+)
+
+
+def squares(num: int, side: int = 40) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.randint(0, 256, (num, 3, 5, 5), generator=generator).float()
+    return torch.nn.functional.interpolate(coarse, (side, side), mode="bilinear").to(torch.uint8)
+
+
+def select(views: Views, rows: list[int]) -> dict[str, torch.Tensor]:
+    return {name: value[rows] for name, value in vars(views).items()}
+
+
+def test_numbers_are_uniform_and_independent_of_the_batch() -> None:
+    u = uniforms(3, np.arange(20_000), 5, 8)
+    assert u.min() >= 0.0
+    assert u.max() < 1.0
+    assert np.abs(u.mean(axis=0) - 0.5).max() < 0.01
+    assert np.abs(np.corrcoef(u.T) - np.eye(8)).max() < 0.03
+    assert np.array_equal(u[[7, 3]], uniforms(3, np.array([7, 3]), 5, 8))
+    assert not np.array_equal(u, uniforms(3, np.arange(20_000), 6, 8))
+    assert not np.array_equal(u, uniforms(4, np.arange(20_000), 5, 8))
+
+
+def test_a_view_does_not_depend_on_its_batch() -> None:
+    together = draw_views(STRONG, seed=1, image_B=np.arange(6), view=2)
+    alone = draw_views(STRONG, seed=1, image_B=np.array([4]), view=2)
+    for name, value in select(together, [4]).items():
+        assert torch.equal(value, getattr(alone, name)), name
+    canvas = squares(6)
+    assert torch.allclose(render_views(canvas, together, 24)[4:5], render_views(canvas[4:5], alone, 24), atol=1e-3)
+
+
+def test_two_sizes_show_the_same_crop() -> None:
+    views = draw_views(STRONG, seed=1, image_B=np.arange(8), view=0)
+    small = render_views(squares(8), views, 16)
+    large = torch.nn.functional.avg_pool2d(render_views(squares(8), views, 64), 4)
+    assert (small - large).abs().mean() < 6.0
+
+
+def test_without_augmentation_the_image_is_only_resized() -> None:
+    plain = AugmentSection(flip_probability=0.0)
+    canvas = squares(3)
+    image = render_views(canvas, draw_views(plain, seed=0, image_B=np.arange(3), view=0), 40)
+    assert torch.allclose(image, canvas.float(), atol=1e-2)
+
+
+def test_flip_mirrors_and_values_stay_in_range() -> None:
+    canvas = squares(3)
+    flipped = draw_views(AugmentSection(flip_probability=1.0), seed=0, image_B=np.arange(3), view=0)
+    assert torch.allclose(render_views(canvas, flipped, 40), canvas.float().flip(3), atol=1e-2)
+    image = render_views(canvas, draw_views(STRONG, seed=9, image_B=np.arange(3), view=1), 32)
+    assert image.min() >= 0.0
+    assert image.max() <= 255.0
+
+
+def test_a_dropped_square_has_the_side_asked_for() -> None:
+    section = AugmentSection(flip_probability=0.0, drop_square_probability=1.0, drop_square_side=(0.25, 0.25))
+    white = torch.full((4, 3, 40, 40), 255, dtype=torch.uint8)
+    image = render_views(white, draw_views(section, seed=0, image_B=np.arange(4), view=0), 40)
+    assert (image == 0).float().mean() == pytest.approx(0.0625, abs=0.01)

@@ -1,0 +1,64 @@
+"""The contract of every alias: builds, 64 unit numbers, finite gradients, fuses without changing."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+
+from edgeembed.errors import UserError
+from edgeembed.student.zoo import ALIASES, build_student, count_macs, fuse, timm_name
+
+
+@pytest.mark.parametrize("alias", sorted(ALIASES))
+def test_every_alias_keeps_the_contract(alias: str) -> None:
+    size_px = 224 if alias.startswith(("efficientformerv2", "tiny_vit")) else 64
+    torch.manual_seed(0)
+    model = build_student(alias, weights="none", size_px=size_px, dim=64)
+    image = torch.randint(0, 256, (2, 3, size_px, size_px), dtype=torch.uint8)
+    embedding = model(image)
+    assert embedding.shape == (2, 64)
+    assert torch.allclose(embedding.norm(dim=1), torch.ones(2), atol=1e-5)
+    embedding.square().mul(torch.arange(64)).sum().backward()
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    assert len(gradients) > 3
+    assert all(torch.isfinite(gradient).all() for gradient in gradients)
+    model.eval()
+    with torch.no_grad():
+        assert (fuse(model)(image) - model(image)).abs().max() < 1e-3
+
+
+def test_any_timm_name_is_a_student() -> None:
+    assert timm_name("convnext_atto") == "convnext_atto"
+    assert build_student("test_vit", weights="none", size_px=32, dim=16).dim == 16
+
+
+def test_an_unknown_student_names_the_nearest() -> None:
+    with pytest.raises(UserError, match="unknown student 'mobilenet4_s': did you mean 'mobilenetv4_s'"):
+        timm_name("mobilenet4_s")
+
+
+def test_a_size_that_the_network_cannot_take_is_refused() -> None:
+    with pytest.raises(UserError, match="takes 224 only"):
+        build_student("efficientformerv2_s0", weights="none", size_px=128, dim=64)
+
+
+def test_without_a_network_pretrained_falls_back_with_a_warning(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: object
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "ENDPOINT", "https://no-such-host.invalid")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    with caplog.at_level(logging.WARNING):
+        model = build_student("test_resnet", weights="auto", size_px=32, dim=8)
+    assert model.dim == 8
+    assert "starting from random weights" in caplog.text
+    assert constants.HF_HUB_OFFLINE is False
+
+
+def test_multiply_accumulates_of_a_known_network() -> None:
+    # 3 M parameters, .19 G multiply-accumulates at 224 px for MobileNetV4-Conv-S (Qin et al. 2024, table 5).
+    model = build_student("mobilenetv4_s", weights="none", size_px=224, dim=64)
+    assert count_macs(model) == pytest.approx(0.19e9, rel=0.1)

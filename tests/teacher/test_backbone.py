@@ -1,0 +1,115 @@
+"""Backbones: both libraries, weights from files in every layout that they come in, errors by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import open_clip
+import pytest
+import safetensors.torch
+import torch
+
+from edgeembed.errors import UserError
+from edgeembed.teacher.backbone import build_backbone, library_of
+from edgeembed.teacher.model import build_model, space_id
+
+CLIP = "ViT-S-32-alt"
+
+
+@pytest.fixture(scope="module")
+def clip() -> torch.nn.Module:
+    torch.manual_seed(1)
+    return open_clip.create_model(CLIP, pretrained=None)
+
+
+def test_names_find_their_library() -> None:
+    assert library_of("ViT-H-14") == "open_clip"
+    assert library_of("resnet18d") == "timm"
+    with pytest.raises(UserError, match="unknown backbone 'ViT-H-41': did you mean 'ViT-H-14'"):
+        library_of("ViT-H-41")
+
+
+@pytest.mark.parametrize("layout", ["whole.safetensors", "visual.safetensors", "whole.pt", "wrapped.pt", "module.pt"])
+def test_weights_come_from_a_local_file(clip: torch.nn.Module, tmp_path: Path, layout: str) -> None:
+    path = tmp_path / layout
+    state = clip.state_dict() if layout != "visual.safetensors" else clip.visual.state_dict()
+    if layout == "module.pt":
+        state = {f"module.{name}": tensor for name, tensor in state.items()}
+    if path.suffix == ".safetensors":
+        safetensors.torch.save_file(state, path)
+    else:
+        torch.save({"state_dict": state, "epoch": 3} if layout == "wrapped.pt" else state, path)
+    backbone = build_backbone(CLIP, weights=str(path), size_px=224)
+    image = torch.randn(1, 3, 224, 224)
+    clip.visual.proj, projection = None, clip.visual.proj
+    with torch.no_grad():
+        expected = clip.visual.eval()(image)
+        found = backbone.module.eval()(image)
+    clip.visual.proj = projection
+    assert torch.equal(found, expected)
+    assert found.shape == (1, backbone.dim)
+    assert backbone.mean == pytest.approx((0.48145466, 0.4578275, 0.40821073))
+
+
+class Trap:
+    """What a hostile file would hold."""
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return print, ("executed",)
+
+
+def test_a_pickle_is_not_executed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.save({"weight": Trap()}, tmp_path / "trap.pt")
+    with pytest.raises(UserError, match="not a torch file of plain tensors"):
+        build_backbone("test_resnet", weights=str(tmp_path / "trap.pt"), size_px=32)
+    assert "executed" not in capsys.readouterr().out
+
+
+def test_files_of_other_shapes_are_refused(tmp_path: Path) -> None:
+    other = build_backbone("test_vit", weights="none", size_px=32).module
+    torch.save(other.state_dict(), tmp_path / "other.pt")
+    with pytest.raises(UserError, match="lacks tensor"):
+        build_backbone("test_resnet", weights=str(tmp_path / "other.pt"), size_px=32)
+    with pytest.raises(UserError, match="has shape"):
+        build_backbone("test_vit", weights=str(tmp_path / "other.pt"), size_px=64)
+    (tmp_path / "text.pt").write_text("hello")
+    with pytest.raises(UserError, match="not a torch file"):
+        build_backbone("test_vit", weights=str(tmp_path / "text.pt"), size_px=64)
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "told"),
+    [
+        ("ViT-H-14", "laion2b_s32b_b97k", "did you mean 'laion2b_s32b_b79k'"),
+        ("ViT-H-14", "pretrained", "name one of"),
+        ("resnet18d", "laion", "give 'pretrained', 'none' or a file"),
+        ("resnet18d", "missing.pt", "no such file"),
+    ],
+)
+def test_wrong_weights_are_named(name: str, weights: str, told: str) -> None:
+    with pytest.raises(UserError) as caught:
+        build_backbone(name, weights=weights, size_px=224)
+    assert told in str(caught.value)
+
+
+def test_gradient_checkpointing_is_refused_where_it_does_not_exist() -> None:
+    with pytest.raises(UserError, match="does not offer it"):
+        build_backbone("repvit_m1", weights="none", size_px=32, grad_checkpointing=True)
+
+
+def test_the_space_id_names_weights_and_preprocessing_but_not_memory_layout() -> None:
+    torch.manual_seed(0)
+    model = build_model("test_resnet", weights="none", size_px=32, dim=8, dropout=0.2)
+    name = space_id(model)
+    assert space_id(model.to(memory_format=torch.channels_last)) == name
+    with torch.no_grad():
+        model.neck.projection.weight[0, 0] += 1e-3
+    assert space_id(model) != name
+
+
+def test_the_neck_gives_unit_vectors_in_float32() -> None:
+    model = build_model("test_vit", weights="none", size_px=32, dim=8, dropout=0.0).eval()
+    with torch.autocast("cpu", torch.bfloat16):
+        embedding = model(torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8))
+    assert embedding.dtype == torch.float32
+    assert torch.allclose(embedding.norm(dim=1), torch.ones(3), atol=1e-6)

@@ -1,0 +1,167 @@
+"""Teacher runs: what they leave, exact resumption after a kill, and errors before anything is written."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from edgeembed.checkpoint import iterate_tensors
+from edgeembed.config import load_recipe
+from edgeembed.data.manifest import read_manifest
+from edgeembed.errors import CheckFailed
+from edgeembed.run import RunFolder
+from edgeembed.teacher import train as train_module
+from edgeembed.teacher.model import load_model, space_id
+from edgeembed.teacher.recipe import TeacherRecipe
+from edgeembed.teacher.train import train_teacher
+from tests.conftest import TINY, Outcome, as_options
+
+Run = Callable[..., Outcome]
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return dict(iterate_tensors(run / "model.safetensors")) | dict(iterate_tensors(run / "head.safetensors"))
+
+
+def test_a_run_leaves_everything_that_the_design_names(tiny_teacher: Path) -> None:
+    for name in ("config.yaml", "environment.json", "metrics.jsonl", "eval.json", "model.safetensors", "tensorboard"):
+        assert (tiny_teacher / name).exists(), name
+    model, facts = load_model(tiny_teacher)
+    assert facts["role"] == "teacher"
+    assert facts["space_id"] == space_id(model)
+    assert facts["embedding"] == {"dim": 64, "normalised": True, "metric": "cosine"}
+    assert json.loads((tiny_teacher / "eval.json").read_text())["scores"]["queries"] > 0
+    assert list((tiny_teacher / "checkpoints").glob("step-????????/model.safetensors"))
+    lines = [json.loads(line) for line in (tiny_teacher / "metrics.jsonl").read_text().splitlines()]
+    assert {"step", "loss", "lr", "margin", "images_per_second"} <= set(lines[0]) | set(lines[1])
+
+
+def test_a_finished_run_says_so_and_an_occupied_folder_is_not_overwritten(
+    edgeembed: Run, tiny_data: Path, tiny_teacher: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    command = ["teacher-train", "--data", tiny_data, "--recipe", "quickstart", "--out", tiny_teacher, *as_options(TINY)]
+    with caplog.at_level(logging.WARNING):
+        assert edgeembed(*command, "--resume").code == 0
+    assert "already finished" in caplog.text
+    refused = edgeembed(*command)
+    assert refused.code == 2
+    assert "holds a run already: add --resume" in refused.stderr
+    other = edgeembed(*command, "--resume", "--set", "train.seed=5")
+    assert other.code == 2
+    assert "differs from the recipe" in other.stderr
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_killed_run_resumes_to_the_same_bits(tiny_data: Path, tmp_path: Path, precision: str) -> None:
+    overrides = [*TINY, f"train.precision={precision}", "train.epochs=5", "neck.dropout=0.2", "eval.every_steps=0"]
+    command = [sys.executable, "-m", "edgeembed", "teacher-train", "--data", str(tiny_data), "--recipe", "quickstart"]
+    command += as_options(overrides)
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    subprocess.run([*command, "--out", str(whole)], check=True, capture_output=True)
+    process = subprocess.Popen([*command, "--out", str(killed)], stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not RunFolder(path=killed).checkpoints() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not RunFolder(path=killed).finished
+    subprocess.run([*command, "--out", str(killed), "--resume"], check=True, capture_output=True)
+    expected, found = weights(whole), weights(killed)
+    assert expected.keys() == found.keys()
+    for name, tensor in expected.items():
+        assert torch.equal(tensor, found[name]), name
+    steps = [json.loads(line)["step"] for line in (killed / "metrics.jsonl").read_text().splitlines()]
+    assert steps == sorted(set(steps))
+
+
+def test_sigterm_keeps_what_was_done(tiny_data: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "edgeembed", "teacher-train", "--data", str(tiny_data), "--recipe", "quickstart"]
+    command += as_options([*TINY, "train.epochs=100000", "train.checkpoint_every_steps=0", "eval.every_steps=0"])
+    process = subprocess.Popen([*command, "--out", str(tmp_path / "run")], stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "run" / "metrics.jsonl").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert "continue with --resume" in stderr.strip().splitlines()[-1]
+    assert len(RunFolder(path=tmp_path / "run").checkpoints()) == 1
+
+
+def test_accumulated_steps_learn_too(tiny_data: Path, tmp_path: Path) -> None:
+    overrides = [*TINY, "train.accumulate_steps=2", "train.max_steps=3", "eval.every_steps=0"]
+    recipe = load_recipe(
+        TeacherRecipe, kind="teacher", name="vit_h14", overrides=[*overrides, "train.grad_checkpointing=false"]
+    )
+    result = train_teacher(recipe, read_manifest(tiny_data), RunFolder(path=tmp_path / "run"))
+    assert result["steps"] == 3
+    assert result["scores"] is None
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(
+    tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def bad_after_three(*args: object, **keys: object) -> torch.Tensor:
+        calls.append(1)
+        loss = real(*args, **keys)
+        return loss * float("nan") if len(calls) > 3 else loss
+
+    real = train_module.arcface_loss
+    monkeypatch.setattr(train_module, "arcface_loss", bad_after_three)
+    recipe = load_recipe(TeacherRecipe, kind="teacher", name="quickstart", overrides=TINY)
+    run = RunFolder(path=tmp_path / "run")
+    with pytest.raises(CheckFailed, match="step 3: loss nan"):
+        train_teacher(recipe, read_manifest(tiny_data), run)
+    assert [path.name for path in run.checkpoints()] == ["step-00000002"]
+    assert not run.finished
+
+
+def test_corrupt_images_are_skipped_and_counted(
+    edgeembed: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    from edgeembed.data.embedded import write_embedded
+
+    table = write_embedded(tmp_path / "data", num_instances=10, num_views=4, size_px=48, seed=1)
+    bad = table.files[table.rows("train")[0]]
+    Path(bad).write_bytes(b"\xff\xd8\xff broken")
+    command = ["teacher-train", "--data", tmp_path / "data/manifest.parquet", "--recipe", "quickstart"]
+    with caplog.at_level(logging.WARNING):
+        outcome = edgeembed(*command, "--out", tmp_path / "run", *as_options([*TINY, "train.max_steps=1"]))
+    assert outcome.code == 0
+    assert bad in caplog.text
+    assert json.loads((tmp_path / "run/model.json").read_text())["data"]["unreadable"] == 1
+
+
+def write_csv(folder: Path, text: str) -> Path:
+    path = folder / "m.csv"
+    path.write_text("path,label,domain,split,role\n" + text)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [
+        ("a.jpg,1,d,train,\nb.jpg,1,d,train,\n", "1 labelled classes, a margin head needs at least 2"),
+        ("a.jpg,1,d,train,\nb.jpg,2,d,train,\n", "2 of 2 images of the manifest do not exist"),
+    ],
+)
+def test_data_that_cannot_be_trained_on_is_refused_before_anything_is_written(
+    edgeembed: Run, tmp_path: Path, rows: str, told: str
+) -> None:
+    outcome = edgeembed("teacher-train", "--data", write_csv(tmp_path, rows), "--out", tmp_path / "run")
+    assert outcome.code == 2
+    assert told in outcome.stderr
+    assert len(outcome.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "run").exists()
