@@ -15,6 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from edgeembed.errors import UserError, unknown_choice
 
 
+GROWING_SHARE = 0.75  # of a run, while its views grow
+
+
 class Section(BaseModel):
     """A frozen group of recipe keys."""
 
@@ -25,12 +28,21 @@ class ImageSection(Section):
     """What the network sees: squares of `size_px`, cut from decoded squares of `canvas_factor` times that.
 
     Convolutional networks may train on smaller views (`train_size_px`): crops enlarge things, so the larger test
-    size restores the sizes seen in training, and a step costs less (Touvron et al. 2019, FixRes).
+    size restores the sizes seen in training, and a step costs less (Touvron et al. 2019, FixRes). Their views may
+    also start at `start_size_px` and grow over the first three quarters of the run (Tan & Le 2021).
     """
 
     size_px: int = Field(default=224, ge=16, le=2048)
     train_size_px: int | None = Field(default=None, ge=16, le=2048)
+    start_size_px: int | None = Field(default=None, ge=16, le=2048)
     canvas_factor: float = Field(default=1.25, ge=1.0, le=4.0)
+
+    def view_px(self, progress: float = 1.0) -> int:
+        """Side of the training views when `progress` (0..1) of the run is done, in steps of 16 pixels."""
+        last = self.train_size_px or self.size_px
+        if self.start_size_px is None or progress >= GROWING_SHARE:
+            return last
+        return self.start_size_px + int(progress / GROWING_SHARE * (last - self.start_size_px)) // 16 * 16
 
 
 class AugmentSection(Section):

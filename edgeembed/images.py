@@ -18,6 +18,8 @@ from edgeembed.errors import UserError
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 MAX_PIXELS = 178_956_970  # Pillow's own threshold of warning; above it a file is taken for a bomb
 
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # odd metadata; the pixels are what counts
+
 UInt8Array = npt.NDArray[np.uint8]
 
 
@@ -33,18 +35,16 @@ def load_rgb(path: str | Path, *, at_least_px: int | None = None) -> Image.Image
     Raises ImageError for anything that is not one whole image.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(path) as image:
-                if image.width * image.height > MAX_PIXELS:
-                    raise ImageError(
-                        f"{path}: {image.width} x {image.height} pixels, more than the limit of {MAX_PIXELS}: "
-                        "resize the image first"
-                    )
-                if at_least_px is not None and image.format == "JPEG":
-                    image.draft("RGB", (at_least_px, at_least_px))
-                image.load()
-                return to_rgb(image)
+        with Image.open(path) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise ImageError(
+                    f"{path}: {image.width} x {image.height} pixels, more than the limit of {MAX_PIXELS}: "
+                    "resize the image first"
+                )
+            if at_least_px is not None and image.format == "JPEG":
+                image.draft("RGB", (at_least_px, at_least_px))
+            image.load()
+            return to_rgb(image)
     except ImageError:
         raise
     except FileNotFoundError:

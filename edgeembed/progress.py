@@ -5,14 +5,17 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from types import TracebackType
+from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch.utils.tensorboard import SummaryWriter
 
 from edgeembed.run import RunFolder
+
+ItemT = TypeVar("ItemT")
 
 LOG_EVERY_SECONDS = 30.0  # between lines where stderr is a file
 
@@ -67,6 +70,12 @@ def progress_bar(note: str = "") -> Progress:
         console=console,
         disable=not console.is_terminal,
     )
+
+
+def track(items: Iterable[ItemT], text: str, *, total: int) -> Iterator[ItemT]:
+    """Passes items on while a progress line counts them."""
+    with progress_bar() as progress:
+        yield from progress.track(items, total=total, description=text)
 
 
 @contextlib.contextmanager

@@ -54,7 +54,7 @@ def contact_sheet(rows: Sequence[tuple[str, Sequence[tuple[str, float]]]], out: 
     """
     check_sheet(out)
     columns = 1 + max((len(results) for _, results in rows), default=0)
-    width = 2 * MARGIN_PX + columns * (TILE_PX + GAP_PX) + GAP_PX  # the query stands a little apart
+    width = 2 * MARGIN_PX + columns * (TILE_PX + GAP_PX)  # the query stands a second gap apart
     height = 2 * MARGIN_PX + len(rows) * (TILE_PX + CAPTION_PX + GAP_PX) - GAP_PX
     if width * height > MAX_PIXELS or max(width, height) > 65_000:
         raise UserError(f"{out}: the sheet would have {width} x {height} pixels: ask for fewer queries or results")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from edgeembed.bench.retrieval import BoolArray, Embedded, EvaluationSet
 from edgeembed.data.manifest import Rows
@@ -16,6 +17,8 @@ from edgeembed.metrics import IntArray, top_k
 
 NUM_EXAMPLES, NUM_SHOWN = 6, 5
 THUMBNAIL_PX, JPEG_QUALITY = 112, 82
+CELL_PX, CAPTION_PX, GAP_PX = THUMBNAIL_PX + 8, 18, 14
+INK, RIGHT, WRONG = "#1c2430", "#1d7f47", "#c23434"
 SEED = 0
 
 
@@ -114,3 +117,26 @@ def _picture(evaluation: EvaluationSet, row: int, *, is_right: bool | None = Non
     encoded = io.BytesIO()
     ImageOps.fit(image, (THUMBNAIL_PX, THUMBNAIL_PX)).save(encoded, "JPEG", quality=JPEG_QUALITY)
     return Picture(jpeg=encoded.getvalue(), label=evaluation.manifest.label[row] or "", is_right=is_right)
+
+
+def as_sheet(examples: Sequence[Example]) -> Image.Image:
+    """All examples on one picture: the query at the left, what each searcher found in a line beside it."""
+    searchers = list(examples[0].results)
+    left = CELL_PX + 4 * CAPTION_PX  # the query and the searchers' names
+    block = len(searchers) * (CELL_PX + CAPTION_PX) + GAP_PX
+    sheet = Image.new("RGB", (2 * GAP_PX + left + NUM_SHOWN * CELL_PX, GAP_PX + len(examples) * block), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
+    for number, example in enumerate(examples):
+        top = GAP_PX + number * block
+        sheet.paste(example.query.image, (GAP_PX, top))
+        draw.text((GAP_PX, top + THUMBNAIL_PX + 4), example.query.label[:17], INK, font)
+        for line, searcher in enumerate(searchers):
+            y = top + line * (CELL_PX + CAPTION_PX)
+            draw.text((GAP_PX + CELL_PX + 4, y + THUMBNAIL_PX // 2 - 8), searcher, INK, font)
+            for rank, picture in enumerate(example.results[searcher]):
+                x = GAP_PX + left + rank * CELL_PX
+                colour = RIGHT if picture.is_right else WRONG
+                sheet.paste(picture.image, (x, y))
+                draw.rectangle((x, y, x + THUMBNAIL_PX, y + THUMBNAIL_PX), outline=colour, width=4)
+                draw.text((x, y + THUMBNAIL_PX + 4), "right" if picture.is_right else "wrong", colour, font)
+    return sheet

@@ -57,7 +57,6 @@ def measure(
 ) -> Latency:
     """Calls until `min_samples` and `min_seconds` are both reached or `max_seconds` are over, but at least 3 times."""
     was_enabled = gc.isenabled()
-    gc.collect()
     gc.disable()
     try:
         warmup = _repeat(call, lambda _count, seconds: seconds >= warmup_seconds)

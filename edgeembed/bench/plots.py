@@ -1,4 +1,4 @@
-"""Pictures of a report: what is gained in speed against what is lost in quality, and what was found."""
+"""The picture of a report: what is gained in speed against what is lost in quality."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from edgeembed.bench.examples import Example, Picture
-from edgeembed.bench.summary import Summary, milliseconds, summaries, teacher_of
+from edgeembed.bench.labels import label_points
+from edgeembed.bench.summary import Summary, summaries, teacher_of
 
 PALETTE = ("#3b82c4", "#d9822b", "#2f9e74", "#c2528b", "#8a6fd1", "#a08a1a")
 """One colour a model, told apart also by colour-blind readers and legible on white and on black."""
-RIGHT, WRONG, INK = "#2f9e5b", "#d64545", "#1c2430"
+INK = "#1c2430"
 INK_IN_SVG = "#010203"  # replaced by the page's own text colour
-LABEL_POINTS = 8.5
 
 
 def pareto(report: Mapping[str, Any], *, ink: str = INK) -> Figure:
@@ -43,7 +42,7 @@ def pareto(report: Mapping[str, Any], *, ink: str = INK) -> Figure:
         labels.append((teacher.best_ms, teacher.map, "teacher"))
     _style(axes, files, ink)
     _legend(axes, ink, with_teacher=teacher is not None)
-    _place_labels(figure, axes, labels, ink)
+    label_points(figure, axes, labels, ink=ink)
     return figure
 
 
@@ -53,11 +52,11 @@ def _style(axes: Axes, files: Sequence[Summary], ink: str) -> None:
     axes.set_xscale("log")
     low, high = min(times), max(times)
     span = max((high / low) ** 0.12, 1.5)
-    axes.set_xlim(low / span, high * span**2)
+    axes.set_xlim(low / span**1.5, high * span**2)
     margin = max(0.12 * (max(values) - min(values)), 0.01)
     axes.set_ylim(min(values) - margin, max(values) + margin)
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 200 else (1,)))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _position: milliseconds(value)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _position: _tick(value)))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("median time for one image, best number of threads", color=ink)
     axes.set_ylabel("mAP", color=ink)
@@ -71,6 +70,10 @@ def _style(axes: Axes, files: Sequence[Summary], ink: str) -> None:
         spine.set_alpha(0.5)
 
 
+def _tick(value_ms: float) -> str:
+    return f"{value_ms:g} ms" if value_ms < 1000 else f"{value_ms / 1000:g} s"
+
+
 def _legend(axes: Axes, ink: str, *, with_teacher: bool) -> None:
     if not with_teacher:
         return
@@ -80,56 +83,6 @@ def _legend(axes: Axes, ink: str, *, with_teacher: bool) -> None:
         loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2, frameon=False, fontsize=9, labelcolor=ink, borderaxespad=0.2
     )
     legend.set_in_layout(True)
-
-
-def _place_labels(figure: Figure, axes: Axes, labels: Sequence[tuple[float, float, str]], ink: str) -> None:
-    """Right of each point; where labels would overlap they are pushed apart, lowest first."""
-    figure.draw_without_rendering()
-    height = LABEL_POINTS * 1.35 * figure.dpi / 72
-    placed: list[tuple[float, float, float]] = []  # left, right, vertical centre in pixels
-    for time_ms, value, text in sorted(labels, key=lambda label: label[1]):
-        x, y = axes.transData.transform((time_ms, value))
-        left, right = x + 8, x + 8 + len(text) * LABEL_POINTS * 0.58 * figure.dpi / 72
-        centre = y
-        for other_left, other_right, other in sorted(placed, key=lambda box: box[2]):
-            if left < other_right and right > other_left and abs(centre - other) < height:
-                centre = other + height
-        placed.append((left, right, centre))
-        shift = (centre - y) * 72 / figure.dpi
-        style: dict[str, Any] = {"fontsize": LABEL_POINTS, "color": ink, "va": "center"}
-        axes.annotate(text, (time_ms, value), xytext=(8, shift), textcoords="offset points", **style)
-
-
-def examples_sheet(examples: Sequence[Example]) -> Figure | None:
-    """Queries on the left, below each other what teacher and student found, framed by right and wrong."""
-    if not examples:
-        return None
-    searchers = list(examples[0].results)
-    num_lines = len(examples) * len(searchers)
-    num_columns = 1 + max(len(pictures) for example in examples for pictures in example.results.values())
-    figure = Figure(figsize=(1.25 * num_columns + 0.4, 1.3 * num_lines + 0.3), dpi=90, layout="constrained")
-    grid = figure.subplots(num_lines, num_columns, squeeze=False)
-    for axes in grid.flat:
-        axes.set_axis_off()
-    for number, example in enumerate(examples):
-        for offset, searcher in enumerate(searchers):
-            line = grid[number * len(searchers) + offset]
-            if offset == 0:
-                _show(line[0], example.query, f"query: {example.query.label}")
-            for rank, picture in enumerate(example.results[searcher]):
-                mark = "right" if picture.is_right else "wrong"
-                _show(line[1 + rank], picture, f"{searcher}: {mark}" if rank == 0 else mark)
-    return figure
-
-
-def _show(axes: Axes, picture: Picture, title: str) -> None:
-    axes.set_axis_on()
-    axes.imshow(picture.image)
-    axes.set(xticks=[], yticks=[])
-    colour = INK if picture.is_right is None else RIGHT if picture.is_right else WRONG
-    axes.set_title(title if len(title) <= 24 else title[:23] + "…", fontsize=7, color=colour, pad=3)
-    for spine in axes.spines.values():
-        spine.set(color=colour, linewidth=2.5 if picture.is_right is not None else 0.5)
 
 
 def as_png(figure: Figure, *, dpi: int = 150) -> bytes:

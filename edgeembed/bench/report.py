@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import jinja2
 
 from edgeembed.bench import plots
-from edgeembed.bench.examples import Example
+from edgeembed.bench.examples import Example, as_sheet
 from edgeembed.bench.summary import (
     MISSING,
     best_student,
@@ -20,6 +21,7 @@ from edgeembed.bench.summary import (
     summaries,
     teacher_of,
     thread_text,
+    three_figures,
 )
 from edgeembed.run import write_atomically, write_json
 
@@ -31,9 +33,10 @@ def write_report(out: Path, report: Mapping[str, Any], examples: Sequence[Exampl
     write_json(out / "report.json", report)
     write_atomically(out / "report.html", render_html(report, examples))
     write_atomically(out / "pareto.png", plots.as_png(plots.pareto(report)))
-    sheet = plots.examples_sheet(examples)
-    if sheet is not None:
-        write_atomically(out / "examples.png", plots.as_png(sheet, dpi=90))
+    if examples:
+        sheet = io.BytesIO()
+        as_sheet(examples).save(sheet, "PNG")
+        write_atomically(out / "examples.png", sheet.getvalue())
 
 
 def render_html(report: Mapping[str, Any], examples: Sequence[Example]) -> str:
@@ -46,7 +49,7 @@ def render_html(report: Mapping[str, Any], examples: Sequence[Example]) -> str:
         lstrip_blocks=True,
     )
     environment.filters.update(ms=milliseconds, mb=megabytes, threads=thread_text, share=_share, percent=_percent)
-    environment.filters.update(count=_count)
+    environment.filters.update(count=_count, figures=three_figures)
     files = summaries(report)
     return environment.get_template("report.html").render(
         report=report,

@@ -163,20 +163,29 @@ class Quality:
     cosine_to_teacher: dict[str, float] | None
 
 
-def judge(evaluation: EvaluationSet, student: Embedded, teacher: Embedded | None, readable_N: BoolArray) -> Quality:
-    """A file's figures over the rows that every model could read."""
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """What students are held against: the teacher's embeddings, and its own mAP on them."""
+
+    embedded: Embedded
+    map: float
+
+
+def judge(
+    evaluation: EvaluationSet, student: Embedded, readable_N: BoolArray, teacher: Reference | None = None
+) -> Quality:
+    """A model's figures over the rows that every model could read."""
     symmetric = _score(evaluation, student, student, readable_N)
     if teacher is None:
         return Quality(retrieval=_retrieval(symmetric, None), retention=None, cosine_to_teacher=None)
-    asymmetric = _score(evaluation, student, teacher, readable_N)
-    best = _score(evaluation, teacher, teacher, readable_N).map
-    cosine_N = np.einsum("nd,nd->n", student.embedding_ND[readable_N], teacher.embedding_ND[readable_N])
+    asymmetric = _score(evaluation, student, teacher.embedded, readable_N)
+    cosine_N = np.einsum("nd,nd->n", student.embedding_ND[readable_N], teacher.embedded.embedding_ND[readable_N])
     p1, p50 = (float(value) for value in np.percentile(cosine_N, (1, 50)))
     return Quality(
         retrieval=_retrieval(symmetric, asymmetric),
         retention={
-            "symmetric": symmetric.map / best if best else None,
-            "asymmetric": asymmetric.map / best if best else None,
+            "symmetric": symmetric.map / teacher.map if teacher.map else None,
+            "asymmetric": asymmetric.map / teacher.map if teacher.map else None,
         },
         cosine_to_teacher={"p1": p1, "p50": p50},
     )

@@ -68,7 +68,6 @@ class Setting:
     files: Sequence[str]
     batches: Sequence[int]
     threads: Sequence[int]
-    floor: Floor
     budget: Budget
     file_budget: Budget  # preprocessing and end to end
     teacher_budget: Budget
@@ -153,18 +152,24 @@ def timed(row: Row, run: Run, size: tuple[int, int], setting: Setting, budget: B
     latency = budget.measure(lambda: run(image_NHWC))
     preprocess = file_budget.measure(decode)
     end_to_end = file_budget.measure(lambda: run(decode()))
-    macs = None if row.runtime == "tensorrt" else row.macs  # the floor is this CPU's
     return dataclasses.replace(
         row,
         latency_ms=latency,
         preprocess_ms=preprocess.p50,
         end_to_end_ms=end_to_end.p50,
         images_per_second=row.batch * latency.n / latency.seconds,
-        percent_of_floor=setting.floor.percent_of_floor(
-            macs=None if macs is None else row.batch * macs,
-            num_bytes=row.size_bytes + image_NHWC.nbytes,
-            precision=row.precision,
-            threads=row.threads,
-            latency_ms=latency.p50,
-        ),
     )
+
+
+def with_floor(row: Row, floor: Floor) -> Row:
+    """The timed row beside the least time that this CPU could take; left as it is where a GPU did the work."""
+    if row.macs is None or row.latency_ms is None or row.runtime == "tensorrt":
+        return row
+    percent = floor.percent_of_floor(
+        macs=row.batch * row.macs,
+        num_bytes=row.size_bytes,
+        precision=row.precision,
+        threads=row.threads,
+        latency_ms=row.latency_ms.p50,
+    )
+    return dataclasses.replace(row, percent_of_floor=percent)

@@ -106,13 +106,17 @@ def milliseconds(value: float | None) -> str:
     """Three figures, as a person reads them."""
     if value is None:
         return MISSING
-    if value >= 1000:
-        return f"{value / 1000:.3g} s"
-    return f"{value:.0f} ms" if value >= 100 else f"{value:.3g} ms"
+    return f"{three_figures(value)} ms" if value < 1000 else f"{three_figures(value / 1000)} s"
 
 
 def megabytes(value: float | None) -> str:
-    return MISSING if value is None else f"{value / 1e6:.3g} MB" if value < 1e9 else f"{value / 1e9:.3g} GB"
+    if value is None:
+        return MISSING
+    return f"{three_figures(value / 1e6)} MB" if value < 1e9 else f"{three_figures(value / 1e9)} GB"
+
+
+def three_figures(value: float) -> str:
+    return f"{value:.0f}" if value >= 99.95 else f"{value:#.3g}"
 
 
 def thread_text(threads: int | None) -> str:

@@ -22,7 +22,7 @@ INSTANCES, VIEWS, SIZE_PX, SEED = 100, 24, 224, 0  # what `data synth` renders u
 @app.command()
 def bench(
     bundles: Annotated[
-        list[Path] | None, typer.Argument(metavar="[BUNDLE]...", help="Bundle folders; default: the bundled model.")
+        list[Path] | None, typer.Argument(metavar="BUNDLE", help="Bundle folders; default: the bundled model.")
     ] = None,
     data: Annotated[Path | None, typer.Option(help="Manifest; default: the embedded data set.")] = None,
     teacher: Annotated[

@@ -1,0 +1,1 @@
+"""Images on disk become one manifest, and a manifest becomes batches."""

@@ -39,7 +39,7 @@ def uniforms(seed: int, image_B: npt.NDArray[np.int64], view: int, count: int) -
         )
         counter = image_B.astype(np.uint64)[:, None] * np.uint64(0x2545F4914F6CDD1D) + np.arange(count, dtype=np.uint64)
         state = (counter + _mix(run[:1] + run[1:])) * np.uint64(0x9E3779B97F4A7C15)
-        return (_mix(state) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+        return (_mix(state.astype(np.uint64)) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def _mix(value: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:

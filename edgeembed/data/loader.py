@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -16,6 +16,8 @@ from torch.utils.data import DataLoader, Dataset
 from edgeembed.data.manifest import Rows
 from edgeembed.errors import UserError
 from edgeembed.images import ImageError, load_pixels
+from edgeembed.progress import track
+from edgeembed.run import machine
 
 log = logging.getLogger(__name__)
 
@@ -50,11 +52,12 @@ class Squares:
                 kept = image_B[[image not in self.unreadable for image in image_B]] if self.unreadable else image_B
                 yield Batch(image_B=kept, canvas_BCHW=self.memory_NCHW[torch.from_numpy(kept)])
             return
+        workers = min(self.workers, machine()["cores"])
         loader: DataLoader[tuple[Rows, Tensor, list[tuple[int, str]]]] = DataLoader(
             _BatchReader(self.files, wanted, self.size_px),
             batch_size=None,
-            num_workers=self.workers,
-            prefetch_factor=4 if self.workers else None,
+            num_workers=workers,
+            prefetch_factor=4 if workers else None,
         )
         for image_B, canvas_BCHW, failures in loader:
             for image, reason in failures:
@@ -89,15 +92,16 @@ class _BatchReader(Dataset[tuple[Rows, Tensor, list[tuple[int, str]]]]):
 
 
 def open_squares(
-    files: Sequence[str], *, size_px: int, workers: int, cache: str, on_decoded: Callable[[int], None] | None = None
+    files: Sequence[str], *, size_px: int, workers: int, cache: str, visits: int
 ) -> Squares:
-    """Decodes all files into memory where `cache` and the free memory allow it, else prepares to read as needed.
+    """Decodes all files into memory where `cache`, the free memory and the number of `visits` (how many images the
+    run will ask for in total) speak for it, else prepares to read them as needed.
 
     Raises UserError when no file at all can be decoded.
     """
     needed = len(files) * size_px * size_px * 3
     fits = needed <= MEMORY_SHARE * psutil.virtual_memory().available
-    if cache == "never" or (cache == "auto" and not fits):
+    if cache == "never" or (cache == "auto" and not (fits and visits > len(files))):
         return Squares(files=files, size_px=size_px, workers=workers)
     memory_NCHW = torch.empty((len(files), 3, size_px, size_px), dtype=torch.uint8, memory_format=torch.channels_last)
     squares = Squares(files=files, size_px=size_px, workers=workers, memory_NCHW=memory_NCHW)
@@ -111,11 +115,9 @@ def open_squares(
         return image, None
 
     with ThreadPoolExecutor(max(1, workers)) as pool:  # Pillow decodes and resizes without the interpreter's lock
-        for done, (image, reason) in enumerate(pool.map(decode, range(len(files)))):
+        for image, reason in track(pool.map(decode, range(len(files))), "decoding", total=len(files)):
             if reason is not None:
                 squares.skip(image, reason)
-            if on_decoded is not None:
-                on_decoded(done + 1)
     if len(squares.unreadable) == len(files):
         raise UserError(f"none of {len(files)} images can be decoded, first {files[0]}: run `edgeembed data check`")
     return squares

@@ -178,6 +178,7 @@ def _landmarks(sketch: Sketch, kind: int, group: Rng, rng: Rng, palette: Palette
             sketch.panel((x, eave - 0.02, x + width, 0.96), _facade(rng, palette, tint(wall, 0.85), 3, 1))
             sketch.polygon([(x - 0.02, eave), (x + width / 2, eave - 0.22), (x + width + 0.02, eave)], roof)
         sketch.panel((0.36, 0.58, 0.64, 0.96), detail(rng, palette))
+        sketch.rectangle((0.48, 0.24, 0.52, 0.42), roof)  # the pole of its crest
         glyph(sketch, rng, (0.5, 0.24), 0.15, (palette.second, palette.accent)[int(rng.integers(2))])
 
 

@@ -1,0 +1,1 @@
+"""Small networks that learn a teacher's space."""

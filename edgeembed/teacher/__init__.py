@@ -1,0 +1,1 @@
+"""Large networks that define an embedding space."""

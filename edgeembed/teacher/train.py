@@ -52,13 +52,13 @@ def train_teacher(recipe: TeacherRecipe, manifest: Manifest, run: RunFolder, *, 
 
     train, image = recipe.train, recipe.image
     device = pick_device(train.device)
-    view_px = image.train_size_px or image.size_px
-    canvas_px = round(view_px * image.canvas_factor)
+    canvas_px = round(image.view_px() * image.canvas_factor)
+    batch_size = train.batch_size * train.accumulate_steps
+    visits = min(train.epochs * len(rows), (train.max_steps or 2**62) * batch_size)
     with stage(f"reading {len(rows)} training images of {len(classes)} classes"):
         files = [manifest.files[row] for row in rows]
-        squares = open_squares(files, size_px=canvas_px, workers=train.workers, cache=train.cache)
+        squares = open_squares(files, size_px=canvas_px, workers=train.workers, cache=train.cache, visits=visits)
     readable = np.array([i for i in range(len(rows)) if i not in squares.unreadable], dtype=np.int64)
-    batch_size = train.batch_size * train.accumulate_steps
     order = Order(num_images=len(readable), batch_size=min(batch_size, len(readable)), seed=train.seed)
     total_steps = min(train.epochs * order.steps_per_epoch, train.max_steps or 2**62)
     eval_every = math.ceil(total_steps / 5) if recipe.eval.every_steps is None else recipe.eval.every_steps
@@ -122,6 +122,7 @@ def train_teacher(recipe: TeacherRecipe, manifest: Manifest, run: RunFolder, *, 
                 step, steps_per_epoch=order.steps_per_epoch, total_steps=total_steps, section=recipe.optim
             )
             set_rates(optimizer, factor)
+            view_px = image.view_px(step / total_steps)
             if recipe.backbone.freeze_from_epoch is not None:
                 model.backbone.requires_grad_(epoch < recipe.backbone.freeze_from_epoch)
             seed_step(train.seed, step)

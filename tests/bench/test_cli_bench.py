@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,11 +20,13 @@ def data(manifest: Manifest) -> Path:
 
 
 @pytest.mark.usefixtures("hurried")
-def test_json_stands_alone_on_stdout(edgeembed: Run, bundle: Path, data: Path, tmp_path: Path) -> None:
+def test_json_stands_alone_on_stdout(
+    edgeembed: Run, bundle: Path, data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     outcome = edgeembed("bench", bundle, "--data", data, "--out", tmp_path / "r", "--quick", "--json")
     assert outcome.code == 0, outcome.stderr
     assert json.loads(outcome.stdout) == json.loads((tmp_path / "r" / "report.json").read_text())
-    assert "no teacher given" in outcome.stderr
+    assert "no teacher given" in caplog.text
     assert "tiny fp32 reaches mAP" in outcome.stderr
     for row in json.loads(outcome.stdout)["rows"]:
         assert (row["retrieval"]["asymmetric"], row["retention"], row["cosine_to_teacher"]) == (None, None, None)
@@ -58,17 +61,23 @@ def test_what_is_not_there_is_exit_2(
 
 @pytest.mark.usefixtures("hurried")
 def test_without_arguments_the_embedded_data_is_rendered_once(
-    edgeembed: Run, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    edgeembed: Run,
+    bundle: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    caplog.set_level(logging.INFO)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for name, value in {"INSTANCES": 10, "VIEWS": 4, "SIZE_PX": 48}.items():
         monkeypatch.setattr(f"edgeembed.cli.bench.{name}", value)
     monkeypatch.setattr("edgeembed.embedder.default_bundle", lambda: bundle)
     first = edgeembed("bench", "--out", tmp_path / "r", "--quick")
     assert first.code == 0, first.stderr
-    assert "rendering 40 images into" in first.stderr
+    assert "rendering 40 images into" in caplog.text
+    caplog.clear()
     written = (tmp_path / "r" / "report.json").stat().st_mtime_ns
     second = edgeembed("bench", "--out", tmp_path / "r", "--quick")
     assert second.code == 0
-    assert "rendering" not in second.stderr
+    assert "rendering" not in caplog.text
     assert (tmp_path / "r" / "report.json").stat().st_mtime_ns > written

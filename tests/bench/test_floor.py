@@ -27,6 +27,13 @@ def test_int8_is_held_against_the_fastest_product_that_it_may_use() -> None:
     assert percent == pytest.approx(100.0)
 
 
+def test_the_higher_of_two_measurements_counts() -> None:
+    slower = Floor(gemm_gflops={"fp32": {"1": 90.0}, "int8": {"1": 60.0}}, copy_gb_per_s=11.0, cache_bytes=1_000_000)
+    best = slower.best_of(KNOWN)
+    assert best.gemm_gflops == {"fp32": {"1": 100.0}, "int8": {"1": 60.0}}
+    assert best.copy_gb_per_s == 11.0
+
+
 @pytest.mark.parametrize(("macs", "precision", "threads"), [(None, "fp32", 1), (1, "fp4", 1), (1, "fp32", 3)])
 def test_what_is_not_known_is_none(macs: int | None, precision: str, threads: int) -> None:
     percent = KNOWN.percent_of_floor(macs=macs, num_bytes=1, precision=precision, threads=threads, latency_ms=1.0)

@@ -13,7 +13,15 @@ from edgeembed.bench import retrieval
 from edgeembed.bench.candidates import find_candidates
 from edgeembed.bench.examples import choose_examples
 from edgeembed.bench.probe import probe
-from edgeembed.bench.retrieval import DecodedFiles, Embedded, embed_with_session, evaluation_set, judge, readable_by_all
+from edgeembed.bench.retrieval import (
+    DecodedFiles,
+    Embedded,
+    Reference,
+    embed_with_session,
+    evaluation_set,
+    judge,
+    readable_by_all,
+)
 from edgeembed.data.manifest import Manifest
 from edgeembed.errors import CheckFailed, UserError
 from edgeembed.runtimes import open_session
@@ -62,7 +70,7 @@ def test_asymmetric_is_the_student_against_the_teachers_index(manifest: Manifest
     """A student that is the teacher turned by one axis ranks its own index perfectly and the teacher's wrongly."""
     evaluation, teacher = evaluation_set(manifest), perfect(manifest)
     turned = dataclasses.replace(teacher, embedding_ND=np.roll(teacher.embedding_ND, 1, axis=1))
-    quality = judge(evaluation, turned, teacher, readable_by_all([turned, teacher]))
+    quality = judge(evaluation, turned, readable_by_all([turned, teacher]), Reference(embedded=teacher, map=1.0))
     assert quality.retrieval["symmetric"]["map"] == 1
     assert quality.retrieval["asymmetric"]["recall_at_1"] < 1
     assert quality.retention == {"symmetric": 1.0, "asymmetric": quality.retrieval["asymmetric"]["map"]}
@@ -71,7 +79,7 @@ def test_asymmetric_is_the_student_against_the_teachers_index(manifest: Manifest
 
 def test_without_a_teacher_nothing_is_said_of_it(manifest: Manifest) -> None:
     one = perfect(manifest)
-    quality = judge(evaluation_set(manifest), one, None, one.readable_N)
+    quality = judge(evaluation_set(manifest), one, one.readable_N)
     assert quality.retrieval["asymmetric"] is None
     assert (quality.retention, quality.cosine_to_teacher) == (None, None)
 

@@ -42,7 +42,7 @@ def test_fewer_images_than_a_batch_make_one_batch() -> None:
 def test_a_bad_file_is_named_counted_and_left_out(
     files: list[str], cache: str, workers: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    squares = open_squares(files, size_px=8, workers=workers, cache=cache)
+    squares = open_squares(files, size_px=8, workers=workers, cache=cache, visits=10)
     with caplog.at_level(logging.WARNING):
         first, second = squares.batches([np.array([0, 3, 5]), np.array([3])])
     assert list(first.image_B) == [0, 5]
@@ -57,12 +57,12 @@ def test_a_bad_file_is_named_counted_and_left_out(
 
 def test_memory_and_workers_give_the_same_pixels(files: list[str]) -> None:
     wanted = [np.array([5, 0]), np.array([2])]
-    held = list(open_squares(files, size_px=12, workers=1, cache="always").batches(wanted))
-    read = list(open_squares(files, size_px=12, workers=2, cache="never").batches(wanted))
+    held = list(open_squares(files, size_px=12, workers=1, cache="always", visits=10).batches(wanted))
+    read = list(open_squares(files, size_px=12, workers=2, cache="never", visits=10).batches(wanted))
     for one, other in zip(held, read, strict=True):
         assert torch.equal(one.canvas_BCHW, other.canvas_BCHW)
 
 
 def test_no_readable_file_at_all_is_an_error(files: list[str]) -> None:
     with pytest.raises(UserError, match="none of 1 images can be decoded"):
-        open_squares(files[3:4], size_px=8, workers=1, cache="always")
+        open_squares(files[3:4], size_px=8, workers=1, cache="always", visits=10)

@@ -48,7 +48,7 @@ def tiny_network(path: Path, *, seed: int = 0, batch: int | str = "N", scale: fl
 
 
 def write_manifest(folder: Path, *, name: str = "tiny", space_id: str = "space-a") -> None:
-    """bundle.json with the checksums of every other file of the folder, `model.<precision>.onnx` and what goes with it."""
+    """bundle.json with the checksums of the folder's `model.<precision>.onnx` and what lies beside them."""
     files = [
         {
             "path": path.name,

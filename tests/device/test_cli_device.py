@@ -18,7 +18,7 @@ from PIL import Image
 from edgeembed import embedder as embedder_module
 from edgeembed.embedder import Embedder
 from edgeembed.embeddings import read_embeddings
-from tests.device.conftest import pattern, tiny_network
+from tests.device.conftest import pattern, tiny_network, write_manifest
 
 MakeBundle = Callable[..., Path]
 Run = Callable[..., Any]
@@ -71,11 +71,10 @@ def test_embed_takes_folders_and_names_what_it_skips(
 
 
 def test_embed_says_on_stderr_what_it_chose(bundle: Path, photos: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "edgeembed", "embed", "bad", "photo0.png", "--model", str(bundle)]
-    command = [sys.executable, "-c", "from edgeembed.cli import main; main()", *command[3:]]
-    done = subprocess.run(
-        [*command, "--out", str(tmp_path / "e.npy")], cwd=photos, capture_output=True, text=True, check=True
-    )
+    program = "from edgeembed.cli import main; main()"
+    options = ["--model", str(bundle), "--out", str(tmp_path / "e.npy")]
+    command = [sys.executable, "-c", program, "embed", "bad", "photo0.png", *options]
+    done = subprocess.run(command, cwd=photos, capture_output=True, text=True, check=True)
     assert done.stdout == ""
     assert "embedding 4 images with tiny (fp32, onnxruntime CPUExecutionProvider" in done.stderr
     assert "skipped: " in done.stderr
@@ -234,8 +233,6 @@ def test_artifacts_lists_and_verifies_what_is_bundled(
 
 
 def test_artifacts_verify_runs_each_network(edgeembed: Run, make_bundle: MakeBundle) -> None:
-    from tests.device.conftest import write_manifest
-
     folder = make_bundle()
     tiny_network(folder / "model.fp32.onnx", scale=1e37)
     (folder / "model.int8.onnx").write_bytes(b"no network")
@@ -244,7 +241,7 @@ def test_artifacts_verify_runs_each_network(edgeembed: Run, make_bundle: MakeBun
     rows = json.loads(result.stdout)["files"]
     assert result.code == 1
     assert [row["ok"] for row in rows] == [False, False]
-    assert "length nan" in rows[0]["result"]
+    assert "gives vectors of length" in rows[0]["result"]
     assert "cannot open it" in rows[1]["result"]
     assert "2 of 2 files failed" in one_line(result.stderr)
 

@@ -55,12 +55,12 @@ def draw_split(root: Path, files: list[Path], seed: int) -> list[ManifestRow]:
     by_whole_class = len(labels) >= MANY_CLASSES
     if by_whole_class:
         shuffled = draw.sample(labels, len(labels))
-        for number, label in enumerate(shuffled):
-            for path in by_class[label]:
+        for number, name in enumerate(shuffled):
+            for path in by_class[name]:
                 split_of[path] = share_split(number, len(labels))
     else:
-        for label in labels:
-            shuffled_files = draw.sample(by_class[label], len(by_class[label]))
+        for name in labels:
+            shuffled_files = draw.sample(by_class[name], len(by_class[name]))
             for number, path in enumerate(shuffled_files):
                 split_of[path] = share_split(number, len(shuffled_files))
     held_out = "whole classes" if by_whole_class else "images of every class"
