@@ -14,7 +14,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edgeembed.errors import UserError, unknown_choice
 
-
 GROWING_SHARE = 0.75  # of a run, while its views grow
 
 

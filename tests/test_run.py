@@ -15,7 +15,7 @@ from edgeembed.run import RunFolder, environment, latest_run, machine, package_v
 def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     write_atomically(tmp_path / "deep" / "x.txt", "one")
     assert (tmp_path / "deep" / "x.txt").read_text() == "one"
-    with pytest.raises(AttributeError):
+    with pytest.raises(TypeError):
         write_atomically(tmp_path / "deep" / "x.txt", 5)  # type: ignore[arg-type]
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["x.txt"]
     assert (tmp_path / "deep" / "x.txt").read_text() == "one"

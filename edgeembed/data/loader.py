@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any, TypeAlias
 
 import numpy as np
 import psutil
@@ -20,6 +21,8 @@ from edgeembed.progress import track
 from edgeembed.run import machine
 
 log = logging.getLogger(__name__)
+
+ReadBatch: TypeAlias = tuple[Rows, Tensor, list[tuple[int, str]]]  # image numbers, squares, failures
 
 MEMORY_SHARE = 0.3  # of what is free: decoded squares above it are read again from disk instead
 
@@ -53,9 +56,10 @@ class Squares:
                 yield Batch(image_B=kept, canvas_BCHW=self.memory_NCHW[torch.from_numpy(kept)])
             return
         workers = min(self.workers, machine()["cores"])
-        loader: DataLoader[tuple[Rows, Tensor, list[tuple[int, str]]]] = DataLoader(
+        loader: DataLoader[ReadBatch] = DataLoader(
             _BatchReader(self.files, wanted, self.size_px),
             batch_size=None,
+            collate_fn=_as_read,
             num_workers=workers,
             prefetch_factor=4 if workers else None,
         )
@@ -70,7 +74,12 @@ class Squares:
             log.warning("skipped: %s", reason)
 
 
-class _BatchReader(Dataset[tuple[Rows, Tensor, list[tuple[int, str]]]]):
+def _as_read(batch: Any) -> Any:
+    """In place of the loader's own collation, which would turn row numbers into tensors."""
+    return batch
+
+
+class _BatchReader(Dataset[ReadBatch]):
     """Decodes one whole batch in a worker process."""
 
     def __init__(self, files: Sequence[str], wanted: Sequence[Rows], size_px: int) -> None:
@@ -79,7 +88,7 @@ class _BatchReader(Dataset[tuple[Rows, Tensor, list[tuple[int, str]]]]):
     def __len__(self) -> int:
         return len(self.wanted)
 
-    def __getitem__(self, number: int) -> tuple[Rows, Tensor, list[tuple[int, str]]]:
+    def __getitem__(self, number: int) -> ReadBatch:
         kept, pixels, failures = [], [], []
         for image in self.wanted[number]:
             try:
@@ -91,9 +100,7 @@ class _BatchReader(Dataset[tuple[Rows, Tensor, list[tuple[int, str]]]]):
         return np.array(kept, dtype=np.int64), torch.from_numpy(stacked).permute(0, 3, 1, 2), failures
 
 
-def open_squares(
-    files: Sequence[str], *, size_px: int, workers: int, cache: str, visits: int
-) -> Squares:
+def open_squares(files: Sequence[str], *, size_px: int, workers: int, cache: str, visits: int) -> Squares:
     """Decodes all files into memory where `cache`, the free memory and the number of `visits` (how many images the
     run will ask for in total) speak for it, else prepares to read them as needed.
 
