@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-INSTANCES, VIEWS, SIZE_PX, SEED = 100, 24, 224, 0  # what `data synth` renders unless told otherwise
-
 
 @app.command()
 def bench(
@@ -59,9 +57,9 @@ def embedded_data() -> Manifest:
     from edgeembed.data.manifest import read_manifest
 
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgeembed"
-    folder = cache / f"synthetic-{INSTANCES}x{VIEWS}-{SIZE_PX}px-{__version__}"
+    folder = cache / f"synthetic-{__version__}"
     if (folder / "manifest.parquet").is_file():
         log.info("data: the embedded data set, in %s", folder)
         return read_manifest(folder / "manifest.parquet")
-    log.info("data: the embedded data set; rendering %d images into %s, once", INSTANCES * VIEWS, folder)
-    return write_embedded(folder, num_instances=INSTANCES, num_views=VIEWS, size_px=SIZE_PX, seed=SEED)
+    log.info("data: the embedded data set, rendered into %s, once", folder)
+    return write_embedded(folder)

@@ -8,8 +8,17 @@ from edgeembed.data.manifest import Manifest, ManifestRow, build_manifest, read_
 from edgeembed.data.synthetic import write_synthetic
 from edgeembed.progress import progress_bar
 
+NUM_INSTANCES, NUM_VIEWS, SIZE_PX, SEED = 100, 24, 224, 0  # unless told otherwise
 
-def write_embedded(folder: Path, *, num_instances: int, num_views: int, size_px: int, seed: int) -> Manifest:
+
+def write_embedded(
+    folder: Path,
+    *,
+    num_instances: int = NUM_INSTANCES,
+    num_views: int = NUM_VIEWS,
+    size_px: int = SIZE_PX,
+    seed: int = SEED,
+) -> Manifest:
     """Renders images and then writes `folder`/manifest.parquet, whose presence says that the set is whole."""
     with progress_bar() as progress:
         task = progress.add_task("rendering", total=num_instances * num_views)

@@ -87,6 +87,8 @@ def fold_scale(model: onnx.ModelProto) -> None:
         weight.CopyFrom(numpy_helper.from_array(folded.astype(np.float32), weight.name))
         users[0].input[0] = division.input[0]
         graph.node.remove(division)
+        if not any(division.input[1] in node.input for node in graph.node):
+            graph.initializer.remove(constants[division.input[1]])
         return
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import json
 import logging
 from collections.abc import Callable
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from edgeembed.data.embedded import write_embedded
 from edgeembed.data.manifest import Manifest
 from tests.bench.conftest import write_bundle
 from tests.conftest import Outcome
@@ -69,15 +71,15 @@ def test_without_arguments_the_embedded_data_is_rendered_once(
 ) -> None:
     caplog.set_level(logging.INFO)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    for name, value in {"INSTANCES": 10, "VIEWS": 4, "SIZE_PX": 48}.items():
-        monkeypatch.setattr(f"edgeembed.cli.bench.{name}", value)
+    small = functools.partial(write_embedded, num_instances=10, num_views=4, size_px=48)
+    monkeypatch.setattr("edgeembed.data.embedded.write_embedded", small)
     monkeypatch.setattr("edgeembed.embedder.default_bundle", lambda: bundle)
     first = edgeembed("bench", "--out", tmp_path / "r", "--quick")
     assert first.code == 0, first.stderr
-    assert "rendering 40 images into" in caplog.text
+    assert "rendered into" in caplog.text
     caplog.clear()
     written = (tmp_path / "r" / "report.json").stat().st_mtime_ns
     second = edgeembed("bench", "--out", tmp_path / "r", "--quick")
     assert second.code == 0
-    assert "rendering" not in caplog.text
+    assert "rendered into" not in caplog.text
     assert (tmp_path / "r" / "report.json").stat().st_mtime_ns > written
