@@ -9,7 +9,7 @@ USE = """## Use
 ```python
 from edgeembed import Embedder
 
-embedder = Embedder("{name}")            # this folder
+embedder = Embedder("{name}")  # this folder
 embedding_ND = embedder.embed(["a.jpg", "b.jpg"])  # (2, {dim}) float32, unit length
 ```
 

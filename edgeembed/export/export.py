@@ -255,7 +255,6 @@ def bundle_facts(
         "weights": facts.get("weights"),
         "role": facts["role"],
     }
-    data = {key: value for key, value in facts["data"].items() if key not in ("manifest", "manifest_root")}
     teacher = facts.get("teacher")
     return {
         "schema": SCHEMA,
@@ -271,12 +270,18 @@ def bundle_facts(
             "resize": facts["input"]["resize"],
         },
         "files": files,
-        "teacher": {key: value for key, value in teacher.items() if key != "path"} if teacher else None,
+        "teacher": without_paths(teacher) if teacher else None,
         "student": network,
-        "data": data,
+        "data": without_paths(facts["data"]),
         "licence": licence,
         "versions": package_versions(),
     }
+
+
+def without_paths(facts: dict[str, Any]) -> dict[str, Any]:
+    """A bundle travels: where its run and data lay on one machine stays there."""
+    kept = {key: value for key, value in facts.items() if key not in ("path", "manifest")}
+    return {key: without_paths(value) if isinstance(value, dict) else value for key, value in kept.items()}
 
 
 def require_nothing_refused(refused: Sequence[Refused]) -> None:
