@@ -19,6 +19,7 @@ import onnx
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
+from onnxruntime.transformers.onnx_model import OnnxModel
 
 from edgeembed.errors import unknown_choice
 from edgeembed.images import UInt8Array
@@ -114,6 +115,12 @@ def to_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
         op_block_list=[*DEFAULT_OP_BLOCK_LIST, *KEEP_FLOAT_IN_FP16],
         node_block_list=[*unit_norm, *head],
     )
+    nodes = converted.graph.node
+    outputs = [node.output[0] for node in nodes]
+    for position in reversed(range(len(nodes))):  # the converter adds a cast once for each reader of a value
+        if outputs[position] in outputs[:position]:
+            del nodes[position]
+    OnnxModel.graph_topological_sort(converted.graph)  # and puts its casts last
     return converted
 
 

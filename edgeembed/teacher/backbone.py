@@ -59,10 +59,10 @@ def build_backbone(name: str, *, weights: str, size_px: int, grad_checkpointing:
     if local is not None:
         load_weights(backbone.module, local)
     if grad_checkpointing:
-        enable = getattr(backbone.module, "set_grad_checkpointing", None)
-        if enable is None:
-            raise UserError(f"train.grad_checkpointing: {name} does not offer it: set it to false")
-        enable(True)
+        try:
+            backbone.module.set_grad_checkpointing(True)  # type: ignore[operator]
+        except (AssertionError, AttributeError):
+            raise UserError(f"train.grad_checkpointing: {name} does not offer it: set it to false") from None
     return backbone
 
 
