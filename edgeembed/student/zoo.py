@@ -37,6 +37,7 @@ ALIASES: dict[str, str] = {
     "repvit_m1_1": "repvit_m1_1",
     "efficientformerv2_s0": "efficientformerv2_s0",
     "efficientnet_b0": "efficientnet_b0",
+    "resnet_xs": "test_resnet",  # 0.37 M parameters, plain convolutions: learns within minutes on a CPU
     "resnet18": "resnet18",
     "resnet50": "resnet50",
 }
