@@ -73,17 +73,6 @@ class Embedder:
         listed = [images] if isinstance(images, (str, Path, Image.Image)) else images
         return embed_images(self, listed, batch_size=batch_size, on_skip=refuse)[0]
 
-    def embed_files(
-        self,
-        files: Sequence[str | Path],
-        *,
-        batch_size: int = 8,
-        on_skip: Callable[[str], None],
-        on_progress: Callable[[int], None] | None = None,
-    ) -> tuple[FloatArray, IntArray]:
-        """Embeds what can be decoded: (M, dim) and the positions of those M files, as `embed_images` does."""
-        return embed_images(self, files, batch_size=batch_size, on_skip=on_skip, on_progress=on_progress)
-
 
 def bundled_artifacts() -> list[Path]:
     """The bundles that come with the package, by name."""

@@ -30,6 +30,7 @@ def embed(
     from edgeembed.cli.counting import ImageCount
     from edgeembed.cli.inputs import gather_images, printable
     from edgeembed.cli.models import describe, open_model
+    from edgeembed.embedder import embed_images
     from edgeembed.embeddings import Embeddings, check_destination, write_embeddings
     from edgeembed.errors import UserError
 
@@ -47,7 +48,7 @@ def embed(
         log.warning("skipped: %s", skipped[-1])
 
     started = time.monotonic()
-    embedding_ND, kept = network.embed_files(files, batch_size=batch_size, on_skip=skip, on_progress=count)
+    embedding_ND, kept = embed_images(network, files, batch_size=batch_size, on_skip=skip, on_progress=count)
     seconds = time.monotonic() - started
     count.clear()
     if not len(kept):

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from edgeembed.embedder import Embedder, FloatArray, IntArray, embed_images
+from edgeembed.embedder import Embedder, FloatArray, PixelModel
 from edgeembed.errors import UserError
 from edgeembed.images import UInt8Array
 
@@ -14,25 +13,15 @@ if TYPE_CHECKING:
     from edgeembed.teacher.model import EmbeddingModel
 
 
-class Model(Protocol):
+class Model(PixelModel, Protocol):
     """What `embed` and `search` need to know of a model."""
 
     name: str
     space_id: str
-    dim: int
     precision: str
     runtime: str
     provider: str
     threads: int
-
-    def embed_files(
-        self,
-        files: Sequence[str | Path],
-        *,
-        batch_size: int = 8,
-        on_skip: Callable[[str], None],
-        on_progress: Callable[[int], None] | None = None,
-    ) -> tuple[FloatArray, IntArray]: ...
 
 
 def open_model(path: Path | None, *, precision: str | None, threads: int | None) -> Model:
@@ -78,13 +67,3 @@ class RunModel:
             image_BCHW = torch.from_numpy(image_NHWC).permute(0, 3, 1, 2).to(self.provider)
             embedding_BD: FloatArray = self.network(image_BCHW).float().cpu().numpy()
         return embedding_BD
-
-    def embed_files(
-        self,
-        files: Sequence[str | Path],
-        *,
-        batch_size: int = 8,
-        on_skip: Callable[[str], None],
-        on_progress: Callable[[int], None] | None = None,
-    ) -> tuple[FloatArray, IntArray]:
-        return embed_images(self, files, batch_size=batch_size, on_skip=on_skip, on_progress=on_progress)

@@ -29,7 +29,7 @@ def search(
     """Find the images of an index that look most like each query."""
     from edgeembed.cli.inputs import gather_images, printable
     from edgeembed.cli.models import describe, open_model
-    from edgeembed.embedder import refuse
+    from edgeembed.embedder import embed_images, refuse
     from edgeembed.embeddings import read_embeddings, require_same_space
     from edgeembed.search import Index, check_sheet, contact_sheet
 
@@ -41,7 +41,7 @@ def search(
     require_same_space(f"index {index}", stored.space_id, f"model {network.name}", network.space_id)
     log.info("searching %d images of %s with %s", len(stored.paths), index, describe(network))
 
-    embedding_QD, _ = network.embed_files(files, on_skip=refuse)
+    embedding_QD, _ = embed_images(network, files, on_skip=refuse)
     position_QK, similarity_QK = Index(stored).search(embedding_QD, k)
     found = [
         (file, [(stored.paths[position], float(similarity)) for position, similarity in zip(*row, strict=True)])

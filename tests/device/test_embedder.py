@@ -93,8 +93,8 @@ def test_embed_files_names_and_leaves_out_what_cannot_be_decoded(embedder: Embed
     files = [photos / "bad" / "corrupt.jpg", *good, photos / "bad" / "truncated.jpg", photos / "absent.png"]
     skipped: list[str] = []
     progress: list[int] = []
-    embedding_MD, kept_M = embedder.embed_files(
-        files, batch_size=4, on_skip=skipped.append, on_progress=progress.append
+    embedding_MD, kept_M = embed_images(
+        embedder, files, batch_size=4, on_skip=skipped.append, on_progress=progress.append
     )
     assert kept_M.tolist() == [1, 2, 3, 4, 5, 6]
     np.testing.assert_allclose(embedding_MD, embedder.embed(good), atol=1e-6)
@@ -104,7 +104,7 @@ def test_embed_files_names_and_leaves_out_what_cannot_be_decoded(embedder: Embed
 
 def test_files_that_all_fail_give_no_rows(embedder: Embedder, photos: Path) -> None:
     skipped: list[str] = []
-    embedding_MD, kept_M = embedder.embed_files([photos / "bad" / name for name in BAD], on_skip=skipped.append)
+    embedding_MD, kept_M = embed_images(embedder, [photos / "bad" / name for name in BAD], on_skip=skipped.append)
     assert embedding_MD.shape == (0, DIM)
     assert kept_M.size == 0
     assert len(skipped) == len(BAD)
@@ -112,7 +112,7 @@ def test_files_that_all_fail_give_no_rows(embedder: Embedder, photos: Path) -> N
 
 def test_decoding_in_threads_leaves_the_warning_filters_as_they_were(embedder: Embedder, photos: Path) -> None:
     before = list(warnings.filters)
-    embedder.embed_files(sorted(photos.rglob("*.*")) * 5, on_skip=str)
+    embed_images(embedder, sorted(photos.rglob("*.*")) * 5, on_skip=str)
     assert list(warnings.filters) == before
 
 
