@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +91,7 @@ def save_checkpoint(
     *,
     step: int,
     model: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizers: Sequence[torch.optim.Optimizer],
     keep: int,
     state: Mapping[str, Any],
 ) -> None:
@@ -107,7 +107,7 @@ def save_checkpoint(
         save_tensors(partial / "model.safetensors", model.state_dict())
         names = {id(parameter): name for name, parameter in model.named_parameters()}
         slots: dict[str, Tensor] = {}
-        for parameter, values in optimizer.state.items():
+        for parameter, values in (item for optimizer in optimizers for item in optimizer.state.items()):
             for key, value in values.items():
                 slots[f"{names[id(parameter)]}:{key}"] = value if isinstance(value, Tensor) else torch.tensor(value)
         save_tensors(partial / "optimizer.safetensors", slots)
@@ -121,8 +121,10 @@ def save_checkpoint(
         shutil.rmtree(old)
 
 
-def load_checkpoint(run: RunFolder, *, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any] | None:
-    """Restores the newest checkpoint into model and optimiser and returns its state; None where there is none.
+def load_checkpoint(
+    run: RunFolder, *, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]
+) -> dict[str, Any] | None:
+    """Restores the newest checkpoint into model and optimisers and returns its state; None where there is none.
 
     Adam's moments take the memory layout of their parameter: fused AdamW reads a contiguous moment beside a
     channels_last weight in the wrong order.
@@ -132,12 +134,19 @@ def load_checkpoint(run: RunFolder, *, model: nn.Module, optimizer: torch.optim.
         return None
     load_module(model, checkpoints[-1] / "model.safetensors")
     parameters = dict(model.named_parameters())
+    owner = {
+        id(parameter): optimizer
+        for optimizer in optimizers
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
     for slot, tensor in iterate_tensors(checkpoints[-1] / "optimizer.safetensors"):
         name, _, key = slot.rpartition(":")
         parameter = parameters.get(name)
-        if parameter is None:
+        if parameter is None or id(parameter) not in owner:
             raise UserError(f"{checkpoints[-1]}: optimiser state of {name!r} does not fit the model")
         if tensor.shape == parameter.shape:
             tensor = torch.empty_like(parameter, requires_grad=False).copy_(tensor)
-        optimizer.state[parameter][key] = tensor
+        counts = tensor.ndim == 0 and not tensor.is_floating_point()  # SparseAdam counts its steps in a Python int
+        owner[id(parameter)].state[parameter][key] = tensor.item() if counts else tensor
     return read_json(checkpoints[-1] / "state.json")

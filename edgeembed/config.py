@@ -35,6 +35,8 @@ class ImageSection(Section):
     train_size_px: int | None = Field(default=None, ge=16, le=2048)
     start_size_px: int | None = Field(default=None, ge=16, le=2048)
     canvas_factor: float = Field(default=1.25, ge=1.0, le=4.0)
+    patch_stride: int | None = Field(default=None, ge=1)
+    keep_aspect: bool = False
 
     def view_px(self, progress: float = 1.0) -> int:
         """Side of the training views when `progress` (0..1) of the run is done, in steps of 16 pixels."""
@@ -50,6 +52,7 @@ class AugmentSection(Section):
     scale: tuple[float, float] = (1.0, 1.0)  # share of the image's area that is kept
     aspect: tuple[float, float] = (1.0, 1.0)  # width over height of the crop, relative to the image
     rotation_degrees: float = Field(default=0.0, ge=0.0, le=180.0)
+    shear_degrees: float = Field(default=0.0, ge=0.0, le=45.0)
     affine_probability: float = Field(default=1.0, ge=0.0, le=1.0)
     flip_probability: float = Field(default=0.5, ge=0.0, le=1.0)
     brightness: float = Field(default=0.0, ge=0.0, lt=1.0)
@@ -60,17 +63,31 @@ class AugmentSection(Section):
     drop_square_side: tuple[float, float] = (0.1, 0.2)  # share of the image's side
 
 
-class OptimSection(Section):
-    """AdamW with a rate for each part: linear warm-up, then a cosine."""
+class MixSection(Section):
+    """Squares of other training images pasted into an image, whose class then counts by its share (CutMix)."""
 
+    cutmix_probability: float = Field(default=0.0, ge=0.0, le=1.0)
+    cutmix_side: tuple[float, float] = (0.3, 0.7)  # share of the image's side
+
+
+class OptimSection(Section):
+    """AdamW or SGD with a rate for each part: linear warm-up, then a cosine or a line down.
+
+    With `layer_decay` each block of the backbone gets the rate of the one above it times this factor.
+    """
+
+    kind: Literal["adamw", "sgd"] = "adamw"
     lr: float = Field(default=1e-4, gt=0.0)
     backbone_lr_factor: float = Field(default=1.0, ge=0.0)
     head_lr_factor: float = Field(default=1.0, gt=0.0)
     weight_decay: float = Field(default=1e-5, ge=0.0)
     betas: tuple[float, float] = (0.9, 0.999)
+    momentum: float = Field(default=0.9, ge=0.0, lt=1.0)
+    layer_decay: float = Field(default=1.0, gt=0.0, le=1.0)
     warmup_epochs: float = Field(default=1.0, ge=0.0)
     warmup_start_factor: float = Field(default=0.01, gt=0.0, le=1.0)
-    cosine_epochs: float | None = Field(default=None, gt=0.0)  # None: the cosine ends with the run
+    decay: Literal["cosine", "linear"] = "cosine"
+    decay_epochs: float | None = Field(default=None, gt=0.0)  # None: the decay ends with the stage
     final_lr_factor: float = Field(default=0.0, ge=0.0, le=1.0)
 
 
@@ -86,6 +103,7 @@ class TrainSection(Section):
     seed: int = Field(default=0, ge=0)
     precision: Literal["bf16", "fp32"] = "bf16"
     clip_norm: float = Field(default=1.0, gt=0.0)
+    ema_decay: float | None = Field(default=None, gt=0.0, lt=1.0)  # keep a running average of the weights instead
     grad_checkpointing: bool = False
     workers: int = Field(default=2, ge=0)
     cache: Literal["auto", "always", "never"] = "auto"  # hold decoded squares in memory
@@ -147,8 +165,11 @@ def set_key(values: dict[str, Any], override: str) -> None:
         value = text
     *parents, last = key.strip().split(".")
     target = values
-    for parent in parents:
+    while parents:
+        parent = parents.pop(0)
         child = target.setdefault(parent, {})
+        if isinstance(child, list) and parents and parents[0].isdigit() and int(parents[0]) < len(child):
+            child = child[int(parents.pop(0))]  # stages.0.train.epochs=3
         if not isinstance(child, dict):
             raise UserError(f"--set {override!r}: {parent!r} is a value, not a group of keys")
         target = child
@@ -160,6 +181,8 @@ def validate(recipe_type: type[RecipeT], values: dict[str, Any], *, source: str)
         return recipe_type.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
+        if isinstance(raised := first.get("ctx", {}).get("error"), UserError):
+            raise UserError(f"{source}: {raised}") from None
         key = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
             nearest = difflib.get_close_matches(key, list(known_keys(recipe_type)), n=1, cutoff=0.3)

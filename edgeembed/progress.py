@@ -23,8 +23,8 @@ LOG_EVERY_SECONDS = 30.0  # between lines where stderr is a file
 class TrainingLog:
     """Writes scalars of a run everywhere at once; a context manager."""
 
-    def __init__(self, run: RunFolder, *, first_step: int, total_steps: int, batch_size: int) -> None:
-        self.run, self.first_step, self.total_steps, self.batch_size = run, first_step, total_steps, batch_size
+    def __init__(self, run: RunFolder, *, first_step: int, total_steps: int) -> None:
+        self.run, self.first_step, self.total_steps, self.images = run, first_step, total_steps, 0
         self.writer = SummaryWriter(str(run.path / "tensorboard"), purge_step=first_step)
         self.progress = progress_bar("{task.fields[note]}")
         self.task = self.progress.add_task("steps", total=total_steps, completed=first_step, note="")
@@ -40,18 +40,19 @@ class TrainingLog:
         self.progress.stop()
         self.writer.close()
 
-    def step(self, step: int, note: str) -> None:
-        """Moves the progress to `step` finished steps."""
-        done = step - self.first_step
-        rate = done * self.batch_size / max(1e-9, time.monotonic() - self.started)
+    def step(self, step: int, note: str, *, images: int) -> None:
+        """Moves the progress to `step` finished steps, the last of which had that many images."""
+        self.images += images
+        seconds = time.monotonic() - self.started
+        rate = self.images / max(1e-9, seconds)
         self.progress.update(self.task, completed=step, note=f"{note}  {rate:.0f} images/s")
         if not self.progress.console.is_terminal and time.monotonic() - self.printed > LOG_EVERY_SECONDS:
             self.printed = time.monotonic()
-            left = (self.total_steps - step) * self.batch_size / max(rate, 1e-9)
+            left = (self.total_steps - step) * seconds / (step - self.first_step)
             print(f"step {step}/{self.total_steps}  {note}  {rate:.0f} images/s  {left:.0f} s left", file=sys.stderr)
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
-        rate = (step - self.first_step) * self.batch_size / max(1e-9, time.monotonic() - self.started)
+        rate = self.images / max(1e-9, time.monotonic() - self.started)
         self.run.log({"step": step, **values, "images_per_second": round(rate, 1)})
         for name, value in values.items():
             self.writer.add_scalar(name, value, step)

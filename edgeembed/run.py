@@ -163,6 +163,11 @@ class RunFolder:
         """Whole checkpoints, oldest first."""
         return sorted(self.path.glob("checkpoints/step-*/"))
 
+    def last_step(self) -> int:
+        """How many steps the newest checkpoint holds; 0 where there is none."""
+        checkpoints = self.checkpoints()
+        return int(checkpoints[-1].name.removeprefix("step-")) if checkpoints else 0
+
     def open(self, *, config_yaml: str, resume: bool) -> None:
         """Prepares the folder for a new run, or checks that the one in it can be resumed with this recipe."""
         config = self.path / "config.yaml"

@@ -61,10 +61,10 @@ def test_a_restored_run_takes_the_same_step_with_channels_last_weights(tmp_path:
     run = RunFolder(path=tmp_path)
     model, optimizer = build()
     step(model, optimizer, 1)
-    save_checkpoint(run, step=1, model=model, optimizer=optimizer, keep=2, state={"note": 5})
+    save_checkpoint(run, step=1, model=model, optimizers=[optimizer], keep=2, state={"note": 5})
     step(model, optimizer, 2)
     again, its_optimizer = build()
-    state = load_checkpoint(run, model=again, optimizer=its_optimizer)
+    state = load_checkpoint(run, model=again, optimizers=[its_optimizer])
     assert state == {"step": 1, "note": 5}
     step(again, its_optimizer, 2)
     for name, tensor in model.state_dict().items():
@@ -75,7 +75,7 @@ def test_only_the_newest_checkpoints_are_kept_and_partial_ones_are_not_seen(tmp_
     run = RunFolder(path=tmp_path)
     model, optimizer = build()
     for number in (1, 2, 3):
-        save_checkpoint(run, step=number, model=model, optimizer=optimizer, keep=2, state={})
+        save_checkpoint(run, step=number, model=model, optimizers=[optimizer], keep=2, state={})
     (tmp_path / "checkpoints" / ".step-00000009.123").mkdir()
     assert [path.name for path in run.checkpoints()] == ["step-00000002", "step-00000003"]
 

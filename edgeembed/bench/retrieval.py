@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from torch import nn
 
 from edgeembed.data.manifest import Manifest, Rows
 from edgeembed.embedder import decode_ahead
@@ -23,6 +22,7 @@ from edgeembed.images import ImageError, UInt8Array
 from edgeembed.metrics import RetrievalScores
 from edgeembed.runtimes import Session
 from edgeembed.teacher.evaluate import FloatArray, embed_files, score_rows
+from edgeembed.teacher.model import Network
 
 log = logging.getLogger(__name__)
 
@@ -136,20 +136,17 @@ def embed_with_session(session: Session, decoded: DecodedFiles, *, dim: int) -> 
     return Embedded(embedding_ND=embedding_ND, readable_N=readable_N)
 
 
-def embed_with_teacher(
-    model: nn.Module, files: Sequence[str], *, size_px: int, dim: int, device: str, workers: int
-) -> Embedded:
+def embed_with_teacher(model: Network, files: Sequence[str], *, device: str, workers: int) -> Embedded:
     """The teacher in fp32; worker processes decode only for a GPU, as on a CPU decoding is not what takes long."""
     found_MD, kept_M = embed_files(
         model,
         files,
-        size_px=size_px,
         batch_size=TEACHER_BATCH,
         workers=0 if device == "cpu" else workers,
         device=device,
         precision="fp32",
     )
-    embedding_ND, readable_N = np.zeros((len(files), dim), np.float32), np.zeros(len(files), np.bool_)
+    embedding_ND, readable_N = np.zeros((len(files), model.dim), np.float32), np.zeros(len(files), np.bool_)
     embedding_ND[kept_M], readable_N[kept_M] = found_MD, True
     return Embedded(embedding_ND=embedding_ND, readable_N=readable_N)
 

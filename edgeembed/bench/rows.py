@@ -22,7 +22,7 @@ from edgeembed.images import UInt8Array, load_pixels
 from edgeembed.run import RunFolder
 from edgeembed.runtimes import open_session
 from edgeembed.student.zoo import count_macs
-from edgeembed.teacher.model import EmbeddingModel
+from edgeembed.teacher.model import Network
 
 Run = Callable[[UInt8Array], object]
 
@@ -103,7 +103,7 @@ def student_rows(candidate: Candidate, quality: Quality, setting: Setting) -> It
 
 
 def teacher_rows(
-    path: Path, model: EmbeddingModel, facts: dict[str, Any], quality: Quality, setting: Setting
+    path: Path, model: Network, facts: dict[str, Any], quality: Quality, setting: Setting
 ) -> Iterator[Row]:
     """The teacher in torch on this CPU, one image at a time: what a device would wait for without a student."""
     weights, size = RunFolder(path=path).weights, (model.size_px, model.size_px)

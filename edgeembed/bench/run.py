@@ -34,7 +34,8 @@ from edgeembed.progress import stage
 from edgeembed.run import machine, package_versions
 from edgeembed.runtimes import open_session
 from edgeembed.teacher.device import pick_device
-from edgeembed.teacher.model import EmbeddingModel, load_model
+from edgeembed.teacher.model import Network
+from edgeembed.teacher.saved import load_model
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +57,7 @@ class Teacher:
     """The run whose space the students live in."""
 
     path: Path
-    model: EmbeddingModel
+    model: Network
     facts: dict[str, Any]
 
 
@@ -179,8 +180,6 @@ def embed_by_teacher(teacher: Teacher, evaluation: EvaluationSet, *, workers: in
         embedded = embed_with_teacher(
             teacher.model.to(device),
             files,
-            size_px=teacher.model.size_px,
-            dim=teacher.model.dim,
             device=device,
             workers=workers,
         )

@@ -10,7 +10,7 @@ from edgeembed.errors import UserError
 from edgeembed.images import UInt8Array
 
 if TYPE_CHECKING:
-    from edgeembed.teacher.model import EmbeddingModel
+    from edgeembed.teacher.model import Network
 
 
 class Model(PixelModel, Protocol):
@@ -49,13 +49,15 @@ class RunModel:
         import torch
 
         from edgeembed.teacher.device import pick_device
-        from edgeembed.teacher.model import load_model
+        from edgeembed.teacher.saved import load_model
 
         if threads is not None:
             torch.set_num_threads(threads)
         network, facts = load_model(folder)
+        if network.keep_aspect:
+            raise UserError(f"{folder}: keeps the proportions of images, which `embed` and `search` cannot do yet")
         self.provider = pick_device("auto")
-        self.network: EmbeddingModel = network.to(self.provider)
+        self.network: Network = network.to(self.provider)
         self.name, self.space_id = str(facts.get("name", folder.resolve().name)), str(facts["space_id"])
         self.dim, self.height, self.width = network.dim, network.size_px, network.size_px
         self.threads = torch.get_num_threads()

@@ -41,7 +41,7 @@ def show_recipe(
     name: Annotated[str, typer.Argument(help="Recipe name, or a .yaml file.")],
     kind: Annotated[str | None, typer.Option(help="teacher or student, where a name is both.")] = None,
 ) -> None:
-    """A recipe's text, then every key with the value it resolves to."""
+    """A recipe's text, its stages in words, then every key with the value it resolves to."""
     from edgeembed.config import Section, load_recipe, recipe_names, recipe_text, to_yaml
     from edgeembed.errors import unknown_choice
     from edgeembed.student.recipe import DistillRecipe
@@ -56,5 +56,10 @@ def show_recipe(
     for each in kinds:
         print(f"# --- {each} recipe {name} ---")
         print(recipe_text(each, name).rstrip())
+        recipe = load_recipe(types[each], kind=each, name=name)
+        if isinstance(recipe, TeacherRecipe) and recipe.stages:
+            print("\n# --- stages ---")
+            for number, (stage, settings) in enumerate(recipe.resolve_stages(), start=1):
+                print(f"# {number}. {stage}: {settings.explain()}")
         print("\n# --- resolved ---")
-        print(to_yaml(load_recipe(types[each], kind=each, name=name)))
+        print(to_yaml(recipe))

@@ -1,7 +1,8 @@
-"""`edgeembed teacher-train`."""
+"""`edgeembed teacher-train` and `teacher-join`."""
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 from typing import Annotated
@@ -18,6 +19,9 @@ def teacher_train(
     data: Annotated[Path, typer.Option(help="Manifest, .parquet or .csv.")],
     recipe: Annotated[str, typer.Option(help="Recipe name, or a .yaml file.")] = "vit_h14",
     out: Annotated[Path, typer.Option(help="Run folder.")] = Path("runs/teacher"),
+    from_: Annotated[
+        Path | None, typer.Option("--from", help="Train on from this finished teacher: more images, more classes.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Override a key: train.epochs=3.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
@@ -29,10 +33,33 @@ def teacher_train(
     from edgeembed.teacher.recipe import TeacherRecipe
     from edgeembed.teacher.train import train_teacher
 
-    settings = load_recipe(TeacherRecipe, kind="teacher", name=recipe, overrides=set_ or [])
+    overrides = [f"continue_from={json.dumps(str(from_))}"] if from_ else []
+    settings = load_recipe(TeacherRecipe, kind="teacher", name=recipe, overrides=[*overrides, *(set_ or [])])
     result = train_teacher(settings, read_manifest(data), RunFolder(path=out), resume=resume)
     if scores := result.get("scores"):
         log.info("val: mAP %.4f, recall@1 %.4f (%d queries)", scores["map"], scores["recall_at_1"], scores["queries"])
     log.info("teacher: %s", out)
     if as_json:
         print_json(result)
+
+
+@app.command("teacher-join")
+def teacher_join(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Finished teacher runs.")],
+    weights: Annotated[str | None, typer.Option(help="One a run: 0.5,1,1; default: 1 each.")] = None,
+    out: Annotated[Path, typer.Option(help="Run folder.")] = Path("runs/joined"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
+) -> None:
+    """Join teachers into one: their weighted embeddings, one after the other."""
+    from edgeembed.errors import UserError
+    from edgeembed.run import RunFolder
+    from edgeembed.teacher.join import join_teachers
+
+    try:
+        numbers = [float(text) for text in weights.split(",")] if weights else [1.0] * len(runs)
+    except ValueError:
+        raise UserError(f"--weights {weights!r}: expected numbers, for example 0.5,1,1") from None
+    facts = join_teachers(runs, numbers, RunFolder(path=out))
+    log.info("joined teacher: %s (%d numbers an image, space %s)", out, facts["embedding"]["dim"], facts["space_id"])
+    if as_json:
+        print_json(facts)

@@ -1,7 +1,7 @@
-"""Views of images as pure functions of (seed, image, view), drawn on whole batches.
+"""Views of images as pure functions of (seed, image, view).
 
-A view is two things: numbers, drawn by hashing (seed, image, view) without any state, and a rendering of them
-at a given size. Teacher and student therefore see the same crop at different sizes, a resumed run sees what
+A view is two things: numbers, drawn here by hashing (seed, image, view) without any state, and a rendering of them
+at a given size (views.py). Teacher and student therefore see the same crop at different sizes, a resumed run sees what
 the uninterrupted one would have seen, and a stored teacher target can be matched to its view at any time.
 """
 
@@ -12,12 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from edgeembed.config import AugmentSection
-
-LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,8 +49,8 @@ def draw_views(section: AugmentSection, *, seed: int, image_B: npt.NDArray[np.in
     """The numbers of one view of each image."""
     u = uniforms(seed, image_B, view, 16)
     affine = u[:, 0] < section.affine_probability
-    area = np.where(affine, _between(section.scale, u[:, 1]), 1.0)
-    log_aspect = np.where(affine, _between((np.log(section.aspect[0]), np.log(section.aspect[1])), u[:, 2]), 0.0)
+    area = np.where(affine, between(section.scale, u[:, 1]), 1.0)
+    log_aspect = np.where(affine, between((np.log(section.aspect[0]), np.log(section.aspect[1])), u[:, 2]), 0.0)
     angle = np.where(affine, np.deg2rad(section.rotation_degrees) * (2 * u[:, 3] - 1), 0.0)
     half_width = np.sqrt(area * np.exp(log_aspect))
     half_height = np.sqrt(area / np.exp(log_aspect))
@@ -61,16 +58,17 @@ def draw_views(section: AugmentSection, *, seed: int, image_B: npt.NDArray[np.in
     shift_y = (2 * u[:, 5] - 1) * np.abs(1 - half_height)
     mirror = np.where(u[:, 6] < section.flip_probability, -1.0, 1.0)
     cos, sin = np.cos(angle), np.sin(angle)
+    shear = np.tan(np.where(affine, np.deg2rad(section.shear_degrees) * (2 * u[:, 15] - 1), 0.0))
+    across, down = half_width * mirror, half_height
     matrix = np.stack(
-        [cos * half_width * mirror, -sin * half_height, shift_x, sin * half_width * mirror, cos * half_height, shift_y],
-        axis=1,
+        [cos * across, (shear * cos - sin) * down, shift_x, sin * across, (shear * sin + cos) * down, shift_y], axis=1
     ).reshape(-1, 2, 3)
     coloured = u[:, 7] < section.colour_probability
     brightness, contrast, saturation = (
         np.where(coloured, 1.0 + strength * (2 * u[:, 8 + i] - 1), 1.0)
         for i, strength in enumerate((section.brightness, section.contrast, section.saturation))
     )
-    side = np.where(u[:, 11] < section.drop_square_probability, _between(section.drop_square_side, u[:, 12]), 0.0)
+    side = np.where(u[:, 11] < section.drop_square_probability, between(section.drop_square_side, u[:, 12]), 0.0)
     left, top = u[:, 13] * (1 - side), u[:, 14] * (1 - side)
     square = np.stack([left, top, left + side, top + side], axis=1) * (side > 0)[:, None]
     as_tensor = [torch.from_numpy(x.astype(np.float32)) for x in (matrix, brightness, contrast, saturation, square)]
@@ -83,31 +81,5 @@ def draw_views(section: AugmentSection, *, seed: int, image_B: npt.NDArray[np.in
     )
 
 
-def _between(limits: tuple[float, float], u: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def between(limits: tuple[float, float], u: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return limits[0] + (limits[1] - limits[0]) * u
-
-
-def render_views(canvas_BCHW: Tensor, views: Views, size_px: int) -> Tensor:
-    """uint8 squares to float views: (B, 3, size_px, size_px), 0..255, channels_last, on the squares' device."""
-    device = canvas_BCHW.device
-    num = canvas_BCHW.shape[0]
-    grid = F.affine_grid(views.affine_B23.to(device), [num, 3, size_px, size_px], align_corners=False)
-    pixels = canvas_BCHW.to(torch.float32).contiguous(memory_format=torch.channels_last)
-    image = F.grid_sample(pixels, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
-
-    def per_image(values_B: Tensor) -> Tensor:
-        return values_B.to(device).view(-1, 1, 1, 1)
-
-    image = image * per_image(views.brightness_B)
-    grey_B1HW = (image * torch.tensor(LUMA, device=device).view(1, 3, 1, 1)).sum(dim=1, keepdim=True)
-    mean_B111 = grey_B1HW.mean(dim=(2, 3), keepdim=True)
-    contrast, saturation = per_image(views.contrast_B), per_image(views.saturation_B)
-    image = contrast * (saturation * image + (1 - saturation) * grey_B1HW) + (1 - contrast) * mean_B111
-    image = image.clamp(0.0, 255.0)
-    if bool(views.square_B4.any()):
-        centre = (torch.arange(size_px, device=device) + 0.5) / size_px
-        left, top, right, bottom = views.square_B4.to(device).unbind(dim=1)
-        inside_x = (centre >= left[:, None]) & (centre < right[:, None])
-        inside_y = (centre >= top[:, None]) & (centre < bottom[:, None])
-        image = image.masked_fill((inside_y[:, :, None] & inside_x[:, None, :])[:, None], 0.0)
-    return image.contiguous(memory_format=torch.channels_last)

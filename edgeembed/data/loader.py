@@ -1,4 +1,4 @@
-"""Feeds batches of decoded squares to a training loop, resumable at any step, from memory or from worker processes."""
+"""Feeds batches of decoded images to a training loop, resumable at any step, from memory or from worker processes."""
 
 from __future__ import annotations
 
@@ -15,49 +15,52 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from edgeembed.data.manifest import Rows
+from edgeembed.data.shapes import Shapes
 from edgeembed.errors import UserError
-from edgeembed.images import ImageError, load_pixels
+from edgeembed.images import ImageError, UInt8Array, load_pixels
 from edgeembed.progress import track
 from edgeembed.run import machine
 
 log = logging.getLogger(__name__)
 
-ReadBatch: TypeAlias = tuple[Rows, Tensor, list[tuple[int, str]]]  # image numbers, squares, failures
+ReadBatch: TypeAlias = tuple[Rows, Tensor, list[tuple[int, str]]]  # image numbers, pixels, failures
 
-MEMORY_SHARE = 0.3  # of what is free: decoded squares above it are read again from disk instead
+MEMORY_SHARE = 0.3  # of what is free: decoded images above it are read again from disk instead
 
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Squares that could be decoded: `image_B` numbers them in the source's file list."""
+    """Images that could be decoded: `image_B` numbers them in the source's file list."""
 
     image_B: Rows
     canvas_BCHW: Tensor  # uint8, 0..255
 
 
 @dataclass(frozen=True, kw_only=True)
-class Squares:
-    """Files decoded to squares of one size, held in memory when they fit.
+class Canvases:
+    """Files decoded to `shapes_N2` (height, width), held in memory when they fit.
 
     A file that cannot be decoded is named in the log once, listed in `unreadable`, and left out of its batch.
     """
 
     files: Sequence[str]
-    size_px: int
+    shapes_N2: Shapes
     workers: int
-    memory_NCHW: Tensor | None = None
+    memory: list[UInt8Array] | None = None
     unreadable: set[int] = field(default_factory=set)
 
     def batches(self, wanted: Sequence[Rows]) -> Iterator[Batch]:
-        """The batches asked for, in order; one may come smaller, or empty, where files cannot be decoded."""
-        if self.memory_NCHW is not None:
+        """The batches asked for, in order, each of images of one shape; one may come smaller, or empty, where files
+        cannot be decoded.
+        """
+        if self.memory is not None:
             for image_B in wanted:
                 kept = image_B[[image not in self.unreadable for image in image_B]] if self.unreadable else image_B
-                yield Batch(image_B=kept, canvas_BCHW=self.memory_NCHW[torch.from_numpy(kept)])
+                yield Batch(image_B=kept, canvas_BCHW=stack([self.memory[image] for image in kept]))
             return
         workers = min(self.workers, machine()["cores"])
         loader: DataLoader[ReadBatch] = DataLoader(
-            _BatchReader(self.files, wanted, self.size_px),
+            _BatchReader(self.files, self.shapes_N2, wanted),
             batch_size=None,
             collate_fn=_as_read,
             num_workers=workers,
@@ -73,6 +76,16 @@ class Squares:
             self.unreadable.add(image)
             log.warning("skipped: %s", reason)
 
+    def readable(self) -> Rows:
+        """Numbers of the files not known to be unreadable."""
+        return np.array([image for image in range(len(self.files)) if image not in self.unreadable], dtype=np.int64)
+
+
+def stack(images: Sequence[UInt8Array]) -> Tensor:
+    """(H, W, 3) arrays of one shape to a batch (B, 3, H, W) in channels_last."""
+    stacked = np.stack(images) if images else np.zeros((0, 1, 1, 3), np.uint8)
+    return torch.from_numpy(stacked).permute(0, 3, 1, 2)
+
 
 def _as_read(batch: Any) -> Any:
     """In place of the loader's own collation, which would turn row numbers into tensors."""
@@ -82,8 +95,8 @@ def _as_read(batch: Any) -> Any:
 class _BatchReader(Dataset[ReadBatch]):
     """Decodes one whole batch in a worker process."""
 
-    def __init__(self, files: Sequence[str], wanted: Sequence[Rows], size_px: int) -> None:
-        self.files, self.wanted, self.size_px = files, wanted, size_px
+    def __init__(self, files: Sequence[str], shapes_N2: Shapes, wanted: Sequence[Rows]) -> None:
+        self.files, self.shapes_N2, self.wanted = files, shapes_N2, wanted
 
     def __len__(self) -> int:
         return len(self.wanted)
@@ -92,31 +105,32 @@ class _BatchReader(Dataset[ReadBatch]):
         kept, pixels, failures = [], [], []
         for image in self.wanted[number]:
             try:
-                pixels.append(load_pixels(self.files[image], self.size_px, self.size_px))
+                pixels.append(load_pixels(self.files[image], *self.shapes_N2[image].tolist()))
                 kept.append(image)
             except ImageError as error:
                 failures.append((int(image), str(error)))
-        stacked = np.stack(pixels) if pixels else np.zeros((0, self.size_px, self.size_px, 3), np.uint8)
-        return np.array(kept, dtype=np.int64), torch.from_numpy(stacked).permute(0, 3, 1, 2), failures
+        return np.array(kept, dtype=np.int64), stack(pixels), failures
 
 
-def open_squares(files: Sequence[str], *, size_px: int, workers: int, cache: str, visits: int) -> Squares:
+def open_canvases(
+    files: Sequence[str], *, shapes_N2: Shapes, workers: int, cache: str = "never", visits: int = 0
+) -> Canvases:
     """Decodes all files into memory where `cache`, the free memory and the number of `visits` (how many images the
     run will ask for in total) speak for it, else prepares to read them as needed.
 
     Raises UserError when no file at all can be decoded.
     """
-    needed = len(files) * size_px * size_px * 3
+    needed = int(shapes_N2.prod(axis=1).sum()) * 3
     fits = needed <= MEMORY_SHARE * psutil.virtual_memory().available
     if cache == "never" or (cache == "auto" and not (fits and visits > len(files))):
-        return Squares(files=files, size_px=size_px, workers=workers)
-    memory_NCHW = torch.empty((len(files), 3, size_px, size_px), dtype=torch.uint8, memory_format=torch.channels_last)
-    squares = Squares(files=files, size_px=size_px, workers=workers, memory_NCHW=memory_NCHW)
-    target_NHWC = memory_NCHW.permute(0, 2, 3, 1).numpy()
+        return Canvases(files=files, shapes_N2=shapes_N2, workers=workers)
+    empty = np.zeros((0, 0, 3), np.uint8)
+    memory: list[UInt8Array] = [empty] * len(files)
+    canvases = Canvases(files=files, shapes_N2=shapes_N2, workers=workers, memory=memory)
 
     def decode(image: int) -> tuple[int, str | None]:
         try:
-            target_NHWC[image] = load_pixels(files[image], size_px, size_px)
+            memory[image] = load_pixels(files[image], *shapes_N2[image].tolist())
         except ImageError as error:
             return image, str(error)
         return image, None
@@ -124,35 +138,55 @@ def open_squares(files: Sequence[str], *, size_px: int, workers: int, cache: str
     with ThreadPoolExecutor(max(1, workers)) as pool:  # Pillow decodes and resizes without the interpreter's lock
         for image, reason in track(pool.map(decode, range(len(files))), "decoding", total=len(files)):
             if reason is not None:
-                squares.skip(image, reason)
-    if len(squares.unreadable) == len(files):
+                canvases.skip(image, reason)
+    if len(canvases.unreadable) == len(files):
         raise UserError(f"none of {len(files)} images can be decoded, first {files[0]}: run `edgeembed data check`")
-    return squares
+    return canvases
 
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
-    """The order of a whole training run, computed from (seed, step) alone, so that any step can be resumed."""
+    """The order in which images are visited, computed from (seed, step) alone, so that any step can be resumed.
+
+    Where images are in groups (of one shape each), so are batches. `first_epoch` counts the epochs of a run before the
+    first one here.
+    """
 
     num_images: int
     batch_size: int
     seed: int
+    group_N: Rows | None = None
+    first_epoch: int = 0
 
     @property
     def steps_per_epoch(self) -> int:
-        """The last, partial batch of an epoch is left out (its images come first-come in other epochs)."""
-        return max(1, self.num_images // self.batch_size)
+        """The last, partial batch of a group is left out of an epoch (its images come first-come in other epochs)."""
+        sizes = [self.num_images] if self.group_N is None else np.unique(self.group_N, return_counts=True)[1]
+        return sum(max(1, int(size) // self.batch_size) for size in sizes)
 
     def epoch(self, step: int) -> int:
-        return step // self.steps_per_epoch
+        """Which of the run's epochs a step of this order is in."""
+        return self.first_epoch + step // self.steps_per_epoch
 
     def wanted(self, first_step: int, last_step: int) -> list[Rows]:
         """Image numbers of each batch from `first_step` up to, not including, `last_step`."""
         batches: list[Rows] = []
-        for epoch in range(self.epoch(first_step), self.epoch(max(first_step, last_step - 1)) + 1):
-            shuffled = np.random.default_rng((self.seed, epoch)).permutation(self.num_images)
-            start = epoch * self.steps_per_epoch
-            for step in range(max(first_step, start), min(last_step, start + self.steps_per_epoch)):
-                begin = (step - start) * self.batch_size
-                batches.append(shuffled[begin : begin + self.batch_size].astype(np.int64))
+        steps = self.steps_per_epoch
+        for start in range(first_step // steps * steps, last_step, steps):
+            epoch = self.batches_of_epoch(self.epoch(start))
+            batches += epoch[max(0, first_step - start) : last_step - start]
         return batches
+
+    def batches_of_epoch(self, epoch: int) -> list[Rows]:
+        draw = np.random.default_rng((self.seed, epoch))
+        shuffled = draw.permutation(self.num_images).astype(np.int64)
+        if self.group_N is None:
+            return cut(shuffled, self.batch_size)
+        group_N = self.group_N[shuffled]
+        batches = [batch for group in np.unique(group_N) for batch in cut(shuffled[group_N == group], self.batch_size)]
+        return [batches[i] for i in draw.permutation(len(batches))]
+
+
+def cut(images: Rows, batch_size: int) -> list[Rows]:
+    """Whole batches, or a single smaller one."""
+    return [images[i * batch_size : (i + 1) * batch_size] for i in range(max(1, len(images) // batch_size))]

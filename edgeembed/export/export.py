@@ -28,7 +28,8 @@ from edgeembed.run import package_versions, write_atomically, write_json
 from edgeembed.runtimes import Session, open_session
 from edgeembed.student.zoo import count_macs
 from edgeembed.teacher.evaluate import FloatArray, score_rows
-from edgeembed.teacher.model import EmbeddingModel, load_model
+from edgeembed.teacher.model import Network
+from edgeembed.teacher.saved import load_model
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +61,8 @@ def export_run(
     bundle that was there is replaced at the end. Raises UserError for a run or data that cannot be had.
     """
     model, facts = load_model(run_path)
+    if model.keep_aspect:
+        raise UserError(f"{run_path}: keeps the proportions of images, a bundle takes squares: distil it first")
     check_target(out)
     images = gate_images(model, facts, data)
     name = name or out.name
@@ -180,7 +183,7 @@ class GateImages:
         }
 
 
-def gate_images(model: EmbeddingModel, facts: dict[str, Any], data: Path | None) -> GateImages:
+def gate_images(model: Network, facts: dict[str, Any], data: Path | None) -> GateImages:
     """Calibrates on train, judges on val where there is one, else on test."""
     known = (facts.get("data") or {}).get("manifest")
     if data is None and not known:
@@ -232,7 +235,7 @@ def decode(manifest: Manifest, rows: Rows, size_px: int) -> tuple[UInt8Array, Ro
     return np.stack(pixels), np.array(kept, dtype=np.int64)
 
 
-def run_torch(model: EmbeddingModel, pixels_NHWC: UInt8Array) -> FloatArray:
+def run_torch(model: Network, pixels_NHWC: UInt8Array) -> FloatArray:
     with torch.inference_mode():
         batches = torch.from_numpy(pixels_NHWC).permute(0, 3, 1, 2).split(BATCH)
         return np.concatenate([model(batch).numpy() for batch in batches])
@@ -244,7 +247,7 @@ def run_session(session: Session, pixels_NHWC: UInt8Array) -> FloatArray:
 
 
 def bundle_facts(
-    model: EmbeddingModel, facts: dict[str, Any], name: str, licence: str | None, files: list[dict[str, Any]]
+    model: Network, facts: dict[str, Any], name: str, licence: str | None, files: list[dict[str, Any]]
 ) -> dict[str, Any]:
     """Everything of bundle.json."""
     network = {

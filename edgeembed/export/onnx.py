@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from edgeembed.errors import CheckFailed, UserError
 from edgeembed.student.zoo import fuse
-from edgeembed.teacher.model import EmbeddingModel
+from edgeembed.teacher.model import Network
 
 OPSET = 20
 MAX_PROTOBUF_BYTES = 2_000_000_000
@@ -37,7 +37,7 @@ class DeviceGraph(nn.Module):
         return embedding
 
 
-def to_onnx(model: EmbeddingModel, metadata: Mapping[str, str]) -> onnx.ModelProto:
+def to_onnx(model: Network, metadata: Mapping[str, str]) -> onnx.ModelProto:
     """Traces, simplifies and annotates a network in eval mode. Raises UserError for one above protobuf's 2 GB."""
     if sum(parameter.nbytes for parameter in model.parameters()) > MAX_PROTOBUF_BYTES:
         raise UserError(

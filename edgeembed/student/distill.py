@@ -18,13 +18,15 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from edgeembed.checkpoint import iterate_tensors, load_checkpoint, save_checkpoint
 from edgeembed.config import to_yaml
-from edgeembed.data.augment import draw_views, render_views
-from edgeembed.data.loader import Order, open_squares
+from edgeembed.data.augment import draw_views
+from edgeembed.data.loader import Order, open_canvases
 from edgeembed.data.manifest import Manifest, Rows
+from edgeembed.data.shapes import square_shapes
+from edgeembed.data.views import render_views
 from edgeembed.errors import CheckFailed, UserError
 from edgeembed.metrics import RetrievalScores
 from edgeembed.progress import TrainingLog, stage
@@ -35,8 +37,9 @@ from edgeembed.student.targets import TargetMemory
 from edgeembed.student.zoo import build_student
 from edgeembed.teacher.device import keep_freed_memory, pick_device, seed_step
 from edgeembed.teacher.evaluate import FloatArray, embed_files, score_rows
-from edgeembed.teacher.model import EmbeddingModel, load_model, save_model
-from edgeembed.teacher.schedule import build_optimizer, rate_factor, set_rates
+from edgeembed.teacher.model import EmbeddingModel, Network
+from edgeembed.teacher.saved import load_model, save_model
+from edgeembed.teacher.schedule import build_optimizers, clip_gradients, rate_factor, set_rates
 
 log = logging.getLogger(__name__)
 
@@ -67,8 +70,14 @@ def distil(
     visits = min(train.epochs * len(rows), (train.max_steps or 2**62) * batch_size)
     with stage(f"reading {len(rows)} training images"):
         files = [manifest.files[row] for row in rows]
-        squares = open_squares(files, size_px=canvas_px, workers=train.workers, cache=train.cache, visits=visits)
-    readable = np.array([i for i in range(len(rows)) if i not in squares.unreadable], dtype=np.int64)
+        canvases = open_canvases(
+            files,
+            shapes_N2=square_shapes(len(files), canvas_px),
+            workers=train.workers,
+            cache=train.cache,
+            visits=visits,
+        )
+    readable = canvases.readable()
     order = Order(num_images=len(readable), batch_size=min(batch_size, len(readable)), seed=train.seed)
     total_steps = min(train.epochs * order.steps_per_epoch, train.max_steps or 2**62)
     eval_every = math.ceil(total_steps / 5) if recipe.eval.every_steps is None else recipe.eval.every_steps
@@ -90,8 +99,8 @@ def distil(
     student.to(device).to(memory_format=torch.channels_last)
     parameters = list(student.parameters())
     keep_freed_memory(sum(parameter.nbytes for parameter in [*parameters, *teacher.parameters()]))
-    optimizer = build_optimizer(student.backbone, student.neck, None, recipe.optim)
-    state = load_checkpoint(run, model=student, optimizer=optimizer) if resume else None
+    optimizers = build_optimizers(student.backbone, student.neck, None, recipe.optim)
+    state = load_checkpoint(run, model=student, optimizers=optimizers) if resume else None
     first_step = state["step"] if state else 0
     run.forget_metrics_after(first_step)
     num_views = min(recipe.targets.views, train.epochs)
@@ -110,22 +119,22 @@ def distil(
         return F.normalize(torch.from_numpy(known_BD).to(device), dim=1)
 
     def save(step: int) -> None:
-        save_checkpoint(run, step=step, model=student, optimizer=optimizer, keep=train.keep_checkpoints, state={})
+        save_checkpoint(run, step=step, model=student, optimizers=optimizers, keep=train.keep_checkpoints, state={})
 
     started, scores = time.monotonic(), None
     student.train()
     with (
         stop_request() as stop,
-        TrainingLog(run, first_step=first_step, total_steps=total_steps, batch_size=batch_size) as training_log,
+        TrainingLog(run, first_step=first_step, total_steps=total_steps) as training_log,
     ):
-        batches = squares.batches([readable[wanted] for wanted in order.wanted(first_step, total_steps)])
+        batches = canvases.batches([readable[wanted] for wanted in order.wanted(first_step, total_steps)])
         for step, batch in enumerate(batches, start=first_step):
             epoch = order.epoch(step)
             view = epoch % num_views
             factor = rate_factor(
                 step, steps_per_epoch=order.steps_per_epoch, total_steps=total_steps, section=recipe.optim
             )
-            set_rates(optimizer, factor)
+            set_rates(optimizers, factor)
             view_px = image.view_px(step / total_steps)
             seed_step(train.seed, step)
 
@@ -150,18 +159,19 @@ def distil(
                 share = micro.size / batch.image_B.size
                 (loss * share).backward()
                 loss_sum += loss.item() * share
-            norm = nn.utils.clip_grad_norm_(parameters, train.clip_norm)
+            norm = clip_gradients(parameters, train.clip_norm)
             if not (math.isfinite(loss_sum) and bool(torch.isfinite(norm))):
                 raise CheckFailed(
                     f"step {step}: loss {loss_sum}, gradient norm {norm.item()}: training stopped, the last checkpoint "
                     "is kept: lower optim.lr or set train.precision=fp32"
                 )
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+            for optimizer in optimizers:
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
 
             done = step + 1
             shown = f"  val mAP {scores['asymmetric']['map']:.3f} asymmetric" if scores else ""
-            training_log.step(done, f"loss {loss_sum:.4f}{shown}")
+            training_log.step(done, f"loss {loss_sum:.4f}{shown}", images=batch.image_B.size)
             if done % 10 == 0 or done == total_steps:
                 training_log.scalars(
                     done,
@@ -198,7 +208,7 @@ def distil(
                     "fingerprint": manifest.fingerprint,
                     "manifest": str(manifest.source),
                     "images": len(rows),
-                    "unreadable": len(squares.unreadable),
+                    "unreadable": len(canvases.unreadable),
                 },
                 "weights": recipe.student.weights,
                 "precision": train.precision,
@@ -223,18 +233,17 @@ def read_centres(teacher_path: Path) -> Tensor:
 class Validation:
     """Scores a student on the val split against its own index and against the teacher's, embedded once."""
 
-    def __init__(self, recipe: DistillRecipe, manifest: Manifest, teacher: EmbeddingModel, device: str) -> None:
+    def __init__(self, recipe: DistillRecipe, manifest: Manifest, teacher: Network, device: str) -> None:
         self.recipe, self.manifest, self.device = recipe, manifest, device
         self.query, self.index = manifest.evaluation("val")
         self.rows = np.union1d(self.query, self.index)
         with stage(f"embedding {len(self.rows)} validation images with the teacher"):
             self.teacher_embedding_ND, self.teacher_rows = self.embed(teacher, recipe.targets.precision)
 
-    def embed(self, model: EmbeddingModel, precision: str) -> tuple[FloatArray, Rows]:
+    def embed(self, model: Network, precision: str) -> tuple[FloatArray, Rows]:
         embedding_ND, kept = embed_files(
             model,
             [self.manifest.files[row] for row in self.rows],
-            size_px=model.size_px,
             batch_size=self.recipe.eval.batch_size,
             workers=self.recipe.train.workers,
             device=self.device,

@@ -18,7 +18,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from edgeembed.errors import UserError, unknown_choice
-from edgeembed.teacher.model import EmbeddingModel, build_model
+from edgeembed.teacher.model import EmbeddingModel, Network, build_model
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +101,7 @@ def fuse(model: nn.Module) -> nn.Module:
     return fused.eval()
 
 
-def count_macs(model: EmbeddingModel) -> int:
+def count_macs(model: Network) -> int:
     """Multiply-accumulates of one image through convolutions, linear layers and attention products."""
     was_training = model.training
     counter = FlopCounterMode(display=False)

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import open_clip
 import timm
@@ -16,10 +16,12 @@ from torch import Tensor, nn
 
 from edgeembed.checkpoint import iterate_tensors
 from edgeembed.errors import UserError
+from edgeembed.teacher.positions import set_input_size
 
 log = logging.getLogger(__name__)
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+Tower: TypeAlias = tuple[nn.Module, Sequence[float], Sequence[float]]  # network, mean, std
 UNREACHABLE = (OSError, RuntimeError, ValueError)  # what the hub clients raise without a network or for a wrong tag
 
 
@@ -45,32 +47,82 @@ def library_of(name: str) -> str:
     raise UserError(f"unknown backbone {name!r}: {hint}")
 
 
-def build_backbone(name: str, *, weights: str, size_px: int, grad_checkpointing: bool = False) -> Backbone:
+def build_backbone(
+    name: str,
+    *,
+    weights: str,
+    size_px: int,
+    patch_stride: int | None = None,
+    pooling: str = "own",
+    grad_checkpointing: bool = False,
+) -> Backbone:
     """Creates a tower with its weights: a tag, `pretrained` (timm), a local file, or `none` for random ones.
 
-    Raises UserError for an unknown name or tag, weights that cannot be fetched, and files that do not fit.
+    `pooling` is the tower's `own`, or `gem` (convolutional timm towers). Raises UserError for an unknown name or tag,
+    weights that cannot be fetched, and files that do not fit.
     """
     library = library_of(name)
     local = Path(weights) if weights not in ("none", "pretrained") and is_file_name(weights) else None
     if local is not None and not local.is_file():
         raise UserError(f"backbone.weights = {weights!r}: no such file")
+    if pooling != "own" and library == "open_clip":
+        raise UserError(f"backbone.pooling = {pooling!r}: {name} pools by itself: set it to own")
+    made_px = native_size(name, library) or size_px if local else size_px
     build = _build_open_clip if library == "open_clip" else _build_timm
-    backbone = build(name, "none" if local else weights, size_px)
+    module, mean, std = build(name, "none" if local else weights, made_px)
     if local is not None:
-        load_weights(backbone.module, local)
+        load_weights(module, local)
+    if made_px != size_px or patch_stride is not None:
+        set_input_size(module, size_px, patch_stride)
+    if pooling == "gem":
+        module = GeMTower(module)
     if grad_checkpointing:
         try:
-            backbone.module.set_grad_checkpointing(True)  # type: ignore[operator]
+            module.set_grad_checkpointing(True)  # type: ignore[operator]
         except (AssertionError, AttributeError):
             raise UserError(f"train.grad_checkpointing: {name} does not offer it: set it to false") from None
-    return backbone
+    return Backbone(module=module, dim=output_dim(module, size_px), mean=rgb(mean), std=rgb(std))
+
+
+class GeMTower(nn.Module):
+    """A convolutional tower with generalised-mean pooling (Radenovic et al. 2018): the mean of x^p to the 1/p.
+
+    `p` is learnt and starts at 3; values are taken at 1e-6 at least, in float32.
+    """
+
+    def __init__(self, features: nn.Module) -> None:
+        super().__init__()
+        if not hasattr(features, "forward_features") or not hasattr(features, "global_pool"):
+            raise UserError(f"backbone.pooling = 'gem': {type(features).__name__} has no pooling to replace")
+        self.features: Any = features
+        self.features.global_pool = nn.Identity()
+        self.power = nn.Parameter(torch.tensor([3.0]))
+
+    def forward(self, image_BCHW: Tensor) -> Tensor:
+        feature_BCHW: Tensor = self.features.forward_features(image_BCHW)
+        if feature_BCHW.ndim != 4:
+            raise UserError("backbone.pooling = 'gem': the tower gives no feature map: choose a convolutional one")
+        with torch.autocast(feature_BCHW.device.type, enabled=False):
+            return feature_BCHW.float().clamp_min(1e-6).pow(self.power).mean(dim=(2, 3)).pow(1.0 / self.power)
+
+    def set_grad_checkpointing(self, enable: bool) -> None:
+        self.features.set_grad_checkpointing(enable)
+
+
+def native_size(name: str, library: str) -> int | None:
+    """The side of the squares that a model's published weights were made for; None where any size is as good."""
+    if library == "open_clip":
+        size = (open_clip.get_model_config(name) or {})["vision_cfg"].get("image_size", 224)
+        return int(size[0] if isinstance(size, (list, tuple)) else size)
+    settings = timm.get_pretrained_cfg(name)
+    return settings.input_size[-1] if settings is not None and settings.fixed_input_size else None
 
 
 def is_file_name(weights: str) -> bool:
     return "/" in weights or weights.endswith((".safetensors", ".pt", ".pth", ".bin"))
 
 
-def _build_open_clip(name: str, weights: str, size_px: int) -> Backbone:
+def _build_open_clip(name: str, weights: str, size_px: int) -> Tower:
     tags = open_clip.list_pretrained_tags_by_model(name)
     if weights == "pretrained":
         raise UserError(f"backbone.weights = 'pretrained': {name} has several, name one of {', '.join(tags) or 'none'}")
@@ -90,15 +142,10 @@ def _build_open_clip(name: str, weights: str, size_px: int) -> Backbone:
         visual.proj = None  # Huang & Li 2022: the projection into the text space only overfits
     elif isinstance(getattr(visual, "head", None), nn.Module):
         visual.head = nn.Identity()
-    return Backbone(
-        module=visual,
-        dim=output_dim(visual, size_px),
-        mean=rgb(preprocessing["mean"]),
-        std=rgb(preprocessing["std"]),
-    )
+    return visual, preprocessing["mean"], preprocessing["std"]
 
 
-def _build_timm(name: str, weights: str, size_px: int) -> Backbone:
+def _build_timm(name: str, weights: str, size_px: int) -> Tower:
     if weights not in ("none", "pretrained"):
         raise UserError(
             f"backbone.weights = {weights!r}: for the timm model {name} give 'pretrained', 'none' or a file"
@@ -110,7 +157,7 @@ def _build_timm(name: str, weights: str, size_px: int) -> Backbone:
     except UNREACHABLE as error:
         raise unreachable(name, weights, error) from error
     mean, std = (settings.mean, settings.std) if settings is not None else (IMAGENET_MEAN, IMAGENET_STD)
-    return Backbone(module=module, dim=output_dim(module, size_px), mean=rgb(mean), std=rgb(std))
+    return module, mean, std
 
 
 def rgb(values: Sequence[float]) -> tuple[float, float, float]:

@@ -7,27 +7,30 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
 
-from edgeembed.data.loader import Squares
+from edgeembed.data.loader import Canvases
 from edgeembed.data.manifest import Manifest, Rows
+from edgeembed.data.shapes import Shapes, aspect_shapes, square_shapes
 from edgeembed.errors import UserError
 from edgeembed.metrics import RetrievalScores, retrieval_scores
+from edgeembed.teacher.model import Network
 
 FloatArray = npt.NDArray[np.float32]
 
 
 def embed_files(
-    model: nn.Module, files: Sequence[str], *, size_px: int, batch_size: int, workers: int, device: str, precision: str
+    model: Network, files: Sequence[str], *, batch_size: int, workers: int, device: str, precision: str
 ) -> tuple[FloatArray, Rows]:
     """Embeds files as the device will see them: (M, D) float32 and the positions of the M files that could be read."""
-    squares = Squares(files=files, size_px=size_px, workers=workers)
-    wanted = [np.arange(i, min(i + batch_size, len(files))) for i in range(0, len(files), batch_size)]
+    shapes_N2 = square_shapes(len(files), model.size_px)
+    if model.keep_aspect:
+        shapes_N2 = aspect_shapes(files, model.size_px, workers=workers)
+    canvases = Canvases(files=files, shapes_N2=shapes_N2, workers=workers)
     embeddings, kept = [], []
     was_training = model.training
     model.eval()
     with torch.inference_mode(), torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
-        for batch in squares.batches(wanted):
+        for batch in canvases.batches(batches_of_one_shape(shapes_N2, batch_size)):
             if batch.image_B.size:
                 image_BCHW = batch.canvas_BCHW.to(device).contiguous(memory_format=torch.channels_last)
                 embeddings.append(model(image_BCHW).float().cpu().numpy())
@@ -35,15 +38,24 @@ def embed_files(
     model.train(was_training)
     if not kept:
         raise UserError(f"none of {len(files)} images can be decoded, first {files[0] if files else '(no files)'}")
-    return np.concatenate(embeddings), np.concatenate(kept)
+    position_M = np.concatenate(kept)
+    in_order_M = position_M.argsort()
+    return np.concatenate(embeddings)[in_order_M], position_M[in_order_M]
+
+
+def batches_of_one_shape(shapes_N2: Shapes, batch_size: int) -> list[Rows]:
+    batches: list[Rows] = []
+    for shape in np.unique(shapes_N2, axis=0):
+        of_shape = np.flatnonzero((shapes_N2 == shape).all(axis=1))
+        batches += [of_shape[i : i + batch_size] for i in range(0, len(of_shape), batch_size)]
+    return batches
 
 
 def evaluate(
-    model: nn.Module,
+    model: Network,
     manifest: Manifest,
     split: str,
     *,
-    size_px: int,
     batch_size: int,
     workers: int,
     device: str,
@@ -55,7 +67,6 @@ def evaluate(
     embedding_ND, kept = embed_files(
         model,
         [manifest.files[row] for row in rows],
-        size_px=size_px,
         batch_size=batch_size,
         workers=workers,
         device=device,

@@ -1,30 +1,58 @@
-"""Angular-margin heads: they pull each embedding to its class centre and are thrown away after training."""
+"""Margin heads: they pull each embedding to the centre of its class and are thrown away after training."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Literal, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+MarginKind: TypeAlias = Literal["arcface", "cosface", "normface"]
+
 SIN_SQUARED_FLOOR = 1e-12  # keeps the gradient of sqrt finite at cos = +-1
 
 
-def arcface_loss(cosine_BK: Tensor, label_B: Tensor, *, margin: float, scale: float) -> Tensor:
-    """ArcFace (Deng et al. 2019, eq. 3): softmax cross-entropy with `margin` radians added to the true class's angle.
+def margin_loss(
+    cosine_BK: Tensor,
+    label_TB: Tensor,
+    *,
+    margin: float | Tensor,
+    scale: float,
+    kind: MarginKind = "arcface",
+    share_TB: Tensor | None = None,
+) -> Tensor:
+    """Softmax cross-entropy of `scale` times the cosines, with the true class's made worse by `margin`.
 
-    Where theta + m would pass pi the target falls back to cos(theta) - m sin(m), which keeps it decreasing.
-    `cosine_BK` in [-1, 1] is taken to float32; the gradient is finite at both ends. Mean over the batch.
+    `arcface` adds radians to its angle (Deng et al. 2019, eq. 3), `cosface` takes a number off its cosine (Wang et
+    al. 2018), `normface` leaves it (Wang et al. 2017). Labels are (B,), or (T, B) for mixed images of T classes each,
+    with the share of each; `margin` is one number or one a label. In float32 at least; the gradient is finite for
+    cosines of -1 and 1. Mean over the batch.
     """
-    cosine_BK = cosine_BK.float().clamp(-1.0, 1.0)
-    target_B1 = cosine_BK.gather(1, label_B[:, None])
-    sine_B1 = (1.0 - target_B1.square()).clamp_min(SIN_SQUARED_FLOOR).sqrt()
-    rotated_B1 = target_B1 * math.cos(margin) - sine_B1 * math.sin(margin)
-    fallback_B1 = target_B1 - margin * math.sin(margin)
-    shifted_B1 = torch.where(target_B1 > math.cos(math.pi - margin), rotated_B1, fallback_B1)
-    logits_BK = scale * cosine_BK.scatter(1, label_B[:, None], shifted_B1)
-    return F.cross_entropy(logits_BK, label_B)
+    cosine_BK = cosine_BK.to(torch.promote_types(cosine_BK.dtype, torch.float32))
+    label_TB = label_TB.expand(1, -1) if label_TB.ndim == 1 else label_TB
+    margin_TB = torch.as_tensor(margin, dtype=cosine_BK.dtype, device=cosine_BK.device).expand_as(label_TB)
+    losses = []
+    for label_B, margin_B in zip(label_TB, margin_TB, strict=True):
+        target_B = cosine_BK.gather(1, label_B[:, None]).squeeze(1).clamp(-1.0, 1.0)
+        if kind == "arcface":
+            target_B = add_angle(target_B, margin_B)
+        elif kind == "cosface":
+            target_B = target_B - margin_B
+        logits_BK = (scale * cosine_BK).scatter_(1, label_B[:, None], scale * target_B[:, None])
+        losses.append(F.cross_entropy(logits_BK, label_B, reduction="none"))
+    loss_TB = torch.stack(losses)
+    return (loss_TB if share_TB is None else share_TB * loss_TB).sum(dim=0).mean()
+
+
+def add_angle(cosine_B: Tensor, margin_B: Tensor) -> Tensor:
+    """cos(theta + m); where theta + m would pass pi, cos(theta) - m sin(m), which keeps it falling."""
+    sine_B = (1.0 - cosine_B.square()).clamp_min(SIN_SQUARED_FLOOR).sqrt()
+    rotated_B = cosine_B * margin_B.cos() - sine_B * margin_B.sin()
+    fallback_B = cosine_B - margin_B * margin_B.sin()
+    return torch.where(cosine_B > (math.pi - margin_B).cos(), rotated_B, fallback_B)
 
 
 def margin_at(epoch: float, *, margin: float, growth_per_epoch: float, margin_max: float | None) -> float:
@@ -33,14 +61,59 @@ def margin_at(epoch: float, *, margin: float, growth_per_epoch: float, margin_ma
     return grown if margin_max is None else min(grown, max(margin, margin_max))
 
 
-class ClassCentres(nn.Module):
-    """One direction a class; cosine of each embedding to each centre, in float32 whatever autocast says."""
+def class_margins(images_K: Sequence[int], *, smallest: float, largest: float) -> Tensor:
+    """One margin a class, (K,): rare classes get larger ones (Ha et al. 2020, Landmark Recognition).
 
-    def __init__(self, num_classes: int, dim: int) -> None:
+    A class of n images has the raw margin n ** -0.25; raw margins are scaled linearly so that the largest class gets
+    `smallest` and the smallest class `largest`. Classes of one size all get the middle.
+    """
+    raw_K = torch.tensor(images_K, dtype=torch.float64).clamp_min(1) ** -0.25
+    low, high = raw_K.min(), raw_K.max()
+    if low == high:
+        return torch.full(raw_K.shape, (smallest + largest) / 2, dtype=torch.float32)
+    return (smallest + (largest - smallest) * (raw_K - low) / (high - low)).float()
+
+
+class ClassCentres(nn.Module):
+    """Directions of classes, `per_class` each; an embedding is compared with the nearest of a class.
+
+    More than one centre lets a noisy class fall apart (sub-centre ArcFace, Deng et al. 2020). With `sample_rate` below
+    1, a training step sees that share of the classes: those of its batch and others drawn at random (Partial FC, An et
+    al. 2022); the gradient is then sparse, so that an optimiser for sparse gradients leaves the other rows alone.
+    """
+
+    def __init__(self, num_classes: int, dim: int, *, per_class: int = 1, sample_rate: float = 1.0) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(num_classes, dim))
+        self.num_classes, self.per_class, self.sample_rate = num_classes, per_class, sample_rate
+        self.weight = nn.Parameter(torch.empty(num_classes * per_class, dim))
         nn.init.xavier_uniform_(self.weight)
 
-    def forward(self, embedding_BD: Tensor) -> Tensor:
+    @property
+    def sparse(self) -> bool:
+        return self.sample_rate < 1.0
+
+    def forward(self, embedding_BD: Tensor, label_TB: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosines (B, K), in float32 at least whatever autocast says, and the labels as columns of them.
+
+        K is the number of classes, or of those drawn for this step.
+        """
+        weight_RD: Tensor = self.weight
+        if self.sparse and self.training:
+            class_S = self.draw(label_TB)
+            label_TB = torch.searchsorted(class_S, label_TB)
+            row_R = (class_S[:, None] * self.per_class + torch.arange(self.per_class, device=class_S.device)).flatten()
+            weight_RD = F.embedding(row_R, self.weight, sparse=True)
         with torch.autocast(embedding_BD.device.type, enabled=False):
-            return embedding_BD.float() @ F.normalize(self.weight.float(), dim=1).T
+            embedding_BD = embedding_BD.to(torch.promote_types(embedding_BD.dtype, torch.float32))
+            cosine_BR = embedding_BD @ F.normalize(weight_RD, dim=1).T
+        if self.per_class > 1:
+            cosine_BR = cosine_BR.unflatten(1, (-1, self.per_class)).amax(dim=2)
+        return cosine_BR, label_TB
+
+    def draw(self, label_TB: Tensor) -> Tensor:
+        """Classes of one step, sorted: all of the batch, then others at random up to `sample_rate` of all."""
+        priority_K = torch.rand(self.num_classes, device=label_TB.device)
+        present = label_TB.unique()
+        priority_K[present] = 2.0
+        count = max(len(present), round(self.sample_rate * self.num_classes))
+        return priority_K.topk(count, sorted=False).indices.sort().values

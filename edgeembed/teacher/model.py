@@ -1,57 +1,112 @@
-"""An embedding network with all that defines its space: preprocessing, backbone, neck; saved and loaded whole."""
+"""An embedding network with all that defines its space: preprocessing, backbone, neck."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeAlias
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edgeembed.checkpoint import load_module, save_tensors
-from edgeembed.errors import UserError
-from edgeembed.run import RunFolder, read_json, write_json
 from edgeembed.teacher.backbone import Backbone, build_backbone, library_of
+from edgeembed.teacher.positions import set_input_size
 
-SCHEMA = "edgeembed-model/1"
-RESIZE = "squash-bilinear"  # images.squash: both sides to the input's, antialiased
+SQUASH = "squash-bilinear"  # images.squash: both sides to the input's, antialiased
+KEEP_ASPECT = "aspect-bilinear"  # to the nearest of a few shapes of the input's area
 
 
 class Neck(nn.Module):
-    """Dropout -> Linear -> L2 (Huang & Li 2022; no batch norm). Runs in float32: it is tiny and decides the output."""
+    """Dropout -> Linear -> (BatchNorm) -> L2, in float32: it is tiny and decides the output.
 
-    def __init__(self, in_features: int, dim: int, dropout: float) -> None:
+    Without batch norm as in Huang & Li 2022; with it as in Yokoo et al. 2019.
+    """
+
+    def __init__(self, in_features: int, dim: int, dropout: float, *, batch_norm: bool = False) -> None:
         super().__init__()
         self.dropout = nn.Dropout(dropout)
         self.projection = nn.Linear(in_features, dim)
+        self.batch_norm = nn.BatchNorm1d(dim) if batch_norm else nn.Identity()
 
     def forward(self, feature_BF: Tensor) -> Tensor:
         with torch.autocast(feature_BF.device.type, enabled=False):
-            embedding_BD: Tensor = self.projection(self.dropout(feature_BF.float()))
-            norm_B1: Tensor = embedding_BD.norm(dim=1, keepdim=True)
-            return embedding_BD / norm_B1.clamp_min(1e-12)
+            embedding_BD: Tensor = self.batch_norm(self.projection(self.dropout(feature_BF.float())))
+            return unit(embedding_BD)
+
+
+def unit(embedding_BD: Tensor) -> Tensor:
+    norm_B1: Tensor = embedding_BD.norm(dim=1, keepdim=True)
+    return embedding_BD / norm_B1.clamp_min(1e-12)
 
 
 class EmbeddingModel(nn.Module):
-    """Pixels (B, 3, H, W), 0..255, any dtype, to unit vectors (B, D), float32."""
+    """Pixels (B, 3, H, W), 0..255, any dtype, to unit vectors (B, D), float32.
+
+    In evaluation it may average over the image and its mirror image (`flip`), and over sizes (`scales`).
+    """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, backbone: Backbone, *, name: str, size_px: int, dim: int, dropout: float) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        *,
+        name: str,
+        size_px: int,
+        dim: int,
+        dropout: float,
+        batch_norm: bool = False,
+        pooling: str = "own",
+        patch_stride: int | None = None,
+    ) -> None:
         super().__init__()
-        self.name, self.size_px, self.dim = name, size_px, dim
+        self.name, self.size_px, self.dim, self.pooling, self.patch_stride = name, size_px, dim, pooling, patch_stride
+        self.keep_aspect, self.flip = False, False
+        self.scales: tuple[float, ...] = (1.0,)
         self.constants = {"mean": list(backbone.mean), "std": list(backbone.std)}
         self.register_buffer("mean", 255.0 * torch.tensor(backbone.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", 255.0 * torch.tensor(backbone.std).view(1, 3, 1, 1), persistent=False)
         self.backbone = backbone.module
-        self.neck = Neck(backbone.dim, dim, dropout)
+        self.neck = Neck(backbone.dim, dim, dropout, batch_norm=batch_norm)
 
     def forward(self, image_BCHW: Tensor) -> Tensor:
-        embedding_BD: Tensor = self.neck(self.backbone((image_BCHW.float() - self.mean) / self.std))
-        return embedding_BD
+        image_BCHW = (image_BCHW.float() - self.mean) / self.std
+        if self.training or (self.scales == (1.0,) and not self.flip):
+            return self.neck(self.backbone(image_BCHW))  # type: ignore[no-any-return]
+        embeddings = []
+        for scale in self.scales:
+            height, width = (round(side * scale) for side in image_BCHW.shape[2:])
+            resized = image_BCHW if scale == 1.0 else F.interpolate(image_BCHW, (height, width), mode="bilinear")
+            embeddings.append(self.neck(self.backbone(resized)))
+            if self.flip:
+                embeddings.append(self.neck(self.backbone(resized.flip(3))))
+        return unit(torch.stack(embeddings).mean(dim=0))
+
+    def set_input_size(self, size_px: int, patch_stride: int | None) -> None:
+        """Prepares for squares of another size; position embeddings are interpolated."""
+        if (size_px, patch_stride) != (self.size_px, self.patch_stride):
+            set_input_size(self.backbone, size_px, patch_stride)
+            self.size_px, self.patch_stride = size_px, patch_stride
+
+    @classmethod
+    def from_facts(cls, facts: dict[str, Any]) -> EmbeddingModel:
+        """The network that `describe` described, with random weights."""
+        architecture, image = facts["architecture"], facts["input"]
+        model = build_model(
+            architecture["backbone"],
+            weights="none",
+            size_px=image["height"],
+            dim=int(facts["embedding"]["dim"]),
+            dropout=architecture["dropout"],
+            batch_norm=architecture.get("batch_norm", False),
+            pooling=architecture.get("pooling", "own"),
+            patch_stride=architecture.get("patch_stride"),
+        )
+        inference = facts.get("inference", {})
+        model.keep_aspect = image["resize"] == KEEP_ASPECT
+        model.flip, model.scales = bool(inference.get("flip", False)), tuple(inference.get("scales", (1.0,)))
+        return model
 
     def describe(self) -> dict[str, Any]:
         """What model.json says of architecture, input and embedding; enough to build the network again."""
@@ -59,57 +114,93 @@ class EmbeddingModel(nn.Module):
             "architecture": {
                 "library": library_of(self.name),
                 "backbone": self.name,
+                "pooling": self.pooling,
+                "patch_stride": self.patch_stride,
                 "dropout": self.neck.dropout.p,
+                "batch_norm": isinstance(self.neck.batch_norm, nn.BatchNorm1d),
                 "params": sum(parameter.numel() for parameter in self.parameters()),
             },
             "input": {
                 "height": self.size_px,
                 "width": self.size_px,
                 "colour": "RGB",
-                "resize": RESIZE,
+                "resize": KEEP_ASPECT if self.keep_aspect else SQUASH,
                 **self.constants,
             },
             "embedding": {"dim": self.dim, "normalised": True, "metric": "cosine"},
+            "inference": {"flip": self.flip, "scales": list(self.scales)},
         }
 
 
 def build_model(
-    name: str, *, weights: str, size_px: int, dim: int, dropout: float, grad_checkpointing: bool = False
+    name: str,
+    *,
+    weights: str,
+    size_px: int,
+    dim: int,
+    dropout: float,
+    batch_norm: bool = False,
+    pooling: str = "own",
+    patch_stride: int | None = None,
+    grad_checkpointing: bool = False,
 ) -> EmbeddingModel:
-    backbone = build_backbone(name, weights=weights, size_px=size_px, grad_checkpointing=grad_checkpointing)
-    return EmbeddingModel(backbone, name=name, size_px=size_px, dim=dim, dropout=dropout)
+    backbone = build_backbone(
+        name,
+        weights=weights,
+        size_px=size_px,
+        patch_stride=patch_stride,
+        pooling=pooling,
+        grad_checkpointing=grad_checkpointing,
+    )
+    return EmbeddingModel(
+        backbone,
+        name=name,
+        size_px=size_px,
+        dim=dim,
+        dropout=dropout,
+        batch_norm=batch_norm,
+        pooling=pooling,
+        patch_stride=patch_stride,
+    )
 
 
-def space_id(model: EmbeddingModel) -> str:
-    """Names a teacher's embedding space: a hash of preprocessing, architecture and weights, without class centres."""
-    described = model.describe()
-    digest = hashlib.sha256(json.dumps([described["architecture"], described["input"]], sort_keys=True).encode())
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()[:16]
+class JoinedModel(nn.Module):
+    """Several networks as one: their embeddings, weighted and put one after the other, as a unit vector.
+
+    Two of them compare by the mean of the members' cosines, weighted by the squares of `weights`. Looks like an
+    EmbeddingModel to everything that uses a finished teacher (Yokoo et al. 2019 joined six).
+    """
+
+    def __init__(self, members: Sequence[EmbeddingModel], weights: Sequence[float]) -> None:
+        super().__init__()
+        self.members, self.weights = nn.ModuleList(members), list(weights)
+        first = members[0]
+        self.size_px, self.keep_aspect = first.size_px, first.keep_aspect
+        self.dim = sum(member.dim for member in members)
+        self.name = "+".join(member.name for member in members)
+
+    def forward(self, image_BCHW: Tensor) -> Tensor:
+        parts = [weight * member(image_BCHW) for weight, member in zip(self.weights, self.members, strict=True)]
+        return unit(torch.cat(parts, dim=1))
+
+    @classmethod
+    def from_facts(cls, facts: dict[str, Any]) -> JoinedModel:
+        architecture = facts["architecture"]
+        return cls([EmbeddingModel.from_facts(each) for each in architecture["members"]], architecture["weights"])
+
+    def describe(self) -> dict[str, Any]:
+        described = [member.describe() for member in self.members]  # type: ignore[operator]
+        return {
+            "architecture": {
+                "library": "edgeembed",
+                "backbone": self.name,
+                "weights": self.weights,
+                "members": described,
+                "params": sum(parameter.numel() for parameter in self.parameters()),
+            },
+            "input": described[0]["input"],
+            "embedding": {"dim": self.dim, "normalised": True, "metric": "cosine"},
+        }
 
 
-def save_model(run: RunFolder, model: EmbeddingModel, facts: dict[str, Any]) -> None:
-    """Writes model.safetensors, then model.json, whose presence says that the run is finished."""
-    save_tensors(run.weights, model.state_dict(), metadata={"space_id": str(facts["space_id"])})
-    write_json(run.model_json, {"schema": SCHEMA, **model.describe(), **facts})
-
-
-def load_model(path: Path) -> tuple[EmbeddingModel, dict[str, Any]]:
-    """A finished run's network, in eval mode, and its model.json. Raises UserError where there is none."""
-    run = RunFolder(path=path)
-    if not run.finished:
-        raise UserError(f"{path}: holds no finished run (no model.json): name a run folder, or finish it with --resume")
-    facts = read_json(run.model_json)
-    if facts.get("schema") != SCHEMA:
-        raise UserError(f"{run.model_json}: schema {facts.get('schema')!r}, this version reads {SCHEMA!r}")
-    try:
-        architecture, image, dim = facts["architecture"], facts["input"], int(facts["embedding"]["dim"])
-        model = build_model(
-            architecture["backbone"], weights="none", size_px=image["height"], dim=dim, dropout=architecture["dropout"]
-        )
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{run.model_json}: incomplete ({error})") from None
-    load_module(model, run.weights)
-    return model.eval(), facts
+Network: TypeAlias = EmbeddingModel | JoinedModel

@@ -1,45 +1,176 @@
-"""The keys of a teacher recipe."""
+"""The keys of a teacher recipe, and its stages."""
 
 from __future__ import annotations
 
-from pydantic import Field
+from collections.abc import Iterator, Mapping
+from typing import Any
 
-from edgeembed.config import AugmentSection, EvalSection, ImageSection, OptimSection, Section, TrainSection
+from pydantic import Field, model_validator
+
+from edgeembed.config import (
+    AugmentSection,
+    EvalSection,
+    ImageSection,
+    MixSection,
+    OptimSection,
+    Section,
+    TrainSection,
+    known_keys,
+    validate,
+)
+from edgeembed.errors import UserError, unknown_choice
+from edgeembed.teacher.margin import MarginKind
 
 
 class BackboneSection(Section):
-    """The tower: `weights` is an open_clip tag, `pretrained` (timm), a file, or `none`."""
+    """The tower: `weights` is an open_clip tag, `pretrained` (timm), a file, or `none`.
+
+    `pooling: gem` replaces a convolutional tower's own pooling by generalised-mean pooling. Frozen, whole or its first
+    blocks, it computes as in evaluation; `frozen_batch_norm` keeps the statistics of batch norm as they are.
+    """
 
     name: str = "ViT-H-14"
     weights: str = "laion2b_s32b_b79k"
-    freeze_from_epoch: int | None = Field(default=None, ge=0)
+    pooling: str = Field(default="own", pattern="^(own|gem)$")
+    frozen: bool = False
+    frozen_blocks: int = Field(default=0, ge=0)
+    frozen_batch_norm: bool = False
 
 
 class NeckSection(Section):
-    """Dropout -> Linear -> L2."""
+    """Dropout -> Linear -> (BatchNorm) -> L2."""
 
     dropout: float = Field(default=0.2, ge=0.0, lt=1.0)
     dim: int = Field(default=64, ge=2, le=4096)
+    batch_norm: bool = False
+    frozen: bool = False
 
 
 class HeadSection(Section):
-    """ArcFace; the margin, in radians, starts at `margin` and grows every epoch up to `margin_max`."""
+    """The margin starts at `margin` (radians for arcface) and grows every epoch of a stage up to `margin_max`.
 
+    `class_margins: [smallest, largest]` gives each class one of its own by its frequency, in place of `margin`.
+    """
+
+    kind: MarginKind = "arcface"
     margin: float = Field(default=0.3, ge=0.0, lt=1.57)
     margin_growth_per_epoch: float = Field(default=0.0, ge=0.0)
     margin_max: float | None = Field(default=None, ge=0.0, lt=1.57)
+    class_margins: tuple[float, float] | None = None
     scale: float = Field(default=30.0, gt=0.0)
+    centres_per_class: int = Field(default=1, ge=1, le=16)
+    sample_rate: float = Field(default=1.0, gt=0.0, le=1.0)  # share of the classes that a step sees (Partial FC)
+    frozen: bool = False
+
+
+class SamplingSection(Section):
+    """How often an epoch visits a class: at most `cap` of its images, and small classes `repeat_to` times."""
+
+    cap: int | None = Field(default=None, ge=1)
+    repeat_to: int = Field(default=1, ge=1)
+
+
+class InferenceSection(Section):
+    """What evaluation, and everything that uses the finished teacher, averages over."""
+
+    flip: bool = False
+    scales: tuple[float, ...] = Field(default=(1.0,), min_length=1)
 
 
 class TeacherRecipe(Section):
-    """Everything that decides a teacher run."""
+    """Everything that decides a teacher run.
+
+    A recipe may list stages, trained one after the other with a fresh optimiser each. A stage has a name and the keys
+    in which it differs from the recipe, out of `STAGE_KEYS`.
+    """
 
     description: str = ""
+    continue_from: str | None = None  # a finished run, whose network and class centres are trained on
     backbone: BackboneSection = BackboneSection()
     neck: NeckSection = NeckSection()
     head: HeadSection = HeadSection()
     image: ImageSection = ImageSection()
     augment: AugmentSection = AugmentSection()
+    mix: MixSection = MixSection()
+    sampling: SamplingSection = SamplingSection()
     optim: OptimSection = OptimSection()
     train: TrainSection = TrainSection()
+    inference: InferenceSection = InferenceSection()
     eval: EvalSection = EvalSection()
+    stages: tuple[dict[str, Any], ...] = ()
+
+    @model_validator(mode="after")
+    def stages_resolve(self) -> TeacherRecipe:
+        """Finds mistakes in a stage when the recipe is read."""
+        self.resolve_stages()
+        return self
+
+    def explain(self) -> str:
+        """What a stage does, in a line."""
+        frozen = {"backbone": self.backbone.frozen, "neck": self.neck.frozen, "head": self.head.frozen}
+        rates = {
+            "backbone": self.optim.lr * self.optim.backbone_lr_factor,
+            "neck": self.optim.lr,
+            "head": self.optim.lr * self.optim.head_lr_factor,
+        }
+        shape = "own proportions, about " if self.image.keep_aspect else ""
+        return (
+            f"{self.train.epochs} epochs of {shape}{self.image.size_px} x {self.image.size_px} pixels in batches of "
+            f"{self.train.batch_size * self.train.accumulate_steps}; trains "
+            + ", ".join(f"{name} at {rate:.3g}" for name, rate in rates.items() if not frozen[name])
+            + f"; {self.head.kind} margin {self.head.margin:g}"
+            + (f" + {self.head.margin_growth_per_epoch:g} an epoch" if self.head.margin_growth_per_epoch else "")
+        )
+
+    def resolve_stages(self) -> list[tuple[str, TeacherRecipe]]:
+        """Name and full recipe of each stage; a recipe without stages is one."""
+        if not self.stages:
+            return [("", self)]
+        resolved = []
+        for number, stage in enumerate(self.stages, start=1):
+            changes = {key: value for key, value in stage.items() if key != "name"}
+            name = str(stage.get("name", number))
+            for key in leaves(changes):
+                if not key.startswith(STAGE_KEYS):
+                    if key in known_keys(TeacherRecipe):
+                        raise UserError(f"stage {name!r}: {key!r} holds for the whole run: set it outside the stages")
+                    raise unknown_choice(f"key of stage {name!r}", key, known_keys(TeacherRecipe))
+            values = merge(self.model_dump(exclude={"stages"}), changes)
+            resolved.append((name, validate(TeacherRecipe, values, source=f"stage {name!r}")))
+        return resolved
+
+
+STAGE_KEYS = (
+    "augment.",
+    "backbone.frozen",
+    "head.class_margins",
+    "head.frozen",
+    "head.kind",
+    "head.margin",
+    "image.",
+    "mix.",
+    "neck.frozen",
+    "optim.",
+    "sampling.",
+    "train.accumulate_steps",
+    "train.batch_size",
+    "train.epochs",
+)
+
+
+def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """The dotted keys of nested values."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}"
+
+
+def merge(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested values with some of them changed."""
+    merged = dict(values)
+    for key, change in changes.items():
+        old = merged.get(key)
+        merged[key] = merge(old, change) if isinstance(old, Mapping) and isinstance(change, Mapping) else change
+    return merged

@@ -1,45 +1,78 @@
-"""Learning rates: stratified over the parts of a model, warmed up, then a cosine."""
+"""Learning rates: stratified over the parts and blocks of a model, warmed up, then a cosine or a line down."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from edgeembed.config import OptimSection
+from edgeembed.teacher.blocks import blocks_of
 
 
 def rate_factor(step: int, *, steps_per_epoch: int, total_steps: int, section: OptimSection) -> float:
-    """Factor on every rate at a step: linear warm-up per step, then a cosine per step down to `final_lr_factor`."""
+    """Factor on every rate at a step of a stage: linear warm-up, then down to `final_lr_factor` with every step."""
     warmup = min(section.warmup_epochs * steps_per_epoch, total_steps - 1)
     if step < warmup:
         return section.warmup_start_factor + (1.0 - section.warmup_start_factor) * step / warmup
-    horizon = total_steps if section.cosine_epochs is None else section.cosine_epochs * steps_per_epoch
+    horizon = total_steps if section.decay_epochs is None else section.decay_epochs * steps_per_epoch
     progress = min(1.0, (step - warmup) / max(1.0, horizon - warmup))
-    cosine = 0.5 * (1.0 + math.cos(math.pi * progress))
-    return section.final_lr_factor + (1.0 - section.final_lr_factor) * cosine
+    left = 1.0 - progress if section.decay == "linear" else 0.5 * (1.0 + math.cos(math.pi * progress))
+    return section.final_lr_factor + (1.0 - section.final_lr_factor) * left
 
 
-def build_optimizer(
-    backbone: nn.Module, neck: nn.Module, head: nn.Module | None, section: OptimSection
-) -> torch.optim.AdamW:
-    """AdamW with a rate for each part; norms, biases and other vectors are not decayed."""
-    groups = []
-    parts = [(backbone, section.backbone_lr_factor), (neck, 1.0)]
-    if head is not None:
-        parts.append((head, section.head_lr_factor))
-    for module, factor in parts:
-        parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+def build_optimizers(
+    backbone: nn.Module, neck: nn.Module, head: nn.Module | None, section: OptimSection, *, sparse_head: bool = False
+) -> list[torch.optim.Optimizer]:
+    """AdamW or SGD with a rate for each part; norms, biases and other vectors are not decayed. Frozen parameters are
+    left out. A head with sparse gradients gets an optimiser of its own, which touches only the rows of a step.
+    """
+    groups: list[dict[str, Any]] = []
+
+    def add(parameters: Iterable[nn.Parameter], factor: float) -> None:
+        wanted = [parameter for parameter in parameters if parameter.requires_grad]
         for decayed in (True, False):
-            chosen = [parameter for parameter in parameters if (parameter.ndim > 1) == decayed]
+            chosen = [parameter for parameter in wanted if (parameter.ndim > 1) == decayed]
             if chosen:
                 decay = section.weight_decay if decayed else 0.0
                 rate = section.lr * factor
                 groups.append({"params": chosen, "lr": rate, "base_lr": rate, "weight_decay": decay})
-    return torch.optim.AdamW(groups, lr=section.lr, betas=section.betas, fused=True)
+
+    if section.layer_decay < 1.0:
+        blocks = blocks_of(backbone)
+        for block, parameters in enumerate(blocks):
+            add(parameters, section.backbone_lr_factor * section.layer_decay ** (len(blocks) - 1 - block))
+    else:
+        add(backbone.parameters(), section.backbone_lr_factor)
+    add(neck.parameters(), 1.0)
+    head_rate = section.lr * section.head_lr_factor
+    head_parameters = [parameter for parameter in head.parameters() if parameter.requires_grad] if head else []
+    if not sparse_head:
+        add(head_parameters, section.head_lr_factor)
+    optimizers: list[torch.optim.Optimizer] = []
+    if groups and section.kind == "sgd":
+        optimizers.append(torch.optim.SGD(groups, lr=section.lr, momentum=section.momentum, fused=True))
+    elif groups:
+        optimizers.append(torch.optim.AdamW(groups, lr=section.lr, betas=section.betas, fused=True))
+    if sparse_head and head_parameters:
+        sparse = {"params": head_parameters, "lr": head_rate, "base_lr": head_rate}
+        optimizers.append(torch.optim.SparseAdam([sparse], lr=head_rate, betas=section.betas))
+    return optimizers
 
 
-def set_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = group["base_lr"] * factor
+def set_rates(optimizers: Sequence[torch.optim.Optimizer], factor: float) -> None:
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = group["base_lr"] * factor
+
+
+def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
+    """Scales gradients down to a total norm and returns what it was; sparse gradients count by their values."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    values = [gradient._values() if gradient.is_sparse else gradient for gradient in gradients]
+    norm = nn.utils.get_total_norm(values)
+    torch._foreach_mul_(values, (max_norm / (norm + 1e-6)).clamp_max(1.0))
+    return norm

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import logging
@@ -15,18 +16,22 @@ from torch import nn
 
 from edgeembed.checkpoint import load_checkpoint, save_checkpoint, save_tensors
 from edgeembed.config import to_yaml
-from edgeembed.data.augment import draw_views, render_views
-from edgeembed.data.loader import Order, open_squares
+from edgeembed.data.augment import draw_views
 from edgeembed.data.manifest import Manifest, codes
+from edgeembed.data.views import mix_views, render_views
 from edgeembed.errors import CheckFailed, UserError
 from edgeembed.progress import TrainingLog, stage
 from edgeembed.run import Interrupted, RunFolder, stop_request, write_json
+from edgeembed.teacher.continued import inherit_centres, open_parent, report_space
 from edgeembed.teacher.device import keep_freed_memory, pick_device, seed_step
 from edgeembed.teacher.evaluate import evaluate
-from edgeembed.teacher.margin import ClassCentres, arcface_loss, margin_at
-from edgeembed.teacher.model import build_model, save_model, space_id
+from edgeembed.teacher.learning import move_average, set_learning
+from edgeembed.teacher.margin import ClassCentres, class_margins, margin_at, margin_loss
+from edgeembed.teacher.model import EmbeddingModel, build_model
 from edgeembed.teacher.recipe import TeacherRecipe
-from edgeembed.teacher.schedule import build_optimizer, rate_factor, set_rates
+from edgeembed.teacher.saved import save_model, space_id
+from edgeembed.teacher.schedule import build_optimizers, clip_gradients, rate_factor, set_rates
+from edgeembed.teacher.stages import canvas_shapes, open_stage, plan_stages
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +42,7 @@ def train_teacher(recipe: TeacherRecipe, manifest: Manifest, run: RunFolder, *, 
     Raises UserError for data that cannot be trained on, CheckFailed on a loss that is not finite, and
     Interrupted after a stop signal, with a checkpoint written.
     """
-    # Data: labelled training images as decoded squares, and the order in which the run visits them.
+    # Data: labelled training images, the stages of the run and the order in which each visits them.
     rows = manifest.rows("train")
     classes = manifest.class_names(rows)
     if len(classes) < 2:
@@ -50,135 +55,177 @@ def train_teacher(recipe: TeacherRecipe, manifest: Manifest, run: RunFolder, *, 
         log.warning("%s: already finished, nothing to resume", run.path)
         return dict(json.loads((run.path / "eval.json").read_text()))
 
-    train, image = recipe.train, recipe.image
+    train = recipe.train
     device = pick_device(train.device)
-    canvas_px = round(image.view_px() * image.canvas_factor)
-    batch_size = train.batch_size * train.accumulate_steps
-    visits = min(train.epochs * len(rows), (train.max_steps or 2**62) * batch_size)
+    files = [manifest.files[row] for row in rows]
+    _, opening = recipe.resolve_stages()[0]
     with stage(f"reading {len(rows)} training images of {len(classes)} classes"):
-        files = [manifest.files[row] for row in rows]
-        squares = open_squares(files, size_px=canvas_px, workers=train.workers, cache=train.cache, visits=visits)
-    readable = np.array([i for i in range(len(rows)) if i not in squares.unreadable], dtype=np.int64)
-    order = Order(num_images=len(readable), batch_size=min(batch_size, len(readable)), seed=train.seed)
-    total_steps = min(train.epochs * order.steps_per_epoch, train.max_steps or 2**62)
+        canvases = open_stage(opening, files, canvas_shapes(opening, files))
+    stages = plan_stages(recipe, files, class_of_row, canvases.readable())
+    total_steps = stages[-1].end
     eval_every = math.ceil(total_steps / 5) if recipe.eval.every_steps is None else recipe.eval.every_steps
-
-    # Model: weights are drawn from the seed, then replaced by those asked for.
-    torch.manual_seed(train.seed)
-    with stage(f"building {recipe.backbone.name} (weights: {recipe.backbone.weights})"):
-        model = build_model(
-            recipe.backbone.name,
-            weights=recipe.backbone.weights,
-            size_px=image.size_px,
-            dim=recipe.neck.dim,
-            dropout=recipe.neck.dropout,
-            grad_checkpointing=train.grad_checkpointing,
-        )
-    centres = ClassCentres(len(classes), recipe.neck.dim)
-    trained = nn.ModuleDict({"model": model, "head": centres}).to(device).to(memory_format=torch.channels_last)
-    parameters = list(trained.parameters())
-    keep_freed_memory(sum(parameter.nbytes for parameter in parameters))
-    optimizer = build_optimizer(model.backbone, model.neck, centres, recipe.optim)
-    state = load_checkpoint(run, model=trained, optimizer=optimizer) if resume else None
-    first_step = state["step"] if state else 0
-    run.forget_metrics_after(first_step)
-
-    def save(step: int) -> None:
-        save_checkpoint(run, step=step, model=trained, optimizer=optimizer, keep=train.keep_checkpoints, state={})
-
-    def score() -> dict[str, Any]:
-        scores = evaluate(
-            model,
-            manifest,
-            "val",
-            size_px=image.size_px,
-            batch_size=recipe.eval.batch_size,
-            workers=train.workers,
-            device=device,
-            precision=train.precision,
-        )
-        return dataclasses.asdict(scores)
-
     if eval_every and not manifest.rows("val").size:
         log.warning("the manifest has no val split: training goes on without evaluation")
         eval_every = 0
 
-    started, scores, note = time.monotonic(), None, ""
-    trained.train()
-    with (
-        stop_request() as stop,
-        TrainingLog(run, first_step=first_step, total_steps=total_steps, batch_size=batch_size) as training_log,
-    ):
-        batches = squares.batches([readable[wanted] for wanted in order.wanted(first_step, total_steps)])
-        for step, batch in enumerate(batches, start=first_step):
-            epoch = order.epoch(step)
-            margin = margin_at(
-                epoch,
-                margin=recipe.head.margin,
-                growth_per_epoch=recipe.head.margin_growth_per_epoch,
-                margin_max=recipe.head.margin_max,
-            )
-            factor = rate_factor(
-                step, steps_per_epoch=order.steps_per_epoch, total_steps=total_steps, section=recipe.optim
-            )
-            set_rates(optimizer, factor)
-            view_px = image.view_px(step / total_steps)
-            if recipe.backbone.freeze_from_epoch is not None:
-                model.backbone.requires_grad_(epoch < recipe.backbone.freeze_from_epoch)
-            seed_step(train.seed, step)
-
-            # One optimiser step over `accumulate_steps` micro-batches.
-            loss_sum = 0.0
-            for micro in np.array_split(np.arange(batch.image_B.size), train.accumulate_steps):
-                if micro.size == 0:
+    # Model: weights are drawn from the seed, then replaced by those asked for.
+    torch.manual_seed(train.seed)
+    with stage(f"building {recipe.backbone.name} (weights: {recipe.continue_from or recipe.backbone.weights})"):
+        model, parent = open_parent(recipe) if recipe.continue_from else (build_teacher(recipe, opening), None)
+        centres = ClassCentres(
+            len(classes),
+            recipe.neck.dim,
+            per_class=recipe.head.centres_per_class,
+            sample_rate=recipe.head.sample_rate,
+        )
+    if parent is not None:
+        inherit_centres(
+            centres,
+            parent,
+            model,
+            classes=classes,
+            files=files,
+            class_of_image=class_of_row,
+            workers=train.workers,
+        )
+    model.flip, model.scales = recipe.inference.flip, recipe.inference.scales
+    average = copy.deepcopy(model).requires_grad_(False) if train.ema_decay is not None else None
+    parts = {"model": model, "head": centres} | ({"average": average} if average is not None else {})
+    trained = nn.ModuleDict(parts).to(device).to(memory_format=torch.channels_last)
+    keep_freed_memory(sum(parameter.nbytes for parameter in trained.parameters()))
+    first_step = run.last_step() if resume else 0
+    run.forget_metrics_after(first_step)
+    if (limits := recipe.head.class_margins) is not None:
+        count_K = np.bincount(class_of_row, minlength=len(classes)).tolist()
+        margin_K = class_margins(count_K, smallest=limits[0], largest=limits[1]).to(device)
+    started, scores = time.monotonic(), None
+    with stop_request() as stop, TrainingLog(run, first_step=first_step, total_steps=total_steps) as training_log:
+        for number, current in enumerate(stages):
+            if first_step > current.end:
+                continue
+            # A stage: what it trains at which rates, on images of which size.
+            settings = current.recipe
+            image, optim, head = settings.image, settings.optim, settings.head
+            for network in (model, average):
+                if network is not None:
+                    network.set_input_size(image.size_px, image.patch_stride)
+                    network.keep_aspect = image.keep_aspect
+            set_learning(settings, model, centres)
+            parameters = [parameter for parameter in trained.parameters() if parameter.requires_grad]
+            optimizers = build_optimizers(model.backbone, model.neck, centres, optim, sparse_head=centres.sparse)
+            if first_step > current.begin:
+                load_checkpoint(run, model=trained, optimizers=optimizers)
+                if first_step == current.end and number + 1 < len(stages):
                     continue
-                image_B = batch.image_B[micro]
-                views = draw_views(recipe.augment, seed=train.seed, image_B=image_B, view=epoch)
-                canvas_BCHW = batch.canvas_BCHW[torch.from_numpy(micro)].to(device)
-                image_BCHW = render_views(canvas_BCHW, views, view_px)
-                label_B = torch.from_numpy(class_of_row[image_B]).to(device)
-                with torch.autocast(device, torch.bfloat16, enabled=train.precision == "bf16"):
-                    cosine_BK = centres(model(image_BCHW))
-                loss = arcface_loss(cosine_BK, label_B, margin=margin, scale=recipe.head.scale)
-                share = micro.size / batch.image_B.size
-                (loss * share).backward()
-                loss_sum += loss.item() * share
-            norm = nn.utils.clip_grad_norm_(parameters, train.clip_norm)
-            if not (math.isfinite(loss_sum) and bool(torch.isfinite(norm))):
-                raise CheckFailed(
-                    f"step {step}: loss {loss_sum}, gradient norm {norm.item()}: training stopped, the last checkpoint "
-                    "is kept: lower optim.lr or set train.precision=fp32"
-                )
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+            if not np.array_equal(canvases.shapes_N2, current.shapes_N2):
+                del canvases
+                with stage(f"reading {len(rows)} training images"):
+                    canvases = open_stage(settings, files, current.shapes_N2)
+            if current.name:
+                log.info("stage %s: steps %d to %d of %d", current.name, current.begin, current.end, total_steps)
 
-            done = step + 1
-            note = f"loss {loss_sum:.3f}" + (f"  val mAP {scores['map']:.3f}" if scores else "")
-            training_log.step(done, note)
-            if done % 10 == 0 or done == total_steps:
-                training_log.scalars(
-                    done,
-                    {
-                        "epoch": epoch,
-                        "loss": loss_sum,
-                        "margin": margin,
-                        "lr": recipe.optim.lr * factor,
-                        "gradient_norm": norm.item(),
-                    },
+            begin = max(first_step, current.begin)
+            for step, batch in enumerate(canvases.batches(current.wanted(begin)), start=begin):
+                stage_step = step - current.begin
+                epoch = current.order.epoch(stage_step)
+                margin = margin_at(
+                    epoch - current.order.first_epoch,
+                    margin=head.margin,
+                    growth_per_epoch=head.margin_growth_per_epoch,
+                    margin_max=head.margin_max,
                 )
-            if eval_every and (done % eval_every == 0 or done == total_steps):
-                scores = score()
-                training_log.scalars(done, {f"val_{key}": scores[key] for key in ("map", "recall_at_1", "mp_at_5")})
-            if stop.signum is not None:
-                save(done)
-                raise Interrupted(
-                    stop.signum, f"step {done} of {total_steps} kept in {run.path}, continue with --resume"
+                factor = rate_factor(
+                    stage_step,
+                    steps_per_epoch=current.order.steps_per_epoch,
+                    total_steps=current.end - current.begin,
+                    section=optim,
                 )
-            if train.checkpoint_every_steps and (done % train.checkpoint_every_steps == 0 or done == total_steps):
-                save(done)
+                set_rates(optimizers, factor)
+                seed_step(train.seed, step)
+
+                # One optimiser step over `accumulate_steps` micro-batches.
+                loss_sum = 0.0
+                for micro in np.array_split(np.arange(batch.image_B.size), settings.train.accumulate_steps):
+                    if micro.size == 0:
+                        continue
+                    image_B = batch.image_B[micro]
+                    views = draw_views(settings.augment, seed=train.seed, image_B=image_B, view=epoch)
+                    canvas_BCHW = batch.canvas_BCHW[torch.from_numpy(micro)].to(device)
+                    height, width = canvas_BCHW.shape[2:]
+                    image_BCHW = render_views(canvas_BCHW, views, current.view_shape(step, (height, width)))
+                    label_TB = torch.from_numpy(class_of_row[image_B]).to(device)[None]
+                    share_TB = torch.ones_like(label_TB, dtype=torch.float32)
+                    if settings.mix.cutmix_probability > 0:
+                        image_BCHW, mixed_B = mix_views(
+                            image_BCHW, settings.mix, seed=train.seed, image_B=image_B, view=epoch
+                        )
+                        label_TB = torch.cat([label_TB, label_TB.roll(-1, dims=1)])
+                        share_TB = torch.stack([1.0 - mixed_B, mixed_B])
+                    with torch.autocast(device, torch.bfloat16, enabled=train.precision == "bf16"):
+                        embedding_BD = model(image_BCHW)
+                    cosine_BK, column_TB = centres(embedding_BD, label_TB)
+                    margin_TB = margin if limits is None else margin_K[label_TB] + (margin - head.margin)
+                    loss = margin_loss(
+                        cosine_BK, column_TB, margin=margin_TB, scale=head.scale, kind=head.kind, share_TB=share_TB
+                    )
+                    share = micro.size / batch.image_B.size
+                    (loss * share).backward()
+                    loss_sum += loss.item() * share
+                norm = clip_gradients(parameters, train.clip_norm)
+                if not (math.isfinite(loss_sum) and bool(torch.isfinite(norm))):
+                    raise CheckFailed(
+                        f"step {step}: loss {loss_sum}, gradient norm {norm.item()}: training stopped, the last "
+                        "checkpoint is kept: lower optim.lr or set train.precision=fp32"
+                    )
+                for optimizer in optimizers:
+                    optimizer.step()
+                    optimizer.zero_grad(set_to_none=True)
+                if average is not None and train.ema_decay is not None:
+                    move_average(average, model, decay=min(train.ema_decay, (1 + step) / (10 + step)))
+
+                done = step + 1
+                shown = f"loss {loss_sum:.3f}" + (f"  val mAP {scores['map']:.3f}" if scores else "")
+                training_log.step(done, shown, images=batch.image_B.size)
+                if done % 10 == 0 or done == total_steps:
+                    training_log.scalars(
+                        done,
+                        {
+                            "epoch": epoch,
+                            "loss": loss_sum,
+                            "margin": margin,
+                            "lr": optim.lr * factor,
+                            "gradient_norm": norm.item(),
+                        },
+                    )
+                if eval_every and (done % eval_every == 0 or done == total_steps):
+                    scores = dataclasses.asdict(
+                        evaluate(
+                            model if average is None else average,
+                            manifest,
+                            "val",
+                            batch_size=recipe.eval.batch_size,
+                            workers=train.workers,
+                            device=device,
+                            precision=train.precision,
+                        )
+                    )
+                    set_learning(settings, model, centres)
+                    training_log.scalars(done, {f"val_{key}": scores[key] for key in ("map", "recall_at_1", "mp_at_5")})
+                stopped = stop.signum is not None
+                every = train.checkpoint_every_steps
+                if stopped or (every and (done % every == 0 or done == total_steps)):
+                    save_checkpoint(
+                        run, step=done, model=trained, optimizers=optimizers, keep=train.keep_checkpoints, state={}
+                    )
+                if stop.signum is not None:
+                    raise Interrupted(
+                        stop.signum, f"step {done} of {total_steps} kept in {run.path}, continue with --resume"
+                    )
 
     # Result: the network without its class centres, which are kept beside it for distillation and more training.
     with stage(f"saving {run.path}"):
+        finished = model if average is None else average
+        identity = space_id(finished)
         save_tensors(run.path / "head.safetensors", {"centres": centres.weight})
         write_json(run.path / "classes.json", {"classes": [list(name) for name in classes]})
         result = {
@@ -190,19 +237,36 @@ def train_teacher(recipe: TeacherRecipe, manifest: Manifest, run: RunFolder, *, 
         write_json(run.path / "eval.json", result)
         save_model(
             run,
-            model,
+            finished,
             {
                 "role": "teacher",
-                "space_id": space_id(model),
+                "space_id": identity,
                 "data": {
                     "fingerprint": manifest.fingerprint,
                     "manifest": str(manifest.source),
                     "images": len(rows),
                     "classes": len(classes),
-                    "unreadable": len(squares.unreadable),
+                    "unreadable": len(canvases.unreadable),
                 },
-                "weights": recipe.backbone.weights,
+                "weights": recipe.continue_from or recipe.backbone.weights,
                 "precision": train.precision,
             },
         )
+    if parent is not None:
+        report_space(parent, identity)
     return result
+
+
+def build_teacher(recipe: TeacherRecipe, opening: TeacherRecipe) -> EmbeddingModel:
+    """The network of a recipe, for the image size of its first stage."""
+    return build_model(
+        recipe.backbone.name,
+        weights=recipe.backbone.weights,
+        size_px=opening.image.size_px,
+        patch_stride=opening.image.patch_stride,
+        dim=recipe.neck.dim,
+        dropout=recipe.neck.dropout,
+        batch_norm=recipe.neck.batch_norm,
+        pooling=recipe.backbone.pooling,
+        grad_checkpointing=recipe.train.grad_checkpointing,
+    )

@@ -17,7 +17,8 @@ from edgeembed.bundle import SCHEMA, sha256_of
 from edgeembed.data.manifest import Manifest, ManifestRow, build_manifest, write_manifest
 from edgeembed.data.synthetic import render_view
 from edgeembed.run import RunFolder, write_json
-from edgeembed.teacher.model import build_model, save_model
+from edgeembed.teacher.model import build_model
+from edgeembed.teacher.saved import save_model
 
 SIZE_PX, DIM, SPACE = 32, 64, "0123456789abcdef"
 CLASSES, VIEWS = 4, 4

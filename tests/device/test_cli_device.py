@@ -256,7 +256,7 @@ def test_an_index_of_a_training_run_is_in_its_space(
     edgeembed: Run, tiny_teacher: Path, bundle: Path, photos: Path, tmp_path: Path
 ) -> None:
     from edgeembed.teacher.evaluate import embed_files
-    from edgeembed.teacher.model import load_model
+    from edgeembed.teacher.saved import load_model
 
     files, out = [str(path) for path in sorted(photos.glob("*.png"))], tmp_path / "teacher.safetensors"
     result = edgeembed("embed", *files, "--model", tiny_teacher, "--out", out, "--json")
@@ -265,7 +265,7 @@ def test_an_index_of_a_training_run_is_in_its_space(
     model, facts = load_model(tiny_teacher)
     assert (value["runtime"], value["precision"], value["space_id"]) == ("torch", "fp32", facts["space_id"])
     settings: dict[str, Any] = {"batch_size": 8, "workers": 0, "device": "cpu", "precision": "fp32"}
-    expected, _ = embed_files(model, files, size_px=model.size_px, **settings)
+    expected, _ = embed_files(model, files, **settings)
     np.testing.assert_allclose(read_embeddings(out).embedding_ND, expected, atol=1e-5)
 
     found = edgeembed("search", files[0], "--index", out, "--model", tiny_teacher, "-k", 1, "--json")

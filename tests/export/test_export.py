@@ -21,7 +21,7 @@ from edgeembed.export.gate import judge, parity
 from edgeembed.export.onnx import to_onnx
 from edgeembed.export.precision import parse_precisions, to_fp16, to_int8, weight_products
 from edgeembed.student.zoo import build_student
-from edgeembed.teacher.model import load_model
+from edgeembed.teacher.saved import load_model
 from tests.conftest import Outcome
 
 Run = Callable[..., Outcome]

@@ -20,7 +20,7 @@ from edgeembed.checkpoint import iterate_tensors
 from edgeembed.data.manifest import Manifest, read_manifest, write_manifest
 from edgeembed.run import RunFolder
 from edgeembed.student.targets import TargetMemory
-from edgeembed.teacher.model import load_model
+from edgeembed.teacher.saved import load_model
 from tests.conftest import TINY_STUDENT, Outcome, as_options
 
 Run = Callable[..., Outcome]

@@ -11,7 +11,8 @@ import torch
 
 from edgeembed.errors import UserError
 from edgeembed.teacher.backbone import build_backbone, library_of
-from edgeembed.teacher.model import build_model, space_id
+from edgeembed.teacher.model import build_model
+from edgeembed.teacher.saved import space_id
 
 CLIP = "ViT-S-32-alt"
 

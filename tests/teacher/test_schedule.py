@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 
 from edgeembed.config import OptimSection
-from edgeembed.teacher.schedule import build_optimizer, rate_factor, set_rates
+from edgeembed.errors import UserError
+from edgeembed.teacher.backbone import build_backbone
+from edgeembed.teacher.blocks import blocks_of, freeze_blocks
+from edgeembed.teacher.schedule import build_optimizers, rate_factor, set_rates
 
 
-def factor(step: int, **keys: float) -> float:
+def factor(step: int, **keys: Any) -> float:
     section = OptimSection(warmup_epochs=2, warmup_start_factor=0.1, **keys)
     return rate_factor(step, steps_per_epoch=10, total_steps=100, section=section)
 
@@ -23,7 +28,7 @@ def test_warm_up_is_linear_and_the_cosine_ends_with_the_run() -> None:
 
 
 def test_a_longer_cosine_is_cut_off_by_the_end_of_the_run() -> None:
-    assert factor(99, cosine_epochs=200) > 0.99
+    assert factor(99, decay_epochs=200) > 0.99
 
 
 def test_a_run_shorter_than_its_warm_up_still_has_rates() -> None:
@@ -35,12 +40,47 @@ def test_a_run_shorter_than_its_warm_up_still_has_rates() -> None:
 def test_rates_are_stratified_and_vectors_are_not_decayed() -> None:
     backbone, neck, head = nn.Conv2d(3, 4, 3), nn.Linear(4, 2), nn.Linear(2, 9, bias=False)
     section = OptimSection(lr=1e-4, backbone_lr_factor=0.001, head_lr_factor=5.0, weight_decay=0.1)
-    optimizer = build_optimizer(backbone, neck, head, section)
+    (optimizer,) = build_optimizers(backbone, neck, head, section)
     of = {id(p): g for g in optimizer.param_groups for p in g["params"]}
     assert of[id(backbone.weight)]["lr"] == pytest.approx(1e-7)
     assert of[id(neck.weight)]["lr"] == pytest.approx(1e-4)
     assert of[id(head.weight)]["lr"] == pytest.approx(5e-4)
     assert (of[id(neck.weight)]["weight_decay"], of[id(neck.bias)]["weight_decay"]) == (0.1, 0.0)
-    set_rates(optimizer, 0.5)
+    set_rates([optimizer], 0.5)
     assert of[id(head.weight)]["lr"] == pytest.approx(2.5e-4)
     assert isinstance(optimizer, torch.optim.AdamW)
+
+
+def test_the_rate_can_fall_along_a_line() -> None:
+    assert [factor(step, decay="linear") for step in (20, 60, 80)] == pytest.approx([1.0, 0.5, 0.25])
+
+
+def test_blocks_near_the_input_learn_slower() -> None:
+    backbone = build_backbone("test_vit", weights="none", size_px=32).module
+    blocks = blocks_of(backbone)
+    assert sum(len(block) for block in blocks) == len(list(backbone.parameters()))
+    (optimizer,) = build_optimizers(backbone, nn.Identity(), None, OptimSection(lr=1.0, layer_decay=0.5))
+    of = {id(p): g["lr"] for g in optimizer.param_groups for p in g["params"]}
+    rates = [of[id(block[0])] for block in blocks]
+    assert rates == pytest.approx([0.5 ** (len(blocks) - 1 - i) for i in range(len(blocks))])
+    named = dict(backbone.named_parameters())
+    assert of[id(named["patch_embed.proj.weight"])] == min(rates)
+    assert of[id(named["norm.weight"])] == 1.0
+
+
+@pytest.mark.parametrize("name", ["test_vit", "test_resnet", "test_convnext", "ViT-B-32", "ViT-B-16-SigLIP"])
+def test_a_frozen_prefix_holds_the_stem_and_leaves_the_top(name: str) -> None:
+    backbone = build_backbone(name, weights="none", size_px=64 if name.startswith("test") else 224).module
+    freeze_blocks(backbone, 2)
+    learning = [parameter.requires_grad for parameter in backbone.parameters()]
+    assert not learning[0] or name == "ViT-B-32"  # its class token comes first, and is in the stem too
+    assert learning[-1]
+    assert not all(learning)
+    with pytest.raises(UserError, match="frozen_blocks = 999: the backbone has"):
+        freeze_blocks(backbone, 999)
+
+
+def test_sgd_with_momentum() -> None:
+    (optimizer,) = build_optimizers(nn.Linear(3, 4), nn.Linear(4, 2), None, OptimSection(kind="sgd", momentum=0.8))
+    assert isinstance(optimizer, torch.optim.SGD)
+    assert optimizer.defaults["momentum"] == 0.8

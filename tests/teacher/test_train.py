@@ -21,8 +21,8 @@ from edgeembed.data.manifest import read_manifest
 from edgeembed.errors import CheckFailed
 from edgeembed.run import RunFolder
 from edgeembed.teacher import train as train_module
-from edgeembed.teacher.model import load_model, space_id
 from edgeembed.teacher.recipe import TeacherRecipe
+from edgeembed.teacher.saved import load_model, space_id
 from edgeembed.teacher.train import train_teacher
 from tests.conftest import TINY, Outcome, as_options
 
@@ -118,8 +118,8 @@ def test_a_loss_that_is_not_finite_stops_the_run(
         loss = real(*args, **keys)
         return loss * float("nan") if len(calls) > 3 else loss
 
-    real = train_module.arcface_loss
-    monkeypatch.setattr(train_module, "arcface_loss", bad_after_three)
+    real = train_module.margin_loss
+    monkeypatch.setattr(train_module, "margin_loss", bad_after_three)
     recipe = load_recipe(TeacherRecipe, kind="teacher", name="quickstart", overrides=TINY)
     run = RunFolder(path=tmp_path / "run")
     with pytest.raises(CheckFailed, match="step 3: loss nan"):

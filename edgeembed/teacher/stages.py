@@ -1,0 +1,99 @@
+"""What each stage of a run trains on, and in which order, laid out for the whole run before it starts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgeembed.data.loader import Canvases, Order, open_canvases
+from edgeembed.data.manifest import Rows
+from edgeembed.data.shapes import Shapes, aspect_shapes, square_shapes
+from edgeembed.teacher.recipe import TeacherRecipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """Steps `begin` up to, not including, `end` of a run. `visit` maps the order's numbers to images."""
+
+    name: str
+    recipe: TeacherRecipe
+    shapes_N2: Shapes
+    visit: Rows
+    order: Order
+    begin: int
+    end: int
+
+    def wanted(self, first_step: int) -> list[Rows]:
+        """The images of each batch from a step of the run to the end of the stage."""
+        return [self.visit[numbers] for numbers in self.order.wanted(first_step - self.begin, self.end - self.begin)]
+
+    def view_shape(self, step: int, canvas_px: tuple[int, int]) -> tuple[int, int]:
+        """Height and width of the training views of a batch of canvases."""
+        image = self.recipe.image
+        view_px = image.view_px((step - self.begin) / (self.end - self.begin))
+        if not image.keep_aspect:
+            return view_px, view_px
+        height, width = (max(16, round(side * view_px / canvas_side(self.recipe) / 16) * 16) for side in canvas_px)
+        return height, width
+
+
+def canvas_side(recipe: TeacherRecipe) -> int:
+    """Side of the squares that views are cut from, or of squares of their area."""
+    return round(recipe.image.view_px() * recipe.image.canvas_factor)
+
+
+def canvas_shapes(recipe: TeacherRecipe, files: Sequence[str]) -> Shapes:
+    if recipe.image.keep_aspect:
+        return aspect_shapes(files, canvas_side(recipe), workers=recipe.train.workers)
+    return square_shapes(len(files), canvas_side(recipe))
+
+
+def open_stage(recipe: TeacherRecipe, files: Sequence[str], shapes_N2: Shapes) -> Canvases:
+    """The images of a stage, decoded into memory where that pays."""
+    train = recipe.train
+    visits = min(train.epochs * len(files), (train.max_steps or 2**62) * train.batch_size * train.accumulate_steps)
+    return open_canvases(files, shapes_N2=shapes_N2, workers=train.workers, cache=train.cache, visits=visits)
+
+
+def plan_stages(recipe: TeacherRecipe, files: Sequence[str], class_of_image: Rows, readable: Rows) -> list[Stage]:
+    """Every stage with its order; `train.max_steps` bounds the run, so that later stages may be cut or left out."""
+    stages: list[Stage] = []
+    begin = first_epoch = 0
+    for name, settings in recipe.resolve_stages():
+        train = settings.train
+        shapes_N2 = canvas_shapes(settings, files)
+        visit = balanced(
+            readable, class_of_image, cap=settings.sampling.cap, repeat_to=settings.sampling.repeat_to, seed=train.seed
+        )
+        _, group_N = np.unique(shapes_N2[visit], axis=0, return_inverse=True)
+        order = Order(
+            num_images=len(visit),
+            batch_size=min(train.batch_size * train.accumulate_steps, len(visit)),
+            seed=train.seed,
+            group_N=group_N.reshape(-1) if settings.image.keep_aspect else None,
+            first_epoch=first_epoch,
+        )
+        end = min(begin + train.epochs * order.steps_per_epoch, recipe.train.max_steps or 2**62)
+        if end > begin:
+            stages.append(
+                Stage(name=name, recipe=settings, shapes_N2=shapes_N2, visit=visit, order=order, begin=begin, end=end)
+            )
+        begin, first_epoch = end, first_epoch + train.epochs
+    return stages
+
+
+def balanced(images: Rows, class_of_image: Rows, *, cap: int | None, repeat_to: int, seed: int) -> Rows:
+    """Images to visit in an epoch: at most `cap` of a class, drawn at random; small classes repeated to `repeat_to`."""
+    if cap is None and repeat_to == 1:
+        return images
+    draw = np.random.default_rng(seed)
+    visits: list[Rows] = []
+    for number in np.unique(class_of_image[images]):
+        of_class = images[class_of_image[images] == number]
+        if cap is not None and len(of_class) > cap:
+            of_class = np.sort(draw.choice(of_class, cap, replace=False))
+        copies, rest = divmod(max(repeat_to, len(of_class)), len(of_class))
+        visits += [np.tile(of_class, copies), draw.choice(of_class, rest, replace=False)]
+    return np.concatenate(visits)
