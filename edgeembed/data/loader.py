@@ -11,13 +11,14 @@ from typing import Any, TypeAlias
 import numpy as np
 import psutil
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from edgeembed.data.manifest import Rows
 from edgeembed.data.shapes import Shapes
 from edgeembed.errors import UserError
-from edgeembed.images import ImageError, UInt8Array, load_pixels
+from edgeembed.images import ImageError, UInt8Array, load_rgb
 from edgeembed.progress import track
 from edgeembed.run import machine
 
@@ -81,6 +82,17 @@ class Canvases:
         return np.array([image for image in range(len(self.files)) if image not in self.unreadable], dtype=np.int64)
 
 
+def load_canvas(path: str, height: int, width: int) -> UInt8Array:
+    """Decodes and squashes a file: (H, W, 3) uint8, as `images.load_pixels` does, but for one grey level in a few of
+    10,000 values: torch's antialiased resize takes a third of Pillow's time.
+    """
+    pixels_HWC = np.array(load_rgb(path, at_least_px=2 * max(height, width)))
+    image_1CHW = torch.from_numpy(pixels_HWC).permute(2, 0, 1)[None]
+    resized = F.interpolate(image_1CHW, (height, width), mode="bilinear", antialias=True)
+    canvas_HWC: UInt8Array = np.ascontiguousarray(resized[0].permute(1, 2, 0).numpy())
+    return canvas_HWC
+
+
 def stack(images: Sequence[UInt8Array]) -> Tensor:
     """(H, W, 3) arrays of one shape to a batch (B, 3, H, W) in channels_last."""
     stacked = np.stack(images) if images else np.zeros((0, 1, 1, 3), np.uint8)
@@ -105,7 +117,7 @@ class _BatchReader(Dataset[ReadBatch]):
         kept, pixels, failures = [], [], []
         for image in self.wanted[number]:
             try:
-                pixels.append(load_pixels(self.files[image], *self.shapes_N2[image].tolist()))
+                pixels.append(load_canvas(self.files[image], *self.shapes_N2[image].tolist()))
                 kept.append(image)
             except ImageError as error:
                 failures.append((int(image), str(error)))
@@ -130,7 +142,7 @@ def open_canvases(
 
     def decode(image: int) -> tuple[int, str | None]:
         try:
-            memory[image] = load_pixels(files[image], *shapes_N2[image].tolist())
+            memory[image] = load_canvas(files[image], *shapes_N2[image].tolist())
         except ImageError as error:
             return image, str(error)
         return image, None

@@ -26,7 +26,7 @@ def render_views(canvas_BCHW: Tensor, views: Views, shape_px: int | tuple[int, i
 
 
 def render_on_cpu(canvas_BCHW: Tensor, views: Views, shape_px: tuple[int, int]) -> Tensor:
-    """In OpenCV, 8 bits all the way, about 14 times faster than torch on a CPU.
+    """In OpenCV, 8 bits all the way, several times faster than torch on a CPU.
 
     Pixels differ from those of `render_on_device` by what 8 bits and interpolation in steps of 1/32 pixel round away.
     """
@@ -41,8 +41,10 @@ def render_on_cpu(canvas_BCHW: Tensor, views: Views, shape_px: tuple[int, int]) 
     for view_HWC, canvas_HWC, affine_23, square_4, *colour in zip(
         view_BHWC, canvas_BHWC, affine_B23, square_B4, brightness_B, contrast_B, saturation_B, strict=True
     ):
+        four_HW4 = cv2.cvtColor(canvas_HWC, cv2.COLOR_RGB2RGBA)  # OpenCV warps four channels in half the time of three
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-        cv2.warpAffine(canvas_HWC, affine_23, (width, height), view_HWC, flags, cv2.BORDER_REFLECT)
+        warped_HW4 = cv2.warpAffine(four_HW4, affine_23, (width, height), None, flags, cv2.BORDER_REFLECT)
+        cv2.cvtColor(warped_HW4, cv2.COLOR_RGBA2RGB, view_HWC)
         if colour != [1.0, 1.0, 1.0]:
             recolour(view_HWC, *colour)
         if square_4.any():

@@ -71,7 +71,7 @@ class EmbeddingModel(nn.Module):
         self.neck = Neck(backbone.dim, dim, dropout, batch_norm=batch_norm)
 
     def forward(self, image_BCHW: Tensor) -> Tensor:
-        image_BCHW = (image_BCHW.float() - self.mean) / self.std
+        image_BCHW = (image_BCHW - self.mean).div_(self.std)
         if self.training or (self.scales == (1.0,) and not self.flip):
             return self.neck(self.backbone(image_BCHW))  # type: ignore[no-any-return]
         embeddings = []
