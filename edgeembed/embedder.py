@@ -31,8 +31,10 @@ class PixelModel(Protocol):
     """What turns (N, height, width, 3) uint8 into (N, dim) unit vectors."""
 
     dim: int
-    height: int
-    width: int
+
+    def shapes(self, images: Sequence[ImageSource]) -> Sequence[tuple[int, int]]:
+        """Height and width that each image is resized to."""
+        ...
 
     def embed_pixels(self, image_NHWC: UInt8Array) -> FloatArray: ...
 
@@ -55,6 +57,10 @@ class Embedder:
         self.name, self.space_id, self.precision = manifest.name, manifest.space_id, file.precision
         self.dim, self.height, self.width = manifest.embedding.dim, manifest.input.height, manifest.input.width
         self.runtime, self.provider, self.threads = self.session.runtime, self.session.provider, self.session.threads
+
+    def shapes(self, images: Sequence[ImageSource]) -> Sequence[tuple[int, int]]:
+        """Height and width that each image is resized to: the bundle's for all."""
+        return [(self.height, self.width)] * len(images)
 
     def embed_pixels(self, image_NHWC: UInt8Array) -> FloatArray:
         """RGB pixels (N, height, width, 3), 0..255, to (N, dim) unit vectors."""
@@ -111,10 +117,13 @@ def embed_images(
     embeddings: list[FloatArray] = [np.empty((0, model.dim), np.float32)]
     kept: list[int] = []
     batch: list[UInt8Array] = []
-    for position, decoded in enumerate(decode_ahead(images, model.height, model.width)):
+    for position, decoded in enumerate(decode_ahead(images, model.shapes(images))):
         if isinstance(decoded, ImageError):
             on_skip(str(decoded))
         else:
+            if batch and batch[0].shape != decoded.shape:
+                embeddings.append(model.embed_pixels(np.stack(batch)))
+                batch = []
             kept.append(position)
             batch.append(decoded)
         if batch and (len(batch) == batch_size or position == len(images) - 1):
@@ -125,10 +134,10 @@ def embed_images(
     return np.concatenate(embeddings), np.array(kept, np.int64)
 
 
-def decode_ahead(images: Sequence[ImageSource], height: int, width: int) -> Iterator[UInt8Array | ImageError]:
+def decode_ahead(images: Sequence[ImageSource], shapes: Sequence[tuple[int, int]]) -> Iterator[UInt8Array | ImageError]:
     """(height, width, 3) uint8 of each image, in order, or why there is none; decoded in threads, a few ahead."""
     if len(images) < 2:
-        yield from (decode(image, height, width) for image in images)
+        yield from (decode(image, *shape) for image, shape in zip(images, shapes, strict=True))
         return
     from concurrent.futures import Future, ThreadPoolExecutor  # not for one image: the first answer should come fast
 
@@ -137,8 +146,8 @@ def decode_ahead(images: Sequence[ImageSource], height: int, width: int) -> Iter
     # overlap, the last to end could leave its own behind. This block, which outlives them all, puts them back.
     with warnings.catch_warnings(), ThreadPoolExecutor(min(MAX_DECODERS, available_cores())) as pool:
         warnings.simplefilter("ignore")
-        for image in images:
-            ahead.append(pool.submit(decode, image, height, width))
+        for image, shape in zip(images, shapes, strict=True):
+            ahead.append(pool.submit(decode, image, *shape))
             if len(ahead) > DECODED_AHEAD:
                 yield ahead.popleft().result()
         while ahead:

@@ -108,7 +108,7 @@ class DecodedFiles:
                 yield image, pixels_HWC
 
     def _decode(self) -> Iterator[tuple[int, UInt8Array]]:
-        for image, found in enumerate(decode_ahead(self.files, self.height, self.width)):
+        for image, found in enumerate(decode_ahead(self.files, [(self.height, self.width)] * len(self.files))):
             if not isinstance(found, ImageError):
                 yield image, found
             elif image not in self.unreadable:

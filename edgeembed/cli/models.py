@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from edgeembed.embedder import Embedder, FloatArray, PixelModel
+from edgeembed.embedder import Embedder, FloatArray, ImageSource, PixelModel
 from edgeembed.errors import UserError
 from edgeembed.images import UInt8Array
 
@@ -54,13 +55,17 @@ class RunModel:
         if threads is not None:
             torch.set_num_threads(threads)
         network, facts = load_model(folder)
-        if network.keep_aspect:
-            raise UserError(f"{folder}: keeps the proportions of images, which `embed` and `search` cannot do yet")
         self.provider = pick_device("auto")
         self.network: Network = network.to(self.provider)
         self.name, self.space_id = str(facts.get("name", folder.resolve().name)), str(facts["space_id"])
-        self.dim, self.height, self.width = network.dim, network.size_px, network.size_px
+        self.dim = network.dim
         self.threads = torch.get_num_threads()
+
+    def shapes(self, images: Sequence[ImageSource]) -> Sequence[tuple[int, int]]:
+        from edgeembed.teacher.evaluate import input_shapes
+
+        files = [str(image) for image in images]  # the command line passes no other kind
+        return [(height, width) for height, width in input_shapes(self.network, files, workers=2).tolist()]
 
     def embed_pixels(self, image_NHWC: UInt8Array) -> FloatArray:
         import torch

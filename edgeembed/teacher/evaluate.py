@@ -22,9 +22,7 @@ def embed_files(
     model: Network, files: Sequence[str], *, batch_size: int, workers: int, device: str, precision: str
 ) -> tuple[FloatArray, Rows]:
     """Embeds files as the device will see them: (M, D) float32 and the positions of the M files that could be read."""
-    shapes_N2 = square_shapes(len(files), model.size_px)
-    if model.keep_aspect:
-        shapes_N2 = aspect_shapes(files, model.size_px, workers=workers)
+    shapes_N2 = input_shapes(model, files, workers=workers)
     canvases = Canvases(files=files, shapes_N2=shapes_N2, workers=workers)
     embeddings, kept = [], []
     was_training = model.training
@@ -41,6 +39,13 @@ def embed_files(
     position_M = np.concatenate(kept)
     in_order_M = position_M.argsort()
     return np.concatenate(embeddings)[in_order_M], position_M[in_order_M]
+
+
+def input_shapes(model: Network, files: Sequence[str], *, workers: int) -> Shapes:
+    """Height and width that a model wants of each file, (N, 2)."""
+    if model.keep_aspect:
+        return aspect_shapes(files, model.size_px, workers=workers)
+    return square_shapes(len(files), model.size_px)
 
 
 def batches_of_one_shape(shapes_N2: Shapes, batch_size: int) -> list[Rows]:

@@ -18,6 +18,7 @@ from PIL import Image
 from edgeembed import embedder as embedder_module
 from edgeembed.embedder import Embedder
 from edgeembed.embeddings import read_embeddings
+from tests.conftest import TINY, as_options
 from tests.device.conftest import pattern, tiny_network, write_manifest
 
 MakeBundle = Callable[..., Path]
@@ -298,3 +299,27 @@ for command in (
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_teacher_that_keeps_proportions_embeds_as_it_was_evaluated(
+    edgeembed: Run, tiny_data: Path, photos: Path, tmp_path: Path
+) -> None:
+    from edgeembed.teacher.evaluate import embed_files
+    from edgeembed.teacher.saved import load_model
+
+    keys = as_options([*TINY, "image.keep_aspect=true", "image.size_px=48", "train.max_steps=2", "eval.every_steps=0"])
+    command = ["teacher-train", "--data", tiny_data, "--recipe", "quickstart", "--out", tmp_path / "run"]
+    assert edgeembed(*command, *keys).code == 0
+    for number, size in enumerate([(90, 60), (50, 50), (40, 80), (60, 90), (91, 60)]):
+        Image.effect_noise(size, 80).convert("RGB").save(tmp_path / f"{number}.png")
+    files = [str(tmp_path / f"{number}.png") for number in range(5)]
+    out = tmp_path / "e.safetensors"
+    result = edgeembed("embed", *files, "--model", tmp_path / "run", "--out", out)
+    assert result.code == 0, result.stderr
+    model, _ = load_model(tmp_path / "run")
+    settings: dict[str, Any] = {"batch_size": 8, "workers": 0, "device": "cpu", "precision": "fp32"}
+    expected, _ = embed_files(model, files, **settings)
+    np.testing.assert_allclose(read_embeddings(out).embedding_ND, expected, atol=1e-3)
+    refused = edgeembed("export", tmp_path / "run", "--out", tmp_path / "bundle")
+    assert refused.code == 2
+    assert "keeps the proportions of images" in one_line(refused.stderr)

@@ -1,0 +1,55 @@
+"""What a trained ViT makes of larger images after its position embeddings were interpolated, without more training.
+
+Why: stages at 280 px start from the weights of 224 px; the step must not throw away what was learnt.
+Usage: python benchmarks/positions.py RUN MANIFEST      a finished teacher run with a ViT of 224 px
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+
+from edgeembed.data.manifest import read_manifest
+from edgeembed.teacher.evaluate import embed_files, score_rows
+from edgeembed.teacher.model import EmbeddingModel
+from edgeembed.teacher.saved import load_model
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("manifest", type=Path)
+    asked = parser.parse_args()
+    manifest = read_manifest(asked.manifest)
+    query, index = manifest.evaluation("test")
+    rows = np.union1d(query, index)
+    files = [manifest.files[row] for row in rows]
+    embeddings: dict[str, np.ndarray] = {}
+    for name, size_px, stride in (
+        ("224", 224, None),
+        ("224 again", 224, None),
+        ("280", 280, None),
+        ("280/14", 280, 14),
+    ):
+        model, _ = load_model(asked.run)
+        assert isinstance(model, EmbeddingModel)
+        model.set_input_size(size_px, stride)
+        embeddings[name], _ = embed_files(model, files, batch_size=32, workers=2, device="cpu", precision="fp32")
+        cosine = (embeddings[name] * embeddings["224"]).sum(axis=1)
+        embedding_ND = embeddings[name]
+        scores = score_rows(embedding_ND, rows, embedding_ND, rows, manifest, query, index)
+        result = {
+            "input": name,
+            "cosine_mean": round(float(cosine.mean()), 5),
+            "cosine_p1": round(float(np.percentile(cosine, 1)), 5),
+            "map": round(scores.map, 4),
+            "identical": bool((embedding_ND == embeddings["224"]).all()),
+        }
+        print(json.dumps(result), flush=True)
+
+
+if __name__ == "__main__":
+    main()
