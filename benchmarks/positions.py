@@ -28,17 +28,14 @@ def main() -> None:
     rows = np.union1d(query, index)
     files = [manifest.files[row] for row in rows]
     embeddings: dict[str, np.ndarray] = {}
-    for name, size_px, stride in (
-        ("224", 224, None),
-        ("224 again", 224, None),
-        ("280", 280, None),
-        ("280/14", 280, 14),
-    ):
+    sizes: list[tuple[int, int | None]] = [(224, None), (224, 16), (280, None), (280, 14)]
+    for size_px, stride in sizes:
+        name = f"{size_px} px" + (f", a patch every {stride} px" if stride else "")
         model, _ = load_model(asked.run)
         assert isinstance(model, EmbeddingModel)
         model.set_input_size(size_px, stride)
         embeddings[name], _ = embed_files(model, files, batch_size=32, workers=2, device="cpu", precision="fp32")
-        cosine = (embeddings[name] * embeddings["224"]).sum(axis=1)
+        cosine = (embeddings[name] * embeddings["224 px"]).sum(axis=1)
         embedding_ND = embeddings[name]
         scores = score_rows(embedding_ND, rows, embedding_ND, rows, manifest, query, index)
         result = {
@@ -46,7 +43,7 @@ def main() -> None:
             "cosine_mean": round(float(cosine.mean()), 5),
             "cosine_p1": round(float(np.percentile(cosine, 1)), 5),
             "map": round(scores.map, 4),
-            "identical": bool((embedding_ND == embeddings["224"]).all()),
+            "identical": bool((embedding_ND == embeddings["224 px"]).all()),
         }
         print(json.dumps(result), flush=True)
 

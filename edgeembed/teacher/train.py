@@ -95,9 +95,7 @@ def train_teacher(recipe: TeacherRecipe, manifest: Manifest, run: RunFolder, *, 
     keep_freed_memory(sum(parameter.nbytes for parameter in trained.parameters()))
     first_step = run.last_step() if resume else 0
     run.forget_metrics_after(first_step)
-    if (limits := recipe.head.class_margins) is not None:
-        count_K = np.bincount(class_of_row, minlength=len(classes)).tolist()
-        margin_K = class_margins(count_K, smallest=limits[0], largest=limits[1]).to(device)
+    count_K = np.bincount(class_of_row, minlength=len(classes)).tolist()
     started, scores = time.monotonic(), None
     with stop_request() as stop, TrainingLog(run, first_step=first_step, total_steps=total_steps) as training_log:
         for number, current in enumerate(stages):
@@ -106,6 +104,8 @@ def train_teacher(recipe: TeacherRecipe, manifest: Manifest, run: RunFolder, *, 
             # A stage: what it trains at which rates, on images of which size.
             settings = current.recipe
             image, optim, head = settings.image, settings.optim, settings.head
+            smallest, largest = head.class_margins or (head.margin, head.margin)
+            base_K = class_margins(count_K, smallest=smallest, largest=largest).to(device)
             for network in (model, average):
                 if network is not None:
                     network.set_input_size(image.size_px, image.patch_stride)
@@ -134,6 +134,7 @@ def train_teacher(recipe: TeacherRecipe, manifest: Manifest, run: RunFolder, *, 
                     growth_per_epoch=head.margin_growth_per_epoch,
                     margin_max=head.margin_max,
                 )
+                grown = margin - head.margin
                 factor = rate_factor(
                     stage_step,
                     steps_per_epoch=current.order.steps_per_epoch,
@@ -164,7 +165,7 @@ def train_teacher(recipe: TeacherRecipe, manifest: Manifest, run: RunFolder, *, 
                     with torch.autocast(device, torch.bfloat16, enabled=train.precision == "bf16"):
                         embedding_BD = model(image_BCHW)
                     cosine_BK, column_TB = centres(embedding_BD, label_TB)
-                    margin_TB = margin if limits is None else margin_K[label_TB] + (margin - head.margin)
+                    margin_TB = base_K[label_TB] + grown
                     loss = margin_loss(
                         cosine_BK, column_TB, margin=margin_TB, scale=head.scale, kind=head.kind, share_TB=share_TB
                     )

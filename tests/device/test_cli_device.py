@@ -302,7 +302,7 @@ for command in (
 
 
 def test_a_teacher_that_keeps_proportions_embeds_as_it_was_evaluated(
-    edgeembed: Run, tiny_data: Path, photos: Path, tmp_path: Path
+    edgeembed: Run, tiny_data: Path, tmp_path: Path
 ) -> None:
     from edgeembed.teacher.evaluate import embed_files
     from edgeembed.teacher.saved import load_model
