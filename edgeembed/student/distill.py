@@ -30,7 +30,7 @@ from edgeembed.data.views import render_views
 from edgeembed.errors import CheckFailed, UserError
 from edgeembed.metrics import RetrievalScores
 from edgeembed.progress import TrainingLog, stage
-from edgeembed.run import Interrupted, RunFolder, stop_request, write_json
+from edgeembed.run import Interrupted, RunFolder, stop_request
 from edgeembed.student.losses import anchor_kl_loss, cosine_loss, cross_relation_loss, self_relation_loss
 from edgeembed.student.recipe import DistillRecipe
 from edgeembed.student.targets import TargetMemory
@@ -38,7 +38,7 @@ from edgeembed.student.zoo import build_student
 from edgeembed.teacher.device import keep_freed_memory, pick_device, seed_step
 from edgeembed.teacher.evaluate import FloatArray, embed_files, score_rows
 from edgeembed.teacher.model import EmbeddingModel, Network
-from edgeembed.teacher.saved import load_model, save_model
+from edgeembed.teacher.saved import finish_run, load_model
 from edgeembed.teacher.schedule import build_optimizers, clip_gradients, rate_factor, set_rates
 
 log = logging.getLogger(__name__)
@@ -190,36 +190,26 @@ def distil(
 
     with stage(f"saving {run.path}"):
         targets.remove()
-        result = {
-            "split": "val",
-            "scores": scores,
-            "seconds": round(time.monotonic() - started, 1),
-            "steps": total_steps,
-        }
-        write_json(run.path / "eval.json", result)
-        save_model(
-            run,
-            student,
-            {
-                "role": "student",
-                "space_id": teacher_facts["space_id"],
-                "alias": recipe.student.name,
-                "data": {
-                    "fingerprint": manifest.fingerprint,
-                    "manifest": str(manifest.source),
-                    "images": len(rows),
-                    "unreadable": len(canvases.unreadable),
-                },
-                "weights": recipe.student.weights,
-                "precision": train.precision,
-                "teacher": {
-                    "path": str(teacher_path),
-                    "backbone": teacher_facts["architecture"]["backbone"],
-                    "data": teacher_facts.get("data"),
-                },
+        facts = {
+            "role": "student",
+            "space_id": teacher_facts["space_id"],
+            "alias": recipe.student.name,
+            "data": {
+                "fingerprint": manifest.fingerprint,
+                "manifest": str(manifest.source),
+                "images": len(rows),
+                "unreadable": len(canvases.unreadable),
             },
-        )
-    return result
+            "weights": recipe.student.weights,
+            "precision": train.precision,
+            "teacher": {
+                "path": str(teacher_path),
+                "backbone": teacher_facts["architecture"]["backbone"],
+                "data": teacher_facts.get("data"),
+            },
+        }
+        seconds = time.monotonic() - started
+        return finish_run(run, student, facts, scores=scores, seconds=seconds, steps=total_steps)
 
 
 def read_centres(teacher_path: Path) -> Tensor:

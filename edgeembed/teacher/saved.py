@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,22 @@ def save_model(run: RunFolder, model: Network, facts: dict[str, Any]) -> None:
     """Writes model.safetensors, then model.json, whose presence says that the run is finished."""
     save_tensors(run.weights, model.state_dict(), metadata={"space_id": str(facts["space_id"])})
     write_json(run.model_json, {"schema": SCHEMA, **model.describe(), **facts})
+
+
+def finish_run(
+    run: RunFolder,
+    model: Network,
+    facts: dict[str, Any],
+    *,
+    scores: Mapping[str, Any] | None,
+    seconds: float,
+    steps: int,
+) -> dict[str, Any]:
+    """Writes eval.json and the model; returns what eval.json holds."""
+    result = {"split": "val", "scores": scores, "seconds": round(seconds, 1), "steps": steps}
+    write_json(run.path / "eval.json", result)
+    save_model(run, model, facts)
+    return result
 
 
 def load_model(path: Path) -> tuple[Network, dict[str, Any]]:

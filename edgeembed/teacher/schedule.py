@@ -74,5 +74,6 @@ def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> Tenso
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     values = [gradient._values() if gradient.is_sparse else gradient for gradient in gradients]
     norm = nn.utils.get_total_norm(values)
-    torch._foreach_mul_(values, (max_norm / (norm + 1e-6)).clamp_max(1.0))
+    if values:  # a batch of which nothing could be decoded has none
+        torch._foreach_mul_(values, (max_norm / (norm + 1e-6)).clamp_max(1.0))
     return norm

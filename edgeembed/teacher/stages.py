@@ -45,9 +45,13 @@ def canvas_side(recipe: TeacherRecipe) -> int:
 
 
 def canvas_shapes(recipe: TeacherRecipe, files: Sequence[str]) -> Shapes:
-    if recipe.image.keep_aspect:
-        return aspect_shapes(files, canvas_side(recipe), workers=recipe.train.workers)
-    return square_shapes(len(files), canvas_side(recipe))
+    """Height and width of each file's canvas, (N, 2); a shape that too few have for a batch becomes a square."""
+    if not recipe.image.keep_aspect:
+        return square_shapes(len(files), canvas_side(recipe))
+    shapes_N2 = aspect_shapes(files, canvas_side(recipe), workers=recipe.train.workers)
+    _, group_N, count_G = np.unique(shapes_N2, axis=0, return_inverse=True, return_counts=True)
+    shapes_N2[count_G[group_N.reshape(-1)] < recipe.train.batch_size] = canvas_side(recipe)
+    return shapes_N2
 
 
 def open_stage(recipe: TeacherRecipe, files: Sequence[str], shapes_N2: Shapes) -> Canvases:

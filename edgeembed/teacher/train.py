@@ -29,7 +29,7 @@ from edgeembed.teacher.learning import move_average, set_learning
 from edgeembed.teacher.margin import ClassCentres, class_margins, margin_at, margin_loss
 from edgeembed.teacher.model import EmbeddingModel, build_model
 from edgeembed.teacher.recipe import TeacherRecipe
-from edgeembed.teacher.saved import save_model, space_id
+from edgeembed.teacher.saved import finish_run, space_id
 from edgeembed.teacher.schedule import build_optimizers, clip_gradients, rate_factor, set_rates
 from edgeembed.teacher.stages import canvas_shapes, open_stage, plan_stages
 
@@ -229,30 +229,21 @@ def train_teacher(recipe: TeacherRecipe, manifest: Manifest, run: RunFolder, *, 
         identity = space_id(finished)
         save_tensors(run.path / "head.safetensors", {"centres": centres.weight})
         write_json(run.path / "classes.json", {"classes": [list(name) for name in classes]})
-        result = {
-            "split": "val",
-            "scores": scores,
-            "seconds": round(time.monotonic() - started, 1),
-            "steps": total_steps,
-        }
-        write_json(run.path / "eval.json", result)
-        save_model(
-            run,
-            finished,
-            {
-                "role": "teacher",
-                "space_id": identity,
-                "data": {
-                    "fingerprint": manifest.fingerprint,
-                    "manifest": str(manifest.source),
-                    "images": len(rows),
-                    "classes": len(classes),
-                    "unreadable": len(canvases.unreadable),
-                },
-                "weights": recipe.continue_from or recipe.backbone.weights,
-                "precision": train.precision,
+        facts = {
+            "role": "teacher",
+            "space_id": identity,
+            "data": {
+                "fingerprint": manifest.fingerprint,
+                "manifest": str(manifest.source),
+                "images": len(rows),
+                "classes": len(classes),
+                "unreadable": len(canvases.unreadable),
             },
-        )
+            "weights": recipe.continue_from or recipe.backbone.weights,
+            "precision": train.precision,
+        }
+        seconds = time.monotonic() - started
+        result = finish_run(run, finished, facts, scores=scores, seconds=seconds, steps=total_steps)
     if parent is not None:
         report_space(parent, identity)
     return result

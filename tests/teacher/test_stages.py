@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from edgeembed.checkpoint import iterate_tensors
 from edgeembed.config import load_recipe
@@ -27,7 +28,7 @@ from edgeembed.teacher.margin import ClassCentres
 from edgeembed.teacher.model import build_model
 from edgeembed.teacher.recipe import TeacherRecipe
 from edgeembed.teacher.saved import load_model
-from edgeembed.teacher.stages import balanced, plan_stages
+from edgeembed.teacher.stages import balanced, canvas_shapes, plan_stages
 from edgeembed.teacher.train import train_teacher
 from tests.conftest import TINY, Outcome, as_options
 
@@ -248,3 +249,19 @@ def test_a_teacher_of_another_make_cannot_be_continued(
     assert outcome.code == 2
     assert "neck.dim = 32" in outcome.stderr
     assert "was trained with 64" in outcome.stderr
+
+
+def test_shapes_that_few_images_have_become_squares(tmp_path: Path) -> None:
+    for number in range(9):
+        size = (60, 40) if number < 5 else (40, 60) if number < 8 else (30, 30)
+        Image.new("RGB", size).save(tmp_path / f"{number}.png")
+    files = [str(tmp_path / f"{number}.png") for number in range(9)]
+    recipe = TeacherRecipe.model_validate(
+        {"image": {"keep_aspect": True, "size_px": 64, "canvas_factor": 1.0}, "train": {"batch_size": 4}}
+    )
+    shapes = canvas_shapes(recipe, files).tolist()
+    assert shapes[:5] == [[48, 80]] * 5
+    assert shapes[5:] == [[64, 64]] * 4
+    (stage,) = plan_stages(recipe, files, np.zeros(9, np.int64), np.arange(9))
+    assert stage.view_shape(0, (48, 80)) == (48, 80)
+    assert all(len({tuple(shapes[image]) for image in batch}) == 1 for batch in stage.wanted(0))
