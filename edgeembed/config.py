@@ -7,12 +7,14 @@ from collections.abc import Iterator, Sequence
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edgeembed.errors import UserError, unknown_choice
+
+MarginKind: TypeAlias = Literal["arcface", "cosface", "normface"]
 
 GROWING_SHARE = 0.75  # of a run, while its views grow
 

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from edgeembed.config import TrainSection
 from edgeembed.data.manifest import Rows
 from edgeembed.data.shapes import Shapes
 from edgeembed.errors import UserError
@@ -154,6 +155,12 @@ def open_canvases(
     if len(canvases.unreadable) == len(files):
         raise UserError(f"none of {len(files)} images can be decoded, first {files[0]}: run `edgeembed data check`")
     return canvases
+
+
+def open_training_canvases(train: TrainSection, files: Sequence[str], shapes_N2: Shapes) -> Canvases:
+    """The images of a run, or of a stage of one, decoded into memory where its length speaks for it."""
+    visits = min(train.epochs * len(files), (train.max_steps or 2**62) * train.batch_size * train.accumulate_steps)
+    return open_canvases(files, shapes_N2=shapes_N2, workers=train.workers, cache=train.cache, visits=visits)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -46,6 +46,14 @@ def join(manifests: Sequence[Manifest]) -> Manifest:
     return joined
 
 
+def resample(rows: list[int], *, cap: int | None, repeat_to: int, draw: random.Random) -> list[int]:
+    """The rows of one class: at most `cap`, drawn at random, repeated up to `repeat_to` where they are fewer."""
+    if cap is not None and len(rows) > cap:
+        rows = sorted(draw.sample(rows, cap))
+    copies, rest = divmod(max(repeat_to, len(rows)), len(rows))
+    return rows * copies + draw.sample(rows, rest)
+
+
 def prepare(
     manifests: Sequence[Manifest], *, cap: int, minimum: int, resample_to: int, seed: int = 0
 ) -> tuple[Manifest, Balance]:
@@ -69,12 +77,9 @@ def prepare(
         if len(rows) < minimum:
             dropped += 1
             continue
-        if len(rows) > cap:
-            over_cap += len(rows) - cap
-            rows = sorted(draw.sample(rows, cap))
-        copies, rest = divmod(max(resample_to, len(rows)), len(rows))
-        balanced = rows * copies + draw.sample(rows, rest)
-        repeated += len(balanced) - len(rows)
+        balanced = resample(rows, cap=cap, repeat_to=resample_to, draw=draw)
+        over_cap += max(0, len(rows) - cap)
+        repeated += len(balanced) - min(len(rows), cap)
         kept += balanced
     balance = Balance(
         classes=len(by_class) - dropped,

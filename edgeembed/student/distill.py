@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -23,11 +22,11 @@ from torch import Tensor
 from edgeembed.checkpoint import iterate_tensors, load_checkpoint, save_checkpoint
 from edgeembed.config import to_yaml
 from edgeembed.data.augment import draw_views
-from edgeembed.data.loader import Order, open_canvases
+from edgeembed.data.loader import Order, open_training_canvases
 from edgeembed.data.manifest import Manifest, Rows
 from edgeembed.data.shapes import square_shapes
 from edgeembed.data.views import render_views
-from edgeembed.errors import CheckFailed, UserError
+from edgeembed.errors import UserError
 from edgeembed.metrics import RetrievalScores
 from edgeembed.progress import TrainingLog, stage
 from edgeembed.run import Interrupted, RunFolder, stop_request
@@ -36,10 +35,10 @@ from edgeembed.student.recipe import DistillRecipe
 from edgeembed.student.targets import TargetMemory
 from edgeembed.student.zoo import build_student
 from edgeembed.teacher.device import keep_freed_memory, pick_device, seed_step
-from edgeembed.teacher.evaluate import FloatArray, embed_files, score_rows
+from edgeembed.teacher.evaluate import FloatArray, embed_files, score_rows, steps_between_evaluations
 from edgeembed.teacher.model import EmbeddingModel, Network
 from edgeembed.teacher.saved import finish_run, load_model
-from edgeembed.teacher.schedule import build_optimizers, clip_gradients, rate_factor, set_rates
+from edgeembed.teacher.schedule import build_optimizers, rate_factor, set_rates, take_step
 
 log = logging.getLogger(__name__)
 
@@ -67,23 +66,13 @@ def distil(
     device = pick_device(train.device)
     canvas_px = round(max(image.view_px(), teacher.size_px) * image.canvas_factor)
     batch_size = train.batch_size * train.accumulate_steps
-    visits = min(train.epochs * len(rows), (train.max_steps or 2**62) * batch_size)
     with stage(f"reading {len(rows)} training images"):
         files = [manifest.files[row] for row in rows]
-        canvases = open_canvases(
-            files,
-            shapes_N2=square_shapes(len(files), canvas_px),
-            workers=train.workers,
-            cache=train.cache,
-            visits=visits,
-        )
+        canvases = open_training_canvases(train, files, square_shapes(len(files), canvas_px))
     readable = canvases.readable()
     order = Order(num_images=len(readable), batch_size=min(batch_size, len(readable)), seed=train.seed)
     total_steps = min(train.epochs * order.steps_per_epoch, train.max_steps or 2**62)
-    eval_every = math.ceil(total_steps / 5) if recipe.eval.every_steps is None else recipe.eval.every_steps
-    if eval_every and not manifest.rows("val").size:
-        log.warning("the manifest has no val split: training goes on without evaluation")
-        eval_every = 0
+    eval_every = steps_between_evaluations(recipe.eval, manifest, total_steps)
 
     torch.manual_seed(train.seed)
     with stage(f"building {recipe.student.name} (weights: {recipe.student.weights})"):
@@ -159,15 +148,7 @@ def distil(
                 share = micro.size / batch.image_B.size
                 (loss * share).backward()
                 loss_sum += loss.item() * share
-            norm = clip_gradients(parameters, train.clip_norm)
-            if not (math.isfinite(loss_sum) and bool(torch.isfinite(norm))):
-                raise CheckFailed(
-                    f"step {step}: loss {loss_sum}, gradient norm {norm.item()}: training stopped, the last checkpoint "
-                    "is kept: lower optim.lr or set train.precision=fp32"
-                )
-            for optimizer in optimizers:
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
+            norm = take_step(optimizers, parameters, loss=loss_sum, step=step, clip_norm=train.clip_norm)
 
             done = step + 1
             shown = f"  val mAP {scores['asymmetric']['map']:.3f} asymmetric" if scores else ""
@@ -175,7 +156,7 @@ def distil(
             if done % 10 == 0 or done == total_steps:
                 training_log.scalars(
                     done,
-                    {"epoch": epoch, "loss": loss_sum, "lr": recipe.optim.lr * factor, "gradient_norm": norm.item()},
+                    {"epoch": epoch, "loss": loss_sum, "lr": recipe.optim.lr * factor, "gradient_norm": norm},
                 )
             if validation and (done % eval_every == 0 or done == total_steps):
                 scores = validation.score(student)

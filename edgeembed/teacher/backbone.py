@@ -27,12 +27,15 @@ UNREACHABLE = (OSError, RuntimeError, ValueError)  # what the hub clients raise 
 
 @dataclass(frozen=True, kw_only=True)
 class Backbone:
-    """A tower that maps normalised (B, 3, H, W) to (B, dim), and the constants that it was made for."""
+    """A tower that maps normalised (B, 3, H, W) to (B, dim), what it is, and the constants that it was made for."""
 
+    name: str
     module: nn.Module
     dim: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    pooling: str
+    patch_stride: int | None
 
 
 def library_of(name: str) -> str:
@@ -81,7 +84,15 @@ def build_backbone(
             module.set_grad_checkpointing(True)  # type: ignore[operator]
         except (AssertionError, AttributeError):
             raise UserError(f"train.grad_checkpointing: {name} does not offer it: set it to false") from None
-    return Backbone(module=module, dim=output_dim(module, size_px), mean=rgb(mean), std=rgb(std))
+    return Backbone(
+        name=name,
+        module=module,
+        dim=output_dim(module, size_px),
+        mean=rgb(mean),
+        std=rgb(std),
+        pooling=pooling,
+        patch_stride=patch_stride,
+    )
 
 
 class GeMTower(nn.Module):

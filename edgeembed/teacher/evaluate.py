@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from edgeembed.config import EvalSection
 from edgeembed.data.loader import Canvases
 from edgeembed.data.manifest import Manifest, Rows
 from edgeembed.data.shapes import Shapes, aspect_shapes, square_shapes
@@ -15,7 +18,17 @@ from edgeembed.errors import UserError
 from edgeembed.metrics import RetrievalScores, retrieval_scores
 from edgeembed.teacher.model import Network
 
+log = logging.getLogger(__name__)
+
 FloatArray = npt.NDArray[np.float32]
+
+
+def steps_between_evaluations(section: EvalSection, manifest: Manifest, total_steps: int) -> int:
+    """0 for never: where the recipe says so, and, with a warning, where there is nothing to evaluate on."""
+    if section.every_steps != 0 and not manifest.rows("val").size:
+        log.warning("the manifest has no val split: training goes on without evaluation")
+        return 0
+    return math.ceil(total_steps / 5) if section.every_steps is None else section.every_steps
 
 
 def embed_files(

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-MarginKind: TypeAlias = Literal["arcface", "cosface", "normface"]
+from edgeembed.config import MarginKind
 
 SIN_SQUARED_FLOOR = 1e-12  # keeps the gradient of sqrt finite at cos = +-1
 

@@ -48,27 +48,17 @@ class EmbeddingModel(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(
-        self,
-        backbone: Backbone,
-        *,
-        name: str,
-        size_px: int,
-        dim: int,
-        dropout: float,
-        batch_norm: bool = False,
-        pooling: str = "own",
-        patch_stride: int | None = None,
-    ) -> None:
+    def __init__(self, backbone: Backbone, neck: Neck, *, size_px: int) -> None:
         super().__init__()
-        self.name, self.size_px, self.dim, self.pooling, self.patch_stride = name, size_px, dim, pooling, patch_stride
+        self.name, self.pooling, self.patch_stride = backbone.name, backbone.pooling, backbone.patch_stride
+        self.size_px, self.dim = size_px, neck.projection.out_features
         self.keep_aspect, self.flip = False, False
         self.scales: tuple[float, ...] = (1.0,)
         self.constants = {"mean": list(backbone.mean), "std": list(backbone.std)}
         self.register_buffer("mean", 255.0 * torch.tensor(backbone.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", 255.0 * torch.tensor(backbone.std).view(1, 3, 1, 1), persistent=False)
         self.backbone = backbone.module
-        self.neck = Neck(backbone.dim, dim, dropout, batch_norm=batch_norm)
+        self.neck = neck
 
     def forward(self, image_BCHW: Tensor) -> Tensor:
         image_BCHW = (image_BCHW - self.mean).div_(self.std)
@@ -152,16 +142,7 @@ def build_model(
         pooling=pooling,
         grad_checkpointing=grad_checkpointing,
     )
-    return EmbeddingModel(
-        backbone,
-        name=name,
-        size_px=size_px,
-        dim=dim,
-        dropout=dropout,
-        batch_norm=batch_norm,
-        pooling=pooling,
-        patch_stride=patch_stride,
-    )
+    return EmbeddingModel(backbone, Neck(backbone.dim, dim, dropout, batch_norm=batch_norm), size_px=size_px)
 
 
 class JoinedModel(nn.Module):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -11,6 +11,7 @@ from edgeembed.config import (
     AugmentSection,
     EvalSection,
     ImageSection,
+    MarginKind,
     MixSection,
     OptimSection,
     Section,
@@ -19,7 +20,6 @@ from edgeembed.config import (
     validate,
 )
 from edgeembed.errors import UserError, unknown_choice
-from edgeembed.teacher.margin import MarginKind
 
 
 class BackboneSection(Section):
@@ -31,7 +31,7 @@ class BackboneSection(Section):
 
     name: str = "ViT-H-14"
     weights: str = "laion2b_s32b_b79k"
-    pooling: str = Field(default="own", pattern="^(own|gem)$")
+    pooling: Literal["own", "gem"] = "own"
     frozen: bool = False
     frozen_blocks: int = Field(default=0, ge=0)
     frozen_batch_norm: bool = False

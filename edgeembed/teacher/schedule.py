@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from edgeembed.config import OptimSection
+from edgeembed.errors import CheckFailed
 from edgeembed.teacher.blocks import blocks_of
 
 
@@ -67,6 +68,29 @@ def set_rates(optimizers: Sequence[torch.optim.Optimizer], factor: float) -> Non
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = group["base_lr"] * factor
+
+
+def take_step(
+    optimizers: Sequence[torch.optim.Optimizer],
+    parameters: Iterable[nn.Parameter],
+    *,
+    loss: float,
+    step: int,
+    clip_norm: float,
+) -> float:
+    """Clips, steps and clears gradients; returns their norm. Raises CheckFailed, and changes nothing, where the loss or
+    the norm is not finite.
+    """
+    norm = clip_gradients(parameters, clip_norm).item()
+    if not (math.isfinite(loss) and math.isfinite(norm)):
+        raise CheckFailed(
+            f"step {step}: loss {loss}, gradient norm {norm}: training stopped, the last checkpoint is kept: lower "
+            "optim.lr or set train.precision=fp32"
+        )
+    for optimizer in optimizers:
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    return norm
 
 
 def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from edgeembed.data.loader import Canvases, Order, open_canvases
+from edgeembed.data.loader import Order
 from edgeembed.data.manifest import Rows
+from edgeembed.data.sampling import resample
 from edgeembed.data.shapes import Shapes, aspect_shapes, square_shapes
 from edgeembed.teacher.recipe import TeacherRecipe
 
@@ -54,13 +56,6 @@ def canvas_shapes(recipe: TeacherRecipe, files: Sequence[str]) -> Shapes:
     return shapes_N2
 
 
-def open_stage(recipe: TeacherRecipe, files: Sequence[str], shapes_N2: Shapes) -> Canvases:
-    """The images of a stage, decoded into memory where that pays."""
-    train = recipe.train
-    visits = min(train.epochs * len(files), (train.max_steps or 2**62) * train.batch_size * train.accumulate_steps)
-    return open_canvases(files, shapes_N2=shapes_N2, workers=train.workers, cache=train.cache, visits=visits)
-
-
 def plan_stages(recipe: TeacherRecipe, files: Sequence[str], class_of_image: Rows, readable: Rows) -> list[Stage]:
     """Every stage with its order; `train.max_steps` bounds the run, so that later stages may be cut or left out."""
     stages: list[Stage] = []
@@ -92,12 +87,9 @@ def balanced(images: Rows, class_of_image: Rows, *, cap: int | None, repeat_to: 
     """Images to visit in an epoch: at most `cap` of a class, drawn at random; small classes repeated to `repeat_to`."""
     if cap is None and repeat_to == 1:
         return images
-    draw = np.random.default_rng(seed)
-    visits: list[Rows] = []
+    draw = random.Random(seed)
+    visits: list[int] = []
     for number in np.unique(class_of_image[images]):
-        of_class = images[class_of_image[images] == number]
-        if cap is not None and len(of_class) > cap:
-            of_class = np.sort(draw.choice(of_class, cap, replace=False))
-        copies, rest = divmod(max(repeat_to, len(of_class)), len(of_class))
-        visits += [np.tile(of_class, copies), draw.choice(of_class, rest, replace=False)]
-    return np.concatenate(visits)
+        of_class = images[class_of_image[images] == number].tolist()
+        visits += resample(of_class, cap=cap, repeat_to=repeat_to, draw=draw)
+    return np.array(visits, dtype=np.int64)

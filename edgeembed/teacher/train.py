@@ -6,7 +6,6 @@ import copy
 import dataclasses
 import json
 import logging
-import math
 import time
 from typing import Any
 
@@ -17,21 +16,22 @@ from torch import nn
 from edgeembed.checkpoint import load_checkpoint, save_checkpoint, save_tensors
 from edgeembed.config import to_yaml
 from edgeembed.data.augment import draw_views
+from edgeembed.data.loader import open_training_canvases
 from edgeembed.data.manifest import Manifest, codes
 from edgeembed.data.views import mix_views, render_views
-from edgeembed.errors import CheckFailed, UserError
+from edgeembed.errors import UserError
 from edgeembed.progress import TrainingLog, stage
 from edgeembed.run import Interrupted, RunFolder, stop_request, write_json
 from edgeembed.teacher.continued import inherit_centres, open_parent, report_space
 from edgeembed.teacher.device import keep_freed_memory, pick_device, seed_step
-from edgeembed.teacher.evaluate import evaluate
+from edgeembed.teacher.evaluate import evaluate, steps_between_evaluations
 from edgeembed.teacher.learning import move_average, set_learning
 from edgeembed.teacher.margin import ClassCentres, class_margins, margin_at, margin_loss
 from edgeembed.teacher.model import EmbeddingModel, build_model
 from edgeembed.teacher.recipe import TeacherRecipe
 from edgeembed.teacher.saved import finish_run, space_id
-from edgeembed.teacher.schedule import build_optimizers, clip_gradients, rate_factor, set_rates
-from edgeembed.teacher.stages import canvas_shapes, open_stage, plan_stages
+from edgeembed.teacher.schedule import build_optimizers, rate_factor, set_rates, take_step
+from edgeembed.teacher.stages import canvas_shapes, plan_stages
 
 log = logging.getLogger(__name__)
 
@@ -60,13 +60,10 @@ def train_teacher(recipe: TeacherRecipe, manifest: Manifest, run: RunFolder, *, 
     files = [manifest.files[row] for row in rows]
     _, opening = recipe.resolve_stages()[0]
     with stage(f"reading {len(rows)} training images of {len(classes)} classes"):
-        canvases = open_stage(opening, files, canvas_shapes(opening, files))
+        canvases = open_training_canvases(opening.train, files, canvas_shapes(opening, files))
     stages = plan_stages(recipe, files, class_of_row, canvases.readable())
     total_steps = stages[-1].end
-    eval_every = math.ceil(total_steps / 5) if recipe.eval.every_steps is None else recipe.eval.every_steps
-    if eval_every and not manifest.rows("val").size:
-        log.warning("the manifest has no val split: training goes on without evaluation")
-        eval_every = 0
+    eval_every = steps_between_evaluations(recipe.eval, manifest, total_steps)
 
     # Model: weights are drawn from the seed, then replaced by those asked for.
     torch.manual_seed(train.seed)
@@ -120,7 +117,7 @@ def train_teacher(recipe: TeacherRecipe, manifest: Manifest, run: RunFolder, *, 
             if not np.array_equal(canvases.shapes_N2, current.shapes_N2):
                 del canvases
                 with stage(f"reading {len(rows)} training images"):
-                    canvases = open_stage(settings, files, current.shapes_N2)
+                    canvases = open_training_canvases(settings.train, files, current.shapes_N2)
             if current.name:
                 log.info("stage %s: steps %d to %d of %d", current.name, current.begin, current.end, total_steps)
 
@@ -172,15 +169,7 @@ def train_teacher(recipe: TeacherRecipe, manifest: Manifest, run: RunFolder, *, 
                     share = micro.size / batch.image_B.size
                     (loss * share).backward()
                     loss_sum += loss.item() * share
-                norm = clip_gradients(parameters, train.clip_norm)
-                if not (math.isfinite(loss_sum) and bool(torch.isfinite(norm))):
-                    raise CheckFailed(
-                        f"step {step}: loss {loss_sum}, gradient norm {norm.item()}: training stopped, the last "
-                        "checkpoint is kept: lower optim.lr or set train.precision=fp32"
-                    )
-                for optimizer in optimizers:
-                    optimizer.step()
-                    optimizer.zero_grad(set_to_none=True)
+                norm = take_step(optimizers, parameters, loss=loss_sum, step=step, clip_norm=train.clip_norm)
                 if average is not None and train.ema_decay is not None:
                     move_average(average, model, decay=min(train.ema_decay, (1 + step) / (10 + step)))
 
@@ -195,7 +184,7 @@ def train_teacher(recipe: TeacherRecipe, manifest: Manifest, run: RunFolder, *, 
                             "loss": loss_sum,
                             "margin": margin,
                             "lr": optim.lr * factor,
-                            "gradient_norm": norm.item(),
+                            "gradient_norm": norm,
                         },
                     )
                 if eval_every and (done % eval_every == 0 or done == total_steps):
