@@ -36,6 +36,7 @@ class Backbone:
     std: tuple[float, float, float]
     pooling: str
     patch_stride: int | None
+    output_stride: int | None
 
 
 def library_of(name: str) -> str:
@@ -57,12 +58,14 @@ def build_backbone(
     size_px: int,
     patch_stride: int | None = None,
     pooling: str = "own",
+    output_stride: int | None = None,
     grad_checkpointing: bool = False,
 ) -> Backbone:
     """Creates a tower with its weights: a tag, `pretrained` (timm), a local file, or `none` for random ones.
 
-    `pooling` is the tower's `own`, or `gem` (convolutional timm towers). Raises UserError for an unknown name or tag,
-    weights that cannot be fetched, and files that do not fit.
+    `pooling` is the tower's `own`, or `gem` (convolutional timm towers). With `output_stride` the last blocks of such a
+    tower keep a finer map: a position for so many pixels. Raises UserError for an unknown name or tag, weights that
+    cannot be fetched, and files that do not fit.
     """
     library = library_of(name)
     local = Path(weights) if weights not in ("none", "pretrained") and is_file_name(weights) else None
@@ -70,9 +73,14 @@ def build_backbone(
         raise UserError(f"backbone.weights = {weights!r}: no such file")
     if pooling != "own" and library == "open_clip":
         raise UserError(f"backbone.pooling = {pooling!r}: {name} pools by itself: set it to own")
+    if output_stride is not None and library == "open_clip":
+        raise no_output_stride(name, output_stride)
     made_px = native_size(name, library) or size_px if local else size_px
-    build = _build_open_clip if library == "open_clip" else _build_timm
-    module, mean, std = build(name, "none" if local else weights, made_px)
+    from_hub = "none" if local else weights
+    if library == "open_clip":
+        module, mean, std = _build_open_clip(name, from_hub, made_px)
+    else:
+        module, mean, std = _build_timm(name, from_hub, made_px, output_stride)
     if local is not None:
         load_weights(module, local)
     if made_px != size_px or patch_stride is not None:
@@ -92,6 +100,7 @@ def build_backbone(
         std=rgb(std),
         pooling=pooling,
         patch_stride=patch_stride,
+        output_stride=output_stride,
     )
 
 
@@ -156,15 +165,21 @@ def _build_open_clip(name: str, weights: str, size_px: int) -> Tower:
     return visual, preprocessing["mean"], preprocessing["std"]
 
 
-def _build_timm(name: str, weights: str, size_px: int) -> Tower:
+def _build_timm(name: str, weights: str, size_px: int, output_stride: int | None) -> Tower:
     if weights not in ("none", "pretrained"):
         raise UserError(
             f"backbone.weights = {weights!r}: for the timm model {name} give 'pretrained', 'none' or a file"
         )
     settings = timm.get_pretrained_cfg(name)
-    fixed_size: dict[str, Any] = {"img_size": size_px} if settings and settings.fixed_input_size else {}
+    options: dict[str, Any] = {"img_size": size_px} if settings and settings.fixed_input_size else {}
+    if output_stride is not None:
+        options["output_stride"] = output_stride
     try:
-        module = timm.create_model(name, pretrained=weights == "pretrained", num_classes=0, **fixed_size)
+        module = timm.create_model(name, pretrained=weights == "pretrained", num_classes=0, **options)
+    except (AssertionError, TypeError):
+        if output_stride is None:
+            raise
+        raise no_output_stride(name, output_stride) from None
     except UNREACHABLE as error:
         raise unreachable(name, weights, error) from error
     mean, std = (settings.mean, settings.std) if settings is not None else (IMAGENET_MEAN, IMAGENET_STD)
@@ -174,6 +189,10 @@ def _build_timm(name: str, weights: str, size_px: int) -> Tower:
 def rgb(values: Sequence[float]) -> tuple[float, float, float]:
     red, green, blue = values
     return red, green, blue
+
+
+def no_output_stride(name: str, output_stride: int) -> UserError:
+    return UserError(f"backbone.output_stride = {output_stride}: {name} does not offer it: leave it out")
 
 
 def unreachable(name: str, weights: str, error: Exception) -> UserError:

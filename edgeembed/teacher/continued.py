@@ -47,6 +47,7 @@ def open_parent(recipe: TeacherRecipe) -> tuple[EmbeddingModel, Parent]:
     for key, wanted, found in (
         ("backbone.name", recipe.backbone.name, model.name),
         ("backbone.pooling", recipe.backbone.pooling, model.pooling),
+        ("backbone.output_stride", recipe.backbone.output_stride, model.output_stride),
         ("neck.dim", recipe.neck.dim, model.dim),
         ("neck.batch_norm", recipe.neck.batch_norm, architecture.get("batch_norm", False)),
     ):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from edgeembed.config import MarginKind
 
-SIN_SQUARED_FLOOR = 1e-12  # keeps the gradient of sqrt finite at cos = +-1
+SIN_SQUARED_FLOOR = 1e-30  # keeps the gradient of sqrt finite at cos = +-1
 
 
 def margin_loss(

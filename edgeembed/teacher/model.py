@@ -51,6 +51,7 @@ class EmbeddingModel(nn.Module):
     def __init__(self, backbone: Backbone, neck: Neck, *, size_px: int) -> None:
         super().__init__()
         self.name, self.pooling, self.patch_stride = backbone.name, backbone.pooling, backbone.patch_stride
+        self.output_stride = backbone.output_stride
         self.size_px, self.dim = size_px, neck.projection.out_features
         self.keep_aspect, self.flip = False, False
         self.scales: tuple[float, ...] = (1.0,)
@@ -92,6 +93,7 @@ class EmbeddingModel(nn.Module):
             batch_norm=architecture.get("batch_norm", False),
             pooling=architecture.get("pooling", "own"),
             patch_stride=architecture.get("patch_stride"),
+            output_stride=architecture.get("output_stride"),
         )
         inference = facts.get("inference", {})
         model.keep_aspect = image["resize"] == KEEP_ASPECT
@@ -106,6 +108,7 @@ class EmbeddingModel(nn.Module):
                 "backbone": self.name,
                 "pooling": self.pooling,
                 "patch_stride": self.patch_stride,
+                **({"output_stride": self.output_stride} if self.output_stride else {}),
                 "dropout": self.neck.dropout.p,
                 "batch_norm": isinstance(self.neck.batch_norm, nn.BatchNorm1d),
                 "params": sum(parameter.numel() for parameter in self.parameters()),
@@ -132,6 +135,7 @@ def build_model(
     batch_norm: bool = False,
     pooling: str = "own",
     patch_stride: int | None = None,
+    output_stride: int | None = None,
     grad_checkpointing: bool = False,
 ) -> EmbeddingModel:
     backbone = build_backbone(
@@ -140,6 +144,7 @@ def build_model(
         size_px=size_px,
         patch_stride=patch_stride,
         pooling=pooling,
+        output_stride=output_stride,
         grad_checkpointing=grad_checkpointing,
     )
     return EmbeddingModel(backbone, Neck(backbone.dim, dim, dropout, batch_norm=batch_norm), size_px=size_px)

@@ -25,13 +25,15 @@ from edgeembed.errors import UserError, unknown_choice
 class BackboneSection(Section):
     """The tower: `weights` is an open_clip tag, `pretrained` (timm), a file, or `none`.
 
-    `pooling: gem` replaces a convolutional tower's own pooling by generalised-mean pooling. Frozen, whole or its first
-    blocks, it computes as in evaluation; `frozen_batch_norm` keeps the statistics of batch norm as they are.
+    `pooling: gem` replaces a convolutional tower's own pooling by generalised-mean pooling; `output_stride: 16` leaves
+    out its last halving of the map (Luo et al. 2019). Frozen, whole or its first blocks, it computes as in evaluation;
+    `frozen_batch_norm` keeps the statistics of batch norm as they are.
     """
 
     name: str = "ViT-H-14"
     weights: str = "laion2b_s32b_b79k"
     pooling: Literal["own", "gem"] = "own"
+    output_stride: Literal[8, 16, 32] | None = None
     frozen: bool = False
     frozen_blocks: int = Field(default=0, ge=0)
     frozen_batch_norm: bool = False

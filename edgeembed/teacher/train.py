@@ -249,5 +249,6 @@ def build_teacher(recipe: TeacherRecipe, opening: TeacherRecipe) -> EmbeddingMod
         dropout=recipe.neck.dropout,
         batch_norm=recipe.neck.batch_norm,
         pooling=recipe.backbone.pooling,
+        output_stride=recipe.backbone.output_stride,
         grad_checkpointing=recipe.train.grad_checkpointing,
     )

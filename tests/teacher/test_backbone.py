@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import open_clip
 import pytest
@@ -114,3 +115,22 @@ def test_the_neck_gives_unit_vectors_in_float32() -> None:
         embedding = model(torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8))
     assert embedding.dtype == torch.float32
     assert torch.allclose(embedding.norm(dim=1), torch.ones(3), atol=1e-6)
+
+
+def test_the_last_stride_can_be_left_out() -> None:
+    image_BCHW = torch.randn(1, 3, 64, 64)
+    maps = []
+    for output_stride in (None, 16):
+        module: Any = build_backbone("resnet10t", weights="none", size_px=64, output_stride=output_stride).module.eval()
+        maps.append(tuple(module.forward_features(image_BCHW).shape[2:]))
+    assert maps == [(2, 2), (4, 4)]
+    model = build_model("resnet10t", weights="none", size_px=64, dim=8, dropout=0.0, output_stride=16)
+    again = type(model).from_facts(model.describe())
+    again.load_state_dict(model.state_dict())
+    assert again.eval()(image_BCHW).equal(model.eval()(image_BCHW))
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", CLIP])
+def test_towers_without_strides_refuse_another_one(name: str) -> None:
+    with pytest.raises(UserError, match="backbone.output_stride = 16: .* does not offer it"):
+        build_backbone(name, weights="none", size_px=64, output_stride=16)

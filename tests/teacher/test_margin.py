@@ -99,11 +99,10 @@ def test_the_ends_equal_the_oracle(kind: str, margin: float, per_class: int, sid
     made = oracle(kind, margin, per_class)
     label_B = torch.arange(4)
     embedding_BD = side * F.normalize(made.W.detach().T.reshape(CLASSES, per_class, DIM)[:4, 0])
-    ours, theirs, ours_in, theirs_in, *_ = gradients(kind, margin, per_class, embedding_BD, label_B)
-    # The oracle keeps its arccos away from the ends by 1e-7 or so, which moves its loss a little.
-    assert ours.item() == pytest.approx(theirs.item(), rel=1e-5, abs=1e-4)
-    assert torch.isfinite(ours_in).all()
-    assert torch.allclose(ours_in, theirs_in, atol=1e-4)
+    ours, theirs, ours_in, theirs_in, ours_W, theirs_W = gradients(kind, margin, per_class, embedding_BD, label_B)
+    assert ours.item() == pytest.approx(theirs.item(), rel=0, abs=1e-5)
+    assert torch.allclose(ours_in, theirs_in, atol=1e-5)
+    assert torch.allclose(ours_W, theirs_W, atol=1e-5)
 
 
 def test_margins_of_their_own_equal_one_oracle_an_image() -> None:
@@ -139,10 +138,11 @@ def test_gradients_are_finite_everywhere(kind: str, cosine: float) -> None:
     assert torch.isfinite(value.grad).all()
 
 
-@pytest.mark.parametrize("per_class", [1, 3])
+@pytest.mark.parametrize(("per_class", "sample_rate"), [(1, 1.0), (3, 1.0), (1, 0.9)])
 @pytest.mark.parametrize("kind", ["arcface", "cosface", "normface"])
-def test_gradients_are_finite_under_bf16_autocast(kind: str, per_class: int) -> None:
-    layer, centres = torch.nn.Linear(DIM, DIM), ClassCentres(CLASSES, DIM, per_class=per_class)
+def test_gradients_are_finite_under_bf16_autocast(kind: str, per_class: int, sample_rate: float) -> None:
+    layer = torch.nn.Linear(DIM, DIM)
+    centres = ClassCentres(CLASSES, DIM, per_class=per_class, sample_rate=sample_rate)
     with torch.no_grad():
         centres.weight[: 2 * per_class] = 1.0
         layer.weight.copy_(torch.eye(DIM))
@@ -157,7 +157,7 @@ def test_gradients_are_finite_under_bf16_autocast(kind: str, per_class: int) -> 
     assert torch.isfinite(loss)
     for parameter in (*layer.parameters(), *centres.parameters()):
         assert parameter.grad is not None
-        assert torch.isfinite(parameter.grad).all()
+        assert torch.isfinite(parameter.grad.to_dense()).all()
 
 
 def test_beyond_pi_the_fallback_keeps_the_target_falling() -> None:
