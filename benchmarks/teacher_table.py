@@ -1,22 +1,24 @@
 """What each part of a teacher recipe brings on Grocery Store photographs, at one short budget.
 
 Why: a recipe should hold what was measured to help, and say what did not.
-Usage: taskset -c 0 python benchmarks/teacher_table.py MANIFEST OUT [--only "base;GeM"] [--seeds 0,1,2]
+Usage: taskset -c 0 python benchmarks/teacher_table.py MANIFEST OUT [--only "base;GeM"] [--seeds 0,1]
 Each variant changes a few keys of recipe grocery_cpu, cut to views of 80 px and 14 epochs, and trains for about the
 same time on one core (other networks and sizes get other epochs); two lists can run at once, each on its own core. A
 finished run is scored on val and on test; the base also with mirror images and scales averaged. One JSON line a run is
-added to OUT/results.jsonl; runs that are there already are not repeated, so that a table can grow.
+added to OUT/results.jsonl; runs that are there already are not repeated, so that a table can grow. --table prints it.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import subprocess
 import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 SHORT = [
     "train.epochs=14",
@@ -83,16 +85,49 @@ def score(variant: str, run: Path, manifest_path: Path) -> dict[str, dict[str, o
     return scores
 
 
+def print_table(rows: list[dict[str, Any]]) -> None:
+    """Markdown: means over seeds, the spread of the seeds, and their mean difference from the base."""
+
+    def maps(variant: str, split: str) -> list[float]:
+        return [row[split]["map"] for row in rows if row["variant"] == variant]
+
+    base = statistics.mean(maps("base", "test"))
+    print(
+        "| variant | seeds | seconds | val mAP | test mAP | seeds from, to | interval over queries | to base, points |"
+    )
+    print("|---|---|---|---|---|---|---|---|")
+    for variant in dict.fromkeys(row["variant"] for row in rows):
+        first = next(row for row in rows if row["variant"] == variant)
+        for split in [name for name in first if name.startswith("test")]:
+            found = maps(variant, split)
+            low, high = first[split]["ci95"]
+            cells = [
+                ", ".join([variant, *split.split(", ")[1:]]),
+                str(len(found)),
+                f"{statistics.mean(row['seconds'] for row in rows if row['variant'] == variant):.0f}",
+                f"{statistics.mean(maps(variant, 'val')):.3f}" if split == "test" else "",
+                f"{statistics.mean(found):.4f}",
+                f"{min(found):.4f}, {max(found):.4f}" if len(found) > 1 else "",
+                f"[{low:.3f}, {high:.3f}]",
+                f"{100 * (statistics.mean(found) - base):+.1f}",
+            ]
+            print("| " + " | ".join(cells) + " |")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("manifest", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--only", help="variants, separated by semicolons; default: all")
     parser.add_argument("--seeds", default="0")
+    parser.add_argument("--table", action="store_true")
     asked = parser.parse_args()
     results = asked.out / "results.jsonl"
     asked.out.mkdir(parents=True, exist_ok=True)
     known = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
+    if asked.table:
+        print_table(known)
+        return
     done = {(row["variant"], row["seed"]) for row in known}
     for seed in map(int, asked.seeds.split(",")):
         for variant in asked.only.split(";") if asked.only else VARIANTS:

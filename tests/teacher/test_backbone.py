@@ -132,5 +132,5 @@ def test_the_last_stride_can_be_left_out() -> None:
 
 @pytest.mark.parametrize("name", ["vit_tiny_patch16_224", CLIP])
 def test_towers_without_strides_refuse_another_one(name: str) -> None:
-    with pytest.raises(UserError, match="backbone.output_stride = 16: .* does not offer it"):
+    with pytest.raises(UserError, match=r"backbone.output_stride = 16: .* does not offer it"):
         build_backbone(name, weights="none", size_px=64, output_stride=16)
