@@ -36,6 +36,7 @@ VARIANTS: dict[str, list[str]] = {
     "GeM": ["backbone.pooling=gem"],
     "cosface, up to .2": ["head.kind=cosface", "head.margin_max=0.2"],
     "margin .3 from the start": ["head.margin=0.3", "head.margin_growth_per_epoch=0"],
+    "margin grows to .5": ["head.margin_max=0.5"],
     "no margin (normface)": ["head.kind=normface"],
     "three sub-centres": ["head.centres_per_class=3"],
     "class margins .1 to .5": ["head.class_margins=[0.1, 0.5]", "head.margin_growth_per_epoch=0"],
@@ -51,6 +52,7 @@ VARIANTS: dict[str, list[str]] = {
     ],
     "views of 96 px": ["image.train_size_px=96", "image.size_px=124", "train.epochs=11"],
     "views of 64 px": ["image.train_size_px=64", "image.size_px=84", "train.epochs=14"],
+    "batches of 64": ["train.batch_size=64", "train.epochs=16", "optim.lr=2e-3"],
     "batches of 16": ["train.batch_size=16", "train.epochs=11", "optim.lr=1e-3"],
     "resnet10t": ["backbone.name=resnet10t", "train.epochs=25"],
     "resnet26d": ["backbone.name=resnet26d", "train.epochs=9"],
@@ -100,7 +102,7 @@ def print_table(rows: list[dict[str, Any]]) -> None:
         first = next(row for row in rows if row["variant"] == variant)
         for split in [name for name in first if name.startswith("test")]:
             found = maps(variant, split)
-            low, high = first[split]["ci95"]
+            low, high = first[split]["ci95"]["map"]
             cells = [
                 ", ".join([variant, *split.split(", ")[1:]]),
                 str(len(found)),

@@ -169,6 +169,8 @@ def distil(
             if train.checkpoint_every_steps and (done % train.checkpoint_every_steps == 0 or done == total_steps):
                 save(done)
 
+    if validation and scores is None:  # stopped after its last step
+        scores = validation.score(student)
     with stage(f"saving {run.path}"):
         targets.remove()
         facts = {

@@ -158,6 +158,8 @@ def _build_open_clip(name: str, weights: str, size_px: int) -> Tower:
         raise unreachable(name, weights, error) from error
     preprocessing = open_clip.get_model_preprocess_cfg(model)
     visual = model.visual
+    if getattr(visual, "output_tokens", False):
+        visual.output_tokens = False  # CoCa's text decoder reads them
     if getattr(visual, "proj", None) is not None:
         visual.proj = None  # Huang & Li 2022: the projection into the text space only overfits
     elif isinstance(getattr(visual, "head", None), nn.Module):

@@ -93,6 +93,21 @@ def train_teacher(recipe: TeacherRecipe, manifest: Manifest, run: RunFolder, *, 
     first_step = run.last_step() if resume else 0
     run.forget_metrics_after(first_step)
     count_K = np.bincount(class_of_row, minlength=len(classes)).tolist()
+    finished = model if average is None else average
+
+    def validate() -> dict[str, Any]:
+        return dataclasses.asdict(
+            evaluate(
+                finished,
+                manifest,
+                "val",
+                batch_size=recipe.eval.batch_size,
+                workers=train.workers,
+                device=device,
+                precision=train.precision,
+            )
+        )
+
     started, scores = time.monotonic(), None
     with stop_request() as stop, TrainingLog(run, first_step=first_step, total_steps=total_steps) as training_log:
         for number, current in enumerate(stages):
@@ -188,17 +203,7 @@ def train_teacher(recipe: TeacherRecipe, manifest: Manifest, run: RunFolder, *, 
                         },
                     )
                 if eval_every and (done % eval_every == 0 or done == total_steps):
-                    scores = dataclasses.asdict(
-                        evaluate(
-                            model if average is None else average,
-                            manifest,
-                            "val",
-                            batch_size=recipe.eval.batch_size,
-                            workers=train.workers,
-                            device=device,
-                            precision=train.precision,
-                        )
-                    )
+                    scores = validate()
                     set_learning(settings, model, centres)
                     training_log.scalars(done, {f"val_{key}": scores[key] for key in ("map", "recall_at_1", "mp_at_5")})
                 stopped = stop.signum is not None
@@ -213,8 +218,9 @@ def train_teacher(recipe: TeacherRecipe, manifest: Manifest, run: RunFolder, *, 
                     )
 
     # Result: the network without its class centres, which are kept beside it for distillation and more training.
+    if eval_every and scores is None:  # stopped after its last step
+        scores = validate()
     with stage(f"saving {run.path}"):
-        finished = model if average is None else average
         identity = space_id(finished)
         save_tensors(run.path / "head.safetensors", {"centres": centres.weight})
         write_json(run.path / "classes.json", {"classes": [list(name) for name in classes]})

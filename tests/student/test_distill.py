@@ -80,6 +80,20 @@ def test_a_killed_run_resumes_to_the_same_bits(tiny_data: Path, tiny_teacher: Pa
         assert torch.equal(tensor, found[name]), name
 
 
+def test_a_run_killed_after_its_last_step_is_scored_all_the_same(
+    edgeembed: Run, tiny_data: Path, tiny_teacher: Path, tiny_student: Path, tmp_path: Path
+) -> None:
+    killed = tmp_path / "killed"
+    shutil.copytree(tiny_student, killed)
+    for name in ("model.json", "model.safetensors", "eval.json"):
+        (killed / name).unlink()
+    command = ["distill", "--data", tiny_data, "--teacher", tiny_teacher, "--recipe", "quickstart", "--out", killed]
+    assert edgeembed(*command, "--resume", *as_options(TINY_STUDENT)).code == 0
+    expected, found = (json.loads((run / "eval.json").read_text()) for run in (tiny_student, killed))
+    assert found["scores"] is not None
+    assert found["scores"] == expected["scores"]
+
+
 def test_defaults_find_the_latest_teacher_and_its_data(
     edgeembed: Run, tiny_teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

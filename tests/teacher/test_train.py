@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -82,6 +83,20 @@ def test_a_killed_run_resumes_to_the_same_bits(tiny_data: Path, tmp_path: Path, 
         assert torch.equal(tensor, found[name]), name
     steps = [json.loads(line)["step"] for line in (killed / "metrics.jsonl").read_text().splitlines()]
     assert steps == sorted(set(steps))
+
+
+def test_a_run_killed_after_its_last_step_is_scored_all_the_same(
+    edgeembed: Run, tiny_data: Path, tiny_teacher: Path, tmp_path: Path
+) -> None:
+    killed = tmp_path / "killed"
+    shutil.copytree(tiny_teacher, killed)
+    for name in ("model.json", "model.safetensors", "eval.json"):
+        (killed / name).unlink()
+    command = ["teacher-train", "--data", tiny_data, "--recipe", "quickstart", "--out", killed, "--resume"]
+    assert edgeembed(*command, *as_options(TINY)).code == 0
+    expected, found = (json.loads((run / "eval.json").read_text()) for run in (tiny_teacher, killed))
+    assert found["scores"] is not None
+    assert found["scores"] == expected["scores"]
 
 
 def test_sigterm_keeps_what_was_done(tiny_data: Path, tmp_path: Path) -> None:
