@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 SHORT = [
-    "train.epochs=14",
+    "train.epochs=26",
     "image.start_size_px=null",
     "image.train_size_px=80",
     "image.size_px=104",
@@ -30,35 +30,44 @@ SHORT = [
     "eval.every_steps=0",
     "train.checkpoint_every_steps=0",
 ]
+RESNET18D = ["backbone.name=resnet18d", "train.epochs=14"]
 VARIANTS: dict[str, list[str]] = {
     "base": [],
-    "last stride 1": ["backbone.output_stride=16"],
-    "GeM": ["backbone.pooling=gem"],
-    "cosface, up to .2": ["head.kind=cosface", "head.margin_max=0.2"],
+    "no margin (normface)": ["head.kind=normface"],
     "margin .3 from the start": ["head.margin=0.3", "head.margin_growth_per_epoch=0"],
     "margin grows to .5": ["head.margin_max=0.5"],
-    "no margin (normface)": ["head.kind=normface"],
+    "cosface, up to .2": ["head.kind=cosface", "head.margin_max=0.2"],
     "three sub-centres": ["head.centres_per_class=3"],
     "class margins .1 to .5": ["head.class_margins=[0.1, 0.5]", "head.margin_growth_per_epoch=0"],
     "scale 20": ["head.scale=20"],
+    "GeM": ["backbone.pooling=gem"],
     "batch norm in the neck": ["neck.batch_norm=true"],
+    "no dropout": ["neck.dropout=0"],
     "running average .998": ["train.ema_decay=0.998"],
     "cutmix .5": ["mix.cutmix_probability=0.5"],
-    "SGD .05, decay 2e-3": ["optim.kind=sgd", "optim.lr=0.05", "optim.head_lr_factor=1", "optim.weight_decay=2e-3"],
     "rate 3e-3": ["optim.lr=3e-3"],
-    "last 3 epochs milder": [
-        "stages=[{name: hard, train: {epochs: 11}}, {name: mild, train: {epochs: 3}, optim: {lr: 3e-4, "
+    "last 5 epochs milder": [
+        "stages=[{name: hard, train: {epochs: 21}}, {name: mild, train: {epochs: 5}, optim: {lr: 3e-4, "
         "warmup_epochs: 0}, head: {margin: 0.3}, augment: {scale: [0.6, 1.0], drop_square_probability: 0}}]"
     ],
-    "views of 96 px": ["image.train_size_px=96", "image.size_px=124", "train.epochs=11"],
-    "views of 64 px": ["image.train_size_px=64", "image.size_px=84", "train.epochs=14"],
-    "batches of 64": ["train.batch_size=64", "train.epochs=16", "optim.lr=2e-3"],
-    "batches of 16": ["train.batch_size=16", "train.epochs=11", "optim.lr=1e-3"],
-    "resnet10t": ["backbone.name=resnet10t", "train.epochs=25"],
-    "resnet26d": ["backbone.name=resnet26d", "train.epochs=9"],
-    "seresnet18": ["backbone.name=seresnet18", "train.epochs=13"],
+    "views of 96 px": ["image.train_size_px=96", "image.size_px=124", "train.epochs=19"],
+    "batches of 16": ["train.batch_size=16", "train.epochs=21", "optim.lr=1e-3"],
+    "batches of 64": ["train.batch_size=64", "train.epochs=29", "optim.lr=2e-3"],
+    "cs3darknet_s": ["backbone.name=cs3darknet_s", "train.epochs=30"],
     "regnetx_004": ["backbone.name=regnetx_004", "train.epochs=22"],
-    "vovnet19b_slim": ["backbone.name=ese_vovnet19b_slim", "train.epochs=26", "backbone.output_stride=null"],
+    "resnet10t": ["backbone.name=resnet10t", "train.epochs=25"],
+    "resnet18d": RESNET18D,
+    "resnet18d, last stride 1": [*RESNET18D, "backbone.output_stride=16"],
+    "resnet18d, no margin (normface)": [*RESNET18D, "head.kind=normface"],
+    "resnet18d, margin grows to .5": [*RESNET18D, "head.margin_max=0.5"],
+    "resnet18d, batches of 16": [*RESNET18D, "train.batch_size=16", "train.epochs=11", "optim.lr=1e-3"],
+    "resnet18d, SGD .05, decay 2e-3": [
+        *RESNET18D,
+        "optim.kind=sgd",
+        "optim.lr=0.05",
+        "optim.head_lr_factor=1",
+        "optim.weight_decay=2e-3",
+    ],
 }
 AVERAGED: dict[str, tuple[bool, tuple[float, ...]]] = {
     "val": (False, (1.0,)),
