@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
 import typer
@@ -39,7 +40,7 @@ def list_recipes(as_json: Annotated[bool, typer.Option("--json", help="Print JSO
 @recipes_app.command("show")
 def show_recipe(
     name: Annotated[str, typer.Argument(help="Recipe name, or a .yaml file.")],
-    kind: Annotated[str | None, typer.Option(help="teacher or student, where a name is both.")] = None,
+    kind: Annotated[str | None, typer.Option(help="teacher or student; default: both, or what a file is.")] = None,
 ) -> None:
     """A recipe's text, its stages in words, then every key with the value it resolves to."""
     from edgeembed.config import Section, load_recipe, recipe_names, recipe_text, to_yaml
@@ -51,6 +52,8 @@ def show_recipe(
     if kind is not None and kind not in types:
         raise unknown_choice("kind", kind, types)
     kinds = [kind] if kind else [each for each in KINDS if name in recipe_names(each)]
+    if not kinds and name.endswith((".yaml", ".yml")):
+        kinds = ["student" if re.search(r"^student:", recipe_text("student", name), re.MULTILINE) else "teacher"]
     if not kinds:
         raise unknown_choice("recipe", name, {each for one in KINDS for each in recipe_names(one)})
     for each in kinds:

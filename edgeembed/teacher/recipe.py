@@ -115,12 +115,15 @@ class TeacherRecipe(Section):
             "neck": self.optim.lr,
             "head": self.optim.lr * self.optim.head_lr_factor,
         }
+        margin = f"{self.head.margin:g}"
+        if self.head.class_margins:
+            margin = "{:g} to {:g} by the size of the class".format(*self.head.class_margins)
         shape = "own proportions, about " if self.image.keep_aspect else ""
         return (
             f"{self.train.epochs} epochs of {shape}{self.image.size_px} x {self.image.size_px} pixels in batches of "
             f"{self.train.batch_size * self.train.accumulate_steps}; trains "
             + ", ".join(f"{name} at {rate:.3g}" for name, rate in rates.items() if not frozen[name])
-            + f"; {self.head.kind} margin {self.head.margin:g}"
+            + f"; {self.head.kind} margin {margin}"
             + (f" + {self.head.margin_growth_per_epoch:g} an epoch" if self.head.margin_growth_per_epoch else "")
         )
 

@@ -68,6 +68,17 @@ def test_recipes_are_listed_and_shown(edgeembed: Run) -> None:
     assert "quickstart" in edgeembed("recipes").stdout
 
 
+def test_a_recipe_of_ones_own_is_shown(edgeembed: Run, tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("head: {class_margins: [0.05, 0.5]}\nstages: [{name: first, train: {epochs: 2}}]\n")
+    shown = edgeembed("recipes", "show", path)
+    assert shown.code == 0, shown.stderr
+    assert "# 1. first: 2 epochs" in shown.stdout
+    assert "arcface margin 0.05 to 0.5 by the size of the class" in shown.stdout
+    path.write_text("student: {name: vit_b16}\n")
+    assert "# --- student recipe" in edgeembed("recipes", "show", path).stdout
+
+
 def test_doctor_says_what_is_here(edgeembed: Run) -> None:
     found = json.loads(edgeembed("doctor", "--json").stdout)
     assert found["machine"]["cores"] >= 1
