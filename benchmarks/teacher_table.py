@@ -4,8 +4,9 @@ Why: a recipe should hold what was measured to help, and say what did not.
 Usage: taskset -c 0 python benchmarks/teacher_table.py MANIFEST OUT [--only "base;GeM"] [--seeds 0,1]
 Each variant changes a few keys of recipe grocery_cpu, cut to views of 80 px and 26 epochs, and trains for about the
 same time on one core (other networks and sizes get other epochs); two lists can run at once, each on its own core. A
-finished run is scored on val and on test; base and resnet18d also with mirror images and scales averaged. One JSON line a run is
-added to OUT/results.jsonl; runs that are there already are not repeated, so that a table can grow. --table prints it.
+finished run is scored on val and on test; base and resnet18d also with mirror images and scales averaged. One JSON line
+a run is added to OUT/results.jsonl; runs that are there already are not repeated, so that a table can grow. --table
+prints it.
 """
 
 from __future__ import annotations
