@@ -108,6 +108,7 @@ class EmbeddingModel(nn.Module):
                 "backbone": self.name,
                 "pooling": self.pooling,
                 "patch_stride": self.patch_stride,
+                # Only where it is set: spaces that were named before the key existed keep their id.
                 **({"output_stride": self.output_stride} if self.output_stride else {}),
                 "dropout": self.neck.dropout.p,
                 "batch_norm": isinstance(self.neck.batch_norm, nn.BatchNorm1d),
