@@ -30,7 +30,7 @@ from edgeembed.data.manifest import read_manifest
 from edgeembed.data.shapes import square_shapes
 from edgeembed.data.views import render_views
 from edgeembed.images import load_rgb
-from edgeembed.teacher.device import keep_freed_memory
+from edgeembed.teacher.device import set_allocator
 
 SIZE_PX, BATCH, CANVAS_FACTOR = 224, 32, 1.25
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -110,7 +110,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=512)
     asked = parser.parse_args()
     torch.set_num_threads(1)  # OpenCV has one thread anyway
-    keep_freed_memory(0)  # as every run of a small model does; both sides gain
+    set_allocator(0)  # as every run of a small model does; both sides gain
     manifest = read_manifest(asked.manifest)
     files = [manifest.files[row] for row in manifest.rows("train")[: asked.images]]
     shapes_N2 = square_shapes(len(files), round(SIZE_PX * CANVAS_FACTOR))

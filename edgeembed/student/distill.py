@@ -34,7 +34,7 @@ from edgeembed.student.losses import anchor_kl_loss, cosine_loss, cross_relation
 from edgeembed.student.recipe import DistillRecipe
 from edgeembed.student.targets import TargetMemory
 from edgeembed.student.zoo import build_student
-from edgeembed.teacher.device import keep_freed_memory, pick_device, seed_step
+from edgeembed.teacher.device import pick_device, seed_step, set_allocator
 from edgeembed.teacher.evaluate import FloatArray, embed_files, score_rows, steps_between_evaluations
 from edgeembed.teacher.model import EmbeddingModel, Network
 from edgeembed.teacher.saved import finish_run, load_model
@@ -87,7 +87,7 @@ def distil(
     teacher.requires_grad_(False).to(device).to(memory_format=torch.channels_last)
     student.to(device).to(memory_format=torch.channels_last)
     parameters = list(student.parameters())
-    keep_freed_memory(sum(parameter.nbytes for parameter in [*parameters, *teacher.parameters()]))
+    set_allocator(sum(parameter.nbytes for parameter in [*parameters, *teacher.parameters()]))
     optimizers = build_optimizers(student.backbone, student.neck, None, recipe.optim)
     state = load_checkpoint(run, model=student, optimizers=optimizers) if resume else None
     first_step = state["step"] if state else 0

@@ -9,8 +9,9 @@ import torch
 
 from edgeembed.errors import UserError
 
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # glibc's malloc.h
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4  # glibc's malloc.h
 SMALL_MODEL_BYTES = 400_000_000
+LARGE_BLOCK_BYTES = 16 * 2**20
 
 
 def pick_device(wanted: str) -> str:
@@ -24,16 +25,20 @@ def pick_device(wanted: str) -> str:
     return wanted
 
 
-def keep_freed_memory(model_bytes: int) -> None:
-    """Tells glibc to reuse freed activations instead of returning them: fewer page faults, up to a fifth more speed.
+def set_allocator(model_bytes: int) -> None:
+    """Tells glibc's malloc what to do with freed memory; nothing on other systems.
 
-    Only for small models: on large ones the held memory would matter more.
+    A small model keeps all of it: fewer page faults, up to a fifth more speed. A large one returns blocks of 16 MiB and
+    more: by default malloc keeps them in a heap that fragments, which cost ViT-H-14 half a GiB of peak and no time.
     """
-    if sys.platform == "linux" and model_bytes <= SMALL_MODEL_BYTES:
-        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-        if mallopt is not None:
-            mallopt(M_MMAP_MAX, 0)
-            mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is None:
+        return
+    if model_bytes <= SMALL_MODEL_BYTES:
+        mallopt(M_MMAP_MAX, 0)
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+    else:
+        mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK_BYTES)
 
 
 def seed_step(seed: int, step: int) -> None:

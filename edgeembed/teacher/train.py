@@ -23,7 +23,7 @@ from edgeembed.errors import UserError
 from edgeembed.progress import TrainingLog, stage
 from edgeembed.run import Interrupted, RunFolder, stop_request, write_json
 from edgeembed.teacher.continued import inherit_centres, open_parent, report_space
-from edgeembed.teacher.device import keep_freed_memory, pick_device, seed_step
+from edgeembed.teacher.device import pick_device, seed_step, set_allocator
 from edgeembed.teacher.evaluate import evaluate, steps_between_evaluations
 from edgeembed.teacher.learning import move_average, set_learning
 from edgeembed.teacher.margin import ClassCentres, class_margins, margin_at, margin_loss
@@ -89,7 +89,7 @@ def train_teacher(recipe: TeacherRecipe, manifest: Manifest, run: RunFolder, *, 
     average = copy.deepcopy(model).requires_grad_(False) if train.ema_decay is not None else None
     parts = {"model": model, "head": centres} | ({"average": average} if average is not None else {})
     trained = nn.ModuleDict(parts).to(device).to(memory_format=torch.channels_last)
-    keep_freed_memory(sum(parameter.nbytes for parameter in trained.parameters()))
+    set_allocator(sum(parameter.nbytes for parameter in trained.parameters()))
     first_step = run.last_step() if resume else 0
     run.forget_metrics_after(first_step)
     count_K = np.bincount(class_of_row, minlength=len(classes)).tolist()
@@ -174,7 +174,8 @@ def train_teacher(recipe: TeacherRecipe, manifest: Manifest, run: RunFolder, *, 
                         )
                         label_TB = torch.cat([label_TB, label_TB.roll(-1, dims=1)])
                         share_TB = torch.stack([1.0 - mixed_B, mixed_B])
-                    with torch.autocast(device, torch.bfloat16, enabled=train.precision == "bf16"):
+                    # A weight is used once in a pass: autocast would keep its bf16 copy for nothing.
+                    with torch.autocast(device, torch.bfloat16, enabled=train.precision == "bf16", cache_enabled=False):
                         embedding_BD = model(image_BCHW)
                     cosine_BK, column_TB = centres(embedding_BD, label_TB)
                     margin_TB = base_K[label_TB] + grown
