@@ -36,6 +36,7 @@ VARIANTS: dict[str, list[str]] = {
     "base": [],
     "no margin (normface)": ["head.kind=normface"],
     "margin .3 from the start": ["head.margin=0.3", "head.margin_growth_per_epoch=0"],
+    "margin .5 from the start": ["head.margin=0.5", "head.margin_growth_per_epoch=0", "head.margin_max=0.5"],
     "margin grows to .5": ["head.margin_max=0.5"],
     "cosface, up to .2": ["head.kind=cosface", "head.margin_max=0.2"],
     "three sub-centres": ["head.centres_per_class=3"],

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from edgeembed.errors import UserError, unknown_choice
 
@@ -66,10 +66,28 @@ class AugmentSection(Section):
 
 
 class MixSection(Section):
-    """Squares of other training images pasted into an image, whose class then counts by its share (CutMix)."""
+    """Pairs of training images made one: a square of the other pasted in (CutMix), or the two blended (mixup).
+
+    A teacher counts each one's class by its share; a student asks its teacher what the mixed image is.
+    """
 
     cutmix_probability: float = Field(default=0.0, ge=0.0, le=1.0)
     cutmix_side: tuple[float, float] = (0.3, 0.7)  # share of the image's side
+    mixup_probability: float = Field(default=0.0, ge=0.0, le=1.0)  # the two probabilities add up to at most 1
+    mixup_share: tuple[float, float] = (0.0, 0.5)  # of the other image
+
+    @property
+    def mixes(self) -> bool:
+        return self.cutmix_probability + self.mixup_probability > 0.0
+
+    @model_validator(mode="after")
+    def _require_probabilities(self) -> MixSection:
+        if self.cutmix_probability + self.mixup_probability > 1.0:
+            raise UserError(
+                f"mix.cutmix_probability + mix.mixup_probability = {self.cutmix_probability + self.mixup_probability}: "
+                "at most 1, an image is mixed in one way"
+            )
+        return self
 
 
 class OptimSection(Section):

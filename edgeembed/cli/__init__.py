@@ -4,7 +4,20 @@ from __future__ import annotations
 
 import sys
 
-from edgeembed.cli import artifacts, bench, data, distill, doctor, embed, export, quickstart, recipes, search, teacher  # noqa: F401
+from edgeembed.cli import (
+    artifacts,
+    bench,
+    data,
+    distill,
+    doctor,
+    embed,
+    export,
+    quickstart,
+    recipes,
+    search,
+    targets,
+    teacher,
+)
 from edgeembed.cli.app import run
 
 

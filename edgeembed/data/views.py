@@ -106,16 +106,38 @@ def inside(square_B4: Tensor, height: int, width: int) -> Tensor:
 
 
 def mix_views(
-    image_BCHW: Tensor, section: MixSection, *, seed: int, image_B: npt.NDArray[np.int64], view: int
+    image_BCHW: Tensor,
+    other_BCHW: Tensor,
+    section: MixSection,
+    *,
+    seed: int,
+    image_B: npt.NDArray[np.int64],
+    view: int,
 ) -> tuple[Tensor, Tensor]:
-    """CutMix (Yun et al. 2019): a square of each image is that of the next one in the batch.
+    """CutMix (Yun et al. 2019) and mixup (Zhang et al. 2018) of each image with another one.
 
-    Returns the images and the share of each, (B,), that is the next one's.
+    Returns the images and the share of each, (B,), that is the other's; 0 where an image was left alone.
     """
-    u = uniforms(seed, image_B, view, 20)[:, 16:]
+    u = uniforms(seed, image_B, view, 21)[:, 16:]
     side = np.where(u[:, 0] < section.cutmix_probability, between(section.cutmix_side, u[:, 1]), 0.0)
     square = np.stack([u[:, 2] * (1 - side), u[:, 3] * (1 - side)], axis=1)
     square = np.concatenate([square, square + side[:, None]], axis=1).astype(np.float32)
     pasted = inside(torch.from_numpy(square).to(image_BCHW.device), *image_BCHW.shape[2:])
-    mixed = torch.where(pasted, image_BCHW.roll(-1, dims=0), image_BCHW)
-    return mixed, pasted.float().mean(dim=(1, 2, 3))
+    mixed = torch.where(pasted, other_BCHW, image_BCHW)
+    share_B = pasted.float().mean(dim=(1, 2, 3))
+    blended = u[:, 0] >= 1.0 - section.mixup_probability
+    if blended.any():
+        blend = np.where(blended, between(section.mixup_share, u[:, 4]), 0.0).astype(np.float32)
+        blend_B = torch.from_numpy(blend).to(image_BCHW.device)
+        at = blend_B.nonzero()[:, 0]
+        sum_BCHW = torch.lerp(image_BCHW[at].float(), other_BCHW[at].float(), blend_B[at, None, None, None])
+        mixed[at] = (sum_BCHW if mixed.is_floating_point() else sum_BCHW.round_()).to(mixed.dtype)
+        share_B = share_B + blend_B
+    return mixed, share_B
+
+
+def are_mixed(section: MixSection, *, seed: int, image_B: npt.NDArray[np.int64], view: int) -> npt.NDArray[np.bool_]:
+    """Which images `mix_views` would mix."""
+    u_B = uniforms(seed, image_B, view, 17)[:, 16]
+    mixed_B: npt.NDArray[np.bool_] = (u_B < section.cutmix_probability) | (u_B >= 1.0 - section.mixup_probability)
+    return mixed_B

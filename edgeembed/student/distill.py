@@ -1,8 +1,8 @@
 """Distils a teacher's space into a small student, in one loop that reads top to bottom.
 
 Teacher and student see the same view of an image, each at its own size and with its own constants. Labels are not
-used, so unlabelled images are as good as labelled ones. Left out: an average of the student's weights, which brings
-nothing in long schedules.
+used unless loss.label asks for them, so unlabelled images are as good as labelled ones. Left out: an average of the
+student's weights, which brings nothing in long schedules.
 """
 
 from __future__ import annotations
@@ -16,23 +16,19 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
-from edgeembed.checkpoint import iterate_tensors, load_checkpoint, save_checkpoint
+from edgeembed.checkpoint import load_checkpoint, save_checkpoint
 from edgeembed.config import to_yaml
-from edgeembed.data.augment import draw_views
 from edgeembed.data.loader import Order, open_training_canvases
 from edgeembed.data.manifest import Manifest, Rows
 from edgeembed.data.shapes import square_shapes
-from edgeembed.data.views import render_views
 from edgeembed.errors import UserError
 from edgeembed.metrics import RetrievalScores
 from edgeembed.progress import TrainingLog, stage
 from edgeembed.run import Interrupted, RunFolder, stop_request
-from edgeembed.student.losses import anchor_kl_loss, cosine_loss, cross_relation_loss, self_relation_loss
+from edgeembed.student.answers import Answers, open_store, replay_of, target_key, training_canvas_px
+from edgeembed.student.objective import build_objective
 from edgeembed.student.recipe import DistillRecipe
-from edgeembed.student.targets import TargetMemory
 from edgeembed.student.zoo import build_student
 from edgeembed.teacher.device import pick_device, seed_step, set_allocator
 from edgeembed.teacher.evaluate import FloatArray, embed_files, score_rows, steps_between_evaluations
@@ -64,7 +60,7 @@ def distil(
 
     train, image = recipe.train, recipe.image
     device = pick_device(train.device)
-    canvas_px = round(max(image.view_px(), teacher.size_px) * image.canvas_factor)
+    canvas_px = training_canvas_px(recipe, teacher)
     batch_size = train.batch_size * train.accumulate_steps
     with stage(f"reading {len(rows)} training images"):
         files = [manifest.files[row] for row in rows]
@@ -93,19 +89,11 @@ def distil(
     first_step = state["step"] if state else 0
     run.forget_metrics_after(first_step)
     num_views = min(recipe.targets.views, train.epochs)
-    targets = TargetMemory(run.path / "targets.f16", num_images=len(rows), num_views=num_views, dim=teacher.dim)
-    centre_KD = read_centres(teacher_path).to(device) if recipe.loss.centre_kl else None
+    key = target_key(recipe, manifest, teacher, teacher_facts["space_id"])
+    store = open_store(recipe, key, teacher_path, num_views=num_views)
+    answers = Answers(teacher, store, precision=recipe.targets.precision, device=device)
+    objective = build_objective(recipe, manifest, rows, teacher, teacher_path, device)
     validation = Validation(recipe, manifest, teacher, device) if eval_every else None
-
-    def teacher_targets(canvas_BCHW: Tensor, image_B: Rows, view: int) -> Tensor:
-        known_BD, known_B = targets.read(image_B, view)
-        if not known_B.all():
-            views = draw_views(recipe.augment, seed=train.seed, image_B=image_B, view=view)
-            image_BCHW = render_views(canvas_BCHW, views, teacher.size_px)
-            with torch.no_grad(), torch.autocast(device, torch.bfloat16, enabled=recipe.targets.precision == "bf16"):
-                targets.write(image_B, view, teacher(image_BCHW).cpu().numpy())
-            known_BD, _ = targets.read(image_B, view)
-        return F.normalize(torch.from_numpy(known_BD).to(device), dim=1)
 
     def save(step: int) -> None:
         save_checkpoint(run, step=step, model=student, optimizers=optimizers, keep=train.keep_checkpoints, state={})
@@ -116,10 +104,12 @@ def distil(
         stop_request() as stop,
         TrainingLog(run, first_step=first_step, total_steps=total_steps) as training_log,
     ):
-        batches = canvases.batches([readable[wanted] for wanted in order.wanted(first_step, total_steps)])
-        for step, batch in enumerate(batches, start=first_step):
+        asked = [
+            (readable[wanted], order.epoch(step) % num_views)
+            for step, wanted in enumerate(order.wanted(first_step, total_steps), start=first_step)
+        ]
+        for step, batch in enumerate(replay_of(recipe).batches(canvases, asked), start=first_step):
             epoch = order.epoch(step)
-            view = epoch % num_views
             factor = rate_factor(
                 step, steps_per_epoch=order.steps_per_epoch, total_steps=total_steps, section=recipe.optim
             )
@@ -132,19 +122,11 @@ def distil(
             for micro in np.array_split(np.arange(batch.image_B.size), train.accumulate_steps):
                 if micro.size == 0:
                     continue
-                image_B = batch.image_B[micro]
-                canvas_BCHW = batch.canvas_BCHW[torch.from_numpy(micro)].to(device)
-                teacher_BD = teacher_targets(canvas_BCHW, image_B, view)
-                views = draw_views(recipe.augment, seed=train.seed, image_B=image_B, view=view)
-                image_BCHW = render_views(canvas_BCHW, views, view_px)
+                teacher_BD = answers.of(batch, micro)
+                image_BCHW = batch.render(micro, view_px, device)
                 with torch.autocast(device, torch.bfloat16, enabled=train.precision == "bf16"):
                     student_BD = student(image_BCHW)
-                loss = recipe.loss.cosine * cosine_loss(student_BD, teacher_BD)
-                loss = loss + recipe.loss.cross_relation * cross_relation_loss(student_BD, teacher_BD)
-                loss = loss + recipe.loss.self_relation * self_relation_loss(student_BD, teacher_BD)
-                if centre_KD is not None:
-                    kl = anchor_kl_loss(student_BD, teacher_BD, centre_KD, temperature=recipe.loss.centre_temperature)
-                    loss = loss + recipe.loss.centre_kl * kl
+                loss = objective(student_BD, teacher_BD, image_B=batch.image_B[micro])
                 share = micro.size / batch.image_B.size
                 (loss * share).backward()
                 loss_sum += loss.item() * share
@@ -172,7 +154,6 @@ def distil(
     if validation and scores is None:  # stopped after its last step
         scores = validation.score(student)
     with stage(f"saving {run.path}"):
-        targets.remove()
         facts = {
             "role": "student",
             "space_id": teacher_facts["space_id"],
@@ -193,14 +174,6 @@ def distil(
         }
         seconds = time.monotonic() - started
         return finish_run(run, student, facts, scores=scores, seconds=seconds, steps=total_steps)
-
-
-def read_centres(teacher_path: Path) -> Tensor:
-    """The teacher's class centres as unit vectors, (K, D)."""
-    path = teacher_path / "head.safetensors"
-    if not path.is_file():
-        raise UserError(f"{path}: no class centres, which loss.centre_kl needs: set loss.centre_kl=0")
-    return F.normalize(dict(iterate_tensors(path))["centres"].float(), dim=1)
 
 
 class Validation:

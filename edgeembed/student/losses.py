@@ -25,7 +25,7 @@ def self_relation_loss(student_BD: Tensor, teacher_BD: Tensor) -> Tensor:
 
 
 def anchor_kl_loss(student_BD: Tensor, teacher_BD: Tensor, anchor_KD: Tensor, *, temperature: float) -> Tensor:
-    """KL(teacher || student) of the softmax similarity to anchors, here class centres (CLIP-KD's ICL)."""
+    """KL(teacher || student) of the softmax similarity to anchors: centres or embeddings (CLIP-KD, SEED)."""
     teacher_BK = F.log_softmax(teacher_BD @ anchor_KD.T / temperature, dim=1)
     student_BK = F.log_softmax(student_BD @ anchor_KD.T / temperature, dim=1)
     return F.kl_div(student_BK, teacher_BK, log_target=True, reduction="batchmean")

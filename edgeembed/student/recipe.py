@@ -6,7 +6,15 @@ from typing import Literal
 
 from pydantic import Field
 
-from edgeembed.config import AugmentSection, EvalSection, ImageSection, OptimSection, Section, TrainSection
+from edgeembed.config import (
+    AugmentSection,
+    EvalSection,
+    ImageSection,
+    MixSection,
+    OptimSection,
+    Section,
+    TrainSection,
+)
 
 
 class StudentSection(Section):
@@ -18,20 +26,35 @@ class StudentSection(Section):
 
 
 class LossSection(Section):
-    """Weights of the loss terms: RAML's, and KL over the teacher's class centres where it has any."""
+    """Weights of the loss terms: RAML's three, KL over anchors (the teacher's class centres, or its embeddings of
+    training images), and a margin loss to the teacher's centres for images with one of its classes.
+    """
 
     cosine: float = Field(default=1.0, ge=0.0)
     cross_relation: float = Field(default=0.75, ge=0.0)
     self_relation: float = Field(default=0.68, ge=0.0)
     centre_kl: float = Field(default=0.0, ge=0.0)
     centre_temperature: float = Field(default=0.07, gt=0.0)
+    anchor_kl: float = Field(default=0.0, ge=0.0)
+    anchor_temperature: float = Field(default=0.07, gt=0.0)
+    anchors: int = Field(default=8192, ge=2)
+    label: float = Field(default=0.0, ge=0.0)
+    label_margin: float = Field(default=0.0, ge=0.0)
+    label_scale: float = Field(default=30.0, gt=0.0)
 
 
 class TargetSection(Section):
-    """The teacher's side: each image has `views` views that recur, and the teacher sees each of them once."""
+    """The teacher's side: each image has `views` views that recur, and the teacher sees each of them once.
+
+    `store` is where its answers are kept for this and other students: a folder, `auto` (below the teacher's run, where
+    views recur or a store is there already), or `none` (it is asked each time). Views are drawn from a seed of their
+    own, so that students of several seeds share them.
+    """
 
     views: int = Field(default=50, ge=1)
+    seed: int = Field(default=0, ge=0)
     precision: Literal["bf16", "fp32"] = "bf16"
+    store: str = "auto"
 
 
 class DistillRecipe(Section):
@@ -43,6 +66,7 @@ class DistillRecipe(Section):
     targets: TargetSection = TargetSection()
     image: ImageSection = ImageSection()
     augment: AugmentSection = AugmentSection()
+    mix: MixSection = MixSection()
     optim: OptimSection = OptimSection()
     train: TrainSection = TrainSection()
     eval: EvalSection = EvalSection()

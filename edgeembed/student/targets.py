@@ -1,38 +1,177 @@
-"""What the teacher said of each (image, view), kept on disk, so that it is asked only once."""
+"""A teacher's answers on disk, one float16 vector for each (image, view): paid for once, for any number of students.
+
+A store is a folder: `targets.json`, its key, and one memory-mapped file a view, `view-0000.safetensors`, with a tensor
+`embedding` (N, D). A row of zeros is one not yet computed. Rows are pure functions of the key, so processes that fill a
+store side by side can only write the same numbers twice, a killed one loses nothing, and views can be added later.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import hashlib
+import json
+import os
+import struct
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from edgeembed.data.manifest import Rows
+from edgeembed.errors import UserError
+from edgeembed.run import read_json, sync_folder, write_json
 
-class TargetMemory:
-    """float16 unit vectors by (image, view) in one memory-mapped file; a row of zeros is one not yet computed.
+SCHEMA = "edgeembed-targets/1"
+HEADER_BYTES = 4096  # of a view's file: rows start on a page
 
-    A row is written whole, and what a killed process had written stays: recomputing it gives the same numbers.
-    128 bytes a view at 64 dimensions.
+HalfArray = npt.NDArray[np.float16]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetKey:
+    """All that a stored target depends on. `augmentation` holds what draws, cuts and mixes views, and the seed."""
+
+    space_id: str
+    data: str  # fingerprint of the manifest whose train split the rows follow
+    num_images: int
+    dim: int
+    augmentation: dict[str, Any]
+
+    @functools.cached_property
+    def name(self) -> str:
+        """Short and unique: where the store lies under the folder of all stores of a teacher."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+
+    def require_equal(self, stored: dict[str, Any], folder: Path) -> None:
+        """Raises UserError that names the first thing in which a store differs from what is asked of it."""
+        for part, value in asdict(self).items():
+            found = stored.get(part)
+            if found == value:
+                continue
+            if isinstance(value, dict) and isinstance(found, dict):
+                part, value, found = next(
+                    (f"{part}.{key}", value.get(key), found.get(key))
+                    for key in sorted({*value, *found})
+                    if value.get(key) != found.get(key)
+                )
+            raise UserError(
+                f"{folder}: these targets are for {part} = {found}, not {value}: "
+                "leave targets.store unset, or name another folder"
+            )
+
+
+class TargetStore:
+    """Reads and writes targets; the files of views appear when first written to.
+
+    Raises UserError where the folder holds targets of another key, or is not a store.
     """
 
-    def __init__(self, path: Path, *, num_images: int, num_views: int, dim: int) -> None:
-        shape = (num_images, num_views, dim)
-        size = num_images * num_views * dim * 2
-        mode: Literal["r+", "w+"] = "r+" if path.exists() and path.stat().st_size == size else "w+"
-        self.path = path
-        self.rows: npt.NDArray[np.float16] = np.memmap(str(path), dtype=np.float16, mode=mode, shape=shape)
+    def __init__(self, folder: Path, key: TargetKey) -> None:
+        self.folder, self.key = folder, key
+        self._views: dict[int, HalfArray] = {}
+        described = folder / "targets.json"
+        if described.is_file():
+            stored = read_json(described)
+            if stored.get("schema") != SCHEMA:
+                raise UserError(f"{described}: schema {stored.get('schema')!r}, this version reads {SCHEMA!r}")
+            key.require_equal(stored, folder)
+        elif folder.is_dir() and any(folder.iterdir()):
+            raise UserError(f"{folder}: holds no targets (no targets.json): name an empty folder, or a new one")
 
-    def read(self, image_B: npt.NDArray[np.int64], view: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
-        """(B, D) float32 and which of them are known."""
-        stored_BD = np.asarray(self.rows[image_B, view])
-        known_B: npt.NDArray[np.bool_] = np.any(stored_BD != 0, axis=1)
-        return stored_BD.astype(np.float32), known_B
+    def read(self, image_B: Rows, view: int) -> tuple[HalfArray, npt.NDArray[np.bool_]]:
+        """(B, D) float16, and which of them are known."""
+        rows_ND = self._view(view)
+        if rows_ND is None:
+            return np.zeros((len(image_B), self.key.dim), np.float16), np.zeros(len(image_B), np.bool_)
+        stored_BD = rows_ND[image_B]
+        return stored_BD, are_known(stored_BD)
 
-    def write(self, image_B: npt.NDArray[np.int64], view: int, embedding_BD: npt.NDArray[np.float32]) -> None:
-        self.rows[image_B, view] = embedding_BD.astype(np.float16)
+    def write(self, image_B: Rows, view: int, embedding_BD: npt.NDArray[np.floating[Any]]) -> None:
+        """Stores unit vectors. Raises UserError where the disk is full, before anything of the view is written."""
+        rows_ND = self._view(view)
+        if rows_ND is None:
+            self._create(view)
+            rows_ND = self._view(view)
+            assert rows_ND is not None
+        if not rows_ND.flags.writeable:
+            raise UserError(f"{self._path(view)}: may not be written to, and lacks targets: copy the store elsewhere")
+        rows_ND[image_B] = embedding_BD
 
-    def remove(self) -> None:
-        """Ends the memory with its file; the targets belong to one run."""
-        del self.rows
-        self.path.unlink(missing_ok=True)
+    def flush(self) -> None:
+        """Brings what was written to the disk; until then only a crash of the machine can lose it."""
+        for rows_ND in self._views.values():
+            if isinstance(rows_ND, np.memmap):
+                rows_ND.flush()
+
+    def count(self, num_views: int) -> int:
+        """How many targets of the first views are known."""
+        views = (self._view(view) for view in range(num_views))
+        return sum(int(are_known(rows_ND).sum()) for rows_ND in views if rows_ND is not None)
+
+    def num_views(self) -> int:
+        """How many views have a file, counted from the first."""
+        view = 0
+        while self._path(view).is_file():
+            view += 1
+        return view
+
+    def _path(self, view: int) -> Path:
+        return self.folder / f"view-{view:04d}.safetensors"
+
+    def _view(self, view: int) -> HalfArray | None:
+        if view not in self._views:
+            path = self._path(view)
+            if not path.is_file():
+                return None
+            shape = (self.key.num_images, self.key.dim)
+            if path.stat().st_size != HEADER_BYTES + shape[0] * shape[1] * 2:
+                raise UserError(f"{path}: {path.stat().st_size} bytes, not those of {shape} targets: delete the file")
+            mode: Any = "r+" if os.access(path, os.W_OK) else "r"
+            self._views[view] = np.memmap(path, dtype=np.float16, mode=mode, offset=HEADER_BYTES, shape=shape)
+        return self._views[view]
+
+    def _create(self, view: int) -> None:
+        """An empty file with all its room on disk, by rename; where another process is faster, its file stays."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if not (self.folder / "targets.json").is_file():
+                write_json(self.folder / "targets.json", {"schema": SCHEMA, **asdict(self.key)})
+            temporary = self.folder / f".view-{view:04d}.{os.getpid()}"
+            try:
+                with temporary.open("wb") as file:
+                    size = self.key.num_images * self.key.dim * 2
+                    file.write(header([self.key.num_images, self.key.dim], size, self.key))
+                    if hasattr(os, "posix_fallocate"):
+                        os.posix_fallocate(file.fileno(), 0, HEADER_BYTES + size)
+                    else:
+                        file.truncate(HEADER_BYTES + size)
+                    os.fsync(file.fileno())
+                with contextlib.suppress(FileExistsError):
+                    os.link(temporary, self._path(view))
+            finally:
+                temporary.unlink(missing_ok=True)
+            sync_folder(self.folder)
+        except OSError as error:
+            raise UserError(
+                f"{self.folder}: targets cannot be stored ({error.strerror}): set targets.store to another folder, "
+                "or to none, to ask the teacher each time"
+            ) from None
+
+
+def header(shape: list[int], size: int, key: TargetKey) -> bytes:
+    """What a safetensors file with one tensor begins with, filled with spaces to `HEADER_BYTES`."""
+    facts = {"space_id": key.space_id, "data": key.data, "store": key.name}
+    text = json.dumps(
+        {"__metadata__": facts, "embedding": {"dtype": "F16", "shape": shape, "data_offsets": [0, size]}}
+    ).encode()
+    return struct.pack("<Q", HEADER_BYTES - 8) + text.ljust(HEADER_BYTES - 8)
+
+
+def are_known(stored_BD: HalfArray) -> npt.NDArray[np.bool_]:
+    """Rows that are not all zeros: no unit vector is."""
+    bits = np.ascontiguousarray(stored_BD).view(np.uint16)
+    known_B: npt.NDArray[np.bool_] = np.bitwise_or.reduce(bits, axis=1) != 0
+    return known_B

@@ -112,10 +112,12 @@ class GeMTower(nn.Module):
 
     def __init__(self, features: nn.Module) -> None:
         super().__init__()
-        if not hasattr(features, "forward_features") or not hasattr(features, "global_pool"):
+        head: Any = getattr(features, "head", None)
+        pools_in_head = hasattr(head, "global_pool") and not list(head.parameters())
+        if not hasattr(features, "forward_features") or not (hasattr(features, "global_pool") or pools_in_head):
             raise UserError(f"backbone.pooling = 'gem': {type(features).__name__} has no pooling to replace")
         self.features: Any = features
-        self.features.global_pool = nn.Identity()
+        (head if pools_in_head else self.features).global_pool = nn.Identity()
         self.power = nn.Parameter(torch.tensor([3.0]))
 
     def forward(self, image_BCHW: Tensor) -> Tensor:

@@ -168,9 +168,10 @@ def train_teacher(recipe: TeacherRecipe, manifest: Manifest, run: RunFolder, *, 
                     image_BCHW = render_views(canvas_BCHW, views, current.view_shape(step, (height, width)))
                     label_TB = torch.from_numpy(class_of_row[image_B]).to(device)[None]
                     share_TB = torch.ones_like(label_TB, dtype=torch.float32)
-                    if settings.mix.cutmix_probability > 0:
+                    if settings.mix.mixes:
+                        other_BCHW = image_BCHW.roll(-1, dims=0)
                         image_BCHW, mixed_B = mix_views(
-                            image_BCHW, settings.mix, seed=train.seed, image_B=image_B, view=epoch
+                            image_BCHW, other_BCHW, settings.mix, seed=train.seed, image_B=image_B, view=epoch
                         )
                         label_TB = torch.cat([label_TB, label_TB.roll(-1, dims=1)])
                         share_TB = torch.stack([1.0 - mixed_B, mixed_B])

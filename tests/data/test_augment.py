@@ -8,7 +8,7 @@ import torch
 
 from edgeembed.config import AugmentSection, MixSection
 from edgeembed.data.augment import Views, draw_views, uniforms
-from edgeembed.data.views import mix_views, render_on_device, render_views
+from edgeembed.data.views import are_mixed, mix_views, render_on_device, render_views
 
 STRONG = AugmentSection(
     scale=(0.4, 1.0),
@@ -97,12 +97,35 @@ def test_a_dropped_square_has_the_side_asked_for() -> None:
 def test_cutmix_pastes_the_next_image_and_says_how_much() -> None:
     section = MixSection(cutmix_probability=0.5, cutmix_side=(0.5, 0.5))
     image = torch.arange(16.0).view(16, 1, 1, 1).expand(16, 3, 20, 20)
-    mixed, share = mix_views(image, section, seed=3, image_B=np.arange(16), view=1)
+    mixed, share = mix_views(image, image.roll(-1, 0), section, seed=3, image_B=np.arange(16), view=1)
+    assert np.array_equal(share.numpy() > 0, are_mixed(section, seed=3, image_B=np.arange(16), view=1))
     assert 2 < int((share > 0).sum()) < 14
     for i in range(16):
         changed = mixed[i] != image[i]
         assert changed.float().mean().item() == pytest.approx(share[i].item())
         assert set(mixed[i].unique().tolist()) <= {float(i), float((i + 1) % 16)}
     assert share.max().item() == pytest.approx(0.25, abs=0.03)
-    alone, _ = mix_views(image[:2], section, seed=3, image_B=np.arange(2), view=1)
-    assert torch.equal(alone[:1], mixed[:1])
+    alone, _ = mix_views(image[:1], image[1:2], section, seed=3, image_B=np.arange(1), view=1)
+    assert torch.equal(alone, mixed[:1])
+
+
+def test_mixup_blends_by_the_share_that_it_tells() -> None:
+    section = MixSection(cutmix_probability=0.3, mixup_probability=0.5, mixup_share=(0.2, 0.4))
+    image = torch.randint(0, 255, (32, 3, 8, 8), dtype=torch.uint8)
+    other = image.roll(-1, 0)
+    mixed, share = mix_views(image, other, section, seed=0, image_B=np.arange(32), view=0)
+    assert mixed.dtype == torch.uint8
+    blended = 0
+    for i in np.flatnonzero(are_mixed(section, seed=0, image_B=np.arange(32), view=0)):
+        expected = torch.lerp(image[i].float(), other[i].float(), share[i])
+        blended += int((mixed[i].float() - expected).abs().max() <= 0.5)
+    assert 8 < blended < 24
+    untouched = share == 0
+    assert torch.equal(mixed[untouched], image[untouched])
+    as_float, _ = mix_views(image.float(), other.float(), section, seed=0, image_B=np.arange(32), view=0)
+    assert (as_float - mixed).abs().max() <= 0.5
+
+
+def test_an_image_is_mixed_in_one_way_only() -> None:
+    with pytest.raises(ValueError, match="at most 1"):
+        MixSection(cutmix_probability=0.6, mixup_probability=0.5)

@@ -12,14 +12,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 from edgeembed.checkpoint import iterate_tensors
 from edgeembed.data.manifest import Manifest, read_manifest, write_manifest
 from edgeembed.run import RunFolder
-from edgeembed.student.targets import TargetMemory
 from edgeembed.teacher.saved import load_model
 from tests.conftest import TINY_STUDENT, Outcome, as_options
 
@@ -33,7 +31,6 @@ def test_the_student_inherits_the_space_and_its_dimension(tiny_student: Path, ti
     assert student.dim == 64
     scores = json.loads((tiny_student / "eval.json").read_text())["scores"]
     assert set(scores) == {"symmetric", "asymmetric"}
-    assert not (tiny_student / "targets.f16").exists()
 
 
 def test_the_student_approaches_its_teacher(
@@ -121,18 +118,3 @@ def test_mistakes_are_one_line(edgeembed: Run, tiny_data: Path, arguments: list[
     assert outcome.code == 2
     assert told in outcome.stderr
     assert len(outcome.stderr.strip().splitlines()) == 1
-
-
-def test_targets_are_known_only_once_written(tmp_path: Path) -> None:
-    memory = TargetMemory(tmp_path / "t", num_images=5, num_views=3, dim=4)
-    rows = np.array([4, 1])
-    assert not memory.read(rows, 2)[1].any()
-    vectors = np.eye(4, dtype=np.float32)[:2]
-    memory.write(rows, 2, vectors)
-    again = TargetMemory(tmp_path / "t", num_images=5, num_views=3, dim=4)
-    values, known = again.read(np.array([1, 4, 0]), 2)
-    assert known.tolist() == [True, True, False]
-    assert np.array_equal(values[:2], vectors[::-1])
-    assert not again.read(rows, 1)[1].any()
-    again.remove()
-    assert not (tmp_path / "t").exists()

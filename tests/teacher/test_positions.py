@@ -76,5 +76,8 @@ def test_generalised_mean_pooling() -> None:
     assert torch.allclose(tower(image), feature.pow(3).mean(dim=(2, 3)).pow(1 / 3), rtol=1e-5)
     tower.power.data.fill_(1.0)
     assert torch.allclose(tower(image), feature.mean(dim=(2, 3)), rtol=1e-4)
+    pooled_in_its_head = build_backbone("ese_vovnet19b_slim", weights="none", size_px=32, pooling="gem").module.eval()
+    feature = pooled_in_its_head.features.forward_features(image).clamp_min(1e-6)
+    assert torch.allclose(pooled_in_its_head(image), feature.pow(3).mean(dim=(2, 3)).pow(1 / 3), rtol=1e-5)
     with pytest.raises(UserError, match="gives no feature map"):
         build_backbone("test_vit", weights="none", size_px=32, pooling="gem")

@@ -1,0 +1,101 @@
+"""`edgeembed targets ...`."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgeembed.cli.app import app, print_json
+from edgeembed.cli.distill import manifest_of
+from edgeembed.errors import UserError
+
+log = logging.getLogger(__name__)
+
+targets_app = typer.Typer(
+    help="A teacher's answers, stored once for any number of students.", rich_markup_mode=None, no_args_is_help=True
+)
+app.add_typer(targets_app, name="targets")
+
+Teacher = Annotated[Path | None, typer.Option(help="Teacher run; default: the latest under runs/.")]
+Data = Annotated[Path | None, typer.Option(help="Manifest; default: the teacher's.")]
+Store = Annotated[Path | None, typer.Argument(help="Folder of a store; default: the only one of the teacher.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+
+
+@targets_app.command()
+def build(
+    teacher: Teacher = None,
+    data: Data = None,
+    recipe: Annotated[str, typer.Option(help="Distillation recipe, name or .yaml file.")] = "default",
+    views: Annotated[int | None, typer.Option(help="Views an image; default: the recipe's.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="Override a key: image.size_px=160.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Ask the teacher for every view that a recipe will show its students; torchrun splits the work."""
+    from edgeembed.config import load_recipe
+    from edgeembed.data.manifest import read_manifest
+    from edgeembed.student.build import build_targets
+    from edgeembed.student.recipe import DistillRecipe
+
+    overrides = [*(set_ or []), *([f"targets.views={views}"] if views else [])]
+    settings = load_recipe(DistillRecipe, kind="student", name=recipe, overrides=overrides)
+    teacher = chosen_teacher(teacher)
+    result = build_targets(settings, read_manifest(data or manifest_of(teacher)), teacher)
+    log.info("%s: %d targets known, %d new in %.1f s", *(result[k] for k in ("store", "known", "computed", "seconds")))
+    if as_json:
+        print_json(result)
+
+
+@targets_app.command()
+def verify(
+    store: Store = None,
+    teacher: Teacher = None,
+    data: Data = None,
+    pairs: Annotated[int | None, typer.Option(min=1, help="How many; default: 1 %, at least 1,000.")] = None,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that decode images.")] = 2,
+    as_json: Json = False,
+) -> None:
+    """Ask the teacher again for a sample of what is stored, and compare."""
+    from edgeembed.data.manifest import read_manifest
+    from edgeembed.student.build import verify_targets
+
+    teacher = chosen_teacher(teacher)
+    manifest = read_manifest(data or manifest_of(teacher))
+    result = verify_targets(store or only_store(teacher), manifest, teacher, pairs=pairs, workers=workers)
+    log.info("%s: %d compared, cosine at least %.6f", *(result[key] for key in ("store", "compared", "cosine_min")))
+    if as_json:
+        print_json(result)
+
+
+@targets_app.command()
+def stats(store: Store = None, teacher: Teacher = None, as_json: Json = False) -> None:
+    """What a store holds."""
+    from edgeembed.student.build import describe_targets
+
+    result = describe_targets(store or only_store(chosen_teacher(teacher)))
+    if as_json:
+        print_json(result)
+        return
+    for name, value in result.items():
+        print(f"{name:22} {value:.4f}" if isinstance(value, float) else f"{name:22} {value}")
+
+
+def chosen_teacher(teacher: Path | None) -> Path:
+    from edgeembed.run import latest_run
+
+    if teacher is None:
+        teacher = latest_run("teacher")
+        log.info("teacher: %s (the latest run)", teacher)
+    return teacher
+
+
+def only_store(teacher: Path) -> Path:
+    """The one store below a teacher's run."""
+    found = sorted(path.parent for path in teacher.glob("targets/*/targets.json"))
+    if len(found) != 1:
+        known = ", ".join(map(str, found)) or "none; `edgeembed targets build` makes one"
+        raise UserError(f"{teacher} has {len(found)} stores of targets ({known}): name the folder of one")
+    return found[0]

@@ -1,0 +1,95 @@
+"""The teacher's side of a distillation run: what it answers to views, from its store or live."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from edgeembed.data.manifest import Manifest, Rows
+from edgeembed.student.recipe import DistillRecipe
+from edgeembed.student.replay import Replay, ViewBatch
+from edgeembed.student.targets import TargetKey, TargetStore
+from edgeembed.teacher.model import Network
+
+log = logging.getLogger(__name__)
+
+
+class Answers:
+    """Unit vectors of a teacher for views; asks it only for what its store, if any, lacks."""
+
+    def __init__(self, teacher: Network, store: TargetStore | None, *, precision: str, device: str) -> None:
+        self.teacher, self.store, self.precision, self.device = teacher, store, precision, device
+
+    def of(self, batch: ViewBatch, at: Rows) -> Tensor:
+        """The answers to the images of a batch at some places, (len(at), D) float32."""
+        if self.store is None:
+            return self.ask(batch, at)
+        image_B = batch.image_B[at]
+        answer_BD, known_B = self.store.read(image_B, batch.view)
+        if not known_B.all():
+            answer_BD[~known_B] = self.ask(batch, at[~known_B]).cpu().numpy()
+            self.store.write(image_B[~known_B], batch.view, answer_BD[~known_B])
+        return F.normalize(torch.from_numpy(answer_BD).to(self.device).float(), dim=1)
+
+    def ask(self, batch: ViewBatch, at: Rows) -> Tensor:
+        """The live teacher's answers, (len(at), D) float32."""
+        image_BCHW = batch.render(at, self.teacher.size_px, self.device)
+        with torch.no_grad(), torch.autocast(self.device, torch.bfloat16, enabled=self.precision == "bf16"):
+            answer_BD: Tensor = self.teacher(image_BCHW)
+        return answer_BD.float()
+
+
+def training_canvas_px(recipe: DistillRecipe, teacher: Network) -> int:
+    """The side that images are decoded to: enough for the views of student and teacher alike."""
+    return round(max(recipe.image.view_px(), teacher.size_px) * recipe.image.canvas_factor)
+
+
+def replay_of(recipe: DistillRecipe) -> Replay:
+    return Replay(augment=recipe.augment, mix=recipe.mix, seed=recipe.targets.seed)
+
+
+def target_key(recipe: DistillRecipe, manifest: Manifest, teacher: Network, space_id: str) -> TargetKey:
+    """Names the targets that a recipe needs of a teacher; students of one size share them."""
+    return TargetKey(
+        space_id=space_id,
+        data=manifest.fingerprint,
+        num_images=int(manifest.rows("train").size),
+        dim=teacher.dim,
+        augmentation={
+            "seed": recipe.targets.seed,
+            "canvas_px": training_canvas_px(recipe, teacher),
+            "teacher_px": teacher.size_px,
+            "precision": recipe.targets.precision,
+            "inference": teacher.describe().get("inference", {}),
+            **recipe.augment.model_dump(mode="json"),
+            **recipe.mix.model_dump(mode="json"),
+        },
+    )
+
+
+def open_store(recipe: DistillRecipe, key: TargetKey, teacher_path: Path, *, num_views: int) -> TargetStore | None:
+    """The store that a run reads and fills, None for a live teacher; says which, and why."""
+    section, epochs = recipe.targets, recipe.train.epochs
+    if section.store == "none":
+        log.info("targets: the teacher is asked for each view, as targets.store = none says")
+        return None
+    folder = store_folder(recipe, key, teacher_path)
+    if section.store == "auto" and not folder.is_dir() and num_views >= epochs:
+        log.info("targets: the teacher is asked for each view, which comes once in %d epochs: not stored", epochs)
+        return None
+    store = TargetStore(folder, key)
+    total = key.num_images * num_views
+    known = store.count(num_views)
+    log.info(
+        "targets: %d images x %d views, each used %.3g times; %d of %d known in %s (%.3g MB), the teacher adds others",
+        *(key.num_images, num_views, epochs / num_views, known, total, folder, total * key.dim * 2 / 1e6),
+    )
+    return store
+
+
+def store_folder(recipe: DistillRecipe, key: TargetKey, teacher_path: Path) -> Path:
+    return teacher_path / "targets" / key.name if recipe.targets.store == "auto" else Path(recipe.targets.store)
