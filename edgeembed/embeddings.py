@@ -112,13 +112,14 @@ def _from_safetensors(path: Path) -> Embeddings:
     _require_facts(path, facts)
     return Embeddings(
         embedding_ND=tensors["embedding"],
-        paths=_paths(path, tensors["paths"], tensors["path_offsets"]),
+        paths=paths_of(path, tensors["paths"], tensors["path_offsets"]),
         space_id=facts["space_id"],
         model=facts["model"],
     )
 
 
-def _paths(source: Path, blob: npt.NDArray[Any], offsets: npt.NDArray[Any]) -> tuple[str, ...]:
+def paths_of(source: Path, blob: npt.NDArray[Any], offsets: npt.NDArray[Any]) -> tuple[str, ...]:
+    """Paths from one uint8 blob and where each begins. Raises UserError where the two do not fit together."""
     sound = blob.dtype == np.uint8 and blob.ndim == 1 and offsets.dtype == np.int64 and offsets.ndim == 1
     if not sound or offsets.size == 0 or offsets[0] != 0 or offsets[-1] != blob.size or (np.diff(offsets) < 0).any():
         raise UserError(f"{source}: paths and path_offsets do not fit together: embed the images again")

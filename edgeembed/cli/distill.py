@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 @app.command()
 def distill(
     student: Annotated[str | None, typer.Option(help="Alias (vit_b16, mobilenetv4_s, ...) or timm name.")] = None,
-    teacher: Annotated[Path | None, typer.Option(help="Teacher run; default: the latest under runs/.")] = None,
+    teacher: Annotated[Path | None, typer.Option(help="Run, or imported targets; default: the latest run.")] = None,
     data: Annotated[Path | None, typer.Option(help="Manifest; default: the teacher's.")] = None,
     recipe: Annotated[str, typer.Option(help="Recipe name, or a .yaml file.")] = "default",
     out: Annotated[Path | None, typer.Option(help="Run folder; default: runs/STUDENT.")] = None,
@@ -54,6 +54,8 @@ def distill(
 
 def manifest_of(run: Path) -> Path:
     """The manifest that a run was trained on."""
+    if (run / "source.json").is_file():  # embeddings made a teacher by `targets import`
+        return Path(json.loads((run / "source.json").read_text(encoding="utf-8"))["manifest"])
     facts = run / "model.json"
     if not facts.is_file():
         raise UserError(

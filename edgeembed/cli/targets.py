@@ -49,6 +49,27 @@ def build(
         print_json(result)
 
 
+@targets_app.command("import")
+def import_(
+    file: Annotated[Path, typer.Argument(help="Embeddings with paths, .parquet or .safetensors.")],
+    data: Annotated[Path, typer.Option(help="Manifest of the images.")],
+    out: Annotated[Path, typer.Option(help="Folder to make; `distill --teacher` takes it.")],
+    model: Annotated[str | None, typer.Option(help="What made them, for people; default: the file's name.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Make a teacher of any model's embeddings, of any dimension."""
+    from edgeembed.data.manifest import read_manifest
+    from edgeembed.student.own import import_targets
+
+    result = import_targets(file, read_manifest(data), out, model=model)
+    log.info(
+        "%s: %d of %d training images, %d numbers each, space %s",
+        *(result[key] for key in ("store", "known", "images", "dim", "space_id")),
+    )
+    if as_json:
+        print_json(result)
+
+
 @targets_app.command()
 def verify(
     store: Store = None,

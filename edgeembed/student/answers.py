@@ -43,9 +43,9 @@ class Answers:
         return answer_BD.float()
 
 
-def training_canvas_px(recipe: DistillRecipe, teacher: Network) -> int:
+def training_canvas_px(recipe: DistillRecipe, teacher_px: int) -> int:
     """The side that images are decoded to: enough for the views of student and teacher alike."""
-    return round(max(recipe.image.view_px(), teacher.size_px) * recipe.image.canvas_factor)
+    return round(max(recipe.image.view_px(), teacher_px) * recipe.image.canvas_factor)
 
 
 def replay_of(recipe: DistillRecipe) -> Replay:
@@ -61,7 +61,7 @@ def target_key(recipe: DistillRecipe, manifest: Manifest, teacher: Network, spac
         dim=teacher.dim,
         augmentation={
             "seed": recipe.targets.seed,
-            "canvas_px": training_canvas_px(recipe, teacher),
+            "canvas_px": training_canvas_px(recipe, teacher.size_px),
             "teacher_px": teacher.size_px,
             "precision": recipe.targets.precision,
             "inference": teacher.describe().get("inference", {}),

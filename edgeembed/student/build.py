@@ -19,11 +19,11 @@ from edgeembed.data.manifest import Manifest, Rows
 from edgeembed.data.shapes import square_shapes
 from edgeembed.errors import CheckFailed, UserError
 from edgeembed.progress import stage, track
-from edgeembed.run import Interrupted, read_json, stop_request
+from edgeembed.run import Interrupted, stop_request
 from edgeembed.student.answers import Answers, replay_of, store_folder, target_key
 from edgeembed.student.recipe import DistillRecipe
 from edgeembed.student.replay import Replay
-from edgeembed.student.targets import TargetKey, TargetStore, are_known
+from edgeembed.student.targets import TargetStore, are_known, open_existing
 from edgeembed.teacher.device import pick_device, set_allocator
 from edgeembed.teacher.model import Network
 from edgeembed.teacher.saved import load_model
@@ -93,6 +93,8 @@ def verify_targets(
     """
     teacher, facts = load_model(teacher_path)
     store = open_existing(folder)
+    if "canvas_px" not in store.key.augmentation:
+        raise UserError(f"{folder}: embeddings that were imported: there is no teacher to ask again")
     if (store.key.space_id, store.key.data) != (facts["space_id"], manifest.fingerprint):
         raise UserError(
             f"{folder}: targets of space {store.key.space_id} on data {store.key.data}, "
@@ -170,16 +172,6 @@ def describe_targets(folder: Path) -> dict[str, Any]:
         "effective_dim": float(variance_D.sum() ** 2 / (variance_D**2).sum()),
         "augmentation": store.key.augmentation,
     }
-
-
-def open_existing(folder: Path) -> TargetStore:
-    """The store in a folder, by its own key."""
-    described = read_json(folder / "targets.json")
-    try:
-        key = TargetKey(**{name: described[name] for name in TargetKey.__dataclass_fields__})
-    except KeyError as error:
-        raise UserError(f"{folder / 'targets.json'}: lacks {error}: not a store of targets") from None
-    return TargetStore(folder, key)
 
 
 def survey(store: TargetStore) -> tuple[npt.NDArray[np.int64], int]:

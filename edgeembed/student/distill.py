@@ -26,14 +26,15 @@ from edgeembed.errors import UserError
 from edgeembed.metrics import RetrievalScores
 from edgeembed.progress import TrainingLog, stage
 from edgeembed.run import Interrupted, RunFolder, stop_request
-from edgeembed.student.answers import Answers, open_store, replay_of, target_key, training_canvas_px
+from edgeembed.student.answers import replay_of, training_canvas_px
 from edgeembed.student.objective import build_objective
 from edgeembed.student.recipe import DistillRecipe
+from edgeembed.student.teachers import Teacher, open_teacher
 from edgeembed.student.zoo import build_student
 from edgeembed.teacher.device import pick_device, seed_step, set_allocator
 from edgeembed.teacher.evaluate import FloatArray, embed_files, score_rows, steps_between_evaluations
-from edgeembed.teacher.model import EmbeddingModel, Network
-from edgeembed.teacher.saved import finish_run, load_model
+from edgeembed.teacher.model import EmbeddingModel
+from edgeembed.teacher.saved import finish_run
 from edgeembed.teacher.schedule import build_optimizers, rate_factor, set_rates, take_step
 
 log = logging.getLogger(__name__)
@@ -50,9 +51,9 @@ def distil(
     rows = manifest.rows("train")
     if rows.size < 2:
         raise UserError(f"the train split has {rows.size} images, distillation needs at least 2")
-    teacher, teacher_facts = load_model(teacher_path)
+    teacher = open_teacher(teacher_path)
     manifest.require_files()
-    setting = f"# teacher {teacher_facts['space_id']}, data {manifest.fingerprint}\n"
+    setting = f"# teacher {teacher.facts['space_id']}, data {manifest.fingerprint}\n"
     run.open(config_yaml=setting + to_yaml(recipe), resume=resume)
     if run.finished:
         log.warning("%s: already finished, nothing to resume", run.path)
@@ -60,13 +61,16 @@ def distil(
 
     train, image = recipe.train, recipe.image
     device = pick_device(train.device)
-    canvas_px = training_canvas_px(recipe, teacher)
+    canvas_px = training_canvas_px(recipe, teacher.size_px)
     batch_size = train.batch_size * train.accumulate_steps
     with stage(f"reading {len(rows)} training images"):
         files = [manifest.files[row] for row in rows]
         canvases = open_training_canvases(train, files, square_shapes(len(files), canvas_px))
     readable = canvases.readable()
-    order = Order(num_images=len(readable), batch_size=min(batch_size, len(readable)), seed=train.seed)
+    usable = teacher.usable(readable)
+    if usable.size < readable.size:
+        log.warning("the teacher has no embedding of %d training images: left out", readable.size - usable.size)
+    order = Order(num_images=len(usable), batch_size=min(batch_size, len(usable)), seed=train.seed)
     total_steps = min(train.epochs * order.steps_per_epoch, train.max_steps or 2**62)
     eval_every = steps_between_evaluations(recipe.eval, manifest, total_steps)
 
@@ -80,19 +84,16 @@ def distil(
             dropout=recipe.student.dropout,
             grad_checkpointing=train.grad_checkpointing,
         )
-    teacher.requires_grad_(False).to(device).to(memory_format=torch.channels_last)
     student.to(device).to(memory_format=torch.channels_last)
     parameters = list(student.parameters())
-    set_allocator(sum(parameter.nbytes for parameter in [*parameters, *teacher.parameters()]))
+    set_allocator(teacher.nbytes + sum(parameter.nbytes for parameter in parameters))
     optimizers = build_optimizers(student.backbone, student.neck, None, recipe.optim)
     state = load_checkpoint(run, model=student, optimizers=optimizers) if resume else None
     first_step = state["step"] if state else 0
     run.forget_metrics_after(first_step)
     num_views = min(recipe.targets.views, train.epochs)
-    key = target_key(recipe, manifest, teacher, teacher_facts["space_id"])
-    store = open_store(recipe, key, teacher_path, num_views=num_views)
-    answers = Answers(teacher, store, precision=recipe.targets.precision, device=device)
-    objective = build_objective(recipe, manifest, rows, teacher, teacher_path, device)
+    answer = teacher.answers(recipe, manifest, num_views=num_views, device=device)
+    objective = build_objective(recipe, manifest, rows, teacher, device)
     validation = Validation(recipe, manifest, teacher, device) if eval_every else None
 
     def save(step: int) -> None:
@@ -105,7 +106,7 @@ def distil(
         TrainingLog(run, first_step=first_step, total_steps=total_steps) as training_log,
     ):
         asked = [
-            (readable[wanted], order.epoch(step) % num_views)
+            (usable[wanted], order.epoch(step) % num_views)
             for step, wanted in enumerate(order.wanted(first_step, total_steps), start=first_step)
         ]
         for step, batch in enumerate(replay_of(recipe).batches(canvases, asked), start=first_step):
@@ -122,7 +123,7 @@ def distil(
             for micro in np.array_split(np.arange(batch.image_B.size), train.accumulate_steps):
                 if micro.size == 0:
                     continue
-                teacher_BD = answers.of(batch, micro)
+                teacher_BD = answer(batch, micro)
                 image_BCHW = batch.render(micro, view_px, device)
                 with torch.autocast(device, torch.bfloat16, enabled=train.precision == "bf16"):
                     student_BD = student(image_BCHW)
@@ -156,7 +157,7 @@ def distil(
     with stage(f"saving {run.path}"):
         facts = {
             "role": "student",
-            "space_id": teacher_facts["space_id"],
+            "space_id": teacher.facts["space_id"],
             "alias": recipe.student.name,
             "data": {
                 "fingerprint": manifest.fingerprint,
@@ -168,8 +169,8 @@ def distil(
             "precision": train.precision,
             "teacher": {
                 "path": str(teacher_path),
-                "backbone": teacher_facts["architecture"]["backbone"],
-                "data": teacher_facts.get("data"),
+                "backbone": teacher.facts["architecture"]["backbone"],
+                "data": teacher.facts.get("data"),
             },
         }
         seconds = time.monotonic() - started
@@ -179,26 +180,23 @@ def distil(
 class Validation:
     """Scores a student on the val split against its own index and against the teacher's, embedded once."""
 
-    def __init__(self, recipe: DistillRecipe, manifest: Manifest, teacher: Network, device: str) -> None:
+    def __init__(self, recipe: DistillRecipe, manifest: Manifest, teacher: Teacher, device: str) -> None:
         self.recipe, self.manifest, self.device = recipe, manifest, device
         self.query, self.index = manifest.evaluation("val")
         self.rows = np.union1d(self.query, self.index)
         with stage(f"embedding {len(self.rows)} validation images with the teacher"):
-            self.teacher_embedding_ND, self.teacher_rows = self.embed(teacher, recipe.targets.precision)
+            self.teacher_embedding_ND, self.teacher_rows = teacher.embed(manifest, self.rows, recipe, device)
 
-    def embed(self, model: Network, precision: str) -> tuple[FloatArray, Rows]:
+    def score(self, student: EmbeddingModel) -> dict[str, Any]:
         embedding_ND, kept = embed_files(
-            model,
+            student,
             [self.manifest.files[row] for row in self.rows],
             batch_size=self.recipe.eval.batch_size,
             workers=self.recipe.train.workers,
             device=self.device,
-            precision=precision,
+            precision=self.recipe.train.precision,
         )
-        return embedding_ND, self.rows[kept]
-
-    def score(self, student: EmbeddingModel) -> dict[str, Any]:
-        embedding_ND, rows = self.embed(student, self.recipe.train.precision)
+        rows = self.rows[kept]
 
         def against(index_ND: FloatArray, index_rows: Rows) -> RetrievalScores:
             return score_rows(embedding_ND, rows, index_ND, index_rows, self.manifest, self.query, self.index)

@@ -17,9 +17,8 @@ from edgeembed.progress import stage
 from edgeembed.run import read_json
 from edgeembed.student.losses import anchor_kl_loss, cosine_loss, cross_relation_loss, self_relation_loss
 from edgeembed.student.recipe import DistillRecipe, LossSection
-from edgeembed.teacher.evaluate import embed_files
+from edgeembed.student.teachers import Teacher
 from edgeembed.teacher.margin import margin_loss
-from edgeembed.teacher.model import Network
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,9 +52,7 @@ class Objective:
         return loss
 
 
-def build_objective(
-    recipe: DistillRecipe, manifest: Manifest, rows: Rows, teacher: Network, teacher_path: Path, device: str
-) -> Objective:
+def build_objective(recipe: DistillRecipe, manifest: Manifest, rows: Rows, teacher: Teacher, device: str) -> Objective:
     """Reads centres and classes, and asks the teacher for its anchors, where the recipe's weights want them.
 
     Raises UserError for centres that are not there, and for labels of images that are mixed.
@@ -65,23 +62,16 @@ def build_objective(
         raise UserError(f"loss.label = {section.label}: mixed images have no label: set it to 0, or mix.* to 0")
     centre_KD = class_N = anchor_MD = None
     if section.centre_kl or section.label:
-        centre_KD = read_centres(teacher_path).to(device)
+        centre_KD = read_centres(teacher.path).to(device)
     if section.label:
-        classes = read_json(teacher_path / "classes.json")["classes"]
+        classes = read_json(teacher.path / "classes.json")["classes"]
         class_N = codes([(domain, label) for domain, label in classes], manifest, rows)
         if centre_KD is not None and len(centre_KD) != len(classes):
-            raise UserError(f"{teacher_path}: {len(centre_KD)} centres for {len(classes)} classes: set loss.label=0")
+            raise UserError(f"{teacher.path}: {len(centre_KD)} centres for {len(classes)} classes: set loss.label=0")
     if section.anchor_kl:
         drawn = np.sort(np.random.default_rng(recipe.targets.seed).permutation(rows.size)[: section.anchors])
         with stage(f"embedding {drawn.size} anchors with the teacher"):
-            embedding_MD, _ = embed_files(
-                teacher,
-                [manifest.files[row] for row in rows[drawn]],
-                batch_size=recipe.eval.batch_size,
-                workers=recipe.train.workers,
-                device=device,
-                precision=recipe.targets.precision,
-            )
+            embedding_MD, _ = teacher.embed(manifest, rows[drawn], recipe, device)
         anchor_MD = torch.from_numpy(embedding_MD).to(device)
     return Objective(section=section, centre_KD=centre_KD, anchor_MD=anchor_MD, class_N=class_N)
 

@@ -66,10 +66,10 @@ class TargetKey:
 class TargetStore:
     """Reads and writes targets; the files of views appear when first written to.
 
-    Raises UserError where the folder holds targets of another key, or is not a store.
+    Raises UserError where the folder holds targets of another key, or is not a store; `new`: it may hold other files.
     """
 
-    def __init__(self, folder: Path, key: TargetKey) -> None:
+    def __init__(self, folder: Path, key: TargetKey, *, new: bool = False) -> None:
         self.folder, self.key = folder, key
         self._views: dict[int, HalfArray] = {}
         described = folder / "targets.json"
@@ -78,7 +78,7 @@ class TargetStore:
             if stored.get("schema") != SCHEMA:
                 raise UserError(f"{described}: schema {stored.get('schema')!r}, this version reads {SCHEMA!r}")
             key.require_equal(stored, folder)
-        elif folder.is_dir() and any(folder.iterdir()):
+        elif not new and folder.is_dir() and any(folder.iterdir()):
             raise UserError(f"{folder}: holds no targets (no targets.json): name an empty folder, or a new one")
 
     def read(self, image_B: Rows, view: int) -> tuple[HalfArray, npt.NDArray[np.bool_]]:
@@ -159,6 +159,16 @@ class TargetStore:
                 f"{self.folder}: targets cannot be stored ({error.strerror}): set targets.store to another folder, "
                 "or to none, to ask the teacher each time"
             ) from None
+
+
+def open_existing(folder: Path) -> TargetStore:
+    """The store in a folder, by its own key. Raises UserError where there is none."""
+    described = read_json(folder / "targets.json")
+    try:
+        key = TargetKey(**{name: described[name] for name in TargetKey.__dataclass_fields__})
+    except KeyError as error:
+        raise UserError(f"{folder / 'targets.json'}: lacks {error}: not a store of targets") from None
+    return TargetStore(folder, key)
 
 
 def header(shape: list[int], size: int, key: TargetKey) -> bytes:

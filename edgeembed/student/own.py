@@ -1,0 +1,147 @@
+"""A user's own teacher: embeddings of any model and dimension, with paths, made into a store of targets."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet
+import safetensors
+
+from edgeembed.data.manifest import Manifest, Rows
+from edgeembed.embeddings import SCHEMA, Embeddings, FloatArray, paths_of, read_embeddings, write_embeddings
+from edgeembed.errors import UserError
+from edgeembed.run import write_json
+from edgeembed.student.targets import TargetKey, TargetStore, open_existing
+
+VECTORS = "vectors.safetensors"  # in the store's folder: the embeddings of every image of the manifest
+
+
+def import_targets(path: Path, manifest: Manifest, out: Path, *, model: str | None = None) -> dict[str, Any]:
+    """Makes a store of a file's embeddings, in a space of their own unless the file names one.
+
+    Raises UserError for a file without usable vectors or paths, and where too few training images are in it.
+    """
+    if out.exists() and any(out.iterdir()):
+        raise UserError(f"{out}: is not empty: name a new folder with --out")
+    embeddings = read_vectors(path, model=model)
+    position_of = {name: at for at, name in enumerate(embeddings.paths)}
+    at_N = np.array([find(position_of, manifest, row) for row in range(len(manifest))], dtype=np.int64)
+    train = manifest.rows("train")
+    at_train = at_N[train]
+    if (at_train >= 0).sum() < 2:
+        raise UserError(
+            f"{path}: has embeddings of {(at_train >= 0).sum()} of {train.size} training images; "
+            f"its paths begin with {embeddings.paths[0]}, the manifest's with {manifest.path[train[0]]}"
+        )
+    key = TargetKey(
+        space_id=embeddings.space_id,
+        data=manifest.fingerprint,
+        num_images=int(train.size),
+        dim=embeddings.embedding_ND.shape[1],
+        augmentation={"views": "any"},
+    )
+    known = np.flatnonzero(at_N >= 0)
+    write_embeddings(
+        out / VECTORS,
+        Embeddings(
+            embedding_ND=embeddings.embedding_ND[at_N[known]],
+            paths=tuple(manifest.path[row] for row in known),
+            space_id=embeddings.space_id,
+            model=embeddings.model,
+        ),
+    )
+    write_json(out / "source.json", {"model": embeddings.model, "file": str(path), "manifest": str(manifest.source)})
+    images = np.flatnonzero(at_train >= 0)
+    store = TargetStore(out, key, new=True)
+    store.write(images, 0, embeddings.embedding_ND[at_train[images]])
+    store.flush()
+    return {
+        "store": str(out),
+        "space_id": key.space_id,
+        "dim": key.dim,
+        "images": key.num_images,
+        "known": int(images.size),
+        "others": int(known.size - images.size),
+    }
+
+
+def open_own(folder: Path) -> TargetStore:
+    """A store that `import_targets` made."""
+    if not (folder / "source.json").is_file():
+        raise UserError(
+            f"{folder}: targets of a teacher run: name the run as --teacher, it finds its targets by itself"
+        )
+    return open_existing(folder)
+
+
+def rows_of(path: Path, manifest: Manifest, rows: Rows) -> tuple[FloatArray, Rows]:
+    """Embeddings of those rows of a manifest that a file has."""
+    embeddings = read_embeddings(path)
+    position_of = {name: at for at, name in enumerate(embeddings.paths)}
+    at_N = np.array([find(position_of, manifest, row) for row in rows], dtype=np.int64)
+    return embeddings.embedding_ND[at_N[at_N >= 0]], rows[at_N >= 0]
+
+
+def find(position_of: dict[str, int], manifest: Manifest, row: int) -> int:
+    """Where the embedding of an image stands, by its path in the manifest or on disk; -1 where it has none."""
+    names = (manifest.path[row], manifest.files[row], os.path.realpath(manifest.files[row]))
+    return next((position_of[name] for name in names if name in position_of), -1)
+
+
+def read_vectors(path: Path, *, model: str | None = None) -> Embeddings:
+    """Unit vectors from .parquet (columns path, embedding) or .safetensors (embedding, and paths as we write them).
+
+    Any float type and any length; a file without a space id gets one from its content.
+    """
+    if path.suffix not in (".parquet", ".safetensors"):
+        raise UserError(f"{path}: expected .parquet or .safetensors with paths and embeddings")
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    paths, vector_ND, facts = (_parquet if path.suffix == ".parquet" else _safetensors)(path)
+    if vector_ND.ndim != 2 or not vector_ND.size or len(vector_ND) != len(paths):
+        raise UserError(f"{path}: embedding is {vector_ND.shape} for {len(paths)} paths, expected (N, D)")
+    vector_ND = vector_ND.astype(np.float32)
+    length_N1 = np.linalg.norm(vector_ND, axis=1, keepdims=True)
+    wrong = np.flatnonzero(~(np.isfinite(length_N1) & (length_N1 > 0)))
+    if wrong.size:
+        raise UserError(f"{path}: the embedding of {paths[wrong[0]]} has length {length_N1[wrong[0], 0]:.4g}")
+    unit_ND: FloatArray = np.ascontiguousarray(vector_ND / length_N1)
+    ours = facts.get("schema") == SCHEMA and "space_id" in facts
+    digest = hashlib.sha256("\0".join(paths).encode("utf-8", "surrogateescape") + unit_ND.tobytes()).hexdigest()[:16]
+    return Embeddings(
+        embedding_ND=unit_ND,
+        paths=tuple(paths),
+        space_id=facts["space_id"] if ours else digest,
+        model=model or (facts.get("model") if ours else None) or path.stem,
+    )
+
+
+def _parquet(path: Path) -> tuple[list[str], npt.NDArray[Any], dict[str, str]]:
+    try:
+        table = pa.parquet.read_table(path)
+        numbers = [np.asarray(vector) for vector in table.column("embedding").to_numpy(zero_copy_only=False)]
+        paths = [str(name) for name in table.column("path").to_pylist()]
+    except (pa.ArrowException, KeyError, OSError) as error:
+        raise UserError(f"{path}: not Parquet with columns path and embedding ({error})") from None
+    if len({vector.shape for vector in numbers}) != 1 or not np.issubdtype(numbers[0].dtype, np.floating):
+        raise UserError(f"{path}: column embedding must hold lists of numbers, all of one length")
+    metadata: dict[bytes, bytes] = table.schema.metadata or {}
+    return paths, np.stack(numbers), {key.decode(): value.decode("utf-8", "replace") for key, value in metadata.items()}
+
+
+def _safetensors(path: Path) -> tuple[list[str], npt.NDArray[Any], dict[str, str]]:
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            tensors = {name: file.get_tensor(name) for name in ("embedding", "paths", "path_offsets")}
+            facts: dict[str, str] = file.metadata() or {}
+    except (safetensors.SafetensorError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: not safetensors with embedding, paths and path_offsets ({error})") from None
+    if not np.issubdtype(tensors["embedding"].dtype, np.floating):
+        raise UserError(f"{path}: tensor embedding is {tensors['embedding'].dtype}, expected floating point")
+    return list(paths_of(path, tensors["paths"], tensors["path_offsets"])), tensors["embedding"], facts

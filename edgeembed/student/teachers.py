@@ -1,0 +1,118 @@
+"""Teachers that a student can learn from: a run of ours, or anybody's embeddings of the training images.
+
+Both answer to views, and both can give their embeddings of validation images, for the score of a student that searches
+its teacher's index.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from edgeembed.data.manifest import Manifest, Rows
+from edgeembed.embeddings import FloatArray
+from edgeembed.errors import UserError
+from edgeembed.run import read_json
+from edgeembed.student.answers import Answers, open_store, target_key
+from edgeembed.student.own import VECTORS, open_own, rows_of
+from edgeembed.student.recipe import DistillRecipe
+from edgeembed.student.replay import ViewBatch
+from edgeembed.teacher.evaluate import embed_files
+from edgeembed.teacher.model import Network
+from edgeembed.teacher.saved import load_model
+
+Answer: TypeAlias = Callable[[ViewBatch, Rows], Tensor]  # places in a batch to unit vectors (len(at), D), float32
+
+
+class Teacher(Protocol):
+    """What distillation needs of a teacher. `facts` is as in model.json; `size_px` is 0 where it sees no pixels."""
+
+    path: Path
+    facts: dict[str, Any]
+    dim: int
+    size_px: int
+    nbytes: int
+
+    def usable(self, image_N: Rows) -> Rows:
+        """Those of some training images that it can answer for."""
+
+    def answers(self, recipe: DistillRecipe, manifest: Manifest, *, num_views: int, device: str) -> Answer:
+        """Brings the teacher to a device and gives what it says of views."""
+
+    def embed(self, manifest: Manifest, rows: Rows, recipe: DistillRecipe, device: str) -> tuple[FloatArray, Rows]:
+        """Its embeddings of rows of a manifest, unaugmented: (M, D) float32, and the M rows that it has one for."""
+
+
+def open_teacher(path: Path) -> Teacher:
+    """A teacher run, or a store that `targets import` made. Raises UserError for anything else."""
+    return OwnTeacher(path) if (path / "targets.json").is_file() else RunTeacher(path)
+
+
+class RunTeacher:
+    """A finished run of `teacher-train`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.network: Network
+        self.network, self.facts = load_model(path)
+        self.dim, self.size_px = self.network.dim, self.network.size_px
+        self.nbytes = sum(parameter.nbytes for parameter in self.network.parameters())
+
+    def usable(self, image_N: Rows) -> Rows:
+        return image_N
+
+    def answers(self, recipe: DistillRecipe, manifest: Manifest, *, num_views: int, device: str) -> Answer:
+        self.network.requires_grad_(False).to(device).to(memory_format=torch.channels_last)
+        key = target_key(recipe, manifest, self.network, self.facts["space_id"])
+        store = open_store(recipe, key, self.path, num_views=num_views)
+        return Answers(self.network, store, precision=recipe.targets.precision, device=device).of
+
+    def embed(self, manifest: Manifest, rows: Rows, recipe: DistillRecipe, device: str) -> tuple[FloatArray, Rows]:
+        embedding_MD, kept = embed_files(
+            self.network,
+            [manifest.files[row] for row in rows],
+            batch_size=recipe.eval.batch_size,
+            workers=recipe.train.workers,
+            device=device,
+            precision=recipe.targets.precision,
+        )
+        return embedding_MD, rows[kept]
+
+
+class OwnTeacher:
+    """Embeddings of unaugmented images by any model: every view of an image has the same target."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.store = open_own(path)
+        source = read_json(path / "source.json")
+        self.dim, self.size_px, self.nbytes = self.store.key.dim, 0, 0
+        self.facts = {"space_id": self.store.key.space_id, "architecture": {"backbone": source["model"]}}
+
+    def usable(self, image_N: Rows) -> Rows:
+        return image_N[self.store.read(image_N, 0)[1]]
+
+    def answers(self, recipe: DistillRecipe, manifest: Manifest, *, num_views: int, device: str) -> Answer:
+        del num_views
+        if manifest.fingerprint != self.store.key.data:
+            raise UserError(
+                f"{self.path}: embeddings for data {self.store.key.data}, the manifest is {manifest.fingerprint}: "
+                "run `edgeembed targets import` for this manifest"
+            )
+        if recipe.mix.mixes:
+            raise UserError(f"{self.path}: embeddings say nothing of mixed images: set mix.* to 0")
+
+        def answer(batch: ViewBatch, at: Rows) -> Tensor:
+            stored_BD, _ = self.store.read(batch.image_B[at], 0)
+            return F.normalize(torch.from_numpy(stored_BD).to(device).float(), dim=1)
+
+        return answer
+
+    def embed(self, manifest: Manifest, rows: Rows, recipe: DistillRecipe, device: str) -> tuple[FloatArray, Rows]:
+        del recipe, device
+        return rows_of(self.path / VECTORS, manifest, rows)

@@ -1,0 +1,116 @@
+"""Anybody's embeddings as a teacher: any dimension, Parquet or safetensors, found by path."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+import safetensors.numpy
+
+from edgeembed.data.manifest import Manifest, read_manifest
+from edgeembed.student.own import read_vectors
+from edgeembed.teacher.saved import load_model
+from tests.conftest import TINY_STUDENT, Outcome, as_options
+
+Run = Callable[..., Outcome]
+
+
+def write_parquet(path: Path, names: list[str], vectors: list[list[float]] | np.ndarray) -> Path:
+    pa.parquet.write_table(pa.table({"path": names, "embedding": list(vectors)}), path)
+    return path
+
+
+@pytest.fixture
+def drawn(tiny_data: Path) -> tuple[Manifest, np.ndarray]:
+    manifest = read_manifest(tiny_data)
+    return manifest, np.random.default_rng(0).standard_normal((len(manifest), 24))
+
+
+def test_a_student_learns_from_embeddings_of_any_dimension(
+    edgeembed: Run, drawn: tuple[Manifest, np.ndarray], tiny_data: Path, tmp_path: Path
+) -> None:
+    manifest, vector = drawn
+    images = manifest.rows("train").size
+    missing = int(manifest.rows("train")[0])
+    names = [manifest.files[row] if row % 2 else manifest.path[row] for row in range(len(manifest)) if row != missing]
+    file = write_parquet(tmp_path / "their.parquet", names, np.delete(vector, missing, axis=0))
+    own = tmp_path / "own"
+    made = edgeembed("targets", "import", file, "--data", tiny_data, "--out", own, "--model", "dino", "--json")
+    assert made.code == 0
+    result = json.loads(made.stdout)
+    assert (result["known"], result["images"], result["dim"]) == (images - 1, images, 24)
+    keys = as_options([*TINY_STUDENT, "train.epochs=40", "optim.lr=0.01", "loss.anchor_kl=0.1"])
+    outcome = edgeembed("distill", "--teacher", own, "--recipe", "quickstart", "--out", tmp_path / "run", *keys)
+    assert outcome.code == 0
+    student, facts = load_model(tmp_path / "run")
+    assert student.dim == 24
+    assert facts["space_id"] == result["space_id"]
+    assert facts["teacher"]["backbone"] == "dino"
+    assert set(json.loads((tmp_path / "run/eval.json").read_text())["scores"]) == {"symmetric", "asymmetric"}
+    losses = [json.loads(line).get("loss") for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert losses[-2] < 0.8 * losses[0]
+
+    again = edgeembed("targets", "import", file, "--data", tiny_data, "--out", own)
+    assert (again.code, "is not empty" in again.stderr) == (2, True)
+    mixing = edgeembed("distill", "--teacher", own, "--set", "mix.mixup_probability=1", "--out", tmp_path / "m", *keys)
+    assert (mixing.code, "say nothing of mixed images" in mixing.stderr) == (2, True)
+    asked = edgeembed("targets", "verify", own, "--data", tiny_data, "--teacher", own)
+    assert asked.code == 2
+
+
+def test_embeddings_of_a_run_keep_its_space(
+    edgeembed: Run, tiny_teacher: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "e.safetensors"
+    assert edgeembed("embed", tiny_data, "--model", tiny_teacher, "--out", file).code == 0
+    made = edgeembed("targets", "import", file, "--data", tiny_data, "--out", tmp_path / "own", "--json")
+    assert json.loads(made.stdout)["space_id"] == load_model(tiny_teacher)[1]["space_id"]
+
+
+def test_half_floats_in_safetensors_are_read(tmp_path: Path) -> None:
+    names = [b"a.jpg", "ü.jpg".encode()]
+    tensors = {
+        "embedding": np.array([[3.0, 4.0], [0.0, 2.0]], np.float16),
+        "paths": np.frombuffer(b"".join(names), np.uint8),
+        "path_offsets": np.array([0, 5, 11]),
+    }
+    safetensors.numpy.save_file(tensors, tmp_path / "e.safetensors")
+    found = read_vectors(tmp_path / "e.safetensors")
+    assert found.paths == ("a.jpg", "ü.jpg")
+    assert np.allclose(found.embedding_ND, [[0.6, 0.8], [0.0, 1.0]], atol=1e-3)
+    assert len(found.space_id) == 16
+
+
+@pytest.mark.parametrize(
+    ("vectors", "told"),
+    [
+        ([[1.0, np.nan], [1.0, 0.0]], "embedding of a.jpg has length nan"),
+        ([[0.0, 0.0], [1.0, 0.0]], "embedding of a.jpg has length 0"),
+        ([[1.0], [1.0, 0.0]], "all of one length"),
+        ([[1.0, 0.0], [1.0, 0.0]], "of 0 of 72 training images"),
+    ],
+)
+def test_useless_files_are_refused_in_one_line(
+    edgeembed: Run, tiny_data: Path, tmp_path: Path, vectors: list[list[float]], told: str
+) -> None:
+    file = write_parquet(tmp_path / "e.parquet", ["a.jpg", "b.jpg"], vectors)
+    outcome = edgeembed("targets", "import", file, "--data", tiny_data, "--out", tmp_path / "own")
+    assert outcome.code == 2
+    assert told in outcome.stderr
+    assert len(outcome.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "own").exists()
+
+
+def test_labels_pull_to_the_centres_of_the_teacher(
+    edgeembed: Run, tiny_teacher: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    keys = as_options([*TINY_STUDENT, "loss.label=0.1", "loss.anchor_kl=0.1", "loss.anchors=32", "train.max_steps=3"])
+    command = ["distill", "--teacher", tiny_teacher, "--data", tiny_data, "--recipe", "quickstart", *keys]
+    assert edgeembed(*command, "--out", tmp_path / "run").code == 0
+    refused = edgeembed(*command, "--out", tmp_path / "mixed", "--set", "mix.cutmix_probability=0.5")
+    assert (refused.code, "mixed images have no label" in refused.stderr) == (2, True)
