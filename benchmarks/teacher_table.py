@@ -26,7 +26,9 @@ SHORT = [
     "image.start_size_px=null",
     "image.train_size_px=80",
     "image.size_px=104",
+    "head.margin=0",
     "head.margin_growth_per_epoch=0.07",
+    "head.margin_max=0.3",
     "optim.warmup_epochs=2",
     "eval.every_steps=0",
     "train.checkpoint_every_steps=0",
@@ -99,7 +101,7 @@ def score(variant: str, run: Path, manifest_path: Path) -> dict[str, dict[str, o
 
 
 def print_table(rows: list[dict[str, Any]]) -> None:
-    """Markdown: means over seeds, the spread of the seeds, and their mean difference from the base."""
+    """Markdown, best first: means over seeds, their spread, and their mean difference from the base."""
 
     def maps(variant: str, split: str) -> list[float]:
         return [row[split]["map"] for row in rows if row["variant"] == variant]
@@ -109,7 +111,8 @@ def print_table(rows: list[dict[str, Any]]) -> None:
         "| variant | seeds | seconds | val mAP | test mAP | seeds from, to | interval over queries | to base, points |"
     )
     print("|---|---|---|---|---|---|---|---|")
-    for variant in dict.fromkeys(row["variant"] for row in rows):
+    variants = {row["variant"] for row in rows}
+    for variant in sorted(variants, key=lambda variant: -statistics.mean(maps(variant, "test"))):
         first = next(row for row in rows if row["variant"] == variant)
         for split in [name for name in first if name.startswith("test")]:
             found = maps(variant, split)

@@ -84,6 +84,7 @@ def distil(
             dropout=recipe.student.dropout,
             grad_checkpointing=train.grad_checkpointing,
         )
+    student.ordered = bool(teacher.facts.get("embedding", {}).get("ordered", False))
     student.to(device).to(memory_format=torch.channels_last)
     parameters = list(student.parameters())
     set_allocator(teacher.nbytes + sum(parameter.nbytes for parameter in parameters))

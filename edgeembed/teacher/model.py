@@ -54,6 +54,7 @@ class EmbeddingModel(nn.Module):
         self.output_stride = backbone.output_stride
         self.size_px, self.dim = size_px, neck.projection.out_features
         self.keep_aspect, self.flip = False, False
+        self.ordered = False  # dimensions by weight: a prefix of an embedding is the best one of its length
         self.scales: tuple[float, ...] = (1.0,)
         self.constants = {"mean": list(backbone.mean), "std": list(backbone.std)}
         self.register_buffer("mean", 255.0 * torch.tensor(backbone.mean).view(1, 3, 1, 1), persistent=False)
@@ -97,6 +98,7 @@ class EmbeddingModel(nn.Module):
         )
         inference = facts.get("inference", {})
         model.keep_aspect = image["resize"] == KEEP_ASPECT
+        model.ordered = bool(facts["embedding"].get("ordered", False))
         model.flip, model.scales = bool(inference.get("flip", False)), tuple(inference.get("scales", (1.0,)))
         return model
 
@@ -121,7 +123,7 @@ class EmbeddingModel(nn.Module):
                 "resize": KEEP_ASPECT if self.keep_aspect else SQUASH,
                 **self.constants,
             },
-            "embedding": {"dim": self.dim, "normalised": True, "metric": "cosine"},
+            "embedding": {"dim": self.dim, "normalised": True, "metric": "cosine", "ordered": self.ordered},
             "inference": {"flip": self.flip, "scales": list(self.scales)},
         }
 

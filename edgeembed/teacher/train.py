@@ -28,6 +28,7 @@ from edgeembed.teacher.evaluate import evaluate, steps_between_evaluations
 from edgeembed.teacher.learning import move_average, set_learning
 from edgeembed.teacher.margin import ClassCentres, class_margins, margin_at, margin_loss
 from edgeembed.teacher.model import EmbeddingModel, build_model
+from edgeembed.teacher.ordering import Moments, order_dimensions
 from edgeembed.teacher.recipe import TeacherRecipe
 from edgeembed.teacher.saved import finish_run, space_id
 from edgeembed.teacher.schedule import build_optimizers, rate_factor, set_rates, take_step
@@ -87,7 +88,9 @@ def train_teacher(recipe: TeacherRecipe, manifest: Manifest, run: RunFolder, *, 
         )
     model.flip, model.scales = recipe.inference.flip, recipe.inference.scales
     average = copy.deepcopy(model).requires_grad_(False) if train.ema_decay is not None else None
-    parts = {"model": model, "head": centres} | ({"average": average} if average is not None else {})
+    moments = Moments(model.dim)
+    parts = {"model": model, "head": centres, "moments": moments}
+    parts |= {"average": average} if average is not None else {}
     trained = nn.ModuleDict(parts).to(device).to(memory_format=torch.channels_last)
     set_allocator(sum(parameter.nbytes for parameter in trained.parameters()))
     first_step = run.last_step() if resume else 0
@@ -178,6 +181,7 @@ def train_teacher(recipe: TeacherRecipe, manifest: Manifest, run: RunFolder, *, 
                     # A weight is used once in a pass: autocast would keep its bf16 copy for nothing.
                     with torch.autocast(device, torch.bfloat16, enabled=train.precision == "bf16", cache_enabled=False):
                         embedding_BD = model(image_BCHW)
+                    moments.add(embedding_BD, step=step)
                     cosine_BK, column_TB = centres(embedding_BD, label_TB)
                     margin_TB = base_K[label_TB] + grown
                     loss = margin_loss(
@@ -223,6 +227,8 @@ def train_teacher(recipe: TeacherRecipe, manifest: Manifest, run: RunFolder, *, 
     if eval_every and scores is None:  # stopped after its last step
         scores = validate()
     with stage(f"saving {run.path}"):
+        if any(parameter.requires_grad for parameter in model.neck.parameters()):  # else the space keeps its id
+            order_dimensions(finished, centres, moments)
         identity = space_id(finished)
         save_tensors(run.path / "head.safetensors", {"centres": centres.weight})
         write_json(run.path / "classes.json", {"classes": [list(name) for name in classes]})

@@ -40,7 +40,7 @@ def test_a_run_leaves_everything_that_the_design_names(tiny_teacher: Path) -> No
     model, facts = load_model(tiny_teacher)
     assert facts["role"] == "teacher"
     assert facts["space_id"] == space_id(model)
-    assert facts["embedding"] == {"dim": 64, "normalised": True, "metric": "cosine"}
+    assert facts["embedding"] == {"dim": 64, "normalised": True, "metric": "cosine", "ordered": True}
     assert json.loads((tiny_teacher / "eval.json").read_text())["scores"]["queries"] > 0
     assert list((tiny_teacher / "checkpoints").glob("step-????????/model.safetensors"))
     lines = [json.loads(line) for line in (tiny_teacher / "metrics.jsonl").read_text().splitlines()]

@@ -1,0 +1,54 @@
+"""Ordered dimensions: nothing changes but the axes, and prefixes become the best short embeddings."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from edgeembed.data.manifest import read_manifest
+from edgeembed.student.zoo import build_student
+from edgeembed.teacher.evaluate import embed_files
+from edgeembed.teacher.margin import ClassCentres
+from edgeembed.teacher.ordering import Moments, order_dimensions, principal_axes
+from edgeembed.teacher.saved import load_model
+
+
+def test_ordering_keeps_every_cosine() -> None:
+    torch.manual_seed(0)
+    model = build_student("test_resnet", weights="none", size_px=32, dim=16).eval()
+    centres = ClassCentres(9, 16)
+    image = torch.randint(0, 255, (6, 3, 32, 32)).float()
+    with torch.no_grad():
+        before = model(image)
+        cosine, _ = centres(before, torch.zeros(1, 6, dtype=torch.int64))
+        moments = Moments(16)
+        moments.add(before, step=0)
+        order_dimensions(model, centres, moments)
+        after = model(image)
+        assert model.ordered
+        assert not torch.allclose(before, after, atol=1e-2)
+        assert torch.allclose(before @ before.T, after @ after.T, atol=1e-5)
+        assert torch.allclose(cosine, centres(after, torch.zeros(1, 6, dtype=torch.int64))[0], atol=1e-5)
+
+
+def test_axes_are_orthonormal_and_sorted() -> None:
+    torch.manual_seed(0)
+    centre = torch.randn(200, 8) * torch.tensor([0.1, 3.0, 1.0, 0.5, 2.0, 0.2, 0.3, 0.05])
+    unit = F.normalize(centre.double(), dim=1)
+    axes = principal_axes(unit.T @ unit)
+    assert torch.allclose(axes @ axes.T, torch.eye(8, dtype=torch.float64), atol=1e-12)
+    weight = (unit @ axes.T).square().sum(dim=0)
+    assert (weight.diff() <= 0).all()
+
+
+def test_a_trained_teacher_and_its_student_are_ordered(tiny_teacher: Path, tiny_student: Path, tiny_data: Path) -> None:
+    for run in (tiny_teacher, tiny_student):
+        assert json.loads((run / "model.json").read_text())["embedding"]["ordered"] is True
+    model, _ = load_model(tiny_teacher)
+    files = read_manifest(tiny_data).files
+    embedding, _ = embed_files(model, files, batch_size=32, workers=0, device="cpu", precision="fp32")
+    first, last = (embedding[:, columns] ** 2 for columns in (slice(0, 16), slice(48, 64)))
+    assert first.sum() > 20 * last.sum()
