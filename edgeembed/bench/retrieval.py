@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from edgeembed.data.manifest import Manifest, Rows
 from edgeembed.embedder import decode_ahead
+from edgeembed.embeddings import shorten
 from edgeembed.errors import UserError
 from edgeembed.images import ImageError, UInt8Array
 from edgeembed.metrics import RetrievalScores
@@ -171,12 +172,16 @@ class Reference:
 def judge(
     evaluation: EvaluationSet, student: Embedded, readable_N: BoolArray, teacher: Reference | None = None
 ) -> Quality:
-    """A model's figures over the rows that every model could read."""
+    """A model's figures over the rows that every model could read; one of a short space searches a shortened index."""
     symmetric = _score(evaluation, student, student, readable_N)
     if teacher is None:
         return Quality(retrieval=_retrieval(symmetric, None), retention=None, cosine_to_teacher=None)
-    asymmetric = _score(evaluation, student, teacher.embedded, readable_N)
-    cosine_N = np.einsum("nd,nd->n", student.embedding_ND[readable_N], teacher.embedded.embedding_ND[readable_N])
+    searched_ND = teacher.embedded.embedding_ND
+    if (dim := student.embedding_ND.shape[1]) != searched_ND.shape[1]:
+        searched_ND = shorten(searched_ND, dim)
+    searched = Embedded(embedding_ND=searched_ND, readable_N=teacher.embedded.readable_N)
+    asymmetric = _score(evaluation, student, searched, readable_N)
+    cosine_N = np.einsum("nd,nd->n", student.embedding_ND[readable_N], searched_ND[readable_N])
     p1, p50 = (float(value) for value in np.percentile(cosine_N, (1, 50)))
     return Quality(
         retrieval=_retrieval(symmetric, asymmetric),

@@ -29,6 +29,7 @@ from edgeembed.bench.rows import Row, Setting, student_rows, teacher_rows, with_
 from edgeembed.bench.summary import best_student, summaries
 from edgeembed.bench.terminal import print_summary
 from edgeembed.data.manifest import Manifest
+from edgeembed.embeddings import long_space_id
 from edgeembed.errors import CheckFailed, UserError
 from edgeembed.progress import stage
 from edgeembed.run import machine, package_versions
@@ -135,7 +136,7 @@ def load_teacher(path: Path, candidates: Sequence[Candidate]) -> Teacher:
     """The teacher, when every bundle lives in its space. Raises UserError naming both spaces otherwise."""
     model, facts = load_model(path)
     for candidate in candidates:
-        if candidate.bundle.space_id != facts["space_id"]:
+        if long_space_id(candidate.bundle.space_id) != facts["space_id"]:
             raise UserError(
                 f"bundle {candidate.name!r} lives in space {candidate.bundle.space_id}, teacher {path} in "
                 f"{facts['space_id']}: their embeddings cannot be compared, give the teacher it was distilled from"

@@ -19,6 +19,7 @@ def export(
     out: Annotated[Path | None, typer.Option(help="Bundle folder; default: bundles/RUN.")] = None,
     precision: Annotated[str, typer.Option(help="Comma-separated: fp32, fp16, int8.")] = "fp32,int8",
     data: Annotated[Path | None, typer.Option(help="Manifest to calibrate and judge on; default: the run's.")] = None,
+    dim: Annotated[int | None, typer.Option(min=1, help="Numbers an image; default: all, usually 64.")] = None,
     licence: Annotated[str | None, typer.Option(help="Licence of the weights, for the manifest and the card.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print bundle.json on stdout.")] = False,
 ) -> None:
@@ -28,7 +29,7 @@ def export(
 
     precisions = parse_precisions(precision)
     target = out or Path("bundles") / run.name
-    manifest, refused = export_run(run, target, precisions=precisions, data=data, licence=licence)
+    manifest, refused = export_run(run, target, precisions=precisions, data=data, licence=licence, dim=dim)
     if manifest is not None:
         log.info("bundle: %s (%s)", target, ", ".join(file.path for file in manifest.files))
         if as_json:

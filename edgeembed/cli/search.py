@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -30,7 +31,7 @@ def search(
     from edgeembed.cli.inputs import gather_images, printable
     from edgeembed.cli.models import describe, open_model
     from edgeembed.embedder import embed_images, refuse
-    from edgeembed.embeddings import read_embeddings, require_same_space
+    from edgeembed.embeddings import read_embeddings, require_same_space, shorten
     from edgeembed.search import Index, check_sheet, contact_sheet
 
     if sheet is not None:
@@ -42,6 +43,10 @@ def search(
     log.info("searching %d images of %s with %s", len(stored.paths), index, describe(network))
 
     embedding_QD, _ = embed_images(network, files, on_skip=refuse)
+    if stored.space_id != network.space_id:  # one of them is short
+        embedding_QD = shorten(embedding_QD, dim := min(network.dim, stored.embedding_ND.shape[1]))
+        stored = replace(stored, embedding_ND=shorten(stored.embedding_ND, dim))
+        log.info("comparing the first %d numbers", dim)
     position_QK, similarity_QK = Index(stored).search(embedding_QD, k)
     found = [
         (file, [(stored.paths[position], float(similarity)) for position, similarity in zip(*row, strict=True)])

@@ -16,6 +16,7 @@ import torch
 
 from edgeembed.bundle import SCHEMA, BundleManifest, sha256_of
 from edgeembed.data.manifest import Manifest, Rows, read_manifest
+from edgeembed.embeddings import short_space_id
 from edgeembed.errors import CheckFailed, UserError
 from edgeembed.export.card import model_card
 from edgeembed.export.gate import Verdict, judge, parity
@@ -28,7 +29,7 @@ from edgeembed.run import package_versions, write_atomically, write_json
 from edgeembed.runtimes import Session, open_session
 from edgeembed.student.zoo import count_macs
 from edgeembed.teacher.evaluate import FloatArray, score_rows
-from edgeembed.teacher.model import Network
+from edgeembed.teacher.model import JoinedModel, Network
 from edgeembed.teacher.saved import load_model
 
 log = logging.getLogger(__name__)
@@ -54,13 +55,17 @@ def export_run(
     name: str | None = None,
     licence: str | None = None,
     notes: str = "",
+    dim: int | None = None,
 ) -> tuple[BundleManifest | None, list[Refused]]:
     """Exports a student or teacher run. Returns the bundle that was written, and what was refused.
 
     Files that fail their gate are left out; without a passing fp32 nothing is written. `out` appears whole: a
-    bundle that was there is replaced at the end. Raises UserError for a run or data that cannot be had.
+    bundle that was there is replaced at the end. With `dim` the embedding is the first numbers of the run's. Raises
+    UserError for a run or data that cannot be had.
     """
     model, facts = load_model(run_path)
+    if dim is not None and dim != model.dim:
+        facts = make_short(run_path, model, facts, dim)
     if model.keep_aspect:
         raise UserError(f"{run_path}: keeps the proportions of images, a bundle takes squares: distil it first")
     check_target(out)
@@ -121,6 +126,20 @@ def export_run(
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return manifest, refused
+
+
+def make_short(run_path: Path, model: Network, facts: dict[str, Any], dim: int) -> dict[str, Any]:
+    """Cuts a model's embedding down in place; returns its facts, in the short space."""
+    if isinstance(model, JoinedModel) or not model.ordered:
+        raise UserError(
+            f"--dim {dim}: the numbers of {run_path} are not ordered by weight (its teacher is joined, has batch norm "
+            "in the neck, or is from an early version): train the teacher again, or leave --dim out"
+        )
+    if not 1 <= dim < model.dim:
+        raise UserError(f"--dim {dim}: {run_path} has {model.dim} numbers an image")
+    model.keep_dimensions(dim)
+    architecture = {**facts["architecture"], "params": sum(parameter.numel() for parameter in model.parameters())}
+    return {**facts, "space_id": short_space_id(str(facts["space_id"]), dim), "architecture": architecture}
 
 
 def check_target(out: Path) -> None:

@@ -81,6 +81,13 @@ class EmbeddingModel(nn.Module):
             set_input_size(self.backbone, size_px, patch_stride)
             self.size_px, self.patch_stride = size_px, patch_stride
 
+    def keep_dimensions(self, dim: int) -> None:
+        """Makes embeddings of the first `dim` numbers; for a space that is ordered."""
+        whole = self.neck.projection
+        self.neck.projection = nn.Linear(whole.in_features, dim)
+        self.neck.projection.load_state_dict({"weight": whole.weight.detach()[:dim], "bias": whole.bias.detach()[:dim]})
+        self.dim = dim
+
     @classmethod
     def from_facts(cls, facts: dict[str, Any]) -> EmbeddingModel:
         """The network that `describe` described, with random weights."""
