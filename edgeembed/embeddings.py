@@ -14,6 +14,7 @@ import numpy.typing as npt
 import safetensors
 import safetensors.numpy
 
+from edgeembed.encodings import ENCODINGS, Encoded, decode
 from edgeembed.errors import UserError, unknown_choice
 from edgeembed.run import write_atomically
 
@@ -28,12 +29,15 @@ FloatArray = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, kw_only=True)
 class Embeddings:
-    """One unit vector an image; `model` names what computed them, for people."""
+    """One unit vector an image; `model` names what computed them, for people. `encoding` is how a file keeps them:
+    float32, or one of `ENCODINGS`, which rounds them.
+    """
 
     embedding_ND: FloatArray
     paths: tuple[str, ...]
     space_id: str
     model: str
+    encoding: str = "float32"
 
 
 def short_space_id(space_id: str, dim: int) -> str:
@@ -66,19 +70,23 @@ def require_same_space(a_name: str, a_id: str, b_name: str, b_id: str) -> None:
         )
 
 
-def check_destination(path: Path) -> None:
-    """Raises UserError, before any work is done, for a place that `write_embeddings` could not write to."""
+def check_destination(path: Path, encoding: str = "float32") -> None:
+    """Raises UserError, before any work is done, for what `write_embeddings` could not write."""
     if path.suffix not in WRITERS:
         raise unknown_choice("suffix", path.suffix, WRITERS, f"({path})")
     if path.is_dir():
         raise UserError(f"{path}: is a folder, expected a file name")
+    if encoding not in ("float32", *ENCODINGS):
+        raise unknown_choice("encoding", encoding, ("float32", *ENCODINGS))
+    if encoding != "float32" and path.suffix != ".safetensors":
+        raise UserError(f"{path}: encoding {encoding} is kept in .safetensors only")
     if path.suffix == ".parquet":
         import pyarrow.parquet  # noqa: F401  # missing in the base install: better said now
 
 
 def write_embeddings(path: Path, embeddings: Embeddings) -> None:
     """Writes .safetensors, .parquet (needs pyarrow) or .npy (numbers only); the file appears whole or not at all."""
-    check_destination(path)
+    check_destination(path, embeddings.encoding)
     require_sound(str(path), embeddings)
     write_atomically(path, WRITERS[path.suffix](embeddings))
 
@@ -112,12 +120,19 @@ def require_sound(source: str, embeddings: Embeddings) -> None:
 
 
 def _to_safetensors(embeddings: Embeddings) -> bytes:
-    encoded = [path.encode("utf-8", "surrogateescape") for path in embeddings.paths]  # file names may be any bytes
-    offsets = np.zeros(len(encoded) + 1, np.int64)
-    np.cumsum([len(path) for path in encoded], out=offsets[1:])
-    tensors: dict[str, npt.NDArray[Any]] = {
-        "embedding": np.ascontiguousarray(embeddings.embedding_ND),
-        "paths": np.frombuffer(b"".join(encoded), np.uint8),
+    names = [path.encode("utf-8", "surrogateescape") for path in embeddings.paths]  # file names may be any bytes
+    offsets = np.zeros(len(names) + 1, np.int64)
+    np.cumsum([len(name) for name in names], out=offsets[1:])
+    if embeddings.encoding == "float32":
+        numbers: dict[str, npt.NDArray[Any]] = {"embedding": np.ascontiguousarray(embeddings.embedding_ND)}
+    else:
+        encoded = ENCODINGS[embeddings.encoding](embeddings.embedding_ND)
+        numbers = {"embedding": encoded.code}
+        if encoded.rotation_DD is not None:
+            numbers["rotation"] = encoded.rotation_DD
+    tensors = {
+        **numbers,
+        "paths": np.frombuffer(b"".join(names), np.uint8),
         "path_offsets": offsets,
     }
     return safetensors.numpy.save(tensors, metadata=_facts(embeddings))
@@ -127,16 +142,38 @@ def _from_safetensors(path: Path) -> Embeddings:
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             facts: dict[str, str] = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in ("embedding", "paths", "path_offsets")}
+            wanted = (
+                "embedding",
+                "paths",
+                "path_offsets",
+                *(("rotation",) if facts.get("encoding") == "binary" else ()),
+            )
+            tensors = {name: file.get_tensor(name) for name in wanted}
     except (safetensors.SafetensorError, TypeError, ValueError) as error:  # TypeError: a dtype that numpy lacks
         raise UserError(f"{path}: not a readable embeddings file ({error}): embed the images again") from None
     _require_facts(path, facts)
     return Embeddings(
-        embedding_ND=tensors["embedding"],
+        embedding_ND=_decoded(path, facts.get("encoding", "float32"), tensors),
         paths=paths_of(path, tensors["paths"], tensors["path_offsets"]),
         space_id=facts["space_id"],
         model=facts["model"],
+        encoding=facts.get("encoding", "float32"),
     )
+
+
+def _decoded(path: Path, encoding: str, tensors: dict[str, npt.NDArray[Any]]) -> FloatArray:
+    """The vectors of a file of any encoding. Raises UserError for one that is not known, or not what it says."""
+    code = tensors["embedding"]
+    if encoding == "float32":
+        return code
+    rotation_DD = tensors.get("rotation")
+    if code.ndim == 2 and encoding == "int8" and code.dtype == np.int8:
+        return decode(Encoded(code=code, dim=code.shape[1]))
+    if code.ndim == 2 and encoding == "binary" and code.dtype == np.uint8 and rotation_DD is not None:
+        dim = len(rotation_DD)
+        if rotation_DD.shape == (dim, dim) and rotation_DD.dtype == np.float32 and code.shape[1] == -(-dim // 8):
+            return decode(Encoded(code=code, dim=dim, rotation_DD=rotation_DD))
+    raise UserError(f"{path}: embedding is {code.dtype} {code.shape} in encoding {encoding!r}: embed the images again")
 
 
 def paths_of(source: Path, blob: npt.NDArray[Any], offsets: npt.NDArray[Any]) -> tuple[str, ...]:
@@ -197,7 +234,8 @@ def _to_npy(embeddings: Embeddings) -> bytes:
 
 
 def _facts(embeddings: Embeddings) -> dict[str, str]:
-    return {"schema": SCHEMA, "space_id": embeddings.space_id, "model": embeddings.model}
+    facts = {"schema": SCHEMA, "space_id": embeddings.space_id, "model": embeddings.model}
+    return facts if embeddings.encoding == "float32" else {**facts, "encoding": embeddings.encoding}
 
 
 def _require_facts(path: Path, facts: dict[str, str]) -> None:

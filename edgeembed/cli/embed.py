@@ -21,6 +21,7 @@ def embed(
         Path | None, typer.Option(help="Bundle, or a run folder (needs torch); default: the bundled model.")
     ] = None,
     out: Annotated[Path, typer.Option(help=".safetensors, .parquet or .npy.")] = Path("embeddings.safetensors"),
+    encoding: Annotated[str, typer.Option(help="float32, int8 or binary: 256, 64 or 8 bytes an image.")] = "float32",
     precision: Annotated[str | None, typer.Option(help="fp32, fp16 or int8; default: the best for this CPU.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Default: all cores.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images a run of the network.")] = 8,
@@ -34,7 +35,7 @@ def embed(
     from edgeembed.embeddings import Embeddings, check_destination, write_embeddings
     from edgeembed.errors import UserError
 
-    check_destination(out)
+    check_destination(out, encoding)
     files = gather_images(paths)
     network = open_model(model, precision=precision, threads=threads)
     log.info("embedding %d images with %s", len(files), describe(network))
@@ -55,7 +56,14 @@ def embed(
         raise UserError(f"none of {len(files)} images can be decoded, first {skipped[0]}")
     named = tuple(files[position] for position in kept)
     write_embeddings(
-        out, Embeddings(embedding_ND=embedding_ND, paths=named, space_id=network.space_id, model=network.name)
+        out,
+        Embeddings(
+            embedding_ND=embedding_ND,
+            paths=named,
+            space_id=network.space_id,
+            model=network.name,
+            encoding=encoding,
+        ),
     )
     if out.suffix == ".npy":
         log.info("%s holds numbers only: write .safetensors to search it", out)
@@ -67,6 +75,7 @@ def embed(
                 "images": len(kept),
                 "skipped": skipped,
                 "dim": network.dim,
+                "encoding": encoding,
                 "model": network.name,
                 "space_id": network.space_id,
                 "precision": network.precision,
