@@ -6,6 +6,7 @@ import ctypes
 import sys
 
 import torch
+from torch import Tensor, nn
 
 from edgeembed.errors import UserError
 
@@ -39,6 +40,27 @@ def set_allocator(model_bytes: int) -> None:
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
     else:
         mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK_BYTES)
+
+
+class PreciseConv2d(nn.Conv2d):
+    """A convolution in float32, whatever autocast says."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        with torch.autocast(input.device.type, enabled=False):
+            return super().forward(input.float())
+
+
+def keep_depthwise_precise(model: nn.Module, device: str) -> None:
+    """On a CPU, lets the depthwise convolutions of a network stay in float32 where the rest is trained in bf16.
+
+    Their backward pass has no fast bf16 kernel there: a step of MobileNetV4-small takes half the time that it takes in
+    bf16 throughout, and four fifths of that in float32 throughout (Intel Xeon with AMX, one core).
+    """
+    if device != "cpu":
+        return
+    for module in model.modules():
+        if type(module) is nn.Conv2d and module.groups == module.in_channels > 1:
+            module.__class__ = PreciseConv2d
 
 
 def seed_step(seed: int, step: int) -> None:

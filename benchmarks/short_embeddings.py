@@ -1,0 +1,58 @@
+"""What shorter embeddings cost: 64, 32, 16 and 8 numbers, as float32, bytes and bits.
+
+Why: an index of millions of images must fit a phone, and the price should be known before it is paid.
+Usage: python benchmarks/short_embeddings.py TEACHER STUDENT MANIFEST      two finished runs of one space
+Test protocol. The index is encoded, the query is not. Prints one line of a Markdown table for each length and encoding.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from edgeembed.data.manifest import read_manifest
+from edgeembed.embeddings import FloatArray, shorten
+from edgeembed.encodings import ENCODINGS, decode
+from edgeembed.teacher.evaluate import embed_files, score_rows
+from edgeembed.teacher.saved import load_model
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("teacher", type=Path)
+    parser.add_argument("student", type=Path)
+    parser.add_argument("manifest", type=Path)
+    asked = parser.parse_args()
+    manifest = read_manifest(asked.manifest)
+    query, index = manifest.evaluation("test")
+    rows = np.union1d(query, index)
+    embeddings: list[FloatArray] = []
+    for run in (asked.teacher, asked.student):
+        model, _ = load_model(run)
+        files = [manifest.files[row] for row in rows]
+        embedding_ND, kept = embed_files(model, files, batch_size=64, workers=0, device="cpu", precision="fp32")
+        assert kept.size == rows.size
+        embeddings.append(embedding_ND)
+    teacher_ND, student_ND = embeddings
+
+    def score(query_ND: FloatArray, index_ND: FloatArray, encoding: str) -> float:
+        if encoding != "float32":
+            index_ND = index_ND.copy()
+            of_index = np.isin(rows, index)
+            index_ND[of_index] = decode(ENCODINGS[encoding](index_ND[of_index]))
+        return score_rows(query_ND, rows, index_ND, rows, manifest, query, index).map
+
+    print("| numbers | encoding | bytes | teacher | student | student on the teacher's index |")
+    print("|---|---|---|---|---|---|")
+    for dim in (64, 32, 16, 8):
+        teacher_Nd, student_Nd = (shorten(each, dim) for each in (teacher_ND, student_ND))
+        for encoding, bits in (("float32", 32), ("int8", 8), ("binary", 1)):
+            pairs = ((teacher_Nd, teacher_Nd), (student_Nd, student_Nd), (student_Nd, teacher_Nd))
+            cells = [f"{score(*pair, encoding):.4f}" for pair in pairs]
+            print(f"| {dim} | {encoding} | {dim * bits // 8} | " + " | ".join(cells) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
