@@ -15,6 +15,7 @@ from edgeembed.cli import (
     quickstart,
     recipes,
     search,
+    students,
     targets,
     teacher,
 )

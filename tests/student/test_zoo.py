@@ -1,18 +1,29 @@
-"""The contract of every alias: builds, 64 unit numbers, finite gradients, fuses without changing."""
+"""The contract of students: they build, give 64 unit numbers and finite gradients, fuse without changing, export."""
 
 from __future__ import annotations
 
 import logging
 
+import numpy as np
+import onnxruntime
 import pytest
 import torch
 
 from edgeembed.errors import UserError
+from edgeembed.export.onnx import to_onnx
 from edgeembed.student.zoo import ALIASES, build_student, count_macs, fuse, timm_name
 
+OTHER_FAMILIES = [
+    "convnext_atto", "convnextv2_atto", "cs3darknet_s", "edgenext_xx_small", "efficientnet_lite0", "efficientvit_b0",
+    "efficientvit_m0", "fastvit_t12", "ghostnet_100", "hgnetv2_b0", "inception_next_atto", "lcnet_050", "levit_128s",
+    "mobilenetv3_small_100", "mobileone_s0", "mobilevit_xxs", "mobilevitv2_050", "poolformerv2_s12", "regnetx_002",
+    "repghostnet_050", "repvgg_a0", "shvit_s1", "starnet_s1", "swiftformer_xs", "tinynet_e",
+    "vit_wee_patch16_reg1_gap_256",
+]  # fmt: skip
 
-@pytest.mark.parametrize("alias", sorted(ALIASES))
-def test_every_alias_keeps_the_contract(alias: str) -> None:
+
+@pytest.mark.parametrize("alias", [*sorted(ALIASES), *OTHER_FAMILIES])
+def test_every_student_keeps_the_contract(alias: str) -> None:
     size_px = 224 if alias.startswith(("efficientformerv2", "tiny_vit")) else 64
     torch.manual_seed(0)
     model = build_student(alias, weights="none", size_px=size_px, dim=64)
@@ -27,6 +38,19 @@ def test_every_alias_keeps_the_contract(alias: str) -> None:
     model.eval()
     with torch.no_grad():
         assert (fuse(model)(image) - model(image)).abs().max() < 1e-3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*sorted(ALIASES), *OTHER_FAMILIES])
+def test_every_student_exports(name: str) -> None:
+    size_px = 224 if name.startswith(("efficientformerv2", "tiny_vit")) else 64
+    torch.manual_seed(0)
+    model = build_student(name, weights="none", size_px=size_px, dim=64).eval()
+    image = torch.randint(0, 256, (3, size_px, size_px, 3), dtype=torch.uint8)
+    session = onnxruntime.InferenceSession(to_onnx(model, {}).SerializeToString(), providers=["CPUExecutionProvider"])
+    with torch.no_grad():
+        expected = model(image.permute(0, 3, 1, 2)).numpy()
+    assert np.abs(session.run(None, {"image": image.numpy()})[0] - expected).max() < 1e-4
 
 
 def test_any_timm_name_is_a_student() -> None:

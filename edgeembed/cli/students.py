@@ -1,0 +1,40 @@
+"""`edgeembed students`."""
+
+from __future__ import annotations
+
+import logging
+from typing import Annotated, Any
+
+import typer
+
+from edgeembed.cli.app import app, print_json
+
+log = logging.getLogger(__name__)
+
+
+@app.command()
+def students(
+    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Default: every alias.")] = None,
+    size_px: Annotated[int, typer.Option(help="Side of the input.")] = 224,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of ONNX Runtime.")] = 1,
+    latency: Annotated[bool, typer.Option(help="Export each to ONNX and time it here, some seconds each.")] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
+) -> None:
+    """List students: parameters, multiply-accumulates, and what an image takes on this machine."""
+    from edgeembed.bench.listing import describe_student
+    from edgeembed.student.zoo import ALIASES, timm_name
+
+    chosen = names or list(ALIASES)
+    for name in chosen:
+        timm_name(name)
+    rows: list[dict[str, Any]] = []
+    if not as_json:
+        print(f"{'student':22} {'timm name':28} {'M params':>9} {'G MACs':>8} {'p50 ms':>8}")
+    for name in chosen:
+        row = describe_student(name, size_px=size_px, threads=threads if latency else None)
+        rows.append(row)
+        if not as_json:
+            time = f"{row['p50_ms']:8.2f}" if row["p50_ms"] is not None else f"{'':8}"
+            print(f"{name:22} {row['timm']:28} {row['params'] / 1e6:9.2f} {row['macs'] / 1e9:8.3f} {time}", flush=True)
+    if as_json:
+        print_json({"size_px": size_px, "threads": threads, "precision": "fp32", "students": rows})
