@@ -1,0 +1,156 @@
+"""What each loss term and each number of views brings a student on Grocery Store photographs, at one short budget.
+
+Why: the defaults of a distillation recipe should be those that won here, and what did not help should be known.
+Usage: taskset -c 0 python benchmarks/distil_table.py MANIFEST TEACHER OUT [--only "base;1 view"] [--seeds 0,1]
+Each variant changes a few keys of recipe grocery_cpu, cut to views of 80 px and 24 epochs. The teacher's answers are
+stored beforehand and their cost is not counted. A finished student is scored on val and on test, in its own index and
+in its teacher's. One JSON line a run is added to OUT/results.jsonl; runs that are there already are not repeated, so
+that a table can grow. --table prints it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+SHORT = [
+    "train.epochs=24",
+    "train.precision=bf16",
+    "image.start_size_px=null",
+    "image.train_size_px=80",
+    "image.size_px=104",
+    "targets.views=8",
+    "optim.warmup_epochs=2",
+    "eval.every_steps=0",
+    "train.checkpoint_every_steps=0",
+]
+NO_RELATIONS = ["loss.cross_relation=0", "loss.self_relation=0"]
+VARIANTS: dict[str, list[str]] = {
+    "base": [],
+    "cosine only": [*NO_RELATIONS, "loss.centre_kl=0"],
+    "cosine and relations": ["loss.centre_kl=0"],
+    "cosine and centre KL": NO_RELATIONS,
+    "relations only": ["loss.cosine=0", "loss.centre_kl=0"],
+    "centre KL 1": ["loss.centre_kl=1"],
+    "embedding KL .1": ["loss.centre_kl=0", "loss.anchor_kl=0.1"],
+    "embedding KL 1": ["loss.centre_kl=0", "loss.anchor_kl=1"],
+    "labels .02": ["loss.label=0.02"],
+    "labels .1, margin .2": ["loss.label=0.1", "loss.label_margin=0.2"],
+    "1 view": ["targets.views=1"],
+    "4 views": ["targets.views=4"],
+    "16 views": ["targets.views=16"],
+    "a new view each epoch": ["targets.views=50"],
+    "cutmix .3": ["mix.cutmix_probability=0.3"],
+    "mixup .3": ["mix.mixup_probability=0.3"],
+    "batches of 32": ["train.batch_size=32", "optim.lr=2e-3"],
+    "rate 4e-3": ["optim.lr=4e-3"],
+    "no dropped squares": ["augment.drop_square_probability=0"],
+    "milder crops": ["augment.scale=[0.5, 1.0]"],
+}
+
+
+def score(run: Path, teacher: Path, manifest_path: Path) -> dict[str, dict[str, object]]:
+    import numpy as np
+
+    from edgeembed.data.manifest import read_manifest
+    from edgeembed.teacher.evaluate import embed_files, score_rows
+    from edgeembed.teacher.saved import load_model
+
+    manifest, scores = read_manifest(manifest_path), {}
+    for split in ("val", "test"):
+        query, index = manifest.evaluation(split)
+        rows = np.union1d(query, index)
+        by_model = []
+        for path in (run, teacher):
+            model, _ = load_model(path)
+            files = [manifest.files[row] for row in rows]
+            by_model.append(embed_files(model, files, batch_size=64, workers=0, device="cpu", precision="bf16"))
+        (student_ND, student_rows), (teacher_ND, teacher_rows) = by_model
+        for kind, (index_ND, index_rows) in {
+            "symmetric": (student_ND, student_rows),
+            "asymmetric": (teacher_ND, teacher_rows),
+        }.items():
+            found = score_rows(student_ND, rows[student_rows], index_ND, rows[index_rows], manifest, query, index)
+            scores[f"{split}, {kind}"] = asdict(found)
+    return scores
+
+
+def print_table(rows: list[dict[str, Any]]) -> None:
+    """Markdown, best first on the teacher's index: means over seeds, their spread, and differences from the base."""
+
+    def maps(variant: str, split: str) -> list[float]:
+        return [row[split]["map"] for row in rows if row["variant"] == variant]
+
+    base = {kind: statistics.mean(maps("base", f"test, {kind}")) for kind in ("symmetric", "asymmetric")}
+    print(
+        "| variant | seeds | seconds | val | test, own index | to base | test, teacher's index | to base | interval |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|")
+    variants = {row["variant"] for row in rows}
+    for variant in sorted(variants, key=lambda variant: -statistics.mean(maps(variant, "test, asymmetric"))):
+        first = next(row for row in rows if row["variant"] == variant)
+        low, high = first["test, asymmetric"]["ci95"]["map"]
+        on_val = [statistics.mean(maps(variant, f"val, {kind}")) for kind in base]
+        own, theirs = (maps(variant, f"test, {kind}") for kind in base)
+        cells = [
+            variant,
+            str(len(own)),
+            f"{statistics.mean(row['seconds'] for row in rows if row['variant'] == variant):.0f}",
+            f"{on_val[0]:.3f}, {on_val[1]:.3f}",
+            f"{statistics.mean(own):.4f}",
+            f"{100 * (statistics.mean(own) - base['symmetric']):+.1f}",
+            f"{statistics.mean(theirs):.4f}",
+            f"{100 * (statistics.mean(theirs) - base['asymmetric']):+.1f}",
+            f"[{low:.3f}, {high:.3f}]",
+        ]
+        print("| " + " | ".join(cells) + " |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("manifest", type=Path)
+    parser.add_argument("teacher", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--only", help="variants, separated by semicolons; default: all")
+    parser.add_argument("--seeds", default="0")
+    parser.add_argument("--table", action="store_true")
+    asked = parser.parse_args()
+    results = asked.out / "results.jsonl"
+    asked.out.mkdir(parents=True, exist_ok=True)
+    known = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
+    if asked.table:
+        print_table(known)
+        return
+    done = {(row["variant"], row["seed"]) for row in known}
+    common = ["--recipe", "grocery_cpu", "--teacher", str(asked.teacher), "--data", str(asked.manifest)]
+    for seed in map(int, asked.seeds.split(",")):
+        for variant in asked.only.split(";") if asked.only else VARIANTS:
+            if (variant, seed) in done:
+                continue
+            run = asked.out / f"{variant}-{seed}".replace(" ", "_").replace("/", "_")
+            keys = [*SHORT, f"train.seed={seed}", *VARIANTS[variant]]
+            options = [word for key in keys for word in ("--set", key)]
+            views = next(int(key.split("=")[1]) for key in reversed(keys) if key.startswith("targets.views="))
+            build = [sys.executable, "-m", "edgeembed", "targets", "build", *common, *options]
+            subprocess.run([*build, "--views", str(min(views, 24))], check=True)
+            started = time.monotonic()
+            command = [sys.executable, "-m", "edgeembed", "distill", "--student", "mobilenetv4_s", "--out", str(run)]
+            subprocess.run([*command, *common, *options], check=True)
+            seconds = time.monotonic() - started
+            scores = score(run, asked.teacher, asked.manifest)
+            row = {"variant": variant, "seed": seed, "seconds": round(seconds), **scores}
+            with results.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+            for split, values in scores.items():
+                print(f"{variant:24} seed {seed}  {seconds:4.0f} s  {split:18}  mAP {values['map']:.4f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
