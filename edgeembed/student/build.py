@@ -39,6 +39,8 @@ def build_targets(recipe: DistillRecipe, manifest: Manifest, teacher_path: Path)
 
     Raises UserError for a missing teacher or data, and Interrupted after a stop signal; what was answered is kept.
     """
+    if recipe.targets.store == "none":
+        raise UserError("targets.store = 'none': name a folder, or leave it unset, to store targets")
     rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     teacher, facts = load_model(teacher_path)
     key = target_key(recipe, manifest, teacher, facts["space_id"])
