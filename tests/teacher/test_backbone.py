@@ -11,7 +11,7 @@ import safetensors.torch
 import torch
 
 from edgeembed.errors import UserError
-from edgeembed.teacher.backbone import build_backbone, library_of
+from edgeembed.teacher.backbone import build_backbone, library_of, native_size
 from edgeembed.teacher.model import build_model
 from edgeembed.teacher.saved import space_id
 
@@ -134,3 +134,15 @@ def test_the_last_stride_can_be_left_out() -> None:
 def test_towers_without_strides_refuse_another_one(name: str) -> None:
     with pytest.raises(UserError, match=r"backbone.output_stride = 16: .* does not offer it"):
         build_backbone(name, weights="none", size_px=64, output_stride=16)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["coca_ViT-B-32", "ViT-B-16-SigLIP", "RN50", "convnext_base_w", "EVA02-B-16", "PE-Core-T-16-384"]
+)
+def test_open_clip_towers_of_every_family_give_one_vector_an_image(name: str) -> None:
+    size_px = native_size(name, "open_clip") or 224
+    backbone = build_backbone(name, weights="none", size_px=size_px)
+    feature = backbone.module.train()(torch.zeros(2, 3, size_px, size_px))
+    assert feature.shape == (2, backbone.dim)
+    feature.sum().backward()
