@@ -10,15 +10,14 @@ that a table can grow. --table prints it.
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 import subprocess
 import sys
-import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+from variants import parser_of, read_results, run_variants, timed
 
 SHORT = [
     "train.epochs=24",
@@ -114,42 +113,22 @@ def print_table(rows: list[dict[str, Any]]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("manifest", type=Path)
-    parser.add_argument("teacher", type=Path)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--only", help="variants, separated by semicolons; default: all")
-    parser.add_argument("--seeds", default="0")
-    parser.add_argument("--table", action="store_true")
-    asked = parser.parse_args()
-    results = asked.out / "results.jsonl"
-    asked.out.mkdir(parents=True, exist_ok=True)
-    known = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
+    asked = parser_of(__doc__, "manifest", "teacher").parse_args()
     if asked.table:
-        print_table(known)
+        print_table(read_results(asked.out))
         return
-    done = {(row["variant"], row["seed"]) for row in known}
     common = ["--recipe", "grocery_cpu", "--teacher", str(asked.teacher), "--data", str(asked.manifest)]
-    for seed in map(int, asked.seeds.split(",")):
-        for variant in asked.only.split(";") if asked.only else VARIANTS:
-            if (variant, seed) in done:
-                continue
-            run = asked.out / f"{variant}-{seed}".replace(" ", "_").replace("/", "_")
-            keys = [*SHORT, f"train.seed={seed}", *VARIANTS[variant]]
-            options = [word for key in keys for word in ("--set", key)]
-            views = next(int(key.split("=")[1]) for key in reversed(keys) if key.startswith("targets.views="))
-            build = [sys.executable, "-m", "edgeembed", "targets", "build", *common, *options]
-            subprocess.run([*build, "--views", str(min(views, 24))], check=True)
-            started = time.monotonic()
-            command = [sys.executable, "-m", "edgeembed", "distill", "--student", "mobilenetv4_s", "--out", str(run)]
-            subprocess.run([*command, *common, *options], check=True)
-            seconds = time.monotonic() - started
-            scores = score(run, asked.teacher, asked.manifest)
-            row = {"variant": variant, "seed": seed, "seconds": round(seconds), **scores}
-            with results.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
-            for split, values in scores.items():
-                print(f"{variant:24} seed {seed}  {seconds:4.0f} s  {split:18}  mAP {values['map']:.4f}", flush=True)
+
+    def train(variant: str, seed: int, run: Path) -> float:
+        keys = [*SHORT, f"train.seed={seed}", *VARIANTS[variant]]
+        options = [word for key in keys for word in ("--set", key)]
+        views = next(int(key.split("=")[1]) for key in reversed(keys) if key.startswith("targets.views="))
+        build = [sys.executable, "-m", "edgeembed", "targets", "build", *common, *options]
+        subprocess.run([*build, "--views", str(min(views, 24))], check=True)
+        command = [sys.executable, "-m", "edgeembed", "distill", "--student", "mobilenetv4_s", "--out", str(run)]
+        return timed(lambda: subprocess.run([*command, *common, *options], check=True))
+
+    run_variants(asked, VARIANTS, train, lambda _, run: score(run, asked.teacher, asked.manifest))
 
 
 if __name__ == "__main__":

@@ -18,22 +18,15 @@ import tempfile
 import time
 from pathlib import Path
 
+from step_times import step_moments
+
 VARIANTS = ("labels", "stored", "live")
 
 
 def measure(variant: str, manifest: Path, folder: Path, asked: argparse.Namespace) -> float:
     """Images a second of a short run, from the times between the steps of its log."""
     from edgeembed.cli import run
-    from edgeembed.progress import TrainingLog
 
-    moments: list[float] = []
-    log_step = TrainingLog.step
-
-    def noting_step(self: TrainingLog, step: int, note: str, *, images: int) -> None:
-        moments.append(time.perf_counter())
-        log_step(self, step, note, images=images)
-
-    TrainingLog.step = noting_step  # type: ignore[method-assign]
     steps = asked.live_steps if variant == "live" else asked.steps
     keys = [f"image.size_px={asked.size_px}", f"train.batch_size={asked.batch_size}", f"train.max_steps={steps}"]
     keys += [f"train.precision={asked.precision}", "eval.every_steps=0", "train.epochs=1000", "train.workers=2"]
@@ -47,7 +40,8 @@ def measure(variant: str, manifest: Path, folder: Path, asked: argparse.Namespac
         command = ["distill", "--student", asked.student, "--teacher", str(folder / "teacher"), "--set"]
         command += ["student.weights=none", "--set", f"targets.store={'none' if variant == 'live' else 'auto'}"]
         command += ["--set", f"targets.views={asked.views}"]
-    assert run([*command, "--data", str(manifest), "--out", str(out), *options]) == 0
+    with step_moments() as moments:
+        assert run([*command, "--data", str(manifest), "--out", str(out), *options]) == 0
     seconds = [after - before for before, after in itertools.pairwise(moments)][2:]
     return asked.batch_size / statistics.median(seconds)
 

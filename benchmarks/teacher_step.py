@@ -19,6 +19,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from step_times import step_moments
+
 BATCH, CLASSES, SIZE_PX = 2, 81, 224
 
 
@@ -62,20 +64,11 @@ def ours(name: str, steps: int) -> list[float]:
     from edgeembed.config import load_recipe
     from edgeembed.data.embedded import write_embedded
     from edgeembed.data.manifest import read_manifest
-    from edgeembed.progress import TrainingLog
     from edgeembed.run import RunFolder
     from edgeembed.teacher.recipe import TeacherRecipe
     from edgeembed.teacher.train import train_teacher
 
-    moments: list[float] = []
-    log_step = TrainingLog.step
-
-    def noting_step(self: TrainingLog, step: int, note: str, *, images: int) -> None:
-        moments.append(time.perf_counter())
-        log_step(self, step, note, images=images)
-
-    TrainingLog.step = noting_step  # type: ignore[method-assign]
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, step_moments() as moments:
         write_embedded(Path(folder) / "data", num_instances=20, num_views=4, size_px=256, seed=0)
         overrides = [f"backbone.name={name}", "backbone.weights=none", f"train.max_steps={steps}"]
         overrides += [f"train.batch_size={BATCH}", "eval.every_steps=0", "train.checkpoint_every_steps=0"]

@@ -11,15 +11,14 @@ prints it.
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 import subprocess
 import sys
-import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+from variants import parser_of, read_results, run_variants, timed
 
 SHORT = [
     "train.epochs=26",
@@ -131,37 +130,19 @@ def print_table(rows: list[dict[str, Any]]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("manifest", type=Path)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--only", help="variants, separated by semicolons; default: all")
-    parser.add_argument("--seeds", default="0")
-    parser.add_argument("--table", action="store_true")
-    asked = parser.parse_args()
-    results = asked.out / "results.jsonl"
-    asked.out.mkdir(parents=True, exist_ok=True)
-    known = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
+    asked = parser_of(__doc__, "manifest").parse_args()
     if asked.table:
-        print_table(known)
+        print_table(read_results(asked.out))
         return
-    done = {(row["variant"], row["seed"]) for row in known}
-    for seed in map(int, asked.seeds.split(",")):
-        for variant in asked.only.split(";") if asked.only else VARIANTS:
-            if (variant, seed) in done:
-                continue
-            run = asked.out / f"{variant}-{seed}".replace(" ", "_").replace("/", "_")
-            keys = [*SHORT, f"train.seed={seed}", *VARIANTS[variant]]
-            command = [sys.executable, "-m", "edgeembed", "teacher-train", "--recipe", "grocery_cpu"]
-            command += ["--data", str(asked.manifest), "--out", str(run)]
-            started = time.monotonic()
-            subprocess.run([*command, *(word for key in keys for word in ("--set", key))], check=True)
-            seconds = time.monotonic() - started
-            scores = score(variant, run, asked.manifest)
-            row = {"variant": variant, "seed": seed, "seconds": round(seconds), **scores}
-            with results.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
-            for split, values in scores.items():
-                print(f"{variant:32} seed {seed}  {seconds:4.0f} s  {split:4}  mAP {values['map']:.4f}", flush=True)
+
+    def train(variant: str, seed: int, run: Path) -> float:
+        keys = [*SHORT, f"train.seed={seed}", *VARIANTS[variant]]
+        command = [sys.executable, "-m", "edgeembed", "teacher-train", "--recipe", "grocery_cpu"]
+        command += ["--data", str(asked.manifest), "--out", str(run)]
+        command += [word for key in keys for word in ("--set", key)]
+        return timed(lambda: subprocess.run(command, check=True))
+
+    run_variants(asked, VARIANTS, train, lambda variant, run: score(variant, run, asked.manifest))
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ def build_targets(recipe: DistillRecipe, manifest: Manifest, teacher_path: Path)
     key = target_key(recipe, manifest, teacher, facts["space_id"])
     store = TargetStore(store_folder(recipe, key, teacher_path), key)
     num_views = recipe.targets.views
-    device = ready(teacher, recipe.train.device)
+    device = bring_to_device(teacher, recipe.train.device)
     canvases = open_canvases(
         files := train_files(manifest),
         shapes_N2=square_shapes(len(files), key.augmentation["canvas_px"]),
@@ -115,7 +115,7 @@ def verify_targets(
         mix=MixSection.model_validate({name: augmentation[name] for name in MixSection.model_fields}),
         seed=augmentation["seed"],
     )
-    device = ready(teacher, "auto")
+    device = bring_to_device(teacher, "auto")
     canvases = open_canvases(
         files := train_files(manifest), shapes_N2=square_shapes(len(files), augmentation["canvas_px"]), workers=workers
     )
@@ -206,8 +206,8 @@ def train_files(manifest: Manifest) -> Sequence[str]:
     return [manifest.files[row] for row in manifest.rows("train")]
 
 
-def ready(teacher: Network, wanted: str) -> str:
-    """Brings a teacher to its device; under torchrun each process takes a GPU of its own."""
+def bring_to_device(teacher: Network, wanted: str) -> str:
+    """Moves a teacher and returns where to; under torchrun each process takes a GPU of its own."""
     device = pick_device(wanted)
     if device == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))

@@ -19,6 +19,7 @@ from edgeembed.errors import UserError
 from edgeembed.run import write_json
 from edgeembed.student.targets import TargetKey, TargetStore, open_existing
 
+SOURCE = "source.json"
 VECTORS = "vectors.safetensors"  # in the store's folder: the embeddings of every image of the manifest
 
 
@@ -46,6 +47,10 @@ def import_targets(path: Path, manifest: Manifest, out: Path, *, model: str | No
         dim=embeddings.embedding_ND.shape[1],
         augmentation={"views": "any"},
     )
+    images = np.flatnonzero(at_train >= 0)
+    store = TargetStore(out, key)
+    store.write(images, 0, embeddings.embedding_ND[at_train[images]])
+    store.flush()
     known = np.flatnonzero(at_N >= 0)
     write_embeddings(
         out / VECTORS,
@@ -56,11 +61,8 @@ def import_targets(path: Path, manifest: Manifest, out: Path, *, model: str | No
             model=embeddings.model,
         ),
     )
-    write_json(out / "source.json", {"model": embeddings.model, "file": str(path), "manifest": str(manifest.source)})
-    images = np.flatnonzero(at_train >= 0)
-    store = TargetStore(out, key, new=True)
-    store.write(images, 0, embeddings.embedding_ND[at_train[images]])
-    store.flush()
+    source = {"model": embeddings.model, "file": str(path), "manifest": str(manifest.source)}
+    write_json(out / SOURCE, source)  # last: its presence says that the import is whole
     return {
         "store": str(out),
         "space_id": key.space_id,
@@ -73,10 +75,8 @@ def import_targets(path: Path, manifest: Manifest, out: Path, *, model: str | No
 
 def open_own(folder: Path) -> TargetStore:
     """A store that `import_targets` made."""
-    if not (folder / "source.json").is_file():
-        raise UserError(
-            f"{folder}: targets of a teacher run: name the run as --teacher, it finds its targets by itself"
-        )
+    if not (folder / SOURCE).is_file():
+        raise UserError(f"{folder}: targets of a teacher run (name the run as --teacher), or an import cut short")
     return open_existing(folder)
 
 
@@ -90,8 +90,10 @@ def rows_of(path: Path, manifest: Manifest, rows: Rows) -> tuple[FloatArray, Row
 
 def find(position_of: dict[str, int], manifest: Manifest, row: int) -> int:
     """Where the embedding of an image stands, by its path in the manifest or on disk; -1 where it has none."""
-    names = (manifest.path[row], manifest.files[row], os.path.realpath(manifest.files[row]))
-    return next((position_of[name] for name in names if name in position_of), -1)
+    for name in (manifest.path[row], manifest.files[row]):
+        if name in position_of:
+            return position_of[name]
+    return position_of.get(os.path.realpath(manifest.files[row]), -1)
 
 
 def read_vectors(path: Path, *, model: str | None = None) -> Embeddings:

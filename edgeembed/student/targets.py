@@ -66,10 +66,10 @@ class TargetKey:
 class TargetStore:
     """Reads and writes targets; the files of views appear when first written to.
 
-    Raises UserError where the folder holds targets of another key, or is not a store; `new`: it may hold other files.
+    Raises UserError where the folder holds targets of another key, or is not a store.
     """
 
-    def __init__(self, folder: Path, key: TargetKey, *, new: bool = False) -> None:
+    def __init__(self, folder: Path, key: TargetKey) -> None:
         self.folder, self.key = folder, key
         self._views: dict[int, HalfArray] = {}
         described = folder / "targets.json"
@@ -78,7 +78,7 @@ class TargetStore:
             if stored.get("schema") != SCHEMA:
                 raise UserError(f"{described}: schema {stored.get('schema')!r}, this version reads {SCHEMA!r}")
             key.require_equal(stored, folder)
-        elif not new and folder.is_dir() and any(folder.iterdir()):
+        elif folder.is_dir() and any(folder.iterdir()):
             raise UserError(f"{folder}: holds no targets (no targets.json): name an empty folder, or a new one")
 
     def read(self, image_B: Rows, view: int) -> tuple[HalfArray, npt.NDArray[np.bool_]]:

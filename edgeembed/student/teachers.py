@@ -19,7 +19,7 @@ from edgeembed.embeddings import FloatArray
 from edgeembed.errors import UserError
 from edgeembed.run import read_json
 from edgeembed.student.answers import Answers, open_store, target_key
-from edgeembed.student.own import VECTORS, open_own, rows_of
+from edgeembed.student.own import SOURCE, VECTORS, open_own, rows_of
 from edgeembed.student.recipe import DistillRecipe
 from edgeembed.student.replay import ViewBatch
 from edgeembed.teacher.evaluate import embed_files
@@ -90,7 +90,7 @@ class OwnTeacher:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.store = open_own(path)
-        source = read_json(path / "source.json")
+        source = read_json(path / SOURCE)
         self.dim, self.size_px, self.nbytes = self.store.key.dim, 0, 0
         self.facts = {"space_id": self.store.key.space_id, "architecture": {"backbone": source["model"]}}
 

@@ -1,0 +1,61 @@
+"""A table of variants that grows run by run: what the scripts that compare recipes share.
+
+One JSON line a run is added to OUT/results.jsonl; runs that are there already are not repeated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+Scores = dict[str, dict[str, Any]]
+
+
+def parser_of(description: str | None, *inputs: str) -> argparse.ArgumentParser:
+    """Takes the inputs, OUT, and which variants and seeds to run, or --table."""
+    parser = argparse.ArgumentParser(description=description)
+    for name in (*inputs, "out"):
+        parser.add_argument(name, type=Path)
+    parser.add_argument("--only", help="variants, separated by semicolons; default: all")
+    parser.add_argument("--seeds", default="0")
+    parser.add_argument("--table", action="store_true", help="print what is there")
+    return parser
+
+
+def read_results(out: Path) -> list[dict[str, Any]]:
+    results = out / "results.jsonl"
+    return [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
+
+
+def run_variants(
+    asked: argparse.Namespace,
+    variants: Iterable[str],
+    train: Callable[[str, int, Path], float],
+    score: Callable[[str, Path], Scores],
+) -> None:
+    """Trains and scores each variant and seed that has no result yet; `train` returns the seconds that count."""
+    asked.out.mkdir(parents=True, exist_ok=True)
+    done = {(row["variant"], row["seed"]) for row in read_results(asked.out)}
+    for seed in map(int, asked.seeds.split(",")):
+        for variant in asked.only.split(";") if asked.only else variants:
+            if (variant, seed) in done:
+                continue
+            run = asked.out / f"{variant}-{seed}".replace(" ", "_").replace("/", "_")
+            seconds = train(variant, seed, run)
+            scores = score(variant, run)
+            row = {"variant": variant, "seed": seed, "seconds": round(seconds), **scores}
+            with (asked.out / "results.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+            for split, values in scores.items():
+                print(f"{variant:32} seed {seed}  {seconds:4.0f} s  {split:18}  mAP {values['map']:.4f}", flush=True)
+
+
+def timed(call: Callable[[], object]) -> float:
+    """Seconds that a call took."""
+    started = time.monotonic()
+    call()
+    return time.monotonic() - started
