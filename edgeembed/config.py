@@ -91,12 +91,15 @@ class MixSection(Section):
 
 
 class OptimSection(Section):
-    """AdamW or SGD with a rate for each part: linear warm-up, then a cosine or a line down.
+    """AdamW, SGD or Muon with a rate for each part: linear warm-up, then a cosine or a line down.
+
+    Muon (Jordan et al. 2024) makes the update of a matrix orthogonal, in steps as large as AdamW's (Liu et al. 2025:
+    the same `lr` serves both); vectors, depthwise convolutions and class centres are left to AdamW.
 
     With `layer_decay` each block of the backbone gets the rate of the one above it times this factor.
     """
 
-    kind: Literal["adamw", "sgd"] = "adamw"
+    kind: Literal["adamw", "sgd", "muon"] = "adamw"
     lr: float = Field(default=1e-4, gt=0.0)
     backbone_lr_factor: float = Field(default=1.0, ge=0.0)
     head_lr_factor: float = Field(default=1.0, gt=0.0)

@@ -31,7 +31,7 @@ from edgeembed.student.objective import build_objective
 from edgeembed.student.recipe import DistillRecipe
 from edgeembed.student.teachers import Teacher, open_teacher
 from edgeembed.student.zoo import build_student
-from edgeembed.teacher.device import keep_depthwise_precise, pick_device, seed_step, set_allocator
+from edgeembed.teacher.device import pick_device, seed_step, set_allocator, suit_convolutions
 from edgeembed.teacher.evaluate import FloatArray, embed_files, score_rows, steps_between_evaluations
 from edgeembed.teacher.model import EmbeddingModel
 from edgeembed.teacher.saved import finish_run
@@ -86,7 +86,7 @@ def distil(
         )
     student.ordered = bool(teacher.facts.get("embedding", {}).get("ordered", False))
     student.to(device).to(memory_format=torch.channels_last)
-    keep_depthwise_precise(student, device)
+    suit_convolutions(student, device)
     parameters = list(student.parameters())
     set_allocator(teacher.nbytes + sum(parameter.nbytes for parameter in parameters))
     optimizers = build_optimizers(student.backbone, student.neck, None, recipe.optim)

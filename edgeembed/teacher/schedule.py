@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
+from timm.optim.muon import Muon
 from torch import Tensor, nn
 
 from edgeembed.config import OptimSection
@@ -28,19 +29,19 @@ def rate_factor(step: int, *, steps_per_epoch: int, total_steps: int, section: O
 def build_optimizers(
     backbone: nn.Module, neck: nn.Module, head: nn.Module | None, section: OptimSection, *, sparse_head: bool = False
 ) -> list[torch.optim.Optimizer]:
-    """AdamW or SGD with a rate for each part; norms, biases and other vectors are not decayed. Frozen parameters are
-    left out. A head with sparse gradients gets an optimiser of its own, which touches only the rows of a step.
+    """AdamW, SGD or Muon with a rate for each part; norms, biases and other vectors are not decayed. Frozen parameters
+    are left out. A head with sparse gradients gets an optimiser of its own, which touches only the rows of a step.
     """
     groups: list[dict[str, Any]] = []
 
-    def add(parameters: Iterable[nn.Parameter], factor: float) -> None:
+    def add(parameters: Iterable[nn.Parameter], factor: float, **options: bool) -> None:
         wanted = [parameter for parameter in parameters if parameter.requires_grad]
         for decayed in (True, False):
             chosen = [parameter for parameter in wanted if (parameter.ndim > 1) == decayed]
             if chosen:
                 decay = section.weight_decay if decayed else 0.0
                 rate = section.lr * factor
-                groups.append({"params": chosen, "lr": rate, "base_lr": rate, "weight_decay": decay})
+                groups.append({"params": chosen, "lr": rate, "base_lr": rate, "weight_decay": decay, **options})
 
     if section.layer_decay < 1.0:
         blocks = blocks_of(backbone)
@@ -52,10 +53,12 @@ def build_optimizers(
     head_rate = section.lr * section.head_lr_factor
     head_parameters = [parameter for parameter in head.parameters() if parameter.requires_grad] if head else []
     if not sparse_head:
-        add(head_parameters, section.head_lr_factor)
+        add(head_parameters, section.head_lr_factor, use_fallback=True)  # Muon's word for AdamW
     optimizers: list[torch.optim.Optimizer] = []
     if groups and section.kind == "sgd":
         optimizers.append(torch.optim.SGD(groups, lr=section.lr, momentum=section.momentum, fused=True))
+    elif groups and section.kind == "muon":
+        optimizers.append(Muon(groups, lr=section.lr, betas=section.betas, nesterov=True))
     elif groups:
         optimizers.append(torch.optim.AdamW(groups, lr=section.lr, betas=section.betas, fused=True))
     if sparse_head and head_parameters:

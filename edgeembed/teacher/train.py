@@ -23,7 +23,7 @@ from edgeembed.errors import UserError
 from edgeembed.progress import TrainingLog, stage
 from edgeembed.run import Interrupted, RunFolder, stop_request, write_json
 from edgeembed.teacher.continued import inherit_centres, open_parent, report_space
-from edgeembed.teacher.device import keep_depthwise_precise, pick_device, seed_step, set_allocator
+from edgeembed.teacher.device import pick_device, seed_step, set_allocator, suit_convolutions
 from edgeembed.teacher.evaluate import evaluate, steps_between_evaluations
 from edgeembed.teacher.learning import move_average, set_learning
 from edgeembed.teacher.margin import ClassCentres, class_margins, margin_at, margin_loss
@@ -92,7 +92,7 @@ def train_teacher(recipe: TeacherRecipe, manifest: Manifest, run: RunFolder, *, 
     parts = {"model": model, "head": centres, "moments": moments}
     parts |= {"average": average} if average is not None else {}
     trained = nn.ModuleDict(parts).to(device).to(memory_format=torch.channels_last)
-    keep_depthwise_precise(trained, device)
+    suit_convolutions(trained, device)
     set_allocator(sum(parameter.nbytes for parameter in trained.parameters()))
     first_step = run.last_step() if resume else 0
     run.forget_metrics_after(first_step)

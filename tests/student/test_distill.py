@@ -59,8 +59,12 @@ def test_unlabelled_images_are_welcome(edgeembed: Run, tiny_data: Path, tiny_tea
     assert edgeembed(*command, "--out", tmp_path / "run", *keys).code == 0
 
 
-def test_a_killed_run_resumes_to_the_same_bits(tiny_data: Path, tiny_teacher: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_killed_run_resumes_to_the_same_bits(
+    tiny_data: Path, tiny_teacher: Path, tmp_path: Path, optimizer: str
+) -> None:
     keys = [*TINY_STUDENT, "train.epochs=6", "targets.views=2", "eval.every_steps=0", "student.dropout=0.2"]
+    keys += [f"optim.kind={optimizer}"]
     command = [sys.executable, "-m", "edgeembed", "distill", "--teacher", str(tiny_teacher), "--data", str(tiny_data)]
     command += ["--recipe", "quickstart", *as_options(keys)]
     whole, killed = tmp_path / "whole", tmp_path / "killed"

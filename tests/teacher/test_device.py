@@ -6,24 +6,25 @@ import torch
 from torch import nn
 
 from edgeembed.student.zoo import build_student
-from edgeembed.teacher.device import PreciseConv2d, keep_depthwise_precise
+from edgeembed.teacher.device import PointwiseConv2d, PreciseConv2d, suit_convolutions
 
 
-def test_depthwise_convolutions_stay_in_float32_on_a_cpu() -> None:
+def test_convolutions_keep_from_slow_kernels_on_a_cpu() -> None:
     torch.manual_seed(0)
     model = build_student("mobilenetv4_s", weights="none", size_px=64, dim=8).eval()
     image = torch.randint(0, 255, (2, 3, 64, 64), dtype=torch.uint8)
     with torch.no_grad():
         before = model(image)
-        keep_depthwise_precise(model, "cuda")
-        assert not any(isinstance(module, PreciseConv2d) for module in model.modules())
-        keep_depthwise_precise(model, "cpu")
-        assert torch.equal(model(image), before)
+        suit_convolutions(model, "cuda")
+        assert not any(isinstance(module, PreciseConv2d | PointwiseConv2d) for module in model.modules())
+        suit_convolutions(model, "cpu")
+        torch.testing.assert_close(model(image), before, atol=1e-6, rtol=1e-5)
     seen: dict[bool, set[torch.dtype]] = {True: set(), False: set()}
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             depthwise = module.groups == module.in_channels > 1
             assert isinstance(module, PreciseConv2d) == depthwise
+            assert isinstance(module, PointwiseConv2d) == (module.kernel_size == (1, 1))
             module.register_forward_hook(lambda _m, _i, output, depthwise=depthwise: seen[depthwise].add(output.dtype))
     with torch.autocast("cpu", torch.bfloat16):
         model.train()(image).sum().backward()

@@ -84,3 +84,13 @@ def test_sgd_with_momentum() -> None:
     (optimizer,) = build_optimizers(nn.Linear(3, 4), nn.Linear(4, 2), None, OptimSection(kind="sgd", momentum=0.8))
     assert isinstance(optimizer, torch.optim.SGD)
     assert optimizer.defaults["momentum"] == 0.8
+
+
+def test_muon_leaves_class_centres_and_vectors_to_adamw() -> None:
+    backbone, neck, head = nn.Conv2d(3, 8, 3), nn.Linear(8, 8), nn.Linear(8, 16, bias=False)
+    (optimizer,) = build_optimizers(backbone, neck, head, OptimSection(kind="muon"))
+    head(neck(backbone(torch.randn(2, 3, 3, 3)).flatten(1))).sum().backward()
+    optimizer.step()
+    turned = {backbone.weight, neck.weight}
+    for parameter in (*backbone.parameters(), *neck.parameters(), *head.parameters()):
+        assert optimizer.state[parameter]["use_muon"] == any(parameter is matrix for matrix in turned)
