@@ -49,6 +49,8 @@ VARIANTS: dict[str, list[str]] = {
     "running average .998": ["train.ema_decay=0.998"],
     "cutmix .5": ["mix.cutmix_probability=0.5"],
     "rate 3e-3": ["optim.lr=3e-3"],
+    "muon, rate 4e-3": ["optim.kind=muon", "optim.lr=4e-3", "optim.head_lr_factor=2"],
+    "muon, rate 1e-2": ["optim.kind=muon", "optim.lr=1e-2", "optim.head_lr_factor=0.75"],
     "last 5 epochs milder": [
         "stages=[{name: hard, train: {epochs: 21}}, {name: mild, train: {epochs: 5}, optim: {lr: 3e-4, "
         "warmup_epochs: 0}, head: {margin: 0.3}, augment: {scale: [0.6, 1.0], drop_square_probability: 0}}]"
