@@ -52,6 +52,12 @@ VARIANTS: dict[str, list[str]] = {
     "mixup .3": ["mix.mixup_probability=0.3"],
     "no dropped squares": ["augment.drop_square_probability=0"],
     "milder crops": ["augment.scale=[0.5, 1.0]"],
+    "student vit_t16": ["student.name=vit_t16", "image.size_px=96"],
+    "student tiny_vit_5m": ["student.name=tiny_vit_5m"],
+    "student efficientvit_b0": ["student.name=efficientvit_b0"],
+    "student edgenext_xx_small": ["student.name=edgenext_xx_small"],
+    "student mobilevitv2_050": ["student.name=mobilevitv2_050"],
+    "student repvit_m0_9": ["student.name=repvit_m0_9"],
     "decay .02": ["optim.weight_decay=0.02"],
     "adamw, rate 2.5e-3, batches of 48": ["optim.kind=adamw", "optim.lr=2.5e-3", BATCHES_OF_48],
     "adamw, rate 6e-3, batches of 48": ["optim.kind=adamw", "optim.lr=6e-3", BATCHES_OF_48],
@@ -143,7 +149,7 @@ def main() -> None:
         views = next(int(key.split("=")[1]) for key in reversed(keys) if key.startswith("targets.views="))
         build = [sys.executable, "-m", "edgeembed", "targets", "build", *common, *options]
         subprocess.run([*build, "--views", str(views)], check=True)
-        command = [sys.executable, "-m", "edgeembed", "distill", "--student", "mobilenetv4_s", "--out", str(run)]
+        command = [sys.executable, "-m", "edgeembed", "distill", "--out", str(run)]
         return timed(lambda: subprocess.run([*command, *common, *options], check=True))
 
     run_variants(asked, VARIANTS, train, lambda _, run: score(run, asked.teacher, asked.manifest))

@@ -84,6 +84,7 @@ def distil(
             dropout=recipe.student.dropout,
             grad_checkpointing=train.grad_checkpointing,
         )
+    student.require_views(image.view_px(0.0), image.view_px())
     student.ordered = bool(teacher.facts.get("embedding", {}).get("ordered", False))
     student.to(device).to(memory_format=torch.channels_last)
     suit_convolutions(student, device)

@@ -169,6 +169,10 @@ def _build_open_clip(name: str, weights: str, size_px: int) -> Tower:
     return visual, preprocessing["mean"], preprocessing["std"]
 
 
+RESIZED_AS_THEY_RUN = tuple(f"timm.models.{module}" for module in ("vision_transformer", "deit", "eva"))
+"""Modules of timm whose transformers fit their position embeddings to each input, so that views may grow."""
+
+
 def _build_timm(name: str, weights: str, size_px: int, output_stride: int | None) -> Tower:
     if weights not in ("none", "pretrained"):
         raise UserError(
@@ -176,6 +180,8 @@ def _build_timm(name: str, weights: str, size_px: int, output_stride: int | None
         )
     settings = timm.get_pretrained_cfg(name)
     options: dict[str, Any] = {"img_size": size_px} if settings and settings.fixed_input_size else {}
+    if timm.model_entrypoint(name).__module__ in RESIZED_AS_THEY_RUN:
+        options["dynamic_img_size"] = True
     if output_stride is not None:
         options["output_stride"] = output_stride
     try:

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from edgeembed.errors import UserError
 from edgeembed.teacher.backbone import Backbone, build_backbone, library_of
 from edgeembed.teacher.positions import set_input_size
 
@@ -80,6 +81,20 @@ class EmbeddingModel(nn.Module):
         if (size_px, patch_stride) != (self.size_px, self.patch_stride):
             set_input_size(self.backbone, size_px, patch_stride)
             self.size_px, self.patch_stride = size_px, patch_stride
+
+    def require_views(self, *sizes_px: int) -> None:
+        """Raises UserError where the network cannot take views of other sizes than its own, before it is trained."""
+        training = self.training
+        for size_px in {*sizes_px} - {self.size_px}:
+            try:
+                with torch.no_grad():
+                    self.eval().backbone(self.mean.new_zeros(1, 3, size_px, size_px))
+            except (AssertionError, RuntimeError) as error:
+                raise UserError(
+                    f"image.train_size_px, image.start_size_px: {self.name} does not take views of {size_px} px where "
+                    f"it is built for {self.size_px} ({error}): set both to null"
+                ) from None
+        self.train(training)
 
     def keep_dimensions(self, dim: int) -> None:
         """Makes embeddings of the first `dim` numbers; for a space that is ordered."""

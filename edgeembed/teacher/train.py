@@ -126,6 +126,7 @@ def train_teacher(recipe: TeacherRecipe, manifest: Manifest, run: RunFolder, *, 
                 if network is not None:
                     network.set_input_size(image.size_px, image.patch_stride)
                     network.keep_aspect = image.keep_aspect
+            model.require_views(image.view_px(0.0), image.view_px())
             set_learning(settings, model, centres)
             parameters = [parameter for parameter in trained.parameters() if parameter.requires_grad]
             optimizers = build_optimizers(model.backbone, model.neck, centres, optim, sparse_head=centres.sparse)

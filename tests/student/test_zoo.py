@@ -86,3 +86,11 @@ def test_multiply_accumulates_of_a_known_network() -> None:
     # 3 M parameters, .19 G multiply-accumulates at 224 px for MobileNetV4-Conv-S (Qin et al. 2024, table 5).
     model = build_student("mobilenetv4_s", weights="none", size_px=224, dim=64)
     assert count_macs(model) == pytest.approx(0.19e9, rel=0.1)
+
+
+def test_views_may_grow_where_the_network_can_take_them() -> None:
+    build_student("vit_t16", weights="none", size_px=64, dim=8).require_views(32, 48, 64)
+    fixed = build_student("pit_ti_224", weights="none", size_px=64, dim=8)
+    fixed.require_views(64)
+    with pytest.raises(UserError, match="does not take views of 40 px where it is built for 64"):
+        fixed.require_views(40, 64)
