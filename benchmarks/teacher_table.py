@@ -2,11 +2,11 @@
 
 Why: a recipe should hold what was measured to help, and say what did not.
 Usage: taskset -c 0 python benchmarks/teacher_table.py MANIFEST OUT [--only "base;GeM"] [--seeds 0,1]
-Each variant changes a few keys of recipe grocery_cpu, cut to views of 80 px and 26 epochs, and trains for about the
-same time on one core (other networks and sizes get other epochs); two lists can run at once, each on its own core. A
-finished run is scored on val and on test; base and resnet18d also with mirror images and scales averaged. One JSON line
-a run is added to OUT/results.jsonl; runs that are there already are not repeated, so that a table can grow. --table
-prints it.
+Each variant changes a few keys of recipe grocery_cpu, cut to views of 80 px and 26 epochs of AdamW, and trains for
+about the same time on one core (other networks and sizes get other epochs, Muon takes longer); two lists can run at
+once, each on its own core. A finished run is scored on val and on test; base and resnet18d also with mirror images and
+scales averaged. One JSON line a run is added to OUT/results.jsonl; runs that are there already are not repeated, so
+that a table can grow. --table prints it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,10 @@ from typing import Any
 
 from variants import parser_of, read_results, run_variants, timed
 
+ADAMW = ["optim.kind=adamw", "optim.lr=1.5e-3", "optim.head_lr_factor=5", "train.batch_size=32"]
 SHORT = [
+    *ADAMW,
+    "mix.cutmix_probability=0",
     "train.epochs=26",
     "image.start_size_px=null",
     "image.train_size_px=80",
@@ -33,6 +36,7 @@ SHORT = [
     "train.checkpoint_every_steps=0",
 ]
 RESNET18D = ["backbone.name=resnet18d", "train.epochs=14"]
+MUON_64 = ["optim.kind=muon", "train.batch_size=64"]
 VARIANTS: dict[str, list[str]] = {
     "base": [],
     "no margin (normface)": ["head.kind=normface"],
@@ -51,6 +55,8 @@ VARIANTS: dict[str, list[str]] = {
     "rate 3e-3": ["optim.lr=3e-3"],
     "muon, rate 4e-3": ["optim.kind=muon", "optim.lr=4e-3", "optim.head_lr_factor=2"],
     "muon, rate 1e-2": ["optim.kind=muon", "optim.lr=1e-2", "optim.head_lr_factor=0.75"],
+    "muon, rate 1e-2, batches of 64": [*MUON_64, "optim.lr=1e-2", "optim.head_lr_factor=0.75"],
+    "muon, rate 2e-2, batches of 64": [*MUON_64, "optim.lr=2e-2", "optim.head_lr_factor=0.4"],
     "last 5 epochs milder": [
         "stages=[{name: hard, train: {epochs: 21}}, {name: mild, train: {epochs: 5}, optim: {lr: 3e-4, "
         "warmup_epochs: 0}, head: {margin: 0.3}, augment: {scale: [0.6, 1.0], drop_square_probability: 0}}]"
