@@ -2,7 +2,7 @@
 
 Why: the defaults of a distillation recipe should be those that won here, and what did not help should be known.
 Usage: taskset -c 0 python benchmarks/distil_table.py MANIFEST TEACHER OUT [--only "base;labels .02"] [--seeds 0,1]
-Each variant changes a few keys of recipe grocery_cpu, cut to views of 80 px and 16 epochs. Numbers of views are set
+Each variant changes a few keys of recipe grocery_cpu, cut to 16 epochs of Muon on views of 80 px. View counts are set
 beside each other on a quarter of the training images and 64 epochs, which is the same work. The teacher's answers are
 stored beforehand and their cost is not counted. A finished student is scored on val and on test, in its own index and
 in its teacher's, both with all training images. One JSON line a run is added to OUT/results.jsonl; runs that are there
@@ -21,6 +21,10 @@ from typing import Any
 from variants import parser_of, read_results, run_variants, timed
 
 SHORT = [
+    "optim.kind=muon",
+    "optim.lr=2.2e-2",
+    "train.batch_size=96",
+    "train.precision=bf16",
     "train.epochs=16",
     "image.start_size_px=null",
     "image.train_size_px=80",
