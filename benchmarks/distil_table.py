@@ -18,7 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from variants import parser_of, read_results, run_variants, timed
+from variants import best_first, mean, parser_of, print_cells, read_results, run_variants, timed
 
 SHORT = [
     "optim.kind=muon",
@@ -105,34 +105,27 @@ def score(run: Path, teacher: Path, manifest_path: Path) -> dict[str, dict[str, 
 
 
 def print_table(rows: list[dict[str, Any]]) -> None:
-    """Markdown, best first on the teacher's index: means over seeds, their spread, and differences from the base."""
-
-    def maps(variant: str, split: str) -> list[float]:
-        return [row[split]["map"] for row in rows if row["variant"] == variant]
-
-    base = {kind: statistics.mean(maps("base", f"test, {kind}")) for kind in ("symmetric", "asymmetric")}
-    print(
-        "| variant | seeds | seconds | val | test, own index | to base | test, teacher's index | to base | interval |"
+    """Markdown, best first on the teacher's index: means over seeds, and differences from the base."""
+    table = best_first(rows, "test, asymmetric")
+    base = dict(table)["base"]
+    print_cells(
+        *("variant", "seeds", "seconds", "val", "test, own index", "to base", "test, teacher's index", "to base"),
+        "interval",
     )
-    print("|---|---|---|---|---|---|---|---|---|")
-    variants = {row["variant"] for row in rows}
-    for variant in sorted(variants, key=lambda variant: -statistics.mean(maps(variant, "test, asymmetric"))):
-        first = next(row for row in rows if row["variant"] == variant)
-        low, high = first["test, asymmetric"]["ci95"]["map"]
-        on_val = [statistics.mean(maps(variant, f"val, {kind}")) for kind in base]
-        own, theirs = (maps(variant, f"test, {kind}") for kind in base)
-        cells = [
+    print_cells(*["---"] * 9)
+    for variant, seeds in table:
+        low, high = seeds[0]["test, asymmetric"]["ci95"]["map"]
+        tested = []
+        for split in ("test, symmetric", "test, asymmetric"):
+            tested += [f"{mean(seeds, split):.4f}", f"{100 * (mean(seeds, split) - mean(base, split)):+.1f}"]
+        print_cells(
             variant,
-            str(len(own)),
-            f"{statistics.mean(row['seconds'] for row in rows if row['variant'] == variant):.0f}",
-            f"{on_val[0]:.3f}, {on_val[1]:.3f}",
-            f"{statistics.mean(own):.4f}",
-            f"{100 * (statistics.mean(own) - base['symmetric']):+.1f}",
-            f"{statistics.mean(theirs):.4f}",
-            f"{100 * (statistics.mean(theirs) - base['asymmetric']):+.1f}",
+            str(len(seeds)),
+            f"{statistics.mean(row['seconds'] for row in seeds):.0f}",
+            f"{mean(seeds, 'val, symmetric'):.3f}, {mean(seeds, 'val, asymmetric'):.3f}",
+            *tested,
             f"[{low:.3f}, {high:.3f}]",
-        ]
-        print("| " + " | ".join(cells) + " |")
+        )
 
 
 def main() -> None:
@@ -150,9 +143,7 @@ def main() -> None:
         common = ["--recipe", "grocery_cpu", "--teacher", str(asked.teacher), "--data", str(data)]
         keys = [*SHORT, f"train.seed={seed}", *VARIANTS[variant]]
         options = [word for key in keys for word in ("--set", key)]
-        views = next(int(key.split("=")[1]) for key in reversed(keys) if key.startswith("targets.views="))
-        build = [sys.executable, "-m", "edgeembed", "targets", "build", *common, *options]
-        subprocess.run([*build, "--views", str(views)], check=True)
+        subprocess.run([sys.executable, "-m", "edgeembed", "targets", "build", *common, *options], check=True)
         command = [sys.executable, "-m", "edgeembed", "distill", "--out", str(run)]
         return timed(lambda: subprocess.run([*command, *common, *options], check=True))
 

@@ -18,7 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from variants import parser_of, read_results, run_variants, timed
+from variants import best_first, mean, parser_of, print_cells, read_results, run_variants, timed
 
 ADAMW = ["optim.kind=adamw", "optim.lr=1.5e-3", "optim.head_lr_factor=5", "train.batch_size=32"]
 SHORT = [
@@ -109,32 +109,27 @@ def score(variant: str, run: Path, manifest_path: Path) -> dict[str, dict[str, o
 
 def print_table(rows: list[dict[str, Any]]) -> None:
     """Markdown, best first: means over seeds, their spread, and their mean difference from the base."""
-
-    def maps(variant: str, split: str) -> list[float]:
-        return [row[split]["map"] for row in rows if row["variant"] == variant]
-
-    base = statistics.mean(maps("base", "test"))
-    print(
-        "| variant | seeds | seconds | val mAP | test mAP | seeds from, to | interval over queries | to base, points |"
+    table = best_first(rows, "test")
+    base = mean(dict(table)["base"], "test")
+    print_cells(
+        *("variant", "seeds", "seconds", "val mAP", "test mAP", "seeds from, to", "interval over queries"),
+        "to base, points",
     )
-    print("|---|---|---|---|---|---|---|---|")
-    variants = {row["variant"] for row in rows}
-    for variant in sorted(variants, key=lambda variant: -statistics.mean(maps(variant, "test"))):
-        first = next(row for row in rows if row["variant"] == variant)
-        for split in [name for name in first if name.startswith("test")]:
-            found = maps(variant, split)
-            low, high = first[split]["ci95"]["map"]
-            cells = [
+    print_cells(*["---"] * 8)
+    for variant, seeds in table:
+        for split in [name for name in seeds[0] if name.startswith("test")]:
+            found = [row[split]["map"] for row in seeds]
+            low, high = seeds[0][split]["ci95"]["map"]
+            print_cells(
                 ", ".join([variant, *split.split(", ")[1:]]),
                 str(len(found)),
-                f"{statistics.mean(row['seconds'] for row in rows if row['variant'] == variant):.0f}",
-                f"{statistics.mean(maps(variant, 'val')):.3f}" if split == "test" else "",
-                f"{statistics.mean(found):.4f}",
+                f"{statistics.mean(row['seconds'] for row in seeds):.0f}",
+                f"{mean(seeds, 'val'):.3f}" if split == "test" else "",
+                f"{mean(seeds, split):.4f}",
                 f"{min(found):.4f}, {max(found):.4f}" if len(found) > 1 else "",
                 f"[{low:.3f}, {high:.3f}]",
-                f"{100 * (statistics.mean(found) - base):+.1f}",
-            ]
-            print("| " + " | ".join(cells) + " |")
+                f"{100 * (mean(seeds, split) - base):+.1f}",
+            )
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -29,6 +30,22 @@ def parser_of(description: str | None, *inputs: str) -> argparse.ArgumentParser:
 def read_results(out: Path) -> list[dict[str, Any]]:
     results = out / "results.jsonl"
     return [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
+
+
+def best_first(rows: list[dict[str, Any]], split: str) -> list[tuple[str, list[dict[str, Any]]]]:
+    """Each variant with the rows of its seeds, sorted by their mean mAP on a split."""
+    seeds_of: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        seeds_of.setdefault(row["variant"], []).append(row)
+    return sorted(seeds_of.items(), key=lambda item: -mean(item[1], split))
+
+
+def mean(seeds: list[dict[str, Any]], split: str) -> float:
+    return statistics.mean(row[split]["map"] for row in seeds)
+
+
+def print_cells(*cells: str) -> None:
+    print("| " + " | ".join(cells) + " |")
 
 
 def run_variants(
