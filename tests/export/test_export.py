@@ -124,6 +124,15 @@ def test_only_products_with_weights_are_quantised_in_a_transformer() -> None:
             assert not dequantised & set(node.input[:1]), node.name
 
 
+@pytest.mark.parametrize("name", ["mobilenetv4_s", "repvit_m1"])
+def test_a_vector_is_not_rounded_before_its_length_is_divided_out(name: str) -> None:
+    model = to_onnx(build_student(name, weights="none", size_px=32, dim=64).eval(), {})
+    quantised = to_int8(model, PIXELS[:, :32, :32].copy())
+    made_by = {output: node.op_type for node in quantised.graph.node for output in node.output}
+    norm = next(node for node in quantised.graph.node if node.op_type == "ReduceL2")
+    assert made_by[norm.input[0]] == "Gemm"
+
+
 def test_precisions_are_parsed_and_fp32_comes_first() -> None:
     assert parse_precisions("int8") == ["fp32", "int8"]
     assert parse_precisions("int8, fp32,fp16") == ["fp32", "fp16", "int8"]
