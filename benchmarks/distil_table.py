@@ -44,6 +44,8 @@ VARIANTS: dict[str, list[str]] = {
     "cosine and centre KL": NO_RELATIONS,
     "relations only": ["loss.cosine=0", "loss.centre_kl=0"],
     "centre KL 1": ["loss.centre_kl=1"],
+    "cosine and standardised .1": [*NO_RELATIONS, "loss.centre_kl=0", "loss.standardised=0.1"],
+    "standardised .5 only": [*NO_RELATIONS, "loss.cosine=0", "loss.centre_kl=0", "loss.standardised=0.5"],
     "embedding KL .1": ["loss.centre_kl=0", "loss.anchor_kl=0.1"],
     "embedding KL 1": ["loss.centre_kl=0", "loss.anchor_kl=1"],
     "labels .02": ["loss.label=0.02"],

@@ -31,15 +31,16 @@ def measure(variant: str, manifest: Path, folder: Path, asked: argparse.Namespac
     keys = [f"image.size_px={asked.size_px}", f"train.batch_size={asked.batch_size}", f"train.max_steps={steps}"]
     keys += [f"train.precision={asked.precision}", "eval.every_steps=0", "train.epochs=1000", "train.workers=2"]
     keys += ["train.checkpoint_every_steps=0", "train.cache=always"]
-    options = [word for key in keys for word in ("--set", key)]
     out = folder / f"{variant}-{time.monotonic_ns()}"
     if variant == "labels":
         command = ["teacher-train", "--recipe", "grocery_cpu", "--set", f"backbone.name={asked.timm_name}"]
-        command += ["--set", "image.train_size_px=null", "--set", "image.start_size_px=null"]
+        keys += ["image.train_size_px=null", "image.start_size_px=null", "mix.cutmix_probability=0"]
+        keys += ["augment.drop_square_probability=0", "optim.kind=adamw", "optim.lr=7e-4"]
     else:
         command = ["distill", "--student", asked.student, "--teacher", str(folder / "teacher"), "--set"]
         command += ["student.weights=none", "--set", f"targets.store={'none' if variant == 'live' else 'auto'}"]
         command += ["--set", f"targets.views={asked.views}"]
+    options = [word for key in keys for word in ("--set", key)]
     with step_moments() as moments:
         assert run([*command, "--data", str(manifest), "--out", str(out), *options]) == 0
     seconds = [after - before for before, after in itertools.pairwise(moments)][2:]

@@ -13,11 +13,10 @@ time edgeembed distill --student mobilenetv4_s --recipe grocery_cpu --teacher "$
 edgeembed export "$work/student" --out "$work/bundle" --precision fp32,int8
 edgeembed bench "$work/bundle" --teacher "$work/teacher" --data "$work/grocery.parquet" --out "$work/report"
 
-# ArcFace and no teacher: the student's network, image sizes and number of epochs, crops and rates of its kind.
+# ArcFace and no teacher: the student's network, image sizes, batches, rate and number of epochs.
 time edgeembed teacher-train --data "$work/grocery.parquet" --recipe grocery_cpu --out "$work/labels_only" \
-  --set backbone.name=mobilenetv4_conv_small --set image.size_px=144 --set image.train_size_px=128 \
-  --set image.canvas_factor=1.25 --set "augment.scale=[0.4, 1.0]" --set augment.drop_square_probability=0 \
-  --set optim.lr=3e-3 --set optim.weight_decay=0.05 --set train.batch_size=64 --set train.epochs=80 \
-  --set train.precision=fp32
+  --set backbone.name=mobilenetv4_conv_small --set image.train_size_px=128 --set image.canvas_factor=1.25 \
+  --set optim.lr=2.2e-2 --set optim.head_lr_factor=0.35 --set optim.weight_decay=0.05 --set train.batch_size=96 \
+  --set train.epochs=100
 edgeembed export "$work/labels_only" --out "$work/labels_only_bundle" --precision fp32
 edgeembed bench "$work/labels_only_bundle" --data "$work/grocery.parquet" --out "$work/labels_only_report"

@@ -24,6 +24,16 @@ def self_relation_loss(student_BD: Tensor, teacher_BD: Tensor) -> Tensor:
     return F.mse_loss(student_BD @ student_BD.T, teacher_BD @ teacher_BD.T)
 
 
+def standardised_loss(student_BD: Tensor, teacher_BD: Tensor) -> Tensor:
+    """MSE with every axis divided by the teacher's deviation along it, in this batch, so that axes on which the teacher
+    says little weigh as much as others (standardisation of targets: PHI-S 2024; its single scale for all axes would be
+    a weight on the cosine loss here). Variances below a hundredth of their mean count as that.
+    """
+    variance_D = teacher_BD.var(dim=0, correction=0)
+    floor = 0.01 * variance_D.mean()
+    return ((student_BD - teacher_BD) ** 2 / variance_D.clamp_min(floor + 1e-12)).mean()
+
+
 def anchor_kl_loss(student_BD: Tensor, teacher_BD: Tensor, anchor_KD: Tensor, *, temperature: float) -> Tensor:
     """KL(teacher || student) of the softmax similarity to anchors: centres or embeddings (CLIP-KD, SEED)."""
     teacher_BK = F.log_softmax(teacher_BD @ anchor_KD.T / temperature, dim=1)

@@ -15,7 +15,13 @@ from edgeembed.data.manifest import Manifest, Rows, codes
 from edgeembed.errors import UserError
 from edgeembed.progress import stage
 from edgeembed.run import read_json
-from edgeembed.student.losses import anchor_kl_loss, cosine_loss, cross_relation_loss, self_relation_loss
+from edgeembed.student.losses import (
+    anchor_kl_loss,
+    cosine_loss,
+    cross_relation_loss,
+    self_relation_loss,
+    standardised_loss,
+)
 from edgeembed.student.recipe import DistillRecipe, LossSection
 from edgeembed.student.teachers import Teacher
 from edgeembed.teacher.margin import margin_loss
@@ -36,6 +42,8 @@ class Objective:
         loss = section.cosine * cosine_loss(student_BD, teacher_BD)
         loss = loss + section.cross_relation * cross_relation_loss(student_BD, teacher_BD)
         loss = loss + section.self_relation * self_relation_loss(student_BD, teacher_BD)
+        if section.standardised:
+            loss = loss + section.standardised * standardised_loss(student_BD, teacher_BD)
         if self.centre_KD is not None and section.centre_kl:
             kl = anchor_kl_loss(student_BD, teacher_BD, self.centre_KD, temperature=section.centre_temperature)
             loss = loss + section.centre_kl * kl

@@ -26,13 +26,15 @@ class StudentSection(Section):
 
 
 class LossSection(Section):
-    """Weights of the loss terms: RAML's three, KL over anchors (the teacher's class centres, or its embeddings of
-    training images), and a margin loss to the teacher's centres for images with one of its classes.
+    """Weights of the loss terms: RAML's three, regression on standardised axes, KL over anchors (the teacher's class
+    centres, or its embeddings of training images), and a margin loss to the teacher's centres for images with one of
+    its classes.
     """
 
     cosine: float = Field(default=1.0, ge=0.0)
     cross_relation: float = Field(default=0.75, ge=0.0)
     self_relation: float = Field(default=0.68, ge=0.0)
+    standardised: float = Field(default=0.0, ge=0.0)
     centre_kl: float = Field(default=0.0, ge=0.0)
     centre_temperature: float = Field(default=0.07, gt=0.0)
     anchor_kl: float = Field(default=0.0, ge=0.0)

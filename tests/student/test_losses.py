@@ -6,7 +6,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from edgeembed.student.losses import anchor_kl_loss, cosine_loss, cross_relation_loss, self_relation_loss
+from edgeembed.student.losses import (
+    anchor_kl_loss,
+    cosine_loss,
+    cross_relation_loss,
+    self_relation_loss,
+    standardised_loss,
+)
 
 
 @pytest.fixture
@@ -25,6 +31,9 @@ def test_they_equal_naive_loops(pair: tuple[torch.Tensor, torch.Tensor]) -> None
     assert cosine_loss(s, t).item() == pytest.approx(cosine, abs=1e-6)
     assert cross_relation_loss(s, t).item() == pytest.approx(cross, abs=1e-6)
     assert self_relation_loss(s, t).item() == pytest.approx(within, abs=1e-6)
+    variance = [float(t[:, d].var(correction=0)) for d in range(5)]
+    scaled = sum(float(s[i, d] - t[i, d]) ** 2 / variance[d] for i in range(7) for d in range(5)) / 35
+    assert standardised_loss(s, t).item() == pytest.approx(scaled, rel=1e-5)
     anchors = F.normalize(torch.randn(9, 5), dim=1)
     p, q = ((x @ anchors.T / 0.07).softmax(dim=1) for x in (t, s))
     kl = float((p * (p.log() - q.log())).sum() / 7)
@@ -34,7 +43,7 @@ def test_they_equal_naive_loops(pair: tuple[torch.Tensor, torch.Tensor]) -> None
 def test_they_vanish_where_the_student_is_the_teacher(pair: tuple[torch.Tensor, torch.Tensor]) -> None:
     _, t = pair
     anchors = F.normalize(torch.randn(9, 5), dim=1)
-    losses = [cosine_loss(t, t), cross_relation_loss(t, t), self_relation_loss(t, t)]
+    losses = [cosine_loss(t, t), cross_relation_loss(t, t), self_relation_loss(t, t), standardised_loss(t, t)]
     losses.append(anchor_kl_loss(t, t, anchors, temperature=0.07))
     assert torch.stack(losses).abs().max() < 1e-5
 
@@ -45,3 +54,11 @@ def test_a_rotated_copy_satisfies_only_the_relation_within_the_batch(pair: tuple
     assert self_relation_loss(t @ rotation, t) < 1e-6
     assert cosine_loss(t @ rotation, t) > 0.1
     assert cross_relation_loss(t @ rotation, t) > 0.01
+
+
+def test_standardised_axes_weigh_the_same_and_an_axis_without_spread_does_not_explode() -> None:
+    teacher = torch.tensor([[10.0, 0.1, 1.0], [-10.0, -0.1, 1.0]])
+    off = [teacher + shift for shift in (torch.tensor([1.0, 0.0, 0.0]), torch.tensor([0.0, 0.1, 0.0]))]
+    assert standardised_loss(off[0], teacher).item() == pytest.approx(0.01 / 3)
+    assert standardised_loss(off[1], teacher).item() == pytest.approx(0.01 / (0.01 * 100.01 / 3) / 3, rel=1e-3)
+    assert torch.isfinite(standardised_loss(teacher[:1] + 1.0, teacher[:1]))
