@@ -17,6 +17,6 @@ edgeembed bench "$work/bundle" --teacher "$work/teacher" --data "$work/grocery.p
 time edgeembed teacher-train --data "$work/grocery.parquet" --recipe grocery_cpu --out "$work/labels_only" \
   --set backbone.name=mobilenetv4_conv_small --set image.train_size_px=128 --set image.canvas_factor=1.25 \
   --set optim.lr=2.2e-2 --set optim.head_lr_factor=0.35 --set optim.weight_decay=0.05 --set train.batch_size=96 \
-  --set train.epochs=100
+  --set train.epochs=80
 edgeembed export "$work/labels_only" --out "$work/labels_only_bundle" --precision fp32
 edgeembed bench "$work/labels_only_bundle" --data "$work/grocery.parquet" --out "$work/labels_only_report"
