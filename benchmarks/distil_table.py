@@ -11,6 +11,7 @@ already are not repeated, so that a table can grow. --table prints it.
 
 from __future__ import annotations
 
+import functools
 import statistics
 import subprocess
 import sys
@@ -62,7 +63,7 @@ VARIANTS: dict[str, list[str]] = {
     "student tiny_vit_5m": ["student.name=tiny_vit_5m"],
     "student efficientvit_b0": ["student.name=efficientvit_b0"],
     "student edgenext_xx_small": ["student.name=edgenext_xx_small"],
-    "student mobilevitv2_050": ["student.name=mobilevitv2_050"],
+    "student efficientvit_m2": ["student.name=efficientvit_m2"],
     "student repvit_m0_9": ["student.name=repvit_m0_9"],
     "decay .02": ["optim.weight_decay=0.02"],
     "adamw, rate 2.5e-3, batches of 48": ["optim.kind=adamw", "optim.lr=2.5e-3", BATCHES_OF_48],
@@ -80,28 +81,34 @@ VARIANTS: dict[str, list[str]] = {
 }
 
 
-def score(run: Path, teacher: Path, manifest_path: Path) -> dict[str, dict[str, object]]:
+@functools.cache
+def embed(run: Path, manifest_path: Path, split: str) -> tuple[Any, Any]:
+    """A run's embeddings of the images of a protocol, and the manifest's rows that they are of."""
     import numpy as np
 
     from edgeembed.data.manifest import read_manifest
-    from edgeembed.teacher.evaluate import embed_files, score_rows
+    from edgeembed.teacher.evaluate import embed_files
     from edgeembed.teacher.saved import load_model
+
+    manifest = read_manifest(manifest_path)
+    rows = np.union1d(*manifest.evaluation(split))
+    files = [manifest.files[row] for row in rows]
+    model, _ = load_model(run)
+    embedding_ND, kept = embed_files(model, files, batch_size=64, workers=0, device="cpu", precision="bf16")
+    return embedding_ND, rows[kept]
+
+
+def score(run: Path, teacher: Path, manifest_path: Path) -> dict[str, dict[str, object]]:
+    from edgeembed.data.manifest import read_manifest
+    from edgeembed.teacher.evaluate import score_rows
 
     manifest, scores = read_manifest(manifest_path), {}
     for split in ("val", "test"):
         query, index = manifest.evaluation(split)
-        rows = np.union1d(query, index)
-        by_model = []
-        for path in (run, teacher):
-            model, _ = load_model(path)
-            files = [manifest.files[row] for row in rows]
-            by_model.append(embed_files(model, files, batch_size=64, workers=0, device="cpu", precision="bf16"))
-        (student_ND, student_rows), (teacher_ND, teacher_rows) = by_model
-        for kind, (index_ND, index_rows) in {
-            "symmetric": (student_ND, student_rows),
-            "asymmetric": (teacher_ND, teacher_rows),
-        }.items():
-            found = score_rows(student_ND, rows[student_rows], index_ND, rows[index_rows], manifest, query, index)
+        student_ND, student_rows = embed(run, manifest_path, split)
+        for kind, of in {"symmetric": run, "asymmetric": teacher}.items():
+            index_ND, index_rows = embed(of, manifest_path, split)
+            found = score_rows(student_ND, student_rows, index_ND, index_rows, manifest, query, index)
             scores[f"{split}, {kind}"] = asdict(found)
     return scores
 

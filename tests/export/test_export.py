@@ -21,7 +21,7 @@ from edgeembed.export import gate
 from edgeembed.export.export import export_run
 from edgeembed.export.gate import judge, parity
 from edgeembed.export.onnx import to_onnx
-from edgeembed.export.precision import parse_precisions, to_fp16, to_int8, weight_products
+from edgeembed.export.precision import attention, parse_precisions, to_fp16, to_int8, weight_products
 from edgeembed.student.zoo import build_student
 from edgeembed.teacher.saved import load_model
 from tests.conftest import Outcome
@@ -122,6 +122,16 @@ def test_only_products_with_weights_are_quantised_in_a_transformer() -> None:
     for node in quantised.graph.node:
         if node.op_type in kept:
             assert not dequantised & set(node.input[:1]), node.name
+
+
+def test_linear_attention_between_convolutions_stays_in_float() -> None:
+    model = to_onnx(build_student("efficientvit_b0", weights="none", size_px=64, dim=64).eval(), {})
+    quantised = to_int8(model, PIXELS)
+    made_by = {output: node.op_type for node in quantised.graph.node for output in node.output}
+    products = [node for node in quantised.graph.node if node.op_type == "MatMul"]
+    assert len(products) == 8
+    assert not any(made_by.get(name) == "DequantizeLinear" for node in products for name in node.input)
+    assert attention(to_onnx(build_student("mobilenetv4_s", weights="none", size_px=64, dim=64).eval(), {})) == []
 
 
 @pytest.mark.parametrize("name", ["mobilenetv4_s", "repvit_m1"])

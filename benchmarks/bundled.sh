@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# Trains the bundled model: a student of a teacher of groceries and clothes, both from random weights.
+# Why: whoever ships a model should be able to make it again. Both sets allow publishing weights (MIT, CC0).
+# Usage: benchmarks/bundled.sh FOLDER_OF_GROCERY FOLDER_OF_CLOTHING WORK_FOLDER
+# Of the clothes, the photographs of a fifth of the senders are held out: nobody's are on both sides.
+set -euo pipefail
+grocery=$1
+clothing=$(realpath "$2")
+work=$3
+mkdir -p "$work"
+edgeembed data import grocery "$grocery" --out "$work/grocery.parquet"
+python - "$clothing" > "$work/clothing.csv" <<'PY'
+import csv, sys, zlib
+
+rows = csv.writer(sys.stdout)
+rows.writerow(["path", "label", "domain", "split", "role"])
+for row in csv.DictReader(open(f"{sys.argv[1]}/labels.csv", newline="", encoding="utf-8")):
+    held_out = zlib.crc32(row["sender_id"].encode()) % 5 == 0
+    split, role = ("test", "query") if held_out else ("train", "index")
+    rows.writerow([f"{sys.argv[1]}/{row['path']}", f"clothing/{row['label']}", "apparel", split, role])
+PY
+edgeembed data prepare "$work/grocery.parquet" "$work/clothing.csv" --cap 600 --min 1 --resample-to 0 \
+  --out "$work/bundled.parquet"
+edgeembed data stats "$work/bundled.parquet"
+time edgeembed teacher-train --data "$work/bundled.parquet" --recipe grocery_cpu --out "$work/teacher" \
+  --set train.epochs=45
+time edgeembed distill --student mobilenetv4_s --recipe grocery_cpu --teacher "$work/teacher" \
+  --data "$work/bundled.parquet" --out "$work/student" --set train.epochs=50
+edgeembed export "$work/student" --out "$work/mobilenetv4_s" --precision fp32,int8
+edgeembed bench "$work/mobilenetv4_s" --teacher "$work/teacher" --data "$work/bundled.parquet" --out "$work/report"
