@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Trains the bundled model: a student of a teacher of groceries and clothes, both from random weights.
+# Trains a model to bundle, of groceries and clothes: a teacher and its student, both from random weights.
 # Why: whoever ships a model should be able to make it again. Both sets allow publishing weights (MIT, CC0).
+# The model that is bundled now is an older one, of groceries alone; this has not been run to the end yet.
 # Usage: benchmarks/bundled.sh FOLDER_OF_GROCERY FOLDER_OF_CLOTHING WORK_FOLDER
 # Of the clothes, the photographs of a fifth of the senders are held out: nobody's are on both sides.
 set -euo pipefail

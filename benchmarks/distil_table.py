@@ -2,7 +2,7 @@
 
 Why: the defaults of a distillation recipe should be those that won here, and what did not help should be known.
 Usage: taskset -c 0 python benchmarks/distil_table.py MANIFEST TEACHER OUT [--only "base;labels .02"] [--seeds 0,1]
-Each variant changes a few keys of recipe grocery_cpu, cut to 16 epochs of Muon on views of 80 px. View counts are set
+Each variant changes a few keys of recipe grocery_cpu, cut to 16 epochs on views of 80 px. View counts are set
 beside each other on a quarter of the training images and 64 epochs, which is the same work. The teacher's answers are
 stored beforehand and their cost is not counted. A finished student is scored on val and on test, in its own index and
 in its teacher's, both with all training images. One JSON line a run is added to OUT/results.jsonl; runs that are there
@@ -22,10 +22,6 @@ from typing import Any
 from variants import best_first, mean, parser_of, print_cells, read_results, run_variants, timed
 
 SHORT = [
-    "optim.kind=muon",
-    "optim.lr=2.2e-2",
-    "train.batch_size=96",
-    "train.precision=bf16",
     "train.epochs=16",
     "image.start_size_px=null",
     "image.train_size_px=80",
@@ -106,8 +102,8 @@ def score(run: Path, teacher: Path, manifest_path: Path) -> dict[str, dict[str, 
     for split in ("val", "test"):
         query, index = manifest.evaluation(split)
         student_ND, student_rows = embed(run, manifest_path, split)
-        for kind, of in {"symmetric": run, "asymmetric": teacher}.items():
-            index_ND, index_rows = embed(of, manifest_path, split)
+        for kind, indexed_by in {"symmetric": run, "asymmetric": teacher}.items():
+            index_ND, index_rows = embed(indexed_by, manifest_path, split)
             found = score_rows(student_ND, student_rows, index_ND, index_rows, manifest, query, index)
             scores[f"{split}, {kind}"] = asdict(found)
     return scores

@@ -3,7 +3,7 @@
 Why: lightly-train asks its teacher again for every batch. What a stored answer saves, and from which epoch on it pays,
 should be seen beside the nearest peer.
 Usage: python benchmarks/lightly_train.py MANIFEST --peer PYTHON [--images 640] [--rounds 1]
-PYTHON is the interpreter of an environment of its own with lightly-train and timm in it. Both teachers have random weights
+PYTHON is that of an environment of its own with lightly-train and timm. Both teachers have random weights
 (theirs: dinov2/vitb14-notpretrained), so that no network is needed; both train in bf16. Theirs is timed from the first
 batch asked for to the end of the epoch, ours with everything that the command does. Ends with one JSON object.
 """

@@ -98,18 +98,18 @@ def transformer_settings(model: onnx.ModelProto) -> dict[str, Any]:
 def convolution_settings(model: onnx.ModelProto) -> dict[str, Any]:
     """The first convolution stays in float: with it, the layout change of the uint8 input would follow the
     quantised normalisation and cost more than int8 saves there. The tail, which makes unit vectors, does too, and so
-    does its input, the neck's product: an image whose vector is short before the norm would get few of the 256 levels
-    that the longest needs (MobileNetV4-small: cosine p1 .86 with them, .999 without).
+    does what it divides, the neck's product: rounded with one range for all images, a vector that is short before the
+    norm has few of 256 levels (cosine p1 of a MobileNetV4-small: .86 when rounded, .999 so).
     """
     convolutions = [node.name for node in model.graph.node if node.op_type == "Conv"]
     tail = [node.name for node in model.graph.node if node.op_type in ("ReduceL2", "Div", "Clip", "Sub", "Cast")]
     return {
-        "nodes_to_exclude": convolutions[:1] + tail + attention(model),
+        "nodes_to_exclude": convolutions[:1] + tail + attention_nodes(model),
         "extra_options": {"OpTypesToExcludeOutputQuantization": ["Gemm"]},
     }
 
 
-def attention(model: onnx.ModelProto) -> list[str]:
+def attention_nodes(model: onnx.ModelProto) -> list[str]:
     """Names of the products of two activations and of all that lies between them and the nearest layers with weights or
     residual sums (EfficientViT-B0, mAP: .656 in float, .208 with these nodes in int8, .663 without).
     """

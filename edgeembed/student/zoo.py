@@ -74,7 +74,7 @@ def build_student(
         with hub_only_if_reachable():
             return build(weights="pretrained")
     except UserError as error:
-        log.warning("starting from random weights, where recipe scratch learns more: %s", error)
+        log.warning("starting from random weights, which recipe scratch is made for: %s", error)
         return build(weights="none")
 
 

@@ -21,7 +21,7 @@ from edgeembed.export import gate
 from edgeembed.export.export import export_run
 from edgeembed.export.gate import judge, parity
 from edgeembed.export.onnx import to_onnx
-from edgeembed.export.precision import attention, parse_precisions, to_fp16, to_int8, weight_products
+from edgeembed.export.precision import attention_nodes, parse_precisions, to_fp16, to_int8, weight_products
 from edgeembed.student.zoo import build_student
 from edgeembed.teacher.saved import load_model
 from tests.conftest import Outcome
@@ -131,7 +131,7 @@ def test_linear_attention_between_convolutions_stays_in_float() -> None:
     products = [node for node in quantised.graph.node if node.op_type == "MatMul"]
     assert len(products) == 8
     assert not any(made_by.get(name) == "DequantizeLinear" for node in products for name in node.input)
-    assert attention(to_onnx(build_student("mobilenetv4_s", weights="none", size_px=64, dim=64).eval(), {})) == []
+    assert attention_nodes(to_onnx(build_student("mobilenetv4_s", weights="none", size_px=64, dim=64).eval(), {})) == []
 
 
 @pytest.mark.parametrize("name", ["mobilenetv4_s", "repvit_m1"])

@@ -78,7 +78,7 @@ def test_without_a_network_pretrained_falls_back_with_a_warning(
     with caplog.at_level(logging.WARNING):
         model = build_student("test_resnet", weights="auto", size_px=32, dim=8)
     assert model.dim == 8
-    assert "starting from random weights, where recipe scratch learns more" in caplog.text
+    assert "starting from random weights, which recipe scratch is made for" in caplog.text
     assert constants.HF_HUB_OFFLINE is False
 
 
