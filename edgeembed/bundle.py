@@ -55,6 +55,10 @@ class BundleFile(Part):
     opset: int | None = None
     parity: Parity | None = None
     retrieval: dict[str, Any] | None = None
+    quantisation: dict[str, Any] | None = None
+    """Of int8: the calibration, the weights' range, and the operators that stayed in float."""
+    accepted_worse: tuple[str, ...] = ()
+    """Why its gate refused it, where it was written all the same."""
 
 
 class BundleManifest(Part):

@@ -76,22 +76,18 @@ def retrieval_scores(
     `ci95` is the percentile bootstrap over the queries that a metric averages. Raises UserError where a figure would be
     undefined: malformed inputs, no query with a match, or a domain without one.
     """
-    query_QD, index_ND = _checked_embeddings(query_embedding_QD, index_embedding_ND)
-    _check_counts("label", query_label, index_label, query_QD, index_ND)
-    _check_counts("domain", query_domain, index_domain, query_QD, index_ND)
     if num_resamples < 1:
         raise UserError(f"num_resamples is {num_resamples}: the bootstrap needs at least 1")
-
-    query_group = _groups(query_label, query_domain)
-    group_positions = _positions(_groups(index_label, index_domain))
-    value_QM = np.zeros((len(query_group), len(METRICS)))
-    matched_Q = np.zeros(len(query_group), np.bool_)
-    for query, similarity_N in _similarity_rows(query_QD, index_ND, query_id, index_id):
-        relevant_P = group_positions.get(query_group[query], _NOWHERE)
-        relevant_P = relevant_P[similarity_N[relevant_P] > -np.inf]  # without the query itself
-        matched_Q[query] = relevant_P.size > 0
-        value_QM[query] = _query_values(_relevant_sorted(similarity_N, relevant_P), relevant_P.size)
-
+    value_QM, matched_Q = query_values(
+        query_embedding_QD,
+        index_embedding_ND,
+        query_label=query_label,
+        index_label=index_label,
+        query_domain=query_domain,
+        index_domain=index_domain,
+        query_id=query_id,
+        index_id=index_id,
+    )
     if not matched_Q.any():
         raise UserError(
             f"none of the {len(matched_Q)} queries has an index image of its label and domain: "
@@ -106,6 +102,41 @@ def retrieval_scores(
         per_domain=per_domain,
         domain_mean=_unweighted_mean(per_domain),
     )
+
+
+def query_values(
+    query_embedding_QD: FloatArray,
+    index_embedding_ND: FloatArray,
+    *,
+    query_label: Sequence[str],
+    index_label: Sequence[str],
+    query_domain: Sequence[str] | None = None,
+    index_domain: Sequence[str] | None = None,
+    query_id: IntArray | None = None,
+    index_id: IntArray | None = None,
+) -> tuple[Float64Array, BoolArray]:
+    """Each query's METRICS (Q, M), and which queries have a match; what `retrieval_scores` averages."""
+    query_QD, index_ND = _checked_embeddings(query_embedding_QD, index_embedding_ND)
+    _check_counts("label", query_label, index_label, query_QD, index_ND)
+    _check_counts("domain", query_domain, index_domain, query_QD, index_ND)
+    query_group = _groups(query_label, query_domain)
+    group_positions = _positions(_groups(index_label, index_domain))
+    value_QM = np.zeros((len(query_group), len(METRICS)))
+    matched_Q = np.zeros(len(query_group), np.bool_)
+    for query, similarity_N in _similarity_rows(query_QD, index_ND, query_id, index_id):
+        relevant_P = group_positions.get(query_group[query], _NOWHERE)
+        relevant_P = relevant_P[similarity_N[relevant_P] > -np.inf]  # without the query itself
+        matched_Q[query] = relevant_P.size > 0
+        value_QM[query] = _one_query(_relevant_sorted(similarity_N, relevant_P), relevant_P.size)
+    return value_QM, matched_Q
+
+
+def mean_and_ci95(
+    value_Q: Float64Array, *, seed: int = 0, num_resamples: int = 1000
+) -> tuple[float, tuple[float, float]]:
+    """The mean over queries and its bootstrap interval; of paired differences, what a change costs."""
+    ((low, high),) = _bootstrap_interval(value_Q[:, None], seed, num_resamples)
+    return float(value_Q.mean()), (float(low), float(high))
 
 
 def top_k(
@@ -213,7 +244,7 @@ def _relevant_sorted(similarity_N: FloatArray, relevant_P: IntArray) -> BoolArra
     return hits
 
 
-def _query_values(relevant_sorted: BoolArray, num_relevant: int) -> tuple[float, ...]:
+def _one_query(relevant_sorted: BoolArray, num_relevant: int) -> tuple[float, ...]:
     """One query's METRICS, in their order."""
     return (
         average_precision(relevant_sorted, num_relevant),

@@ -12,7 +12,7 @@ from edgeembed.cli.app import app, print_json
 recipes_app = typer.Typer(help="List the recipes, or show one.", rich_markup_mode=None)
 app.add_typer(recipes_app, name="recipes", invoke_without_command=True)
 
-KINDS = ("teacher", "student")
+KINDS = ("teacher", "student", "export")
 
 
 @recipes_app.callback()
@@ -40,20 +40,23 @@ def list_recipes(as_json: Annotated[bool, typer.Option("--json", help="Print JSO
 @recipes_app.command("show")
 def show_recipe(
     name: Annotated[str, typer.Argument(help="Recipe name, or a .yaml file.")],
-    kind: Annotated[str | None, typer.Option(help="teacher or student; default: both, or what a file is.")] = None,
+    kind: Annotated[
+        str | None, typer.Option(help="teacher, student or export; default: both, or what a file is.")
+    ] = None,
 ) -> None:
     """A recipe's text, its stages in words, then every key with the value it resolves to."""
     from edgeembed.config import Section, load_recipe, recipe_names, recipe_text, to_yaml
     from edgeembed.errors import unknown_choice
+    from edgeembed.export.recipe import ExportRecipe
     from edgeembed.student.recipe import DistillRecipe
     from edgeembed.teacher.recipe import TeacherRecipe
 
-    types: dict[str, type[Section]] = {"teacher": TeacherRecipe, "student": DistillRecipe}
+    types: dict[str, type[Section]] = {"teacher": TeacherRecipe, "student": DistillRecipe, "export": ExportRecipe}
     if kind is not None and kind not in types:
         raise unknown_choice("kind", kind, types)
     kinds = [kind] if kind else [each for each in KINDS if name in recipe_names(each)]
     if not kinds and name.endswith((".yaml", ".yml")):
-        kinds = ["student" if re.search(r"^student:", recipe_text("student", name), re.MULTILINE) else "teacher"]
+        kinds = [kind_of(recipe_text("teacher", name))]
     if not kinds:
         raise unknown_choice("recipe", name, {each for one in KINDS for each in recipe_names(one)})
     for each in kinds:
@@ -66,3 +69,10 @@ def show_recipe(
                 print(f"# {number}. {stage}: {settings.explain()}")
         print("\n# --- resolved ---")
         print(to_yaml(recipe))
+
+
+def kind_of(text: str) -> str:
+    """What a recipe file is for, by the groups of keys that only one kind has."""
+    if re.search(r"^student:", text, re.MULTILINE):
+        return "student"
+    return "export" if re.search(r"^(gate|int8):", text, re.MULTILINE) else "teacher"

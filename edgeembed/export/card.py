@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgeembed.bundle import BundleManifest
+from edgeembed.bundle import BundleFile, BundleManifest
 
 USE = """## Use
 
@@ -17,6 +17,20 @@ The graph takes `image`: uint8, (N, {height}, {width}, 3), RGB, 0..255, both sid
 antialiased). Normalisation and the L2 norm are inside. Compare embeddings by inner product, and only with embeddings
 of the space `{space_id}`: those of this student, and those of its teacher.
 """
+
+
+def remarks(file: BundleFile) -> list[str]:
+    """What a table has no room for: how int8 was made, other runtimes, and why a gate refused it."""
+    said = []
+    if file.quantisation is not None:
+        kept = len(file.quantisation.get("float_operators", ()))
+        said.append(f"static ranges by {file.quantisation.get('calibration')}, {kept} operators back in float")
+    if file.retrieval is not None and (loss := file.retrieval.get("map_loss")) is not None:
+        low, high = loss["ci95"]
+        said.append(f"mAP {100 * loss['value']:.2f} points [{100 * low:.2f}, {100 * high:.2f}] below the fp32 file")
+    if file.accepted_worse:
+        said.append(f"**its gate refused it: {', '.join(file.accepted_worse)}**")
+    return ["", f"`{file.path}`: {'; '.join(said)}."] if said else []
 
 
 def model_card(manifest: BundleManifest, notes: str = "") -> str:
@@ -49,6 +63,8 @@ def model_card(manifest: BundleManifest, notes: str = "") -> str:
         where = f"{scores.get('queries')} queries of the {scores.get('split')} split" if scores else "-"
         cells = [f"`{file.path}`", file.precision, f"{file.bytes:,}", agreement, *figures, where]
         lines.append(f"| {' | '.join(cells)} |")
+    for file in manifest.files:
+        lines += remarks(file)
     if notes:
         lines += ["", notes.strip()]
     spec = manifest.input

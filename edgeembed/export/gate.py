@@ -5,23 +5,31 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from edgeembed.bundle import Parity
+from edgeembed.export.recipe import Thresholds
+from edgeembed.metrics import mean_and_ci95
 from edgeembed.teacher.evaluate import FloatArray
 
-MIN_COSINE_P1 = {"fp32": 0.9999, "fp16": 0.999}
-MIN_COSINE_P50 = {"int8": 0.98}
-MAX_MAP_LOSS = {"fp16": 0.005, "int8": 0.01}
+AveragePrecisions = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MapLoss:
+    """How far a file's mAP is below that of the fp32 file over the same queries, with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """Parity and mAP of one file, and why it is refused, if it is."""
+    """What was measured of one file in one runtime, and why it is refused, if it is."""
 
-    precision: str
     parity: Parity
-    map: float | None
-    map_fp32: float | None
+    map_loss: MapLoss | None
     reasons: tuple[str, ...]
 
 
@@ -35,18 +43,22 @@ def parity(reference_ND: FloatArray, candidate_ND: FloatArray) -> Parity:
     return Parity(cosine_p1=float(p1), cosine_p50=float(p50), max_abs=largest, images=len(reference_ND))
 
 
-def judge(precision: str, agreement: Parity, map_: float | None, map_fp32: float | None) -> Verdict:
+def map_loss(reference_Q: AveragePrecisions, candidate_Q: AveragePrecisions) -> MapLoss:
+    """Paired over queries: what the two files share cancels, so a small loss shows with few queries."""
+    value, (low, high) = mean_and_ci95(reference_Q - candidate_Q)
+    return MapLoss(value=value, low=low, high=high)
+
+
+def judge(agreement: Parity, loss: MapLoss | None, wanted: Thresholds) -> Verdict:
     """Holds the figures of one file against the thresholds of its precision."""
     reasons = []
-    if agreement.cosine_p1 < MIN_COSINE_P1.get(precision, -1.0):
-        reasons.append(f"cosine p1 {agreement.cosine_p1:.5f} is below {MIN_COSINE_P1[precision]}")
-    if agreement.cosine_p50 < MIN_COSINE_P50.get(precision, -1.0):
-        reasons.append(f"cosine p50 {agreement.cosine_p50:.5f} is below {MIN_COSINE_P50[precision]}")
-    if map_ is not None and map_fp32 is not None and precision in MAX_MAP_LOSS:
-        loss = map_fp32 - map_
-        if loss > MAX_MAP_LOSS[precision]:
-            reasons.append(
-                f"mAP {map_:.4f} is {100 * loss:.2f} points below fp32's {map_fp32:.4f}, "
-                f"more than {100 * MAX_MAP_LOSS[precision]:g}"
-            )
-    return Verdict(precision=precision, parity=agreement, map=map_, map_fp32=map_fp32, reasons=tuple(reasons))
+    for name in ("cosine_p1", "cosine_p50"):
+        figure, least = getattr(agreement, name), getattr(wanted, name)
+        if least is not None and figure < least:
+            reasons.append(f"{name.replace('_', ' ')} {figure:.5f} is below {least:g}")
+    if loss is not None and wanted.map_loss is not None and loss.value > wanted.map_loss and loss.low > 0.0:
+        reasons.append(
+            f"mAP is {100 * loss.value:.2f} points [{100 * loss.low:.2f}, {100 * loss.high:.2f}] below fp32's, "
+            f"more than {100 * wanted.map_loss:g}"
+        )
+    return Verdict(parity=agreement, map_loss=loss, reasons=tuple(reasons))

@@ -16,7 +16,7 @@ import torch
 from onnx import numpy_helper, shape_inference
 from torch import Tensor, nn
 
-from edgeembed.errors import CheckFailed, UserError
+from edgeembed.errors import CheckFailed
 from edgeembed.student.zoo import fuse
 from edgeembed.teacher.model import Network
 
@@ -38,11 +38,10 @@ class DeviceGraph(nn.Module):
 
 
 def to_onnx(model: Network, metadata: Mapping[str, str]) -> onnx.ModelProto:
-    """Traces, simplifies and annotates a network in eval mode. Raises UserError for one above protobuf's 2 GB."""
-    if sum(parameter.nbytes for parameter in model.parameters()) > MAX_PROTOBUF_BYTES:
-        raise UserError(
-            "the network is above 2 GB, the limit of one self-contained ONNX file: export a student instead"
-        )
+    """Traces, simplifies and annotates a network in eval mode.
+
+    One above 2 GB, the limit of a protobuf message (ViT-H-14), is not simplified; `save` puts its weights beside it.
+    """
     pixels = torch.zeros((TRACE_BATCH, model.size_px, model.size_px, 3), dtype=torch.uint8)
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
@@ -59,11 +58,17 @@ def to_onnx(model: Network, metadata: Mapping[str, str]) -> onnx.ModelProto:
         )
     assert program is not None
     traced = program.model_proto
-    simplified, same = onnxsim.simplify(traced)
-    if not same:
-        raise CheckFailed("onnxsim changed what the graph computes: this is a fault of the exporter, please report it")
-    fold_scale(simplified)
-    return annotate(simplified, metadata)
+    if not is_large(traced):
+        traced, same = onnxsim.simplify(traced)
+        if not same:
+            raise CheckFailed("onnxsim changed what the graph computes: a fault of the exporter, please report it")
+    fold_scale(traced)
+    return annotate(traced, metadata)
+
+
+def is_large(model: onnx.ModelProto) -> bool:
+    """Whether its weights do not fit into one protobuf message."""
+    return sum(len(tensor.raw_data) for tensor in model.graph.initializer) > MAX_PROTOBUF_BYTES
 
 
 def fold_scale(model: onnx.ModelProto) -> None:
@@ -106,10 +111,17 @@ def annotate(model: onnx.ModelProto, metadata: Mapping[str, str]) -> onnx.ModelP
     del model.metadata_props[:]
     graph.name, model.producer_name, model.producer_version = "edgeembed", "edgeembed", ""
     onnx.helper.set_model_props(model, dict(sorted(metadata.items())))
+    if is_large(model):
+        return model  # neither passes through one message; ONNX Runtime checks it as it loads
     inferred = shape_inference.infer_shapes(model)
     onnx.checker.check_model(inferred, full_check=True)
     return inferred
 
 
 def save(model: onnx.ModelProto, path: Path) -> None:
+    """Writes one self-contained file, or, above 2 GB, the graph and beside it `NAME.data` with the weights."""
+    if is_large(model):
+        onnx.save(model, path, save_as_external_data=True, location=f"{path.name}.data", size_threshold=1024)
+        onnx.load_external_data_for_model(model, str(path.parent))  # saving emptied it
+        return
     path.write_bytes(model.SerializeToString(deterministic=True))

@@ -1,0 +1,117 @@
+"""Runs a written file on real images, in every runtime that is installed, and judges what comes out."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from edgeembed.errors import CheckFailed
+from edgeembed.export.gate import AveragePrecisions, MapLoss, Verdict, judge, map_loss, parity
+from edgeembed.export.images import GateImages
+from edgeembed.export.recipe import GateSection
+from edgeembed.images import UInt8Array
+from edgeembed.metrics import RetrievalScores
+from edgeembed.progress import stage
+from edgeembed.runtimes import RUNTIMES, Session, open_session
+from edgeembed.teacher.evaluate import FloatArray
+from edgeembed.teacher.model import Network
+
+log = logging.getLogger(__name__)
+
+BATCH = 16
+OWN_RUNTIME = "onnxruntime"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checked:
+    """A file in one runtime: the verdict, its retrieval, and the average precision of each query."""
+
+    verdict: Verdict
+    scores: RetrievalScores | None
+    average_precision_Q: AveragePrecisions | None
+
+    @property
+    def broken(self) -> bool:
+        """Whether it gives NaN or another shape, which nobody can accept."""
+        return self.verdict.parity.cosine_p1 == -1.0
+
+    def facts(self, images: GateImages) -> dict[str, Any]:
+        """`parity` and `retrieval` of bundle.json."""
+        retrieval = None if self.scores is None else images.summary(self.scores)
+        loss = self.verdict.map_loss
+        if retrieval is not None and loss is not None:
+            retrieval["map_loss"] = {"value": loss.value, "ci95": [loss.low, loss.high]}
+        return {"parity": self.verdict.parity.model_dump(), "retrieval": retrieval}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checker:
+    """What every file of an export is held against: torch, and the fp32 file where there is one already."""
+
+    images: GateImages
+    reference_ND: FloatArray
+    gate: GateSection
+    transformer: bool
+
+    def check(self, path: Path, precision: str, fp32: Checked | None, *, runtime: str = OWN_RUNTIME) -> Checked:
+        """Raises what the runtime raises where the file does not run."""
+        with stage(f"checking {path.name} on {len(self.images.pixels_NHWC)} images in {runtime}"):
+            embedding_ND = run_session(open_session(path, runtime=runtime), self.images.pixels_NHWC)
+        agreement = parity(self.reference_ND, embedding_ND[: self.images.num_parity])
+        found_Q = self.images.average_precisions(embedding_ND)
+        loss: MapLoss | None = None
+        if fp32 is not None and fp32.average_precision_Q is not None and found_Q is not None:
+            loss = map_loss(fp32.average_precision_Q, found_Q)
+        wanted = self.gate.of(precision, transformer=self.transformer)
+        checked = Checked(
+            verdict=judge(agreement, loss, wanted),
+            scores=self.images.score(embedding_ND),
+            average_precision_Q=found_Q,
+        )
+        log.info("%s in %s: %s", precision, runtime, describe(checked))
+        return checked
+
+    def check_others(self, path: Path, precision: str, fp32: Checked | None) -> dict[str, Any]:
+        """`runtimes` of bundle.json: the same file and gate in the other runtimes; a failure there refuses nothing."""
+        found: dict[str, Any] = {}
+        for runtime in other_runtimes():
+            try:
+                checked = self.check(path, precision, fp32, runtime=runtime)
+            except (CheckFailed, ValueError, RuntimeError) as error:
+                log.warning("%s does not run in %s: %s", path.name, runtime, error)
+                continue
+            found[runtime] = {**checked.facts(self.images), "passed": not checked.verdict.reasons}
+            if checked.broken:
+                del found[runtime]
+        return found
+
+
+def describe(checked: Checked) -> str:
+    agreement, loss = checked.verdict.parity, checked.verdict.map_loss
+    figures = f"cosine p1 {agreement.cosine_p1:.5f}, p50 {agreement.cosine_p50:.5f}"
+    if checked.scores is not None:
+        figures += f", mAP {checked.scores.map:.4f}"
+    if loss is not None:
+        figures += f", {100 * loss.value:.2f} points [{100 * loss.low:.2f}, {100 * loss.high:.2f}] below fp32"
+    return f"{figures}: {'REFUSED' if checked.verdict.reasons else 'passed'}"
+
+
+def other_runtimes() -> list[str]:
+    return [name for name in RUNTIMES if name != OWN_RUNTIME and importlib.util.find_spec(name) is not None]
+
+
+def run_torch(model: Network, pixels_NHWC: UInt8Array) -> FloatArray:
+    with torch.inference_mode():
+        batches = torch.from_numpy(pixels_NHWC).permute(0, 3, 1, 2).split(BATCH)
+        return np.concatenate([model(batch).numpy() for batch in batches])
+
+
+def run_session(session: Session, pixels_NHWC: UInt8Array) -> FloatArray:
+    starts = range(0, len(pixels_NHWC), BATCH)
+    return np.concatenate([session.run(pixels_NHWC[i : i + BATCH]) for i in starts])

@@ -1,0 +1,50 @@
+"""What bundle.json says of the network, its teacher and its data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from edgeembed.bundle import SCHEMA
+from edgeembed.run import package_versions
+from edgeembed.teacher.model import Network
+
+
+def bundle_facts(
+    model: Network, macs: int, facts: dict[str, Any], name: str, licence: str | None, files: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """Everything of bundle.json; `macs` of one image."""
+    network = {
+        "name": facts.get("alias") or model.name,
+        "backbone": model.name,
+        "params": facts["architecture"]["params"],
+        "macs": macs,
+        "weights": facts.get("weights"),
+        "role": facts["role"],
+    }
+    teacher = facts.get("teacher")
+    return {
+        "schema": SCHEMA,
+        "name": name,
+        "space_id": facts["space_id"],
+        "embedding": {"dim": model.dim, "normalised": True, "metric": "cosine"},
+        "input": {
+            "layout": "NHWC",
+            "dtype": "uint8",
+            "height": model.size_px,
+            "width": model.size_px,
+            "colour": "RGB",
+            "resize": facts["input"]["resize"],
+        },
+        "files": files,
+        "teacher": without_paths(teacher) if teacher else None,
+        "student": network,
+        "data": without_paths(facts["data"]),
+        "licence": licence,
+        "versions": package_versions(),
+    }
+
+
+def without_paths(facts: dict[str, Any]) -> dict[str, Any]:
+    """A bundle travels: where its run and data lay on one machine stays there."""
+    kept = {key: value for key, value in facts.items() if key not in ("path", "manifest")}
+    return {key: without_paths(value) if isinstance(value, dict) else value for key, value in kept.items()}

@@ -1,0 +1,154 @@
+"""The real images that an export is calibrated and judged on."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgeembed.data.manifest import Manifest, Rows, read_manifest
+from edgeembed.errors import UserError
+from edgeembed.export.gate import AveragePrecisions
+from edgeembed.export.recipe import ExportRecipe
+from edgeembed.images import ImageError, UInt8Array, load_pixels
+from edgeembed.metrics import METRICS, RetrievalScores, query_values
+from edgeembed.progress import stage
+from edgeembed.teacher.evaluate import FloatArray, protocol, score_rows
+
+log = logging.getLogger(__name__)
+
+PARITY_IMAGES = 256
+LEAST_IMAGES = 64
+INDEX_SHARE = 0.75  # of the judged images, where there are more than can be paid for
+
+
+@dataclass(frozen=True, kw_only=True)
+class GateImages:
+    """Decoded images, (N, H, W, 3): to take ranges from, to choose between ranges, and to judge on.
+
+    The first `num_parity` of those to judge on are compared with torch one by one.
+    """
+
+    calibration_NHWC: UInt8Array
+    choosing_NHWC: UInt8Array
+    pixels_NHWC: UInt8Array
+    num_parity: int
+    manifest: Manifest
+    rows: Rows
+    query: Rows
+    index: Rows
+    split: str
+
+    def score(self, embedding_ND: FloatArray) -> RetrievalScores | None:
+        """Retrieval of a file's embeddings on the gate's split; None where it has no labelled rows."""
+        if self.query.size == 0 or not np.isfinite(embedding_ND).all():
+            return None
+        return score_rows(embedding_ND, self.rows, embedding_ND, self.rows, self.manifest, self.query, self.index)
+
+    def average_precisions(self, embedding_ND: FloatArray) -> AveragePrecisions | None:
+        """Average precision of each query that has a match (Q,); None where there is nothing to score."""
+        if self.query.size == 0 or not np.isfinite(embedding_ND).all():
+            return None
+        as_query, as_index = np.isin(self.rows, self.query), np.isin(self.rows, self.index)
+        value_QM, matched_Q = query_values(
+            embedding_ND[as_query],
+            embedding_ND[as_index],
+            **protocol(self.manifest, self.rows[as_query], self.rows[as_index]),
+        )
+        average_precision_Q: AveragePrecisions = value_QM[matched_Q, METRICS.index("map")]
+        return average_precision_Q
+
+    def summary(self, scores: RetrievalScores) -> dict[str, Any]:
+        """`retrieval` of bundle.json."""
+        return {
+            "split": self.split,
+            "queries": scores.queries,
+            "index": int(np.isin(self.rows, self.index).sum()),
+            "map": scores.map,
+            "recall_at_1": scores.recall_at_1,
+            "mp_at_5": scores.mp_at_5,
+            "ci95": {"map": list(scores.ci95["map"])},
+        }
+
+
+def gate_images(size_px: int, macs: int, facts: dict[str, Any], data: Path | None, recipe: ExportRecipe) -> GateImages:
+    """Calibrates on train, judges on val where there is one, else on test; `macs` of an image decide on how many."""
+    known = (facts.get("data") or {}).get("manifest")
+    if data is None and not known:
+        raise UserError("the run does not say which data it saw: give a manifest with --data")
+    manifest = read_manifest(data or Path(str(known)))
+    split = "val" if manifest.rows("val").size else "test"
+    train = manifest.rows("train")
+    try:
+        query, index = manifest.evaluation(split)
+    except UserError as error:
+        log.warning("the gate compares embeddings only: %s", error)
+        query, index = np.zeros((2, 0), dtype=np.int64)
+    most = min(recipe.gate.max_images, max(LEAST_IMAGES, int(recipe.gate.max_macs / macs)))
+    query, index = within(query, index, most)
+    num_parity = min(PARITY_IMAGES, most)
+    judged = np.union1d(query, index)
+    judged = judged if judged.size else train[sample_evenly(len(train), num_parity)]
+    # Parity is taken on images spread over all that are judged; they come first.
+    spread = sample_evenly(len(judged), num_parity)
+    rows = np.concatenate([judged[spread], np.delete(judged, spread)])
+    calibration, choosing = to_calibrate(train if train.size else judged, recipe)
+    with stage(f"reading {len(rows)} images of the {split} protocol and {len(calibration)} to calibrate"):
+        pixels_NHWC, kept = decode(manifest, rows, size_px)
+        calibration_NHWC, _ = decode(manifest, calibration, size_px)
+        choosing_NHWC, _ = decode(manifest, choosing, size_px)
+    return GateImages(
+        calibration_NHWC=calibration_NHWC,
+        choosing_NHWC=choosing_NHWC,
+        pixels_NHWC=pixels_NHWC,
+        num_parity=min(num_parity, len(pixels_NHWC)),
+        manifest=manifest,
+        rows=rows[kept],
+        query=query,
+        index=index,
+        split=split,
+    )
+
+
+def within(query: Rows, index: Rows, most: int) -> tuple[Rows, Rows]:
+    """At most that many queries and index images, spread evenly; leave-one-out stays it."""
+    if len(np.union1d(query, index)) <= most:
+        return query, index
+    if np.array_equal(query, index):
+        chosen = query[sample_evenly(len(query), most)]
+        return chosen, chosen
+    num_queries = min(len(query), max(int((1 - INDEX_SHARE) * most), most - len(index)))
+    query = query[sample_evenly(len(query), num_queries)]
+    return query, index[sample_evenly(len(index), most - num_queries)]
+
+
+def to_calibrate(rows: Rows, recipe: ExportRecipe) -> tuple[Rows, Rows]:
+    """Rows to take ranges from, and others to choose between ranges (the same where there are too few)."""
+    wanted, choosing = recipe.int8.calibration_images, recipe.int8.choosing_images
+    drawn = rows[sample_evenly(len(rows), wanted + choosing)]
+    if len(drawn) <= choosing:
+        return drawn, drawn
+    apart = sample_evenly(len(drawn), min(choosing, len(drawn) // 4 or 1))
+    return np.delete(drawn, apart), drawn[apart]
+
+
+def sample_evenly(count: int, wanted: int) -> Rows:
+    """`wanted` positions spread over 0..count-1."""
+    return np.unique(np.linspace(0, count - 1, min(count, wanted)).round().astype(np.int64))
+
+
+def decode(manifest: Manifest, rows: Rows, size_px: int) -> tuple[UInt8Array, Rows]:
+    """(M, H, W, 3) and the positions of the M rows that could be read."""
+    pixels, kept = [], []
+    for position, row in enumerate(rows):
+        try:
+            pixels.append(load_pixels(manifest.files[row], size_px, size_px))
+            kept.append(position)
+        except ImageError as error:
+            log.warning("skipped: %s", error)
+    if not pixels:
+        raise UserError(f"none of {len(rows)} images of the manifest can be read: give another manifest with --data")
+    return np.stack(pixels), np.array(kept, dtype=np.int64)

@@ -1,0 +1,64 @@
+"""The keys of an export recipe: how int8 ranges are found, and what a file must keep to leave."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from edgeembed.config import Section
+
+
+class Thresholds(Section):
+    """What a file of one precision must keep, measured with the file itself; a key that is None is not asked for.
+
+    `cosine_p1` and `cosine_p50`: percentiles over images of the cosine to torch. `map_loss`: mAP below that of the
+    fp32 file, refused where it is exceeded and 95 % of the resampled queries agree that there is a loss at all.
+    """
+
+    cosine_p1: float | None = Field(default=None, ge=-1.0, le=1.0)
+    cosine_p50: float | None = Field(default=None, ge=-1.0, le=1.0)
+    map_loss: float | None = Field(default=None, ge=0.0, le=1.0)
+
+
+class GateSection(Section):
+    """Thresholds by precision, and on how many images they are measured.
+
+    As many images as `max_macs` multiply-accumulates pay for, at least 64 and at most `max_images`: a small network
+    is judged on all of them, ViT-H-14 on some hundred and fifty.
+    """
+
+    fp32: Thresholds = Thresholds(cosine_p1=0.9999)
+    fp16: Thresholds = Thresholds(cosine_p1=0.999, map_loss=0.005)
+    int8: Thresholds = Thresholds(cosine_p50=0.98, map_loss=0.005)
+    int8_transformer: Thresholds = Thresholds(cosine_p50=0.98, map_loss=0.01)
+    max_images: int = Field(default=6000, ge=64)
+    max_macs: float = Field(default=2.5e13, gt=0.0)
+
+    def of(self, precision: str, *, transformer: bool) -> Thresholds:
+        known = {"fp32": self.fp32, "fp16": self.fp16, "int8": self.int8_transformer if transformer else self.int8}
+        return known[precision]
+
+
+class Int8Section(Section):
+    """Static ranges from training images, and the search for operators that int8 hurts.
+
+    `calibration` auto: each method's file is compared with the fp32 one on `choosing_images` that no range was taken
+    from. `reduce_range` (7-bit weights, for CPUs whose int8 products saturate: x86 without VNNI) auto: where this
+    machine is one of them. `max_float_share`: of the operators, those that may go back to float until the gate holds.
+    """
+
+    calibration: Literal["auto", "minmax", "percentile", "entropy"] = "auto"
+    calibration_images: int = Field(default=512, ge=1)
+    choosing_images: int = Field(default=96, ge=1)
+    percentile: float = Field(default=99.99, gt=50.0, le=100.0)
+    reduce_range: Literal["auto"] | bool = "auto"
+    max_float_share: float = Field(default=0.5, ge=0.0, le=1.0)
+
+
+class ExportRecipe(Section):
+    """Everything that decides an export, beside the run and its images."""
+
+    description: str = ""
+    gate: GateSection = GateSection()
+    int8: Int8Section = Int8Section()

@@ -1,0 +1,112 @@
+"""int8: which operators are rounded, which ranges are taken, and what goes back to float."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from edgeembed.export.int8 import Quantiser, attention_nodes, distance, embed, int8_attempts, weight_products
+from edgeembed.export.onnx import to_onnx
+from edgeembed.export.recipe import Int8Section
+from edgeembed.student.zoo import build_student
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (12, 64, 64, 3), dtype=np.uint8)
+SMALL = np.ascontiguousarray(PIXELS[:, :32, :32])
+MINMAX = Int8Section(calibration="minmax")
+
+
+def to_int8(model: onnx.ModelProto, pixels_NHWC: np.ndarray) -> onnx.ModelProto:
+    return next(int8_attempts(model, pixels_NHWC, pixels_NHWC, MINMAX)).model
+
+
+@pytest.fixture(scope="module")
+def convolutional() -> onnx.ModelProto:
+    return to_onnx(build_student("resnet_xs", weights="none", size_px=32, dim=64).eval(), {"space_id": "x"})
+
+
+def test_only_products_with_weights_are_quantised_in_a_transformer() -> None:
+    model = to_onnx(build_student("test_vit", weights="none", size_px=32, dim=64).eval(), {})
+    products = [node for node in model.graph.node if node.op_type in ("MatMul", "Gemm")]
+    assert 0 < len(weight_products(model)) < len(products) or all(node.op_type == "Gemm" for node in products)
+    quantised = to_int8(model, PIXELS[:, :32, :32].copy())
+    kept = {"Softmax", "LayerNormalization", "Gelu", "Add"}
+    dequantised = {name for node in quantised.graph.node if node.op_type == "DequantizeLinear" for name in node.output}
+    for node in quantised.graph.node:
+        if node.op_type in kept:
+            assert not dequantised & set(node.input[:1]), node.name
+
+
+def test_linear_attention_between_convolutions_stays_in_float() -> None:
+    model = to_onnx(build_student("efficientvit_b0", weights="none", size_px=64, dim=64).eval(), {})
+    quantised = to_int8(model, PIXELS)
+    made_by = {output: node.op_type for node in quantised.graph.node for output in node.output}
+    products = [node for node in quantised.graph.node if node.op_type == "MatMul"]
+    assert len(products) == 8
+    assert not any(made_by.get(name) == "DequantizeLinear" for node in products for name in node.input)
+    assert attention_nodes(to_onnx(build_student("mobilenetv4_s", weights="none", size_px=64, dim=64).eval(), {})) == []
+
+
+@pytest.mark.parametrize("name", ["mobilenetv4_s", "repvit_m1"])
+def test_a_vector_is_not_rounded_before_its_length_is_divided_out(name: str) -> None:
+    model = to_onnx(build_student(name, weights="none", size_px=32, dim=64).eval(), {})
+    quantised = to_int8(model, PIXELS[:, :32, :32].copy())
+    made_by = {output: node.op_type for node in quantised.graph.node for output in node.output}
+    norm = next(node for node in quantised.graph.node if node.op_type == "ReduceL2")
+    assert made_by[norm.input[0]] == "Gemm"
+
+
+@pytest.mark.parametrize("method", ["minmax", "percentile", "entropy"])
+def test_every_calibration_gives_a_model_that_runs(convolutional: onnx.ModelProto, method: str) -> None:
+    found = next(int8_attempts(convolutional, SMALL, SMALL, Int8Section(calibration=method)))  # type: ignore[arg-type]
+    assert found.calibration == method
+    assert distance(found.model, SMALL, embed(convolutional, SMALL)) < 0.2
+    assert {item.key: item.value for item in found.model.metadata_props} == {"space_id": "x"}
+
+
+def test_the_calibration_that_moves_embeddings_least_is_chosen(convolutional: onnx.ModelProto, tmp_path: Path) -> None:
+    found = next(int8_attempts(convolutional, SMALL, SMALL, Int8Section()))
+    quantiser = Quantiser(convolutional, SMALL, tmp_path, Int8Section())
+    expected = embed(convolutional, SMALL)
+    harm = {name: distance(quantiser.quantise(name), SMALL, expected) for name in ("minmax", "percentile", "entropy")}
+    assert found.calibration == min(harm, key=lambda name: harm[name])
+
+
+def test_ranges_do_not_depend_on_how_many_images_a_batch_holds(
+    convolutional: onnx.ModelProto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    for batch in (3, 12):
+        monkeypatch.setattr("edgeembed.export.int8.BATCH", batch)
+        (folder := tmp_path / str(batch)).mkdir()
+        found.append(Quantiser(convolutional, SMALL, folder, MINMAX).ranges("minmax").read_text())
+    assert found[0] == found[1]
+
+
+def test_operators_go_back_to_float_worst_first_until_no_more_may(convolutional: onnx.ModelProto) -> None:
+    tried = list(int8_attempts(convolutional, SMALL, SMALL, MINMAX))
+    counts = [len(one.float_operators) for one in tried]
+    assert counts == [0, *(2**power for power in range(len(counts) - 1))]
+    assert len(counts) > 2
+    for fewer, more in itertools.pairwise(tried[1:]):
+        assert fewer.float_operators == more.float_operators[: len(fewer.float_operators)]
+    expected = embed(convolutional, SMALL)
+    assert distance(tried[-1].model, SMALL, expected) < distance(tried[0].model, SMALL, expected)
+    worst = tried[1].float_operators[0]
+    made_by = {name: node.op_type for node in tried[1].model.graph.node for name in node.output}
+    (kept,) = (node for node in tried[1].model.graph.node if node.name == worst)
+    if kept.op_type in ("Conv", "Gemm"):
+        assert made_by.get(kept.input[1]) != "DequantizeLinear"
+
+
+def test_reduced_range_keeps_weights_within_seven_bits(convolutional: onnx.ModelProto) -> None:
+    for reduce_range, largest in ((True, 64), (False, 127)):
+        settings = Int8Section(calibration="minmax", reduce_range=reduce_range)
+        found = next(int8_attempts(convolutional, SMALL, SMALL, settings))
+        weights = [onnx.numpy_helper.to_array(one) for one in found.model.graph.initializer if one.data_type == 3]
+        peaks = [int(np.abs(weight.astype(np.int32)).max()) for weight in weights if weight.ndim == 4]
+        assert max(peaks) == largest
+        assert found.reduce_range is reduce_range
