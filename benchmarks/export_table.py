@@ -1,0 +1,101 @@
+"""What each precision of exported bundles keeps and costs: agreement with torch, mAP on the test protocol, time.
+
+Why: an export is judged on the images of its gate; held-out queries, and the time that int8 is for, must agree.
+Usage: python benchmarks/export_table.py --data MANIFEST BUNDLE...     prints one line of a Markdown table a file
+One thread, batch 1, ONNX Runtime; files of a bundle take turns, and the median over rounds is given.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from pathlib import Path
+
+import numpy as np
+
+from edgeembed.bench.latency import measure
+from edgeembed.bench.retrieval import DecodedFiles, EvaluationSet, embed_with_session, evaluation_set
+from edgeembed.bundle import BundleFile, BundleManifest, read_bundle, verified_file
+from edgeembed.data.manifest import read_manifest
+from edgeembed.export.gate import AveragePrecisions, map_loss
+from edgeembed.metrics import METRICS, query_values
+from edgeembed.runtimes import open_session
+from edgeembed.teacher.evaluate import FloatArray, protocol
+
+ROUNDS = 7
+
+
+def average_precisions(evaluation: EvaluationSet, embedding_ND: FloatArray) -> AveragePrecisions:
+    rows = evaluation.rows
+    as_query, as_index = np.isin(rows, evaluation.query), np.isin(rows, evaluation.index)
+    value_QM, matched_Q = query_values(
+        embedding_ND[as_query],
+        embedding_ND[as_index],
+        **protocol(evaluation.manifest, rows[as_query], rows[as_index]),
+    )
+    values: AveragePrecisions = value_QM[matched_Q, METRICS.index("map")]
+    return values
+
+
+def p50_ms(paths: dict[str, Path], manifest: BundleManifest) -> dict[str, float]:
+    """By precision; one round of every file after the other, as what else the machine does comes and goes."""
+    sessions = {name: open_session(path, threads=1) for name, path in paths.items()}
+    pixels = np.random.default_rng(0).integers(
+        0, 256, (1, manifest.input.height, manifest.input.width, 3), dtype=np.uint8
+    )
+    rounds: dict[str, list[float]] = {name: [] for name in sessions}
+    for _ in range(ROUNDS):
+        for name, session in sessions.items():
+            budget = {"min_samples": 20, "min_seconds": 0.5, "max_seconds": 2.0, "warmup_seconds": 0.1}
+            rounds[name].append(measure(lambda run=session.run: run(pixels), **budget).p50)
+    return {name: statistics.median(found) for name, found in rounds.items()}
+
+
+def line(
+    name: str, file: BundleFile, ms: float, ms_fp32: float, found: AveragePrecisions, fp32: AveragePrecisions
+) -> str:
+    assert file.parity is not None
+    loss, gate_loss = map_loss(fp32, found), (file.retrieval or {}).get("map_loss")
+    quantisation = file.quantisation or {}
+    cells = [
+        name,
+        file.precision,
+        f"{file.bytes / 1e6:.2f}",
+        f"{file.parity.cosine_p1:.5f}",
+        f"{file.parity.cosine_p50:.5f}",
+        f"{100 * gate_loss['value']:.2f}" if gate_loss else "",
+        f"{found.mean():.4f}",
+        f"{100 * loss.value:.2f} [{100 * loss.low:.2f}, {100 * loss.high:.2f}]" if file.precision != "fp32" else "",
+        f"{ms:.2f}",
+        f"{ms / ms_fp32:.2f}",
+        f"{quantisation['calibration']}, {len(quantisation['float_operators'])} in float" if quantisation else "",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("bundles", type=Path, nargs="+")
+    parser.add_argument("--data", type=Path, required=True)
+    asked = parser.parse_args()
+    evaluation = evaluation_set(read_manifest(asked.data))
+    titles = ["student", "precision", "MB", "cosine p1", "p50", "gate: points lost", "mAP, test", "points lost, test"]
+    titles += ["p50 ms", "of fp32", "int8 ranges"]
+    print(f"| {' | '.join(titles)} |\n|{'---|' * len(titles)}")
+    for folder in asked.bundles:
+        manifest = read_bundle(folder)
+        files = {file.precision: file for file in manifest.files if file.path.endswith(".onnx")}
+        paths = {name: verified_file(folder, file) for name, file in files.items()}
+        decoded = DecodedFiles(evaluation.files, manifest.input.height, manifest.input.width)
+        found = {}
+        for name, path in paths.items():
+            embedded = embed_with_session(open_session(path), decoded, dim=manifest.embedding.dim)
+            assert embedded.readable_N.all()
+            found[name] = average_precisions(evaluation, embedded.embedding_ND)
+        ms = p50_ms(paths, manifest)
+        for name, file in files.items():
+            print(line(manifest.name, file, ms[name], ms["fp32"], found[name], found["fp32"]), flush=True)
+
+
+if __name__ == "__main__":
+    main()
