@@ -46,6 +46,14 @@ class Parity(Part):
     images: int = 0
 
 
+class RuntimeCheck(Part):
+    """What the gate said of a file in another runtime than its own."""
+
+    parity: Parity
+    retrieval: dict[str, Any] | None = None
+    passed: bool
+
+
 class BundleFile(Part):
     path: str
     runtime: str
@@ -55,6 +63,7 @@ class BundleFile(Part):
     opset: int | None = None
     parity: Parity | None = None
     retrieval: dict[str, Any] | None = None
+    runtimes: dict[str, RuntimeCheck] = Field(default_factory=dict)
 
 
 class BundleManifest(Part):
