@@ -36,6 +36,13 @@ def as_options(overrides: list[str]) -> list[str]:
     return [word for item in overrides for word in ("--set", item)]
 
 
+@pytest.fixture(autouse=True)
+def nothing_remembered(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test reads or changes what the user's machine remembers as fastest, nor what another test did."""
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setattr("edgeembed.runtimes.fastest.cache_folder", lambda: folder)
+
+
 @pytest.fixture
 def edgeembed(capfd: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
     """Runs the command line in this process."""
