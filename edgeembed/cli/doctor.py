@@ -53,7 +53,8 @@ def doctor(
         print_json(found)
         return
     for measured in found.get("fastest", []):
-        print(f"\n{measured['bundle']}, batch 1, {measured['threads']} threads:")
+        plural = "" if measured["threads"] == 1 else "s"
+        print(f"\n{measured['bundle']}, batch 1, {measured['threads']} thread{plural}:")
         rows = measured["timed"]
         print_table([{**row, "p50_ms": f"{row['p50_ms']:.2f}", "chosen": "*" if row["chosen"] else ""} for row in rows])
 
