@@ -16,7 +16,7 @@ from PIL import Image
 from edgeembed.bundle import BundleFile, BundleManifest, choose_file, read_bundle, verified_file
 from edgeembed.errors import CheckFailed, UserError
 from edgeembed.images import ImageError, UInt8Array, load_pixels, squash, to_rgb
-from edgeembed.runtimes import Session, available_cores, has_int8_dot_product, open_session
+from edgeembed.runtimes import RUNTIMES, Session, available_cores, has_int8_dot_product, open_session
 from edgeembed.runtimes.fastest import Pair, recall, verified_pairs
 
 log = logging.getLogger(__name__)
@@ -125,20 +125,24 @@ def open_pair(
             return remembered, open_session(path, runtime=remembered.runtime, threads=threads)
         except ImportError as error:
             log.warning("%s, the fastest here, cannot be imported any more: %s", remembered.runtime, error)
-    pair = choose_pair(manifest, precision, runtime)
+    pair = choose_pair(manifest, precision, runtime, provider)
     path = verified_onnx(folder, manifest, pair.file)
     return pair, open_session(path, runtime=pair.runtime, threads=threads, provider=provider)
 
 
-def choose_pair(manifest: BundleManifest, precision: str | None, runtime: str | None) -> Pair:
+def choose_pair(manifest: BundleManifest, precision: str | None, runtime: str | None, provider: str | None) -> Pair:
     """By this CPU alone; a runtime asked for gets a file that was verified in it, where there is one."""
+    prefer_int8 = has_int8_dot_product() and (provider or "cpu").lower().startswith("cpu")
+    if runtime is None:
+        file = choose_file(manifest, precision, prefer_int8=prefer_int8)
+        return Pair(file=file, runtime=file.runtime)
     verified = tuple(pair.file for pair in verified_pairs(manifest) if pair.runtime == runtime)
     if verified and precision is None:
         manifest = manifest.model_copy(update={"files": verified})
-    file = choose_file(manifest, precision, prefer_int8=has_int8_dot_product())
-    if runtime not in (None, file.runtime) and file not in verified:
+    file = choose_file(manifest, precision, prefer_int8=prefer_int8)
+    if runtime in RUNTIMES and file not in verified:
         log.warning("%s was not verified in %s: `edgeembed bench` measures what it keeps there", file.path, runtime)
-    return Pair(file=file, runtime=runtime or file.runtime)
+    return Pair(file=file, runtime=runtime)
 
 
 def verified_onnx(folder: Path, manifest: BundleManifest, file: BundleFile) -> Path:

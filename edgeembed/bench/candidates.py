@@ -8,7 +8,7 @@ from pathlib import Path
 
 from edgeembed.bundle import BundleFile, BundleManifest, read_bundle, verified_file
 from edgeembed.errors import UserError
-from edgeembed.runtimes import RUNTIMES, is_installed
+from edgeembed.runtimes import READ_ONNX, is_installed
 
 RUNNABLE = (".onnx", ".plan", ".engine")
 
@@ -46,7 +46,7 @@ def find_candidates(folders: Sequence[Path]) -> list[Candidate]:
     """Verifies every file of every bundle before the first is parsed.
 
     Raises CheckFailed for a changed file, UserError for a folder that is no bundle. ONNX files are measured in
-    every runtime that is installed.
+    every runtime that reads them and is installed.
     """
     bundles = [(folder, read_bundle(folder)) for folder in dict.fromkeys(folders)]
     names = [bundle.name for _, bundle in bundles]
@@ -76,6 +76,6 @@ def find_candidates(folders: Sequence[Path]) -> list[Candidate]:
 
 
 def runtimes_for(file: BundleFile) -> list[str]:
-    """The file's own, and for ONNX files every other one that is installed."""
-    others = [name for name in RUNTIMES if is_installed(name)] if file.path.endswith(".onnx") else []
+    """The file's own, and for ONNX files every other that reads them here."""
+    others = [name for name in READ_ONNX if is_installed(name)] if file.path.endswith(".onnx") else []
     return list(dict.fromkeys([file.runtime, *others]))

@@ -13,7 +13,7 @@ import pytest
 from edgeembed import embedder as embedder_module
 from edgeembed import run
 from edgeembed.bundle import read_bundle
-from edgeembed.embedder import Embedder
+from edgeembed.embedder import Embedder, choose_pair
 from edgeembed.errors import CheckFailed
 from edgeembed.runtimes import fastest
 from edgeembed.runtimes.fastest import Timed, recall, remember, time_pairs, verified_pairs
@@ -174,6 +174,7 @@ def test_the_embedder_opens_what_was_asked_for_else_what_is_remembered_else_what
     assert opened(precision="int8") == ("int8", "onnxruntime")
     assert opened(runtime="onnxruntime") == ("int8", "onnxruntime")
     assert opened(provider="cpu") == ("int8", "onnxruntime")
+    assert choose_pair(read_bundle(folder), None, None, "cuda").file.precision == "fp32"
     assert not caplog.records
     assert opened(runtime="openvino") == ("fp32", "openvino")  # the one that was verified there
     assert not caplog.records
