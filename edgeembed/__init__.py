@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -9,6 +10,10 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = ["Embedder", "__version__"]
+
+# Official builds of ONNX Runtime send usage data and keep an identifier of the machine in the user's cache, unless this
+# is set before their first import; who wants that sets it to 0.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 
 def __getattr__(name: str) -> object:

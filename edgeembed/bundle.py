@@ -46,6 +46,14 @@ class Parity(Part):
     images: int = 0
 
 
+class RuntimeCheck(Part):
+    """What the gate said of a file in another runtime than its own."""
+
+    parity: Parity
+    retrieval: dict[str, Any] | None = None
+    passed: bool
+
+
 class BundleFile(Part):
     path: str
     runtime: str
@@ -59,6 +67,7 @@ class BundleFile(Part):
     """Of int8: the calibration, the weights' range, and the operators that stayed in float."""
     accepted_worse: tuple[str, ...] = ()
     """Why its gate refused it, where it was written all the same."""
+    runtimes: dict[str, RuntimeCheck] = Field(default_factory=dict)
 
 
 class BundleManifest(Part):
@@ -118,7 +127,10 @@ def sha256_of(path: Path) -> str:
 
 
 def choose_file(manifest: BundleManifest, precision: str | None, *, prefer_int8: bool) -> BundleFile:
-    """The ONNX file of a precision; by default int8 where this CPU has dot products for it, else fp32."""
+    """The ONNX file of a precision; by default int8 where this CPU has dot products for it, else fp32.
+
+    A file that its gate refused, and that was written all the same, is taken only by name.
+    """
     by_precision = {file.precision: file for file in manifest.files if file.path.endswith(".onnx")}
     if not by_precision:
         raise UserError(f"bundle {manifest.name!r}: holds no ONNX file")
@@ -128,5 +140,6 @@ def choose_file(manifest: BundleManifest, precision: str | None, *, prefer_int8:
                 f"bundle {manifest.name!r}: no precision {precision!r}, it holds {', '.join(sorted(by_precision))}"
             )
         return by_precision[precision]
+    by_precision = {name: file for name, file in by_precision.items() if not file.accepted_worse} or by_precision
     order = ("int8", "fp32", "fp16") if prefer_int8 else ("fp32", "int8", "fp16")
     return next((by_precision[name] for name in order if name in by_precision), next(iter(by_precision.values())))

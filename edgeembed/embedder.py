@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +16,10 @@ from PIL import Image
 from edgeembed.bundle import BundleFile, BundleManifest, choose_file, read_bundle, verified_file
 from edgeembed.errors import CheckFailed, UserError
 from edgeembed.images import ImageError, UInt8Array, load_pixels, squash, to_rgb
-from edgeembed.runtimes import available_cores, has_int8_dot_product, open_session
+from edgeembed.runtimes import RUNTIMES, Session, available_cores, has_int8_dot_product, open_session
+from edgeembed.runtimes.fastest import Pair, recall, verified_pairs
+
+log = logging.getLogger(__name__)
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
@@ -43,18 +47,30 @@ class Embedder:
     """A bundle, opened: `Embedder("bundles/vit_b16").embed(["a.jpg", "b.jpg"])` gives (2, D) float32, unit length."""
 
     def __init__(
-        self, bundle: str | Path | None = None, *, precision: str | None = None, threads: int | None = None
+        self,
+        bundle: str | Path | None = None,
+        *,
+        precision: str | None = None,
+        runtime: str | None = None,
+        provider: str | None = None,
+        threads: int | None = None,
     ) -> None:
-        """Without a bundle, the one that comes with the package; without a precision, the best one for this CPU.
+        """Without a bundle, the one that comes with the package.
 
-        Raises UserError for what is not a bundle, CheckFailed for a file whose checksum is not the bundle's.
+        What is given of `precision`, `runtime` and `provider` is used. Where nothing is, the file and runtime that
+        `edgeembed doctor` or `bench` measured as the fastest verified ones on this machine; unmeasured, int8 where this
+        CPU has dot products for it, else fp32.
+
+        Raises UserError for what is not a bundle or not offered here, CheckFailed for a file whose checksum is not the
+        bundle's and for a provider that leaves the work to another.
         """
         folder = default_bundle() if bundle is None else Path(bundle)
         manifest = read_bundle(folder)
-        file = choose_file(manifest, precision, prefer_int8=has_int8_dot_product())
-        self.session = open_session(verified_onnx(folder, manifest, file), threads=threads)
-        self.file = folder / file.path
-        self.name, self.space_id, self.precision = manifest.name, manifest.space_id, file.precision
+        pair, self.session = open_pair(
+            folder, manifest, precision=precision, runtime=runtime, provider=provider, threads=threads
+        )
+        self.file = folder / pair.file.path
+        self.name, self.space_id, self.precision = manifest.name, manifest.space_id, pair.file.precision
         self.dim, self.height, self.width = manifest.embedding.dim, manifest.input.height, manifest.input.width
         self.runtime, self.provider, self.threads = self.session.runtime, self.session.provider, self.session.threads
 
@@ -90,6 +106,43 @@ def default_bundle() -> Path:
     if not (folder / "bundle.json").is_file():
         raise UserError(f"{folder}: the bundled model is missing: name a bundle that `edgeembed export` wrote")
     return folder
+
+
+def open_pair(
+    folder: Path,
+    manifest: BundleManifest,
+    *,
+    precision: str | None,
+    runtime: str | None,
+    provider: str | None,
+    threads: int | None,
+) -> tuple[Pair, Session]:
+    """The file and runtime asked for, or remembered, or made for this CPU; and its session, checksums being right."""
+    remembered = recall(folder, manifest, threads=threads) if precision is runtime is provider is None else None
+    if remembered is not None:
+        path = verified_onnx(folder, manifest, remembered.file)
+        try:
+            return remembered, open_session(path, runtime=remembered.runtime, threads=threads)
+        except ImportError as error:
+            log.warning("%s, the fastest here, cannot be imported any more: %s", remembered.runtime, error)
+    pair = choose_pair(manifest, precision, runtime, provider)
+    path = verified_onnx(folder, manifest, pair.file)
+    return pair, open_session(path, runtime=pair.runtime, threads=threads, provider=provider)
+
+
+def choose_pair(manifest: BundleManifest, precision: str | None, runtime: str | None, provider: str | None) -> Pair:
+    """By this CPU alone; a runtime asked for gets a file that was verified in it, where there is one."""
+    prefer_int8 = has_int8_dot_product() and (provider or "cpu").lower().startswith("cpu")
+    if runtime is None:
+        file = choose_file(manifest, precision, prefer_int8=prefer_int8)
+        return Pair(file=file, runtime=file.runtime)
+    verified = tuple(pair.file for pair in verified_pairs(manifest) if pair.runtime == runtime)
+    if verified and precision is None:
+        manifest = manifest.model_copy(update={"files": verified})
+    file = choose_file(manifest, precision, prefer_int8=prefer_int8)
+    if runtime in RUNTIMES and file not in verified:
+        log.warning("%s was not verified in %s: `edgeembed bench` measures what it keeps there", file.path, runtime)
+    return Pair(file=file, runtime=runtime)
 
 
 def verified_onnx(folder: Path, manifest: BundleManifest, file: BundleFile) -> Path:

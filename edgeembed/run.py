@@ -85,6 +85,11 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
+def cache_folder() -> Path:
+    """Where the user keeps what can be made again."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgeembed"
+
+
 def sync_folder(path: Path) -> None:
     """Makes renames inside a folder durable."""
     descriptor = os.open(path, os.O_RDONLY)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+# First of all, so that no test's import of ONNX Runtime comes before edgeembed's word on its usage data.
+from edgeembed.runtimes import fastest
 
 TINY = [
     "backbone.name=test_resnet",
@@ -34,6 +37,22 @@ class Outcome:
 
 def as_options(overrides: list[str]) -> list[str]:
     return [word for item in overrides for word in ("--set", item)]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def cache_apart(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No fixture reads or changes what the user's machine remembers as fastest."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fastest, "cache_folder", lambda: folder)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def nothing_remembered(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor does a test what another one remembered."""
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setattr(fastest, "cache_folder", lambda: folder)
 
 
 @pytest.fixture

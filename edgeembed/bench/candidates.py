@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from edgeembed.bundle import BundleFile, BundleManifest, read_bundle, verified_file
 from edgeembed.errors import UserError
-from edgeembed.runtimes import RUNTIMES
+from edgeembed.runtimes import READ_ONNX, is_installed
 
 RUNNABLE = (".onnx", ".plan", ".engine")
 
@@ -19,6 +18,7 @@ class Candidate:
     """One file in one runtime. `name` is the bundle's, or where two bundles share it, the folder."""
 
     name: str
+    folder: Path
     bundle: BundleManifest
     file: BundleFile
     path: Path
@@ -45,8 +45,8 @@ class Candidate:
 def find_candidates(folders: Sequence[Path]) -> list[Candidate]:
     """Verifies every file of every bundle before the first is parsed.
 
-    Raises CheckFailed for a changed file, UserError for a folder that is no bundle. ONNX files are also measured in
-    OpenVINO where it is installed.
+    Raises CheckFailed for a changed file, UserError for a folder that is no bundle. ONNX files are measured in
+    every runtime that reads them and is installed.
     """
     bundles = [(folder, read_bundle(folder)) for folder in dict.fromkeys(folders)]
     names = [bundle.name for _, bundle in bundles]
@@ -59,7 +59,15 @@ def find_candidates(folders: Sequence[Path]) -> list[Candidate]:
                 continue
             size = sum(part.bytes for part in bundle.files if part.path.startswith(file.path))  # with external weights
             candidates += [
-                Candidate(name=name, bundle=bundle, file=file, path=paths[file.path], runtime=runtime, size_bytes=size)
+                Candidate(
+                    name=name,
+                    folder=folder,
+                    bundle=bundle,
+                    file=file,
+                    path=paths[file.path],
+                    runtime=runtime,
+                    size_bytes=size,
+                )
                 for runtime in runtimes_for(file)
             ]
     if not candidates:
@@ -68,5 +76,6 @@ def find_candidates(folders: Sequence[Path]) -> list[Candidate]:
 
 
 def runtimes_for(file: BundleFile) -> list[str]:
-    others = [name for name in ("openvino",) if name in RUNTIMES and importlib.util.find_spec(name) is not None]
-    return [file.runtime, *others] if file.path.endswith(".onnx") else [file.runtime]
+    """The file's own, and for ONNX files every other that reads them here."""
+    others = [name for name in READ_ONNX if is_installed(name)] if file.path.endswith(".onnx") else []
+    return list(dict.fromkeys([file.runtime, *others]))

@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from edgeembed.images import UInt8Array
+from edgeembed.runtimes import import_runtime, open_session
 
 RUNS = 3
 TIMEOUT_SECONDS = 600
@@ -46,8 +47,6 @@ def probe(path: Path, *, runtime: str, threads: int | None, height: int, width: 
 
 
 def open_onnx_or_plan(path: Path, runtime: str, threads: int | None) -> Callable[[UInt8Array], object]:
-    from edgeembed.runtimes import open_session
-
     return open_session(path, runtime=runtime, threads=threads).run
 
 
@@ -89,7 +88,10 @@ def main() -> None:
     parser.add_argument("--height", type=int, required=True)
     parser.add_argument("--width", type=int, required=True)
     given = parser.parse_args()
-    importlib.import_module("edgeembed.teacher.model" if given.runtime == "torch" else given.runtime)
+    if given.runtime == "torch":
+        importlib.import_module("edgeembed.teacher.model")
+    else:
+        import_runtime(given.runtime)
 
     started = time.perf_counter()
     if given.runtime == "torch":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -55,9 +54,9 @@ def embedded_data() -> Manifest:
     from edgeembed import __version__
     from edgeembed.data.embedded import write_embedded
     from edgeembed.data.manifest import read_manifest
+    from edgeembed.run import cache_folder
 
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgeembed"
-    folder = cache / f"synthetic-{__version__}"
+    folder = cache_folder() / f"synthetic-{__version__}"
     if (folder / "manifest.parquet").is_file():
         log.info("data: the embedded data set, in %s", folder)
         return read_manifest(folder / "manifest.parquet")

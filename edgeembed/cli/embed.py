@@ -22,7 +22,11 @@ def embed(
     ] = None,
     out: Annotated[Path, typer.Option(help=".safetensors, .parquet or .npy.")] = Path("embeddings.safetensors"),
     encoding: Annotated[str, typer.Option(help="float32, int8 or binary: 256, 64 or 8 bytes an image.")] = "float32",
-    precision: Annotated[str | None, typer.Option(help="fp32, fp16 or int8; default: the best for this CPU.")] = None,
+    precision: Annotated[str | None, typer.Option(help="fp32, fp16 or int8; default: the fastest here.")] = None,
+    runtime: Annotated[str | None, typer.Option(help="onnxruntime or openvino; default: the fastest here.")] = None,
+    provider: Annotated[
+        str | None, typer.Option(help="cuda, coreml, ... for ONNX Runtime, gpu, npu for OpenVINO; default: cpu.")
+    ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Default: all cores.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images a run of the network.")] = 8,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
@@ -37,7 +41,7 @@ def embed(
 
     check_destination(out, encoding)
     files = gather_images(paths)
-    network = open_model(model, precision=precision, threads=threads)
+    network = open_model(model, precision=precision, runtime=runtime, provider=provider, threads=threads)
     log.info("embedding %d images with %s", len(files), describe(network))
 
     skipped: list[str] = []

@@ -25,12 +25,16 @@ class Model(PixelModel, Protocol):
     threads: int
 
 
-def open_model(path: Path | None, *, precision: str | None, threads: int | None) -> Model:
+def open_model(
+    path: Path | None, *, precision: str | None, runtime: str | None, provider: str | None, threads: int | None
+) -> Model:
     """A bundle (None: the bundled one), or a run folder, which needs torch and computes in fp32."""
     if path is None or (path / "bundle.json").is_file() or not (path / "model.json").is_file():
-        return Embedder(path, precision=precision, threads=threads)
+        return Embedder(path, precision=precision, runtime=runtime, provider=provider, threads=threads)
     if precision not in (None, "fp32"):
         raise UserError(f"{path}: a run computes in fp32, not in {precision!r}: export it for other precisions")
+    if runtime is not None or provider is not None:
+        raise UserError(f"{path}: a run computes in torch, on the GPU where there is one: export it for other runtimes")
     return RunModel(path, threads=threads)
 
 

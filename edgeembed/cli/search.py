@@ -23,7 +23,11 @@ def search(
     ] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="Results a query.")] = 5,
     sheet: Annotated[Path | None, typer.Option(help="Also draw the results: .png, .jpg or .webp.")] = None,
-    precision: Annotated[str | None, typer.Option(help="fp32, fp16 or int8; default: the best for this CPU.")] = None,
+    precision: Annotated[str | None, typer.Option(help="fp32, fp16 or int8; default: the fastest here.")] = None,
+    runtime: Annotated[str | None, typer.Option(help="onnxruntime or openvino; default: the fastest here.")] = None,
+    provider: Annotated[
+        str | None, typer.Option(help="cuda, coreml, ... for ONNX Runtime, gpu, npu for OpenVINO; default: cpu.")
+    ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Default: all cores.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
 ) -> None:
@@ -38,7 +42,7 @@ def search(
         check_sheet(sheet)
     files = gather_images(queries)
     stored = read_embeddings(index)
-    network = open_model(model, precision=precision, threads=threads)
+    network = open_model(model, precision=precision, runtime=runtime, provider=provider, threads=threads)
     require_same_space(f"index {index}", stored.space_id, f"model {network.name}", network.space_id)
     log.info("searching %d images of %s with %s", len(stored.paths), index, describe(network))
 
@@ -63,6 +67,8 @@ def search(
                 "model": network.name,
                 "space_id": network.space_id,
                 "precision": network.precision,
+                "runtime": network.runtime,
+                "provider": network.provider,
                 "k": position_QK.shape[1],
                 "sheet": printable(str(sheet)) if sheet else None,
                 "queries": [

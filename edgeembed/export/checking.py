@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,14 +10,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from edgeembed.errors import CheckFailed
+from edgeembed.errors import CheckFailed, UserError
 from edgeembed.export.gate import AveragePrecisions, MapLoss, Verdict, judge, map_loss, parity
 from edgeembed.export.images import GateImages
 from edgeembed.export.recipe import GateSection
 from edgeembed.images import UInt8Array
 from edgeembed.metrics import RetrievalScores
 from edgeembed.progress import stage
-from edgeembed.runtimes import RUNTIMES, Session, open_session
+from edgeembed.runtimes import READ_ONNX, Session, is_installed, open_session
 from edgeembed.teacher.evaluate import FloatArray
 from edgeembed.teacher.model import Network
 
@@ -80,15 +79,16 @@ class Checker:
     def check_others(self, path: Path, precision: str, fp32: Checked | None) -> dict[str, Any]:
         """`runtimes` of bundle.json: the same file and gate in the other runtimes; a failure there refuses nothing."""
         found: dict[str, Any] = {}
-        for runtime in other_runtimes():
+        for runtime in READ_ONNX:
+            if runtime == OWN_RUNTIME or not is_installed(runtime):
+                continue
             try:
                 checked = self.check(path, precision, fp32, runtime=runtime)
-            except (CheckFailed, ValueError, RuntimeError) as error:
+            except (CheckFailed, UserError) as error:
                 log.warning("%s does not run in %s: %s", path.name, runtime, error)
                 continue
-            found[runtime] = {**checked.facts(self.images), "passed": not checked.verdict.reasons}
-            if checked.broken:
-                del found[runtime]
+            if not checked.broken:
+                found[runtime] = {**checked.facts(self.images), "passed": not checked.verdict.reasons}
         return found
 
 
@@ -100,10 +100,6 @@ def describe(checked: Checked) -> str:
     if loss is not None:
         figures += f", {100 * loss.value:.2f} points [{100 * loss.low:.2f}, {100 * loss.high:.2f}] below fp32"
     return f"{figures}: {'REFUSED' if checked.verdict.reasons else 'passed'}"
-
-
-def other_runtimes() -> list[str]:
-    return [name for name in RUNTIMES if name != OWN_RUNTIME and importlib.util.find_spec(name) is not None]
 
 
 def run_torch(model: Network, pixels_NHWC: UInt8Array) -> FloatArray:

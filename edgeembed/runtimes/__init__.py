@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import importlib
+import importlib.util
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,6 +20,15 @@ FloatArray = npt.NDArray[np.float32]
 X86_INT8_FLAGS = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
 ARM_INT8_FLAGS = frozenset({"asimddp", "i8mm"})
 
+RUNTIMES = {
+    "onnxruntime": "edgeembed.runtimes.ort",
+    "openvino": "edgeembed.runtimes.openvino",
+}
+"""By the name of the package that runs the network: the module whose `open_file` opens a file with it. ONNX Runtime is
+the one of the base install, and the one that every exported file must run on."""
+READ_ONNX = ("onnxruntime", "openvino")
+"""The runtimes whose files are ONNX files."""
+
 
 class Session(Protocol):
     """A network that was opened once and runs many times."""
@@ -33,21 +43,36 @@ class Session(Protocol):
         ...
 
 
-def open_session(path: Path, *, runtime: str = "onnxruntime", threads: int | None = None) -> Session:
-    """Opens a network file, on all available cores unless `threads` says otherwise.
+def open_session(
+    path: Path, *, runtime: str = "onnxruntime", threads: int | None = None, provider: str | None = None
+) -> Session:
+    """Opens a network file, on all available cores unless `threads` says otherwise, on the CPU unless `provider` does
+    (ONNX Runtime: cuda, coreml, ...; OpenVINO: a device such as gpu).
 
-    Raises UserError for an unknown runtime and for a file that is not a network of ours.
+    Raises UserError for an unknown runtime, for a provider that the installed runtime does not offer and for a file
+    that is not a network of ours; CheckFailed where the provider is offered but another one does the work.
     """
-    if runtime not in RUNTIMES:
-        raise unknown_choice("runtime", runtime, RUNTIMES)
     if threads is not None and threads < 1:
         raise UserError(f"threads is {threads}: expected at least 1")
-    return RUNTIMES[runtime](path, threads or available_cores())
+    opened: Session = import_runtime(runtime).open_file(path, threads=threads or available_cores(), provider=provider)
+    return opened
+
+
+def import_runtime(runtime: str) -> Any:
+    """The module that opens files with a runtime. Raises ModuleNotFoundError where its package is not installed."""
+    if runtime not in RUNTIMES:
+        raise unknown_choice("runtime", runtime, RUNTIMES)
+    return importlib.import_module(RUNTIMES[runtime])
+
+
+def is_installed(runtime: str) -> bool:
+    """Whether a runtime can be asked for, found out without importing it."""
+    return runtime in RUNTIMES and importlib.util.find_spec(runtime) is not None
 
 
 def available_cores() -> int:
     """Cores that this process may run on."""
-    return int(_machine()["cores"])
+    return int(this_machine()["cores"])
 
 
 def has_int8_dot_product() -> bool:
@@ -55,21 +80,13 @@ def has_int8_dot_product() -> bool:
 
     False where the system does not tell (Windows): fp32 is the safe choice.
     """
-    facts = _machine()
+    facts = this_machine()
     if facts["architecture"] == "arm64" and str(facts["system"]).startswith("macOS"):
         return True  # every Apple M chip has DotProd; macOS has no /proc/cpuinfo to say so
     return not (X86_INT8_FLAGS | ARM_INT8_FLAGS).isdisjoint(facts["cpu_flags"])
 
 
 @functools.cache
-def _machine() -> dict[str, Any]:
+def this_machine() -> dict[str, Any]:
+    """What `machine` says, asked once a process."""
     return machine()
-
-
-def _onnxruntime(path: Path, threads: int) -> Session:
-    from edgeembed.runtimes.ort import OnnxRuntimeSession
-
-    return OnnxRuntimeSession(path, threads=threads)
-
-
-RUNTIMES: dict[str, Callable[[Path, int], Session]] = {"onnxruntime": _onnxruntime}

@@ -14,6 +14,7 @@ from edgeembed.bench.summary import best_student, headline, megabytes, milliseco
 from edgeembed.data.manifest import Manifest
 from edgeembed.errors import CheckFailed, UserError
 from edgeembed.run import machine
+from edgeembed.runtimes import RUNTIMES
 from tests.bench.conftest import SPACE, write_bundle
 
 TOP_KEYS = {"schema", "machine", "versions", "data", "floor", "rows", "skipped"}
@@ -59,8 +60,16 @@ def test_every_key_is_there(report: dict[str, Any]) -> None:
 def test_the_student_has_a_row_for_every_batch_and_thread_count(report: dict[str, Any]) -> None:
     rows = [row for row in report["rows"] if row["role"] == "student"]
     threads = sorted({1, machine()["cores"]})
-    assert [(row["threads"], row["batch"]) for row in rows] == [(count, batch) for count in threads for batch in (1, 8)]
-    assert {row["runtime"] for row in rows} == {"onnxruntime"}
+    every = [(runtime, count, batch) for runtime in RUNTIMES for count in threads for batch in (1, 8)]
+    assert [(row["runtime"], row["threads"], row["batch"]) for row in rows] == every
+    assert {(row["runtime"], row["provider"]) for row in rows} == {
+        ("onnxruntime", "CPUExecutionProvider"),
+        ("openvino", "CPU"),
+    }
+    for row in rows:
+        own = rows[0]["retrieval"]["symmetric"]
+        assert row["retrieval"]["symmetric"]["map"] == pytest.approx(own["map"], abs=1e-4)
+    rows = [row for row in rows if row["runtime"] == "onnxruntime"]
     assert all(row["retrieval"] == rows[0]["retrieval"] for row in rows)
     assert set(rows[0]["retrieval"]["asymmetric"]) >= SCORE_KEYS
     assert set(rows[0]["retention"]) == {"symmetric", "asymmetric"}

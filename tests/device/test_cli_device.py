@@ -277,6 +277,10 @@ def test_an_index_of_a_training_run_is_in_its_space(
     refused = edgeembed("embed", files[0], "--model", tiny_teacher, "--out", out, "--precision", "int8")
     assert refused.code == 2
     assert "computes in fp32" in one_line(refused.stderr)
+    for options in (("--runtime", "openvino"), ("--provider", "cuda")):
+        refused = edgeembed("embed", files[0], "--model", tiny_teacher, "--out", out, *options)
+        assert refused.code == 2
+        assert "a run computes in torch" in one_line(refused.stderr)
 
 
 def test_the_device_commands_import_neither_torch_nor_pyarrow(bundle: Path, photos: Path, tmp_path: Path) -> None:
@@ -292,12 +296,14 @@ for command in (
     ["search", photos + "/photo1.png", "--index", out, "--model", bundle, "--sheet", {str(tmp_path / "s.png")!r}],
     ["artifacts", "list"],
     ["artifacts", "verify", bundle],
+    ["doctor", bundle],
 ):
     assert run(command) == 0, command
-    heavy = {{"torch", "pyarrow", "yaml", "onnx", "pandas", "matplotlib"}} & set(sys.modules)
+    heavy = {{"torch", "pyarrow", "yaml", "onnx", "openvino", "pandas", "matplotlib"}} & set(sys.modules)
     assert not heavy, (command, heavy)
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 

@@ -1,0 +1,124 @@
+"""`edgeembed doctor`, and what `embed` and `search` make of it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from edgeembed.embedder import Embedder
+from edgeembed.runtimes import available_cores, fastest
+from tests.conftest import Outcome
+from tests.device.conftest import pattern
+from tests.runtimes.conftest import hurried, make_bundle
+
+Run = Callable[..., Outcome]
+MakeBundle = Callable[..., Path]
+
+__all__ = ["hurried", "make_bundle"]  # fixtures
+PAIRS = [("model.fp32.onnx", "onnxruntime"), ("model.fp32.onnx", "openvino"), ("model.int8.onnx", "onnxruntime")]
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    pattern(0).save(tmp_path / "photo.png")
+    return tmp_path / "photo.png"
+
+
+@pytest.mark.usefixtures("hurried")
+def test_doctor_measures_verified_pairs_and_embed_uses_the_fastest(
+    edgeembed: Run, make_bundle: MakeBundle, photo: Path, tmp_path: Path
+) -> None:
+    folder = make_bundle()
+    outcome = edgeembed("doctor", folder, "--json")
+    assert outcome.code == 0, outcome.stderr
+    (measured,) = json.loads(outcome.stdout)["fastest"]
+    assert (measured["bundle"], measured["threads"]) == ("tiny", available_cores())
+    assert [(row["file"], row["runtime"]) for row in measured["timed"]] == PAIRS
+    (chosen,) = [row for row in measured["timed"] if row["chosen"]]
+    assert chosen["p50_ms"] == min(row["p50_ms"] for row in measured["timed"])
+    embedded = edgeembed("embed", photo, "--model", folder, "--out", tmp_path / "e.npy", "--json")
+    value = json.loads(embedded.stdout)
+    assert (f"model.{value['precision']}.onnx", value["runtime"]) == (chosen["file"], chosen["runtime"])
+    assert value["provider"] == chosen["provider"]
+
+
+@pytest.mark.usefixtures("hurried")
+def test_doctor_prints_a_table_for_each_bundle(edgeembed: Run, make_bundle: MakeBundle) -> None:
+    outcome = edgeembed("doctor", make_bundle("first"), make_bundle("second", verdicts={}), "--threads", 1)
+    assert outcome.code == 0, outcome.stderr
+    first, second = outcome.stdout.split("\n\n")[1:]
+    lines = [line.split() for line in first.splitlines()]
+    assert lines[0] == ["first,", "batch", "1,", "1", "thread:"]
+    assert lines[1] == ["file", "runtime", "provider", "p50_ms", "chosen"]
+    assert [(line[0], line[1]) for line in lines[2:]] == PAIRS
+    assert sum(line[-1] == "*" for line in lines[2:]) == 1
+    assert [line.split()[1] for line in second.splitlines()[2:]] == ["onnxruntime", "onnxruntime"]
+
+
+@pytest.mark.usefixtures("hurried")
+def test_doctor_measures_the_bundled_model_unless_told_not_to(edgeembed: Run) -> None:
+    measured = json.loads(edgeembed("doctor", "--json").stdout)["fastest"]
+    assert {row["runtime"] for row in measured[0]["timed"]} >= {"onnxruntime"}
+    assert fastest.cache_file().is_file()
+    fastest.cache_file().unlink()
+    outcome = edgeembed("doctor", "--no-measure")
+    assert "p50_ms" not in outcome.stdout
+    assert "fastest" not in json.loads(edgeembed("doctor", "--no-measure", "--json").stdout)
+    assert not fastest.cache_file().exists()
+
+
+def test_doctor_measures_no_file_whose_checksum_is_wrong(edgeembed: Run, make_bundle: MakeBundle) -> None:
+    folder = make_bundle()
+    content = bytearray((folder / "model.int8.onnx").read_bytes())
+    content[-1] ^= 1
+    (folder / "model.int8.onnx").write_bytes(content)
+    outcome = edgeembed("doctor", folder)
+    assert outcome.code == 1
+    assert "model.int8.onnx: sha256 is" in outcome.stderr
+    assert edgeembed("doctor", folder / "nowhere").code == 2
+    assert not fastest.cache_file().exists()
+
+
+def test_embed_and_search_run_in_the_runtime_asked_for(
+    edgeembed: Run, make_bundle: MakeBundle, photo: Path, tmp_path: Path
+) -> None:
+    folder, out = make_bundle(), tmp_path / "e.safetensors"
+    options = ["--model", folder, "--runtime", "openvino", "--provider", "cpu", "--json"]
+    embedded = json.loads(edgeembed("embed", photo, "--out", out, *options).stdout)
+    assert (embedded["precision"], embedded["runtime"], embedded["provider"]) == ("fp32", "openvino", "CPU")
+    found = json.loads(edgeembed("search", photo, "--index", out, *options).stdout)
+    assert (found["runtime"], found["provider"]) == ("openvino", "CPU")
+    assert found["queries"][0]["results"][0]["similarity"] > 0.999
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "told"),
+    [
+        (["--runtime", "openvin"], 2, "did you mean 'openvino'"),
+        (["--provider", "nothing"], 2, "unknown provider 'nothing'"),
+        (["--runtime", "openvino", "--provider", "nothing"], 2, "unknown provider 'nothing'"),
+    ],
+)
+def test_a_runtime_or_provider_that_is_not_here_is_one_line(
+    edgeembed: Run, make_bundle: MakeBundle, photo: Path, options: list[str], code: int, told: str
+) -> None:
+    outcome = edgeembed("embed", photo, "--model", make_bundle(), *options)
+    assert outcome.code == code
+    assert told in outcome.stderr.strip().splitlines()[-1]
+    assert "Traceback" not in outcome.stderr
+
+
+def test_without_openvino_the_extra_to_install_is_named(
+    edgeembed: Run, make_bundle: MakeBundle, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "edgeembed.runtimes.openvino", raising=False)
+    monkeypatch.setattr(fastest, "is_installed", lambda runtime: runtime != "openvino")
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    outcome = edgeembed("embed", photo, "--model", make_bundle(), "--runtime", "openvino")
+    assert outcome.code == 1
+    assert "pip install 'edgeembed[openvino]'" in outcome.stderr.strip().splitlines()[-1]
+    assert Embedder().runtime == "onnxruntime"

@@ -1,0 +1,47 @@
+"""Bundles of tiny networks, of which the exporter's gate says in which runtimes they hold."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from edgeembed.runtimes import fastest
+from tests.device.conftest import tiny_network, write_manifest
+
+PARITY = {"cosine_p1": 1.0, "cosine_p50": 1.0, "max_abs": 0.0, "images": 8}
+
+
+def say_verified(folder: Path, verdicts: dict[str, bool]) -> None:
+    """Writes into bundle.json, for each file by its path, whether it passed in OpenVINO."""
+    path = folder / "bundle.json"
+    value = json.loads(path.read_text())
+    for file in value["files"]:
+        if file["path"] in verdicts:
+            file["runtimes"] = {"openvino": {"parity": PARITY, "passed": verdicts[file["path"]]}}
+    path.write_text(json.dumps(value))
+
+
+@pytest.fixture
+def make_bundle(tmp_path: Path) -> Callable[..., Path]:
+    """A bundle of an fp32 and an int8 file; by default fp32 passed in OpenVINO and int8 did not."""
+
+    def make(name: str = "tiny", *, verdicts: dict[str, bool] | None = None) -> Path:
+        folder = tmp_path / name
+        folder.mkdir()
+        for seed, precision in enumerate(("fp32", "int8")):
+            tiny_network(folder / f"model.{precision}.onnx", seed=seed)
+        write_manifest(folder, name=name)
+        say_verified(folder, {"model.fp32.onnx": True, "model.int8.onnx": False} if verdicts is None else verdicts)
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No figure of these tests is about time, so none takes any."""
+    for name, value in {"ROUNDS": 1, "WARMUP_SECONDS": 0, "TURN_SECONDS": 0}.items():
+        monkeypatch.setattr(fastest, name, value)
