@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 import torch
 
-from edgeembed.bundle import SCHEMA, BundleManifest, sha256_of
+from edgeembed.bundle import SCHEMA, BundleManifest, sha256_of, write_bundle
 from edgeembed.data.manifest import Manifest, Rows, read_manifest
 from edgeembed.embeddings import short_space_id
 from edgeembed.errors import CheckFailed, UserError
@@ -25,7 +25,7 @@ from edgeembed.export.precision import sample_evenly, to_fp16, to_int8
 from edgeembed.images import ImageError, UInt8Array, load_pixels
 from edgeembed.metrics import RetrievalScores
 from edgeembed.progress import stage
-from edgeembed.run import package_versions, write_atomically, write_json
+from edgeembed.run import package_versions
 from edgeembed.runtimes import Session, open_session
 from edgeembed.student.zoo import count_macs
 from edgeembed.teacher.evaluate import FloatArray, score_rows
@@ -120,8 +120,7 @@ def export_run(
                 }
             )
         manifest = BundleManifest.model_validate(bundle_facts(model, facts, name, licence, files))
-        write_json(partial / "bundle.json", manifest.model_dump(by_alias=True, mode="json"))
-        write_atomically(partial / "MODEL_CARD.md", model_card(manifest, notes))
+        manifest = write_bundle(partial, manifest, model_card(manifest, notes))
         publish(partial, out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
