@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from edgeembed.bundle import BundleFile, BundleManifest, choose_file, read_bundle, verified_file
+from edgeembed.bundle import BundleFile, BundleManifest, choose_file, read_bundle, require_shapes, verified_file
 from edgeembed.errors import CheckFailed, UserError
 from edgeembed.images import ImageError, UInt8Array, load_pixels, squash, to_rgb
 from edgeembed.runtimes import available_cores, has_int8_dot_product, open_session
@@ -53,6 +53,7 @@ class Embedder:
         manifest = read_bundle(folder)
         file = choose_file(manifest, precision, prefer_int8=has_int8_dot_product())
         self.session = open_session(verified_onnx(folder, manifest, file), threads=threads)
+        require_shapes(folder / file.path, manifest, self.session.input_shape, self.session.output_shape)
         self.file = folder / file.path
         self.name, self.space_id, self.precision = manifest.name, manifest.space_id, file.precision
         self.dim, self.height, self.width = manifest.embedding.dim, manifest.input.height, manifest.input.width

@@ -35,6 +35,8 @@ class OnnxRuntimeSession:
             raise UserError(f"{path}: ONNX Runtime {onnxruntime.__version__} cannot open it ({error})") from None
         require_contract(path, session)
         self._path, self._session = path, session
+        self.input_shape = tuple(session.get_inputs()[0].shape)
+        self.output_shape = next(tuple(node.shape) for node in session.get_outputs() if node.name == "embedding")
         self.threads = threads
         self.provider = str(session.get_providers()[0])
 
