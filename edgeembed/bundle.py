@@ -28,7 +28,7 @@ Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 class Part(BaseModel):
     """A group of bundle.json's keys; keys that a newer version added are kept aside, not refused."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True)
+    model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
 
 
 class EmbeddingSpec(Part):
@@ -114,7 +114,7 @@ def read_bundle(folder: Path) -> BundleManifest:
     value, sealed = read_sealed(path)
     schema = value.get("schema")
     if schema not in (SCHEMA, UNSEALED_SCHEMA):
-        raise UserError(f"{path}: schema {schema!r}, this version reads {SCHEMA!r} and {UNSEALED_SCHEMA!r}")
+        raise UserError(f"{path}: schema {str(schema)[:40]!r}, this version reads {SCHEMA!r} and {UNSEALED_SCHEMA!r}")
     if schema == SCHEMA and not sealed:
         raise changed(path, "it has no seal")
     try:
@@ -153,7 +153,7 @@ def require_names(path: Path, names: Sequence[str]) -> None:
 
 
 def regular_file(folder: Path, name: str) -> Path:
-    """Where a file of the bundle lies. Raises CheckFailed where it is missing, a pipe or a device, or lies elsewhere."""
+    """Where a file of the bundle lies. Raises CheckFailed where it is missing, a pipe, a device or elsewhere."""
     path = folder / name
     if not os.path.lexists(path):
         raise CheckFailed(f"{path}: named in {MANIFEST} but missing: export or copy the bundle again")

@@ -30,7 +30,7 @@ def write_sealed(path: Path, value: Mapping[str, Any]) -> None:
 def read_sealed(path: Path) -> tuple[dict[str, Any], bool]:
     """A JSON object, and whether it carries a seal, which was then found right.
 
-    Raises CheckFailed where the seal is wrong or the file is not one object of sane values, UserError for one too large.
+    Raises CheckFailed where the seal is wrong or the file is not one object of sane values; UserError: too large.
     """
     with path.open("rb") as file:
         content = file.read(MAX_BYTES + 1)

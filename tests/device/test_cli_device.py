@@ -293,6 +293,8 @@ for command in (
     ["search", photos + "/photo1.png", "--index", out, "--model", bundle, "--sheet", {str(tmp_path / "s.png")!r}],
     ["artifacts", "list"],
     ["artifacts", "verify", bundle],
+    ["artifacts", "pack", bundle, "--out", {str(tmp_path / "b.edgeembed.zip")!r}],
+    ["artifacts", "unpack", {str(tmp_path / "b.edgeembed.zip")!r}],
 ):
     assert run(command) == 0, command
     heavy = {{"torch", "pyarrow", "yaml", "onnx", "pandas", "matplotlib"}} & set(sys.modules)
