@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
+import numpy as np
+import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edgeembed.errors import CheckFailed, UserError
@@ -19,6 +21,7 @@ SCHEMA, UNSEALED_SCHEMA = "edgeembed-bundle/2", "edgeembed-bundle/1"
 MANIFEST, CARD = "bundle.json", "MODEL_CARD.md"
 PACKED_SUFFIX = ".edgeembed.zip"
 MAX_FILES = 256
+LENGTH_TOLERANCE = 1e-3
 
 Text = Annotated[str, Field(min_length=1, max_length=500)]
 Cosine = Annotated[float, Field(ge=-1.001, le=1.001)]
@@ -81,7 +84,7 @@ class BundleManifest(Part):
     space_id: Text
     embedding: EmbeddingSpec
     input: InputSpec
-    files: tuple[BundleFile, ...] = Field(max_length=MAX_FILES)
+    files: tuple[BundleFile, ...] = Field(min_length=1, max_length=MAX_FILES)
     card: StoredFile | None = None
     teacher: dict[str, Any] | None = None
     student: dict[str, Any] | None = None
@@ -207,6 +210,14 @@ def require_shapes(
         raise CheckFailed(f"{path}: takes images of {found}, bundle.json says {height} x {width}: export it again")
     if isinstance(output_shape[1], int) and output_shape[1] != dim:
         raise CheckFailed(f"{path}: gives {output_shape[1]} numbers an image, bundle.json says {dim}: export it again")
+
+
+def require_unit(path: Path, embedding_ND: npt.NDArray[np.float32]) -> None:
+    """Raises CheckFailed for vectors that an inner product cannot compare, which search would rank wrongly."""
+    length_N = np.sqrt(np.einsum("nd,nd->n", embedding_ND, embedding_ND))
+    wrong_W = length_N[~(np.abs(length_N - 1) < LENGTH_TOLERANCE)]  # NaN is wrong too
+    if len(wrong_W):
+        raise CheckFailed(f"{path}: gives vectors of length {wrong_W[0]:.4f}, expected 1: export it again")
 
 
 def choose_file(manifest: BundleManifest, precision: str | None, *, prefer_int8: bool) -> BundleFile:

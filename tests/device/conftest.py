@@ -16,7 +16,7 @@ from edgeembed.bundle import SCHEMA, BundleManifest, sha256_of, write_bundle
 SIZE_PX, DIM = 32, 64
 
 
-def tiny_network(path: Path, *, seed: int = 0, batch: int | str = "N", scale: float = 1.0) -> None:
+def tiny_network(path: Path, *, seed: int = 0, batch: int | str = "N", scale: float = 1.0, norm: int = 2) -> None:
     """Colour means of a 4 x 4 grid through a random projection: near-duplicates stay near, all else differs."""
     rng = np.random.default_rng(seed)
     constants = {
@@ -32,7 +32,7 @@ def tiny_network(path: Path, *, seed: int = 0, batch: int | str = "N", scale: fl
         helper.make_node("Flatten", ["grid"], ["flat"]),
         helper.make_node("MatMul", ["flat", "weight"], ["projected"]),
         helper.make_node("Add", ["projected", "bias"], ["biased"]),
-        helper.make_node("LpNormalization", ["biased"], ["embedding"], axis=1, p=2),
+        helper.make_node("LpNormalization", ["biased"], ["embedding"], axis=1, p=norm),
     ]
     graph = helper.make_graph(
         nodes,

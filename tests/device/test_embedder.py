@@ -247,6 +247,13 @@ def test_numbers_that_are_not_finite_are_refused(tmp_path: Path) -> None:
         Embedder(tmp_path).embed_pixels(np.full((1, SIZE_PX, SIZE_PX, 3), 255, np.uint8))
 
 
+def test_vectors_that_are_not_of_unit_length_are_refused(tmp_path: Path) -> None:
+    tiny_network(tmp_path / "model.fp32.onnx", norm=1)
+    write_manifest(tmp_path)
+    with pytest.raises(CheckFailed, match=r"gives vectors of length 0\.\d+, expected 1"):
+        Embedder(tmp_path).embed_pixels(np.full((1, SIZE_PX, SIZE_PX, 3), 255, np.uint8))
+
+
 def test_a_file_that_is_no_network_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "model.fp32.onnx").write_bytes(b"\x08\x09 no network")
     with pytest.raises(UserError, match=r"model\.fp32\.onnx: ONNX Runtime .* cannot open it"):
