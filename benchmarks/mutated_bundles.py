@@ -36,8 +36,12 @@ from edgeembed.errors import CheckFailed, UserError
 from edgeembed.packing import pack
 
 SECONDS, MAX_RSS_BYTES, MAX_ADDRESS_BYTES, MAX_MESSAGE = 5.0, 2**30, 4 * 2**30, 1000
-REFUSED, OUTCOMES = "refused", ("refused", "accepted", "unclear", "crash", "hang", "memory", "written")
+REFUSED, OUTCOMES = "refused", ("refused", "accepted", "unclear", "wrong", "crash", "hang", "memory", "written")
 PRECISIONS = ("fp32", "int8")
+
+
+class WrongEmbedding(Exception):
+    """What was damaged is used as if it were whole."""
 
 
 def main() -> None:
@@ -187,7 +191,7 @@ def command_line(*arguments: str) -> None:
 def embed(target: Path, precision: str, image: Image.Image, right: Any) -> None:
     found = Embedder(target, precision=precision, threads=1).embed(image)
     if not np.array_equal(found, right):
-        raise AssertionError(f"{precision} opens and gives another embedding")
+        raise WrongEmbedding(f"{precision} opens and gives another embedding")
 
 
 def attempt(action: Any) -> tuple[str, str]:
@@ -197,6 +201,8 @@ def attempt(action: Any) -> tuple[str, str]:
     except (UserError, CheckFailed) as error:
         message = " ".join(str(error).split())
         return ("refused" if 10 < len(message) < MAX_MESSAGE else "unclear"), message[:MAX_MESSAGE]
+    except WrongEmbedding as error:
+        return "wrong", str(error)
     except MemoryError:
         return "memory", "MemoryError"
     except BaseException as error:

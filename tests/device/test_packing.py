@@ -97,7 +97,7 @@ def test_every_byte_of_a_packed_bundle_is_protected(tmp_path: Path) -> None:
     file = tmp_path / "small.edgeembed.zip"
     pack(tmp_path / "small", file)
     whole = file.read_bytes()
-    for position in range(0, len(whole), 3):
+    for position in range(0, len(whole), 11):
         for damaged in (bytes([*whole[:position], whole[position] ^ 32, *whole[position + 1 :]]), whole[:position]):
             file.write_bytes(damaged)
             with pytest.raises(CheckFailed) as caught:
@@ -184,7 +184,6 @@ def test_commands_that_want_a_folder_say_how_to_unpack(edgeembed: Run, packed: P
         ["artifacts", "pack", packed],
         ["artifacts", "diff", packed, packed],
         ["embed", photos / "photo0.png", "--model", packed],
-        ["bench", packed],
     ):
         result = edgeembed(*command)
         assert result.code == 2
