@@ -1,4 +1,7 @@
-"""JSON that was not changed since it was written: its last key is the checksum of every byte before that key's line."""
+"""JSON that was not changed since it was written: its last key is the checksum of every byte before that key's line.
+
+A seal tells accidents, not forgeries: whoever can write the file can seal it again.
+"""
 
 from __future__ import annotations
 

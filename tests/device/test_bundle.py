@@ -159,7 +159,7 @@ def test_names_must_be_safe_and_different(make_bundle: MakeBundle, paths: list[s
         ('{"a": 1, "a": 2}', "same key twice"),
         ('{"a": "\\ud800"}', "surrogates"),
         ('{"a": ' * 17 + "1" + "}" * 17, "nested deeper than 16"),
-        ("[" * 100_000, "recursion"),
+        ("[" * 100_000, "JSON array"),
         ("[1]", "expected a JSON object"),
         ("", "Expecting value"),
         ("{} {}", "Extra data"),
