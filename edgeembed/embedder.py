@@ -13,7 +13,15 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from edgeembed.bundle import BundleFile, BundleManifest, choose_file, read_bundle, verified_file
+from edgeembed.bundle import (
+    BundleFile,
+    BundleManifest,
+    choose_file,
+    read_bundle,
+    require_shapes,
+    require_unit,
+    verified_file,
+)
 from edgeembed.errors import CheckFailed, UserError
 from edgeembed.images import ImageError, UInt8Array, load_pixels, squash, to_rgb
 from edgeembed.runtimes import RUNTIMES, Session, available_cores, has_int8_dot_product, open_session
@@ -69,6 +77,7 @@ class Embedder:
         pair, self.session = open_pair(
             folder, manifest, precision=precision, runtime=runtime, provider=provider, threads=threads
         )
+        require_shapes(folder / pair.file.path, manifest, self.session.input_shape, self.session.output_shape)
         self.file = folder / pair.file.path
         self.name, self.space_id, self.precision = manifest.name, manifest.space_id, pair.file.precision
         self.dim, self.height, self.width = manifest.embedding.dim, manifest.input.height, manifest.input.width
@@ -88,6 +97,7 @@ class Embedder:
             raise CheckFailed(f"{self.file}: gives {embedding_ND.shape}, bundle.json says {self.dim} numbers an image")
         if not np.isfinite(embedding_ND).all():
             raise CheckFailed(f"{self.file}: gives NaN or infinity: choose another precision, or export it again")
+        require_unit(self.file, embedding_ND)
         return embedding_ND
 
     def embed(self, images: Sequence[ImageSource] | ImageSource, *, batch_size: int = 8) -> FloatArray:

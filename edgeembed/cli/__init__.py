@@ -8,6 +8,7 @@ from edgeembed.cli import (
     artifacts,
     bench,
     data,
+    diff,
     distill,
     doctor,
     embed,

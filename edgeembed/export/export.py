@@ -11,7 +11,7 @@ from typing import Any
 
 import onnx
 
-from edgeembed.bundle import BundleManifest, sha256_of
+from edgeembed.bundle import BundleManifest, sha256_of, write_bundle
 from edgeembed.embeddings import short_space_id
 from edgeembed.errors import CheckFailed, UserError
 from edgeembed.export.card import model_card
@@ -23,7 +23,6 @@ from edgeembed.export.onnx import MAX_PROTOBUF_BYTES, OPSET, save, to_onnx
 from edgeembed.export.precision import to_fp16
 from edgeembed.export.recipe import ExportRecipe
 from edgeembed.progress import stage
-from edgeembed.run import write_atomically, write_json
 from edgeembed.student.zoo import count_macs
 from edgeembed.teacher.model import JoinedModel, Network
 from edgeembed.teacher.saved import load_model
@@ -89,8 +88,7 @@ def export_run(
             files += made.facts(checker, of_fp32)
             of_fp32 = made.checked if precision == "fp32" else of_fp32
         manifest = BundleManifest.model_validate(bundle_facts(model, macs, facts, name, licence, files))
-        write_json(partial / "bundle.json", manifest.model_dump(by_alias=True, mode="json"))
-        write_atomically(partial / "MODEL_CARD.md", model_card(manifest, notes))
+        manifest = write_bundle(partial, manifest, model_card(manifest, notes))
         publish(partial, out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -37,6 +37,9 @@ class Session(Protocol):
     provider: str
     """The one that really runs, which may not be the one asked for."""
     threads: int
+    input_shape: tuple[int | None, ...]
+    """(N, H, W, 3) as the graph declares it; a name or None stands for what is free."""
+    output_shape: tuple[int | None, ...]
 
     def run(self, image_NHWC: UInt8Array) -> FloatArray:
         """RGB pixels, 0..255, to unit vectors (N, D)."""

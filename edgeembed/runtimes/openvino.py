@@ -63,7 +63,9 @@ class OpenVinoSession:
             self._model = frontend.convert(frontend.load(str(path)))
         except Exception as error:
             raise self._refusal(error) from None
-        self._size = require_contract(path, ports(self._model.inputs), ports(self._model.outputs))
+        self.input_shape, self.output_shape = require_contract(
+            path, ports(self._model.inputs), ports(self._model.outputs)
+        )
         self._compiled: dict[int, Any] = {}
         self._lock = threading.Lock()  # a compiled model has room for one call
         try:
@@ -96,7 +98,7 @@ class OpenVinoSession:
     def _compiled_for(self, batch: int) -> Any:
         if batch not in self._compiled:
             model = self._model.clone()
-            model.reshape([batch, *self._size, 3])
+            model.reshape([batch, *self.input_shape[1:]])
             self._compiled[batch] = self._core.compile_model(model, self._device, self._settings)
         return self._compiled[batch]
 

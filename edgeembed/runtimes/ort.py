@@ -59,9 +59,9 @@ class OnnxRuntimeSession:
                 options.enable_profiling, options.profile_file_prefix = True, f"{profiles}/nodes"
             self._session = self._open(options)
             inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
-            height, width = require_contract(path, ports(inputs), ports(outputs))
+            self.input_shape, self.output_shape = require_contract(path, ports(inputs), ports(outputs))
             if profiles is not None:
-                self._require_provider(height, width)
+                self._require_provider()
 
     def _open(self, options: Any) -> Any:
         try:
@@ -74,13 +74,13 @@ class OnnxRuntimeSession:
         except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
             raise UserError(f"{self._path}: ONNX Runtime {onnxruntime.__version__} cannot open it ({error})") from None
 
-    def _require_provider(self, height: int, width: int) -> None:
+    def _require_provider(self) -> None:
         """Raises CheckFailed where no node runs on the provider asked for: ONNX Runtime itself would only log it.
 
         The list of a session's providers does not tell: one that takes no node, or all of them, stands in it alike. So
         one image is run with profiling, which ends here.
         """
-        self.run(np.zeros((1, height, width, 3), np.uint8))
+        self.run(np.zeros([side or 1 for side in self.input_shape], np.uint8))
         events = json.loads(Path(self._session.end_profiling()).read_text(encoding="utf-8"))
         nodes = Counter(event["args"]["provider"] for event in events if "provider" in event.get("args", ()))
         if self.provider not in nodes:

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgeembed.bench import floor, run
 from edgeembed.bench.latency import Budget
-from edgeembed.bundle import SCHEMA, sha256_of
+from edgeembed.bundle import UNSEALED_SCHEMA, sha256_of
 from edgeembed.data.manifest import Manifest, ManifestRow, build_manifest, write_manifest
 from edgeembed.data.synthetic import render_view
 from edgeembed.run import RunFolder, write_json
@@ -73,7 +73,7 @@ def write_bundle(folder: Path, *, space_id: str = SPACE, extra: dict[str, str] |
     write_json(
         folder / "bundle.json",
         {
-            "schema": SCHEMA,
+            "schema": UNSEALED_SCHEMA,
             "name": folder.name,
             "space_id": space_id,
             "embedding": {"dim": DIM, "normalised": True, "metric": "cosine"},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,12 +11,12 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from edgeembed.bundle import SCHEMA, sha256_of
+from edgeembed.bundle import SCHEMA, BundleManifest, sha256_of, write_bundle
 
 SIZE_PX, DIM = 32, 64
 
 
-def tiny_network(path: Path, *, seed: int = 0, batch: int | str = "N", scale: float = 1.0) -> None:
+def tiny_network(path: Path, *, seed: int = 0, batch: int | str = "N", scale: float = 1.0, norm: int = 2) -> None:
     """Colour means of a 4 x 4 grid through a random projection: near-duplicates stay near, all else differs."""
     rng = np.random.default_rng(seed)
     constants = {
@@ -33,7 +32,7 @@ def tiny_network(path: Path, *, seed: int = 0, batch: int | str = "N", scale: fl
         helper.make_node("Flatten", ["grid"], ["flat"]),
         helper.make_node("MatMul", ["flat", "weight"], ["projected"]),
         helper.make_node("Add", ["projected", "bias"], ["biased"]),
-        helper.make_node("LpNormalization", ["biased"], ["embedding"], axis=1, p=2),
+        helper.make_node("LpNormalization", ["biased"], ["embedding"], axis=1, p=norm),
     ]
     graph = helper.make_graph(
         nodes,
@@ -47,8 +46,8 @@ def tiny_network(path: Path, *, seed: int = 0, batch: int | str = "N", scale: fl
     path.write_bytes(model.SerializeToString())
 
 
-def write_manifest(folder: Path, *, name: str = "tiny", space_id: str = "space-a") -> None:
-    """bundle.json with the checksums of the folder's `model.<precision>.onnx` and what lies beside them."""
+def write_manifest(folder: Path, *, name: str = "tiny", space_id: str = "space-a", dim: int = DIM) -> None:
+    """bundle.json and card, with the checksums of the folder's `model.<precision>.onnx` and what lies beside them."""
     files = [
         {
             "path": path.name,
@@ -64,12 +63,12 @@ def write_manifest(folder: Path, *, name: str = "tiny", space_id: str = "space-a
         "schema": SCHEMA,
         "name": name,
         "space_id": space_id,
-        "embedding": {"dim": DIM},
+        "embedding": {"dim": dim},
         "input": {"height": SIZE_PX, "width": SIZE_PX},
         "files": files,
         "licence": "Apache-2.0",
     }
-    (folder / "bundle.json").write_text(json.dumps(value))
+    write_bundle(folder, BundleManifest.model_validate(value), f"# {name}\n")
 
 
 @pytest.fixture

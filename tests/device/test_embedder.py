@@ -235,16 +235,22 @@ def test_a_folder_without_a_manifest_is_refused(tmp_path: Path) -> None:
 
 def test_a_network_of_another_dimension_than_promised_is_refused(make_bundle: MakeBundle) -> None:
     folder = make_bundle()
-    manifest = folder / "bundle.json"
-    manifest.write_text(manifest.read_text().replace('"dim": 64', '"dim": 128'))
-    with pytest.raises(CheckFailed, match=r"bundle\.json says 128 numbers"):
-        Embedder(folder).embed_pixels(np.zeros((1, SIZE_PX, SIZE_PX, 3), np.uint8))
+    write_manifest(folder, dim=128)
+    with pytest.raises(CheckFailed, match=r"onnx: gives 64 numbers an image, bundle\.json says 128"):
+        Embedder(folder)
 
 
 def test_numbers_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     tiny_network(tmp_path / "model.fp32.onnx", scale=1e37)
     write_manifest(tmp_path)
     with pytest.raises(CheckFailed, match="NaN or infinity"):
+        Embedder(tmp_path).embed_pixels(np.full((1, SIZE_PX, SIZE_PX, 3), 255, np.uint8))
+
+
+def test_vectors_that_are_not_of_unit_length_are_refused(tmp_path: Path) -> None:
+    tiny_network(tmp_path / "model.fp32.onnx", norm=1)
+    write_manifest(tmp_path)
+    with pytest.raises(CheckFailed, match=r"gives vectors of length 0\.\d+, expected 1"):
         Embedder(tmp_path).embed_pixels(np.full((1, SIZE_PX, SIZE_PX, 3), 255, np.uint8))
 
 

@@ -1,0 +1,203 @@
+"""What sets two bundles, or two precisions of one, apart: facts, files, operators, and what they say of real images."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from edgeembed.bundle import MANIFEST, BundleFile, BundleManifest, choose_file, read_bundle
+from edgeembed.embedder import Embedder, FloatArray, ImageSource, embed_images, verified_onnx
+from edgeembed.errors import UserError
+from edgeembed.metrics import top_k
+from edgeembed.runtimes import has_int8_dot_product
+
+SYNTHETIC_SCENES, SYNTHETIC_VIEWS, SYNTHETIC_PX = 16, 4, 256
+COMPARED_FILE_FACTS = ("bytes", "sha256", "opset", "parity", "retrieval")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Side:
+    """One of the two: a bundle, and the file of it whose graph and embeddings are compared."""
+
+    folder: Path
+    manifest: BundleManifest
+    file: BundleFile
+
+    def describe(self) -> dict[str, str]:
+        return {"folder": str(self.folder), "name": self.manifest.name, "precision": self.file.precision}
+
+
+def open_sides(a: str, b: str) -> tuple[Side, Side]:
+    """Two sides from `FOLDER` or `FOLDER:PRECISION`.
+
+    Without a precision: the one that the other side names, else fp32 where both hold it, else each one's default here.
+    """
+    (folder_a, named_a), (folder_b, named_b) = split_precision(a), split_precision(b)
+    manifests = read_bundle(folder_a), read_bundle(folder_b)
+    held = [{file.precision for file in manifest.files if file.path.endswith(".onnx")} for manifest in manifests]
+    shared = "fp32" if all("fp32" in precisions for precisions in held) else None
+    sides = []
+    for folder, manifest, named, other, precisions in zip(
+        (folder_a, folder_b), manifests, (named_a, named_b), (named_b, named_a), held, strict=True
+    ):
+        wanted = named or (other if other in precisions else shared)
+        file = choose_file(manifest, wanted, prefer_int8=has_int8_dot_product())
+        sides.append(Side(folder=folder, manifest=manifest, file=file))
+    return sides[0], sides[1]
+
+
+def split_precision(text: str) -> tuple[Path, str | None]:
+    """A folder's own name may hold a colon, so that what exists is taken as it is."""
+    folder, colon, precision = text.rpartition(":")
+    if not colon or not folder or "/" in precision or "\\" in precision or (Path(text) / MANIFEST).is_file():
+        return Path(text), None
+    return Path(folder), precision or None
+
+
+def compare(
+    a: Side,
+    b: Side,
+    images: Sequence[ImageSource] | None = None,
+    *,
+    on_skip: Callable[[str], None],
+    threads: int | None = None,
+) -> dict[str, Any]:
+    """Everything that differs; `facts`, `files` and `operators` hold only what does. Without images, synthetic ones."""
+    for side in (a, b):
+        verified_onnx(side.folder, side.manifest, side.file)
+    return {
+        "a": a.describe(),
+        "b": b.describe(),
+        "facts": differing_facts(a.manifest, b.manifest),
+        "files": differing_files(a, b),
+        "operators": differing_operators(a, b),
+        "embeddings": compare_embeddings(a, b, images, on_skip=on_skip, threads=threads),
+    }
+
+
+def differing_facts(a: BundleManifest, b: BundleManifest) -> dict[str, list[Any]]:
+    """Dotted key to [a, b], for all that the manifests say but of their files; None where one says nothing."""
+    flat_a, flat_b = (
+        flatten(manifest.model_dump(by_alias=True, mode="json", exclude={"files", "card"})) for manifest in (a, b)
+    )
+    return differing(flat_a, flat_b)
+
+
+def differing_files(a: Side, b: Side) -> dict[str, dict[str, list[Any]]]:
+    """Name to what differs of it: the two chosen files, then every other of the same precision and kind."""
+    pairs: list[tuple[str, BundleFile | None, BundleFile | None]] = []
+    if a.file.precision != b.file.precision:
+        pairs.append((f"{a.file.path} against {b.file.path}", a.file, b.file))
+    by_path_a, by_path_b = ({file.path: file for file in side.manifest.files} for side in (a, b))
+    pairs += [(path, by_path_a.get(path), by_path_b.get(path)) for path in dict.fromkeys([*by_path_a, *by_path_b])]
+    found = {}
+    for name, *both in pairs:
+        flat_a, flat_b = (
+            flatten(file.model_dump(mode="json", include=set(COMPARED_FILE_FACTS))) if file else {} for file in both
+        )
+        if changes := differing(flat_a, flat_b):
+            found[name] = changes
+    return found
+
+
+def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested objects as one, with dotted keys; keys of nothing are left out."""
+    if not isinstance(value, dict):
+        return {} if value is None else {prefix: value}
+    flat: dict[str, Any] = {}
+    for key, item in value.items():
+        flat.update(flatten(item, f"{prefix}.{key}" if prefix else key))
+    return flat
+
+
+def differing(a: dict[str, Any], b: dict[str, Any]) -> dict[str, list[Any]]:
+    return {key: [a.get(key), b.get(key)] for key in dict.fromkeys([*a, *b]) if a.get(key) != b.get(key)}
+
+
+def differing_operators(a: Side, b: Side) -> dict[str, Any]:
+    """How many nodes of each type, where the counts differ; says so where `onnx`, which reads graphs, is missing."""
+    if importlib.util.find_spec("onnx") is None:
+        return {"compared": False, "reason": "needs the package onnx: pip install 'edgeembed[export]'"}
+    counts_a, counts_b = (count_operators(side.folder / side.file.path) for side in (a, b))
+    totals = [sum(counts_a.values()), sum(counts_b.values())]
+    types = sorted({*counts_a, *counts_b})
+    counts = {kind: [counts_a[kind], counts_b[kind]] for kind in types if counts_a[kind] != counts_b[kind]}
+    return {"compared": True, "nodes": totals, "counts": counts}
+
+
+def count_operators(path: Path) -> Counter[str]:
+    import onnx
+
+    model = onnx.load(path, load_external_data=False)
+    return Counter(node.op_type for part in (model.graph, *model.functions) for node in part.node)
+
+
+def compare_embeddings(
+    a: Side, b: Side, images: Sequence[ImageSource] | None, *, on_skip: Callable[[str], None], threads: int | None
+) -> dict[str, Any]:
+    """Both models on the same images: cosine of each pair, largest difference of a number, and who is nearest."""
+    space_a, space_b = a.manifest.space_id, b.manifest.space_id
+    if space_a != space_b:
+        reason = f"spaces {space_a} and {space_b}: numbers of two spaces mean different things"
+        return {"compared": False, "reason": reason}
+    dim_a, dim_b = a.manifest.embedding.dim, b.manifest.embedding.dim
+    if dim_a != dim_b:
+        return {"compared": False, "reason": f"{dim_a} and {dim_b} numbers an image"}
+    source = "given" if images is not None else "synthetic patches and noise, seed 0, no photographs"
+    listed = synthetic_images() if images is None else images
+    embedded_a, embedded_b = (
+        embed_images(Embedder(side.folder, precision=side.file.precision, threads=threads), listed, on_skip=skip)
+        for side, skip in ((a, on_skip), (b, ignore))  # the same files fail on both sides
+    )
+    common, rows_a, rows_b = np.intersect1d(embedded_a[1], embedded_b[1], return_indices=True)
+    if not len(common):
+        raise UserError(f"none of {len(listed)} images can be decoded: name others with --data")
+    return {"compared": True, "source": source, **agreement(embedded_a[0][rows_a], embedded_b[0][rows_b])}
+
+
+def agreement(a_ND: FloatArray, b_ND: FloatArray) -> dict[str, Any]:
+    """Figures over N images; `same_nearest` is None for one image alone, which has no neighbour."""
+    cosine_N = np.sum(a_ND.astype(np.float64) * b_ND, axis=1)
+    cosine_N /= np.linalg.norm(a_ND, axis=1) * np.linalg.norm(b_ND, axis=1)
+    p1, p50 = np.percentile(cosine_N, [1, 50])
+    same_nearest = None
+    if len(a_ND) > 1:
+        own = np.arange(len(a_ND), dtype=np.int64)
+        nearest_a, nearest_b = (top_k(each, each, 1, query_id=own, index_id=own)[0][:, 0] for each in (a_ND, b_ND))
+        same_nearest = int(np.sum(nearest_a == nearest_b))
+    return {
+        "images": len(a_ND),
+        "cosine_min": float(cosine_N.min()),
+        "cosine_p1": float(p1),
+        "cosine_p50": float(p50),
+        "max_abs": float(np.abs(a_ND - b_ND).max()),
+        "same_nearest": same_nearest,
+    }
+
+
+def ignore(_: str) -> None:
+    """For what was said once already."""
+
+
+def synthetic_images() -> list[ImageSource]:
+    """Scenes of coloured patches, each in views that differ in position, light and noise: there on every device."""
+    rng = np.random.default_rng(0)
+    images: list[ImageSource] = []
+    for _ in range(SYNTHETIC_SCENES):
+        cells = int(rng.integers(3, 12))
+        scene_HWC = rng.integers(0, 256, (cells, cells, 3)).astype(np.uint8)
+        large = Image.fromarray(scene_HWC).resize((2 * SYNTHETIC_PX, 2 * SYNTHETIC_PX), Image.Resampling.BICUBIC)
+        for _ in range(SYNTHETIC_VIEWS):
+            left, top = (int(value) for value in rng.integers(0, SYNTHETIC_PX, 2))
+            view = np.asarray(large.crop((left, top, left + SYNTHETIC_PX, top + SYNTHETIC_PX)), np.float32)
+            noise = rng.integers(-20, 21, view.shape)
+            lit = view * (0.7 + 0.6 * rng.random()) + noise
+            images.append(Image.fromarray(lit.clip(0, 255).astype(np.uint8)))
+    return images
