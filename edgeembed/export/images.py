@@ -87,7 +87,8 @@ def gate_images(size_px: int, macs: int, facts: dict[str, Any], data: Path | Non
     except UserError as error:
         log.warning("the gate compares embeddings only: %s", error)
         query, index = np.zeros((2, 0), dtype=np.int64)
-    most = min(recipe.gate.max_images, max(LEAST_IMAGES, int(recipe.gate.max_macs / macs)))
+    paid_for = max(LEAST_IMAGES, int(recipe.gate.max_macs / macs))
+    most = min(recipe.gate.max_images, paid_for)
     query, index = within(query, index, most)
     num_parity = min(PARITY_IMAGES, most)
     judged = np.union1d(query, index)
@@ -95,7 +96,8 @@ def gate_images(size_px: int, macs: int, facts: dict[str, Any], data: Path | Non
     # Parity is taken on images spread over all that are judged; they come first.
     spread = sample_evenly(len(judged), num_parity)
     rows = np.concatenate([judged[spread], np.delete(judged, spread)])
-    calibration, choosing = to_calibrate(train if train.size else judged, recipe)
+    wanted = min(recipe.int8.calibration_images, max(LEAST_IMAGES, paid_for // 4))
+    calibration, choosing = to_calibrate(train if train.size else judged, wanted, recipe.int8.choosing_images)
     with stage(f"reading {len(rows)} images of the {split} protocol and {len(calibration)} to calibrate"):
         pixels_NHWC, kept = decode(manifest, rows, size_px)
         calibration_NHWC, _ = decode(manifest, calibration, size_px)
@@ -125,9 +127,8 @@ def within(query: Rows, index: Rows, most: int) -> tuple[Rows, Rows]:
     return query, index[sample_evenly(len(index), most - num_queries)]
 
 
-def to_calibrate(rows: Rows, recipe: ExportRecipe) -> tuple[Rows, Rows]:
+def to_calibrate(rows: Rows, wanted: int, choosing: int) -> tuple[Rows, Rows]:
     """Rows to take ranges from, and others to choose between ranges (the same where there are too few)."""
-    wanted, choosing = recipe.int8.calibration_images, recipe.int8.choosing_images
     drawn = rows[sample_evenly(len(rows), wanted + choosing)]
     if len(drawn) <= choosing:
         return drawn, drawn
