@@ -43,9 +43,10 @@ class GateSection(Section):
 class Int8Section(Section):
     """Static ranges from training images, and the search for operators that int8 hurts.
 
-    `calibration_images`: at most, see `gate.max_macs`. `calibration` auto: each method's file is compared with the fp32 one on `choosing_images` that no range was taken
-    from. `reduce_range` (7-bit weights, for CPUs whose int8 products saturate: x86 without VNNI) auto: where this
-    machine is one of them. `max_float_share`: of the operators, those that may go back to float until the gate holds.
+    Ranges are taken from at most `calibration_images` (see `gate.max_macs`). `calibration` auto: each method's file is
+    compared with the fp32 one on `choosing_images` that no range was taken from. `reduce_range` (7-bit weights, for
+    CPUs whose int8 products saturate: x86 without VNNI) auto: where this machine is one of them. `max_float_share`: of
+    the operators, those that may go back to float until the gate holds.
     """
 
     calibration: Literal["auto", "minmax", "percentile", "entropy"] = "auto"

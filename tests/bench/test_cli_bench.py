@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import functools
 import json
-import re
 import logging
+import re
 from collections.abc import Callable
 from pathlib import Path
 
