@@ -216,7 +216,7 @@ def main() -> None:
                 assert child.process.stdin is not None
                 child.process.stdin.close()
                 child.process.wait()
-        asked.out.write_text("\n".join(texts))
+            asked.out.write_text("\n".join(texts))
         print("\n".join(texts))
 
 
