@@ -33,7 +33,8 @@ class DeviceGraph(nn.Module):
         self.model = model
 
     def forward(self, image: Tensor) -> Tensor:
-        embedding: Tensor = self.model(image.permute(0, 3, 1, 2))
+        # Channels-last strides would follow the image through the trace and turn a flatten into eight operators.
+        embedding: Tensor = self.model(image.permute(0, 3, 1, 2).contiguous())
         return embedding
 
 
@@ -62,6 +63,7 @@ def to_onnx(model: Network, metadata: Mapping[str, str]) -> onnx.ModelProto:
         traced, same = onnxsim.simplify(traced)
         if not same:
             raise CheckFailed("onnxsim changed what the graph computes: a fault of the exporter, please report it")
+        name_pooling(traced)
     fold_scale(traced)
     return annotate(traced, metadata)
 
@@ -95,6 +97,29 @@ def fold_scale(model: onnx.ModelProto) -> None:
         if not any(division.input[1] in node.input for node in graph.node):
             graph.initializer.remove(constants[division.input[1]])
         return
+
+
+def name_pooling(model: onnx.ModelProto) -> None:
+    """Says GlobalAveragePool where the tracer wrote a mean over rows and columns.
+
+    The same numbers, but ONNX Runtime leaves its blocked layout of convolutions for a ReduceMean, and comes back.
+    """
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    ranks = {
+        value.name: len(value.type.tensor_type.shape.dim)
+        for value in shape_inference.infer_shapes(model).graph.value_info
+    }
+    for node in model.graph.node:
+        if node.op_type != "ReduceMean" or len(node.input) != 2 or node.input[1] not in constants:
+            continue
+        axes = sorted(axis % 4 for axis in numpy_helper.to_array(constants[node.input[1]]).tolist())
+        keeps = all(item.i == 1 for item in node.attribute if item.name == "keepdims")
+        if axes == [2, 3] and keeps and ranks.get(node.input[0]) == 4:
+            node.op_type = "GlobalAveragePool"
+            del node.input[1:], node.attribute[:]
+    unused = [tensor for name, tensor in constants.items() if not any(name in node.input for node in model.graph.node)]
+    for tensor in unused:
+        model.graph.initializer.remove(tensor)
 
 
 def annotate(model: onnx.ModelProto, metadata: Mapping[str, str]) -> onnx.ModelProto:

@@ -29,3 +29,16 @@ def test_convolutions_keep_from_slow_kernels_on_a_cpu() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         model.train()(image).sum().backward()
     assert seen == {True: {torch.float32}, False: {torch.bfloat16}}
+
+
+def test_a_strided_pointwise_convolution_is_the_same_without_its_stride() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 16, 1, stride=2, bias=False), nn.Conv2d(16, 8, 1, stride=(1, 2)))
+    images = [torch.randn(4, 3, height, 80) for height in (80, 33)]
+    expected = [model(image) for image in images]
+    suit_convolutions(model.to(memory_format=torch.channels_last), "cpu")
+    assert all(isinstance(module, PointwiseConv2d) for module in model)
+    for image, wanted in zip(images, expected, strict=True):
+        found = model(image.contiguous(memory_format=torch.channels_last))
+        torch.testing.assert_close(found, wanted, atol=1e-6, rtol=1e-5)
+        found.square().sum().backward()
