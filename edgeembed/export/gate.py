@@ -36,7 +36,7 @@ class Verdict:
 def parity(reference_ND: FloatArray, candidate_ND: FloatArray) -> Parity:
     """Agreement of two embeddings of the same images; both are unit vectors."""
     if candidate_ND.shape != reference_ND.shape or not np.isfinite(candidate_ND).all():
-        return Parity(cosine_p1=-1.0, cosine_p50=-1.0, max_abs=float("inf"), images=len(reference_ND))
+        return Parity(cosine_p1=-1.0, cosine_p50=-1.0, max_abs=2.0, images=len(reference_ND))  # unit vectors' worst
     cosine_N = np.einsum("nd,nd->n", reference_ND.astype(np.float64), candidate_ND.astype(np.float64))
     p1, p50 = np.percentile(cosine_N, [1, 50])
     largest = float(np.abs(reference_ND - candidate_ND).max())
