@@ -28,6 +28,9 @@ def export(
     ] = False,
     dim: Annotated[int | None, typer.Option(min=1, help="Numbers an image; default: all, usually 64.")] = None,
     licence: Annotated[str | None, typer.Option(help="Licence of the weights, for the manifest and the card.")] = None,
+    notes: Annotated[
+        Path | None, typer.Option(help="Markdown for the model card: data, held-out quality, limits.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print bundle.json on stdout.")] = False,
 ) -> None:
     """Export a run as ONNX files that were run and compared on real images."""
@@ -45,6 +48,7 @@ def export(
         recipe=load_recipe(ExportRecipe, kind="export", name=recipe, overrides=overrides or ()),
         data=data,
         licence=licence,
+        notes=read_notes(notes),
         dim=dim,
         accept_worse=accept_worse,
     )
@@ -57,3 +61,14 @@ def export(
             log.warning("%s is worse than promised, and accepted: %s", item.precision, ", ".join(item.reasons))
         refused = [item for item in refused if item.precision not in {file.precision for file in manifest.files}]
     require_nothing_refused(refused)
+
+
+def read_notes(path: Path | None) -> str:
+    from edgeembed.errors import UserError
+
+    if path is None:
+        return ""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--notes {path}: cannot be read as text ({error})") from None

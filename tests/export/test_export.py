@@ -145,13 +145,17 @@ def test_a_refused_precision_is_left_out_with_exit_1(edgeembed: Run, tiny_studen
 def test_a_worse_file_is_written_where_that_is_accepted_and_says_so(
     edgeembed: Run, tiny_student: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    (tmp_path / "notes.md").write_text("Trained on rendered things.")
     arguments = ("export", tiny_student, "--out", tmp_path / "b", "--set", "gate.int8.cosine_p50=1.0")
-    outcome = edgeembed(*arguments, "--accept-worse")
+    assert edgeembed(*arguments, "--notes", tmp_path / "nothing.md").code == 2
+    outcome = edgeembed(*arguments, "--accept-worse", "--notes", tmp_path / "notes.md")
     assert outcome.code == 0, outcome.stderr
     assert "int8 is worse than promised, and accepted: cosine p50" in caplog.text
     file = next(file for file in read_bundle(tmp_path / "b").files if file.precision == "int8")
     assert "cosine p50" in file.accepted_worse[0]
-    assert f"its gate refused it: {file.accepted_worse[0]}" in (tmp_path / "b" / "MODEL_CARD.md").read_text()
+    card = (tmp_path / "b" / "MODEL_CARD.md").read_text()
+    assert f"its gate refused it: {file.accepted_worse[0]}" in card
+    assert "Trained on rendered things." in card
 
 
 def test_operators_stay_in_float_until_the_gate_holds(edgeembed: Run, tiny_student: Path, tmp_path: Path) -> None:
