@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +27,31 @@ finally:
     del sys.modules["openvino_telemetry"]
     if _telemetry is not None:
         sys.modules["openvino_telemetry"] = _telemetry
+
+
+class SignalStack(ctypes.Structure):
+    """stack_t of Linux."""
+
+    _fields_: ClassVar = [("pointer", ctypes.c_void_p), ("flags", ctypes.c_int), ("size_bytes", ctypes.c_size_t)]
+
+
+@contextlib.contextmanager
+def signal_stack_kept() -> Iterator[None]:
+    """Puts back the thread's alternate signal stack, which compiling a model replaces by one of the model's own.
+
+    That one is freed with its model, and where models do not go in the order in which they came it stays in force: the
+    next signal that Python handles (a child's end, Ctrl-C) would then end the process with a segmentation fault.
+    """
+    sigaltstack = getattr(ctypes.CDLL(None), "sigaltstack", None) if sys.platform == "linux" else None
+    before = SignalStack()
+    if sigaltstack is not None:
+        sigaltstack(None, ctypes.byref(before))
+    try:
+        yield
+    finally:
+        if sigaltstack is not None:
+            sigaltstack(ctypes.byref(before), None)
+
 
 DTYPES = {"u8": "uint8", "f32": "float32"}
 LARGEST_BATCH = 16
@@ -99,7 +126,8 @@ class OpenVinoSession:
         if batch not in self._compiled:
             model = self._model.clone()
             model.reshape([batch, *self.input_shape[1:]])
-            self._compiled[batch] = self._core.compile_model(model, self._device, self._settings)
+            with signal_stack_kept():
+                self._compiled[batch] = self._core.compile_model(model, self._device, self._settings)
         return self._compiled[batch]
 
     def _refusal(self, error: Exception) -> UserError:

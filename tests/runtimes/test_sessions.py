@@ -187,3 +187,23 @@ import openvino_telemetry  # whoever else wants it still has it
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert list((tmp_path / "home").rglob("*")) == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="signal stacks are looked at as Linux has them")
+def test_signals_find_a_stack_after_sessions_of_openvino_went_in_any_order() -> None:
+    program = f"""
+import os, signal, subprocess, sys
+from pathlib import Path
+from edgeembed.runtimes import open_session
+seen = []
+signal.signal(signal.SIGCHLD, lambda *_: seen.append(1))
+file = Path({str(BUNDLED / "model.int8.onnx")!r})
+for order in ((0, 1, 2), (2, 1, 0), (1, 0, 2)):
+    sessions = {{i: open_session(file, runtime="openvino", threads=1) for i in range(3)}}
+    for i in order:
+        del sessions[i]
+        subprocess.run([sys.executable, "-c", ""], check=True)
+assert len(seen) == 9
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, (done.returncode, done.stderr)
