@@ -34,7 +34,7 @@ IntArray = npt.NDArray[np.int64]
 ImageSource = str | Path | Image.Image
 
 ARTIFACTS = Path(__file__).parent / "artifacts"
-DEFAULT_ARTIFACT = "grocery_mobilenetv4_s"
+DEFAULT_ARTIFACT = "groceries_clothes_mobilenetv4_s"
 MAX_DECODERS = 4
 DECODED_AHEAD = 16
 

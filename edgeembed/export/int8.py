@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 
 BATCH = 16
 RANKING_IMAGES = 32
+HISTOGRAM_IMAGES = 64  # every activation of an image is counted, which takes longer than computing it
 METHODS = {
     "minmax": CalibrationMethod.MinMax,
     "percentile": CalibrationMethod.Percentile,
@@ -165,8 +166,11 @@ class Quantiser:
                     "percentile": self.settings.percentile,
                 },
             )
-            for start in range(0, len(self.calibration_NHWC), BATCH):  # or all activations of all images are kept
-                calibrator.collect_data(OneBatch(self.calibration_NHWC[start : start + BATCH]))
+            pixels_NHWC = self.calibration_NHWC
+            if method != "minmax":
+                pixels_NHWC = pixels_NHWC[:: max(1, len(pixels_NHWC) // HISTOGRAM_IMAGES)]
+            for start in range(0, len(pixels_NHWC), BATCH):  # or all activations of all images are kept
+                calibrator.collect_data(OneBatch(pixels_NHWC[start : start + BATCH]))
             found = calibrator.compute_data()
             assert isinstance(found, TensorsData)
             save_tensors_data(found, path)
