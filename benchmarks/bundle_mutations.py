@@ -320,7 +320,7 @@ def slip(rng: random.Random, path: Path) -> None:
     """An entry that leads out of the folder: one more, or in place of one that is right."""
     outside = path.parent / "outside" / "evil"
     name = rng.choice(
-        ["../evil", "../outside/evil", str(outside), "a/../../evil", "..\\evil", "/tmp/../evil", "..", ""]
+        ["../evil", "../outside/evil", str(outside), "a/../../evil", "..\\evil", "/var/../evil", "..", ""]
     )
     entries = entries_of(path)
     if rng.random() < 0.5:
