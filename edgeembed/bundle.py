@@ -22,6 +22,8 @@ MANIFEST, CARD = "bundle.json", "MODEL_CARD.md"
 PACKED_SUFFIX = ".edgeembed.zip"
 MAX_FILES = 256
 LENGTH_TOLERANCE = 1e-3
+ONNX, PLAN = ".onnx", ".plan"
+NO_ENGINE = ": `edgeembed export BUNDLE --tensorrt` builds engines on this GPU"
 
 Text = Annotated[str, Field(min_length=1, max_length=500)]
 Cosine = Annotated[float, Field(ge=-1.001, le=1.001)]
@@ -68,6 +70,22 @@ class RuntimeCheck(Part):
     passed: bool
 
 
+class EngineFacts(Part):
+    """What a TensorRT plan was built from and for; it runs nowhere else."""
+
+    tensorrt: Text
+    gpu: Text
+    compute_capability: Text
+    onnx_sha256: Sha256
+    """Of the bundle's ONNX file that it was built from."""
+    max_batch: int = Field(ge=1)
+    hardware_compatible: bool = False
+    version_compatible: bool = False
+    layers: int = Field(default=0, ge=0)
+    products: dict[str, int] = Field(default_factory=dict)
+    """Layers that multiply by weights, by the type they compute in, as the engine's inspector says."""
+
+
 class StoredFile(Part):
     """A file of the bundle, whose bytes the manifest vouches for."""
 
@@ -87,6 +105,7 @@ class BundleFile(StoredFile):
     accepted_worse: tuple[str, ...] = ()
     """Why its gate refused it, where it was written all the same."""
     runtimes: dict[str, RuntimeCheck] = Field(default_factory=dict)
+    engine: EngineFacts | None = None
 
 
 class BundleManifest(Part):
@@ -141,11 +160,23 @@ def read_bundle(folder: Path) -> BundleManifest:
     if schema == SCHEMA and manifest.card is None:
         raise UserError(f"{path}: card: missing, {SCHEMA!r} has one")
     require_names(path, [file.path for file in stored_files(manifest)])
+    require_sources(path, manifest)
     runnable = [(file.runtime, file.precision) for file in manifest.files if file.path.endswith(".onnx")]
     for runtime, precision in runnable:
         if runnable.count((runtime, precision)) > 1:
             raise UserError(f"{path}: two ONNX files are {precision!r} for {runtime!r}: expected one")
     return manifest
+
+
+def require_sources(path: Path, manifest: BundleManifest) -> None:
+    """Raises CheckFailed for an engine that was built from another ONNX file than the bundle's of its precision."""
+    sources = {file.precision: file.sha256 for file in manifest.files if file.path.endswith(".onnx")}
+    for file in manifest.files:
+        if file.engine is not None and sources.get(file.precision) != file.engine.onnx_sha256:
+            raise CheckFailed(
+                f"{path}: {file.path} was built from another {file.precision} file than the bundle's: build it again "
+                "with `edgeembed export BUNDLE --tensorrt`"
+            )
 
 
 def stored_files(manifest: BundleManifest) -> list[StoredFile]:
@@ -233,14 +264,16 @@ def require_unit(path: Path, embedding_ND: npt.NDArray[np.float32]) -> None:
         raise CheckFailed(f"{path}: gives vectors of length {wrong_W[0]:.4f}, expected 1: export it again")
 
 
-def choose_file(manifest: BundleManifest, precision: str | None, *, prefer_int8: bool) -> BundleFile:
-    """The ONNX file of a precision; by default int8 where this CPU has dot products for it, else fp32.
+def choose_file(
+    manifest: BundleManifest, precision: str | None, *, prefer_int8: bool, suffix: str = ONNX
+) -> BundleFile:
+    """The ONNX file (or engine) of a precision; by default int8 where that is preferred, else fp32.
 
     A file that its gate refused, and that was written all the same, is taken only by name.
     """
-    by_precision = {file.precision: file for file in manifest.files if file.path.endswith(".onnx")}
+    by_precision = {file.precision: file for file in manifest.files if file.path.endswith(suffix)}
     if not by_precision:
-        raise UserError(f"bundle {manifest.name!r}: holds no ONNX file")
+        raise UserError(f"bundle {manifest.name!r}: holds no {suffix} file{NO_ENGINE if suffix == PLAN else ''}")
     if precision is not None:
         if precision not in by_precision:
             raise UserError(

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from edgeembed.bundle import MANIFEST, BundleFile, BundleManifest, choose_file, read_bundle
-from edgeembed.embedder import Embedder, FloatArray, ImageSource, embed_images, verified_onnx
+from edgeembed.embedder import Embedder, FloatArray, ImageSource, embed_images, verified_with_weights
 from edgeembed.errors import UserError
 from edgeembed.metrics import top_k
 from edgeembed.runtimes import has_int8_dot_product
@@ -71,7 +71,7 @@ def compare(
 ) -> dict[str, Any]:
     """Everything that differs; `facts`, `files` and `operators` hold only what does. Without images, synthetic ones."""
     for side in (a, b):
-        verified_onnx(side.folder, side.manifest, side.file)
+        verified_with_weights(side.folder, side.manifest, side.file)
     return {
         "a": a.describe(),
         "b": b.describe(),

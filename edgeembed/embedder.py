@@ -14,6 +14,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from edgeembed.bundle import (
+    PLAN,
     BundleFile,
     BundleManifest,
     choose_file,
@@ -24,8 +25,8 @@ from edgeembed.bundle import (
 )
 from edgeembed.errors import CheckFailed, UserError
 from edgeembed.images import ImageError, UInt8Array, load_pixels, squash, to_rgb
-from edgeembed.runtimes import RUNTIMES, Session, available_cores, has_int8_dot_product, open_session
-from edgeembed.runtimes.fastest import Pair, recall, verified_pairs
+from edgeembed.runtimes import RUNTIMES, Session, available_cores, has_int8_dot_product
+from edgeembed.runtimes.fastest import Pair, open_file_of, recall, verified_pairs
 
 log = logging.getLogger(__name__)
 
@@ -130,14 +131,14 @@ def open_pair(
     """The file and runtime asked for, or remembered, or made for this CPU; and its session, checksums being right."""
     remembered = recall(folder, manifest, threads=threads) if precision is runtime is provider is None else None
     if remembered is not None:
-        path = verified_onnx(folder, manifest, remembered.file)
+        verified_with_weights(folder, manifest, remembered.file)
         try:
-            return remembered, open_session(path, runtime=remembered.runtime, threads=threads)
+            return remembered, open_file_of(folder, remembered, threads=threads)
         except ImportError as error:
             log.warning("%s, the fastest here, cannot be imported any more: %s", remembered.runtime, error)
     pair = choose_pair(manifest, precision, runtime, provider)
-    path = verified_onnx(folder, manifest, pair.file)
-    return pair, open_session(path, runtime=pair.runtime, threads=threads, provider=provider)
+    verified_with_weights(folder, manifest, pair.file)
+    return pair, open_file_of(folder, pair, threads=threads, provider=provider)
 
 
 def choose_pair(manifest: BundleManifest, precision: str | None, runtime: str | None, provider: str | None) -> Pair:
@@ -146,6 +147,8 @@ def choose_pair(manifest: BundleManifest, precision: str | None, runtime: str | 
     if runtime is None:
         file = choose_file(manifest, precision, prefer_int8=prefer_int8)
         return Pair(file=file, runtime=file.runtime)
+    if runtime == "tensorrt":  # whose engines are files of their own
+        return Pair(file=choose_file(manifest, precision, prefer_int8=True, suffix=PLAN), runtime=runtime)
     verified = tuple(pair.file for pair in verified_pairs(manifest) if pair.runtime == runtime)
     if verified and precision is None:
         manifest = manifest.model_copy(update={"files": verified})
@@ -155,8 +158,8 @@ def choose_pair(manifest: BundleManifest, precision: str | None, runtime: str | 
     return Pair(file=file, runtime=runtime)
 
 
-def verified_onnx(folder: Path, manifest: BundleManifest, file: BundleFile) -> Path:
-    """Where an ONNX file lies, after it and the weights kept beside it (`model.fp32.onnx.data`) were found right."""
+def verified_with_weights(folder: Path, manifest: BundleManifest, file: BundleFile) -> Path:
+    """Where a file lies, after it and the weights kept beside it (`model.fp32.onnx.data`) were found right."""
     for part in manifest.files:
         if part.path.startswith(file.path + "."):
             verified_file(folder, part)

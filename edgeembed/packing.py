@@ -214,6 +214,7 @@ def copy(source: BinaryIO, sink: BinaryIO, size: int, sha256: str | None, path: 
 
 def replace_folder(out: Path, partial: Path) -> None:
     """Puts a finished folder in place of an older one, which comes back where that fails."""
+    out.parent.mkdir(parents=True, exist_ok=True)
     old = partial.with_suffix(".old")
     if out.exists():
         out.rename(old)

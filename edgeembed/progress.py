@@ -11,7 +11,6 @@ from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from torch.utils.tensorboard import SummaryWriter
 
 from edgeembed.run import RunFolder
 
@@ -25,6 +24,8 @@ class TrainingLog:
 
     def __init__(self, run: RunFolder, *, first_step: int, total_steps: int) -> None:
         self.run, self.first_step, self.total_steps, self.images = run, first_step, total_steps, 0
+        from torch.utils.tensorboard import SummaryWriter  # not for those who only want to know what takes long
+
         self.writer = SummaryWriter(str(run.path / "tensorboard"), purge_step=first_step)
         self.progress = progress_bar("{task.fields[note]}")
         self.task = self.progress.add_task("steps", total=total_steps, completed=first_step, note="")

@@ -34,7 +34,7 @@ from edgeembed.embeddings import long_space_id
 from edgeembed.errors import CheckFailed, UserError
 from edgeembed.progress import stage
 from edgeembed.run import machine, package_versions
-from edgeembed.runtimes import open_session
+from edgeembed.runtimes.fastest import Pair, open_file_of
 from edgeembed.teacher.device import pick_device
 from edgeembed.teacher.model import Network
 from edgeembed.teacher.saved import load_model
@@ -163,7 +163,7 @@ def embed_candidates(
         dim = candidate.bundle.embedding.dim
         try:
             with stage(f"embedding {len(files)} images with {candidate.label}"):
-                session = open_session(candidate.path, runtime=candidate.runtime)
+                session = open_file_of(candidate.folder, Pair(file=candidate.file, runtime=candidate.runtime))
                 embedded[candidate] = embed_with_session(session, decoded[size], dim=dim)
         except Exception as error:  # a runtime may raise anything: what it says goes into the report
             if isinstance(error, CheckFailed) and candidate.runtime == candidate.file.runtime:

@@ -127,7 +127,7 @@ def rows_of(folder: Path) -> list[dict[str, Any]]:
 def verify(folder: Path) -> list[dict[str, Any]]:
     """Checks each file's checksum, and that each ONNX file runs and gives unit vectors."""
     from edgeembed.bundle import BundleFile, read_bundle, stored_files, verified_file
-    from edgeembed.embedder import verified_onnx
+    from edgeembed.embedder import verified_with_weights
     from edgeembed.errors import CheckFailed, UserError
 
     manifest = read_bundle(folder)
@@ -135,7 +135,7 @@ def verify(folder: Path) -> list[dict[str, Any]]:
     for file in stored_files(manifest):
         try:
             if isinstance(file, BundleFile) and file.path.endswith(".onnx"):
-                result = run_once(verified_onnx(folder, manifest, file), manifest)
+                result = run_once(verified_with_weights(folder, manifest, file), manifest)
             else:
                 result = f"{verified_file(folder, file).name}: sha256 right"
             ok = True

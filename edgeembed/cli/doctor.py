@@ -72,14 +72,14 @@ def print_machine(found: dict[str, Any]) -> None:
 def measure(folder: Path, threads: int | None) -> dict[str, Any]:
     """Times each verified file and runtime of a bundle and remembers the fastest."""
     from edgeembed.bundle import read_bundle
-    from edgeembed.embedder import verified_onnx
+    from edgeembed.embedder import verified_with_weights
     from edgeembed.runtimes import available_cores
     from edgeembed.runtimes.fastest import remember, time_pairs, verified_pairs
 
     manifest = read_bundle(folder)
     pairs = verified_pairs(manifest)
     for file in {pair.file.path: pair.file for pair in pairs}.values():
-        verified_onnx(folder, manifest, file)
+        verified_with_weights(folder, manifest, file)
     log.info("timing %d files and runtimes of %s", len(pairs), manifest.name)
     timed = time_pairs(folder, manifest, threads=threads)
     fastest = remember(folder, timed, threads=threads)

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from edgeembed.cli.app import app, print_json
+from edgeembed.errors import UserError
+
+if TYPE_CHECKING:
+    from edgeembed.bundle import BundleManifest
+    from edgeembed.export.gate import Refused
+    from edgeembed.export.recipe import ExportRecipe
+
+    Exported = tuple[BundleManifest | None, list[Refused]]
 
 log = logging.getLogger(__name__)
 
 
 @app.command()
 def export(
-    run: Annotated[Path, typer.Argument(help="A finished student or teacher run.")],
-    out: Annotated[Path | None, typer.Option(help="Bundle folder; default: bundles/RUN.")] = None,
+    run: Annotated[Path, typer.Argument(help="A finished student or teacher run; with --tensorrt a bundle too.")],
+    out: Annotated[Path | None, typer.Option(help="Bundle folder; default: bundles/RUN, or the bundle itself.")] = None,
     precision: Annotated[str, typer.Option(help="Comma-separated: fp32, fp16, int8.")] = "fp32,int8",
     data: Annotated[Path | None, typer.Option(help="Manifest to calibrate and judge on; default: the run's.")] = None,
     recipe: Annotated[str, typer.Option(help="Thresholds and calibration; a name or a .yaml file.")] = "default",
@@ -26,6 +34,9 @@ def export(
     accept_worse: Annotated[
         bool, typer.Option("--accept-worse", help="Write files that fail their gate, marked so; int8 is not mended.")
     ] = False,
+    tensorrt: Annotated[
+        bool, typer.Option("--tensorrt", help="Build engines for this GPU too, of the files that passed.")
+    ] = False,
     dim: Annotated[int | None, typer.Option(min=1, help="Numbers an image; default: all, usually 64.")] = None,
     licence: Annotated[str | None, typer.Option(help="Licence of the weights, for the manifest and the card.")] = None,
     notes: Annotated[
@@ -33,39 +44,67 @@ def export(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print bundle.json on stdout.")] = False,
 ) -> None:
-    """Export a run as ONNX files that were run and compared on real images."""
+    """Export a run as ONNX files, and engines, that were run and compared on real images."""
     from edgeembed.config import load_recipe
-    from edgeembed.export.export import export_run, require_nothing_refused
-    from edgeembed.export.precision import parse_precisions
+    from edgeembed.export.gate import require_nothing_refused
     from edgeembed.export.recipe import ExportRecipe
 
-    precisions = parse_precisions(precision)
-    target = out or Path("bundles") / run.name
-    manifest, refused = export_run(
-        run,
-        target,
-        precisions=precisions,
-        recipe=load_recipe(ExportRecipe, kind="export", name=recipe, overrides=overrides or ()),
-        data=data,
-        licence=licence,
-        notes=read_notes(notes),
-        dim=dim,
-        accept_worse=accept_worse,
-    )
+    settings = load_recipe(ExportRecipe, kind="export", name=recipe, overrides=overrides or ())
+    if (run / "bundle.json").is_file():
+        if not tensorrt:
+            raise UserError(f"{run}: is a bundle already: --tensorrt builds engines of its files, a run is exported")
+        target = out or run
+        manifest, refused = export_engines(run, target, precision, data, settings, accept_worse)
+    else:
+        target = out or Path("bundles") / run.name
+        manifest, refused = export_files(
+            run,
+            target,
+            precision=precision,
+            recipe=settings,
+            data=data,
+            licence=licence,
+            notes=read_notes(notes),
+            dim=dim,
+            accept_worse=accept_worse,
+            tensorrt=tensorrt,
+        )
     if manifest is not None:
         log.info("bundle: %s (%s)", target, ", ".join(file.path for file in manifest.files))
         if as_json:
             print_json(manifest.model_dump(by_alias=True, mode="json"))
     if accept_worse and manifest is not None:
+        written = {file.path for file in manifest.files}
         for item in refused:
             log.warning("%s is worse than promised, and accepted: %s", item.precision, ", ".join(item.reasons))
-        refused = [item for item in refused if item.precision not in {file.precision for file in manifest.files}]
+        refused = [item for item in refused if item.path not in written]
     require_nothing_refused(refused)
 
 
-def read_notes(path: Path | None) -> str:
-    from edgeembed.errors import UserError
+def export_files(run: Path, out: Path, *, precision: str, **settings: Any) -> Exported:
+    """The files of a run."""
+    from edgeembed.export.export import export_run
+    from edgeembed.export.precision import parse_precisions
 
+    return export_run(run, out, precisions=parse_precisions(precision), **settings)
+
+
+def export_engines(
+    bundle: Path, out: Path, precision: str, data: Path | None, recipe: ExportRecipe, accept_worse: bool
+) -> Exported:
+    """Engines of a finished bundle's files, without torch: compared on the images of a folder."""
+    from edgeembed.bundle import read_bundle
+    from edgeembed.export.engines import add_engines, photographs
+
+    if data is None:
+        raise UserError(f"{bundle}: engines are compared with its files on images: give a folder of them with --data")
+    spec = read_bundle(bundle).input
+    images = photographs(data, (spec.height, spec.width))
+    names = [name.strip() for name in precision.split(",") if name.strip()]
+    return add_engines(bundle, out, images, recipe=recipe, precisions=names, accept_worse=accept_worse)
+
+
+def read_notes(path: Path | None) -> str:
     if path is None:
         return ""
     try:

@@ -28,7 +28,8 @@ def quickstart(
     from edgeembed.config import load_recipe
     from edgeembed.data.embedded import write_embedded
     from edgeembed.data.manifest import read_manifest
-    from edgeembed.export.export import export_run, require_nothing_refused
+    from edgeembed.export.export import export_run
+    from edgeembed.export.gate import require_nothing_refused
     from edgeembed.run import RunFolder
     from edgeembed.student.distill import distil
     from edgeembed.student.recipe import DistillRecipe

@@ -80,3 +80,12 @@ def model_card(manifest: BundleManifest, notes: str = "") -> str:
         "unknown until\n`edgeembed bench` has measured it on your images. It was not made to identify people.\n"
     )
     return "\n".join([*lines, "", use, limits])
+
+
+def notes_in(card: str, manifest: BundleManifest) -> str:
+    """The notes of a card that `model_card` wrote for a manifest; empty where somebody changed the rest of it."""
+    before, use, after = model_card(manifest).partition("\n## Use\n")
+    before, after = before.rstrip("\n"), use + after
+    if not (card.startswith(before) and card.endswith(after)):
+        return ""
+    return card[len(before) : len(card) - len(after)].strip()

@@ -5,26 +5,39 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
-import torch
 
+from edgeembed.embedder import FloatArray
 from edgeembed.errors import CheckFailed, UserError
 from edgeembed.export.gate import AveragePrecisions, MapLoss, Verdict, judge, map_loss, parity
-from edgeembed.export.images import GateImages
 from edgeembed.export.recipe import GateSection
 from edgeembed.images import UInt8Array
 from edgeembed.metrics import RetrievalScores
 from edgeembed.progress import stage
 from edgeembed.runtimes import READ_ONNX, Session, is_installed, open_session
-from edgeembed.teacher.evaluate import FloatArray
-from edgeembed.teacher.model import Network
 
 log = logging.getLogger(__name__)
 
 BATCH = 16
 OWN_RUNTIME = "onnxruntime"
+
+
+class Judged(Protocol):
+    """Images that files are judged on: those to compare embeddings of come first; labels, where there are any."""
+
+    @property
+    def pixels_NHWC(self) -> UInt8Array: ...  # noqa: N802
+
+    @property
+    def num_parity(self) -> int: ...
+
+    def score(self, embedding_ND: FloatArray, /) -> RetrievalScores | None: ...
+
+    def average_precisions(self, embedding_ND: FloatArray, /) -> AveragePrecisions | None: ...
+
+    def summary(self, scores: RetrievalScores, /) -> dict[str, Any]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +53,7 @@ class Checked:
         """Whether it gives NaN or another shape, which nobody can accept."""
         return self.verdict.parity.cosine_p1 == -1.0
 
-    def facts(self, images: GateImages) -> dict[str, Any]:
+    def facts(self, images: Judged) -> dict[str, Any]:
         """`parity` and `retrieval` of bundle.json."""
         retrieval = None if self.scores is None else images.summary(self.scores)
         loss = self.verdict.map_loss
@@ -53,7 +66,7 @@ class Checked:
 class Checker:
     """What every file of an export is held against: torch, and the fp32 file where there is one already."""
 
-    images: GateImages
+    images: Judged
     reference_ND: FloatArray
     gate: GateSection
     transformer: bool
@@ -62,19 +75,23 @@ class Checker:
         """Raises what the runtime raises where the file does not run."""
         with stage(f"checking {path.name} on {len(self.images.pixels_NHWC)} images in {runtime}"):
             embedding_ND = run_session(open_session(path, runtime=runtime), self.images.pixels_NHWC)
+        checked = self.judged(embedding_ND, precision, fp32)
+        log.info("%s in %s: %s", precision, runtime, describe(checked))
+        return checked
+
+    def judged(self, embedding_ND: FloatArray, precision: str, fp32: Checked | None) -> Checked:
+        """Embeddings of all images, held against the thresholds of a precision."""
         agreement = parity(self.reference_ND, embedding_ND[: self.images.num_parity])
         found_Q = self.images.average_precisions(embedding_ND)
         loss: MapLoss | None = None
         if fp32 is not None and fp32.average_precision_Q is not None and found_Q is not None:
             loss = map_loss(fp32.average_precision_Q, found_Q)
         wanted = self.gate.of(precision, transformer=self.transformer)
-        checked = Checked(
+        return Checked(
             verdict=judge(agreement, loss, wanted),
             scores=self.images.score(embedding_ND),
             average_precision_Q=found_Q,
         )
-        log.info("%s in %s: %s", precision, runtime, describe(checked))
-        return checked
 
     def check_others(self, path: Path, precision: str, fp32: Checked | None) -> dict[str, Any]:
         """`runtimes` of bundle.json: the same file and gate in the other runtimes; a failure there refuses nothing."""
@@ -100,12 +117,6 @@ def describe(checked: Checked) -> str:
     if loss is not None:
         figures += f", {100 * loss.value:.2f} points [{100 * loss.low:.2f}, {100 * loss.high:.2f}] below fp32"
     return f"{figures}: {'REFUSED' if checked.verdict.reasons else 'passed'}"
-
-
-def run_torch(model: Network, pixels_NHWC: UInt8Array) -> FloatArray:
-    with torch.inference_mode():
-        batches = torch.from_numpy(pixels_NHWC).permute(0, 3, 1, 2).split(BATCH)
-        return np.concatenate([model(batch).numpy() for batch in batches])
 
 
 def run_session(session: Session, pixels_NHWC: UInt8Array) -> FloatArray:

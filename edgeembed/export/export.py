@@ -9,29 +9,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
+import torch
 
-from edgeembed.bundle import BundleManifest, sha256_of, write_bundle
+from edgeembed.bundle import BundleFile, BundleManifest, sha256_of, write_bundle
+from edgeembed.embedder import FloatArray
 from edgeembed.embeddings import short_space_id
-from edgeembed.errors import CheckFailed, UserError
+from edgeembed.errors import UserError
 from edgeembed.export.card import model_card
-from edgeembed.export.checking import OWN_RUNTIME, Checked, Checker, run_torch
+from edgeembed.export.checking import BATCH, OWN_RUNTIME, Checked, Checker
+from edgeembed.export.engines import build_all
 from edgeembed.export.facts import bundle_facts
+from edgeembed.export.gate import Refused
 from edgeembed.export.images import GateImages, gate_images
 from edgeembed.export.int8 import int8_attempts, is_transformer
 from edgeembed.export.onnx import MAX_PROTOBUF_BYTES, OPSET, save, to_onnx
 from edgeembed.export.precision import to_fp16
 from edgeembed.export.recipe import ExportRecipe
+from edgeembed.images import UInt8Array
+from edgeembed.packing import replace_folder
 from edgeembed.progress import stage
 from edgeembed.student.zoo import count_macs
 from edgeembed.teacher.model import JoinedModel, Network
 from edgeembed.teacher.saved import load_model
-
-
-@dataclass(frozen=True, kw_only=True)
-class Refused:
-    precision: str
-    reasons: tuple[str, ...]
 
 
 def export_run(
@@ -46,11 +47,13 @@ def export_run(
     notes: str = "",
     dim: int | None = None,
     accept_worse: bool = False,
+    tensorrt: bool = False,
 ) -> tuple[BundleManifest | None, list[Refused]]:
     """Exports a student or teacher run. Returns the bundle that was written, and what was refused.
 
     Files that fail their gate are left out; without a passing fp32 nothing is written. With `accept_worse` they are
     written and marked, unless they are broken. `out` appears whole: a bundle that was there is replaced at the end.
+    With `tensorrt` an engine is built of every file that passed.
     With `dim` the embedding is the first numbers of the run's. Raises UserError for a run or data that cannot be had.
     """
     recipe = recipe or ExportRecipe()
@@ -76,10 +79,10 @@ def export_run(
         refused: list[Refused] = []
         of_fp32: Checked | None = None
         for precision in precisions:
-            made = make_file(fp32, precision, partial, checker, recipe, of_fp32, search=not accept_worse)
+            made = make_file(fp32, precision, partial, images, checker, recipe, of_fp32, search=not accept_worse)
             reasons = made.checked.verdict.reasons
             if reasons:
-                refused.append(Refused(precision=precision, reasons=reasons))
+                refused.append(Refused(precision=precision, path=made.path.name, reasons=reasons))
                 if made.checked.broken or not accept_worse:
                     made.remove()
                     if precision == "fp32":
@@ -87,9 +90,13 @@ def export_run(
                     continue
             files += made.facts(checker, of_fp32)
             of_fp32 = made.checked if precision == "fp32" else of_fp32
+        if tensorrt:
+            passed = [BundleFile.model_validate(item) for item in files]
+            built, missed = build_all(partial, passed, checker, of_fp32, recipe.engine, accept_worse=accept_worse)
+            files, refused = [*files, *built], [*refused, *missed]
         manifest = BundleManifest.model_validate(bundle_facts(model, macs, facts, name, licence, files))
         manifest = write_bundle(partial, manifest, model_card(manifest, notes))
-        publish(partial, out)
+        replace_folder(out, partial)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return manifest, refused
@@ -127,6 +134,7 @@ def make_file(
     fp32: onnx.ModelProto,
     precision: str,
     folder: Path,
+    images: GateImages,
     checker: Checker,
     recipe: ExportRecipe,
     of_fp32: Checked | None,
@@ -136,7 +144,7 @@ def make_file(
     """Writes and judges a file; int8 is tried until one passes, or, without `search`, once."""
     path = folder / f"model.{precision}.onnx"
     made: Made | None = None
-    for converted, quantisation in attempts(fp32, precision, checker.images, recipe):
+    for converted, quantisation in attempts(fp32, precision, images, recipe):
         with stage(f"writing {path.name}"):
             save(converted, path)
         checked = checker.check(path, precision, of_fp32)
@@ -156,6 +164,13 @@ def attempts(
             yield found.model, found.facts()
     else:
         yield (to_fp16(fp32) if precision == "fp16" else fp32), None
+
+
+def run_torch(model: Network, pixels_NHWC: UInt8Array) -> FloatArray:
+    """(N, D) of the network itself."""
+    with torch.inference_mode():
+        batches = torch.from_numpy(pixels_NHWC).permute(0, 3, 1, 2).split(BATCH)
+        return np.concatenate([model(batch).numpy() for batch in batches])
 
 
 def file_facts(path: Path, precision: str) -> dict[str, Any]:
@@ -208,19 +223,3 @@ def make_short(run_path: Path, model: Network, facts: dict[str, Any], dim: int) 
 def check_target(out: Path) -> None:
     if out.exists() and not (out / "bundle.json").is_file() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out}: exists and is not a bundle: choose another --out")
-
-
-def publish(partial: Path, out: Path) -> None:
-    """Puts a finished folder in place of an older one."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    old = partial.with_suffix(".old")
-    if out.exists():
-        out.rename(old)
-    partial.rename(out)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def require_nothing_refused(refused: Sequence[Refused]) -> None:
-    """Raises CheckFailed with the figures of every refused file."""
-    if refused:
-        raise CheckFailed("; ".join(f"{item.precision} refused: {', '.join(item.reasons)}" for item in refused))

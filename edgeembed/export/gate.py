@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from edgeembed.bundle import Parity
+from edgeembed.embedder import FloatArray
+from edgeembed.errors import CheckFailed
 from edgeembed.export.recipe import Thresholds
 from edgeembed.metrics import mean_and_ci95
-from edgeembed.teacher.evaluate import FloatArray
 
 AveragePrecisions = npt.NDArray[np.float64]
 
@@ -30,6 +32,15 @@ class Verdict:
 
     parity: Parity
     map_loss: MapLoss | None
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refused:
+    """A file that failed its gate: what it is, its name in the bundle, and every reason."""
+
+    precision: str
+    path: str
     reasons: tuple[str, ...]
 
 
@@ -62,3 +73,9 @@ def judge(agreement: Parity, loss: MapLoss | None, wanted: Thresholds) -> Verdic
             f"more than {100 * wanted.map_loss:g}"
         )
     return Verdict(parity=agreement, map_loss=loss, reasons=tuple(reasons))
+
+
+def require_nothing_refused(refused: Sequence[Refused]) -> None:
+    """Raises CheckFailed with the figures of every refused file."""
+    if refused:
+        raise CheckFailed("; ".join(f"{item.precision} refused: {', '.join(item.reasons)}" for item in refused))

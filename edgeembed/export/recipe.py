@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from edgeembed.config import Section
 
@@ -57,9 +58,32 @@ class Int8Section(Section):
     max_float_share: float = Field(default=0.5, ge=0.0, le=1.0)
 
 
+class EngineSection(Section):
+    """TensorRT engines: batches that they take, and what building them may use.
+
+    `timing_cache`: a file in which the measurements of one build are kept for the next. `hardware_compatible`: for
+    every GPU from Ampere on, not this one alone; `version_compatible`: for later releases of the same major version
+    too. Both cost speed.
+    """
+
+    opt_batch: int = Field(default=1, ge=1)
+    max_batch: int = Field(default=16, ge=1)
+    workspace_mb: int | None = Field(default=None, ge=1)
+    timing_cache: Path | None = None
+    hardware_compatible: bool = False
+    version_compatible: bool = False
+
+    @model_validator(mode="after")
+    def _fastest_batch_is_allowed(self) -> EngineSection:
+        if self.opt_batch > self.max_batch:
+            raise ValueError(f"opt_batch {self.opt_batch} is above max_batch {self.max_batch}")
+        return self
+
+
 class ExportRecipe(Section):
     """Everything that decides an export, beside the run and its images."""
 
     description: str = ""
     gate: GateSection = GateSection()
     int8: Int8Section = Int8Section()
+    engine: EngineSection = EngineSection()

@@ -23,6 +23,7 @@ ARM_INT8_FLAGS = frozenset({"asimddp", "i8mm"})
 RUNTIMES = {
     "onnxruntime": "edgeembed.runtimes.ort",
     "openvino": "edgeembed.runtimes.openvino",
+    "tensorrt": "edgeembed.runtimes.tensorrt",
 }
 """By the name of the package that runs the network: the module whose `open_file` opens a file with it. ONNX Runtime is
 the one of the base install, and the one that every exported file must run on."""

@@ -19,14 +19,14 @@ from typing import Any
 
 import numpy as np
 
-from edgeembed.bundle import BundleFile, BundleManifest, sha256_of
+from edgeembed.bundle import ONNX, PLAN, BundleFile, BundleManifest, sha256_of
 from edgeembed.errors import CheckFailed, UserError
 from edgeembed.run import cache_folder, read_json, write_json
-from edgeembed.runtimes import Session, available_cores, is_installed, open_session, this_machine
+from edgeembed.runtimes import Session, available_cores, import_runtime, is_installed, open_session, this_machine
 
 log = logging.getLogger(__name__)
 
-DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu", "openvino")
+DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt")
 ROUNDS = 5
 WARMUP_SECONDS, TURN_SECONDS = 0.1, 0.3  # of each candidate in each round
 MOST_REMEMBERED = 100
@@ -51,14 +51,14 @@ class Timed:
 
 
 def verified_pairs(manifest: BundleManifest) -> list[Pair]:
-    """Each ONNX file in its own runtime and in those whose check it passed, where they are installed.
+    """Each ONNX file and engine in its own runtime and in those whose check it passed, where they are installed.
 
     A file that its gate refused and that was written all the same is in none: it is used where it is asked for.
     """
     return [
         Pair(file=file, runtime=runtime)
         for file in manifest.files
-        if file.path.endswith(".onnx") and not file.accepted_worse
+        if file.path.endswith((ONNX, PLAN)) and not file.accepted_worse
         for runtime in (file.runtime, *(name for name, check in file.runtimes.items() if check.passed))
         if is_installed(runtime)
     ]
@@ -73,7 +73,7 @@ def time_pairs(folder: Path, manifest: BundleManifest, *, threads: int | None = 
     sessions: list[tuple[Pair, Session]] = []
     for pair in verified_pairs(manifest):
         try:
-            sessions.append((pair, open_session(folder / pair.file.path, runtime=pair.runtime, threads=threads)))
+            sessions.append((pair, open_file_of(folder, pair, threads=threads)))
         except (ImportError, UserError) as error:
             log.warning("not measured: %s in %s: %s", pair.file.path, pair.runtime, error)
     if not sessions:
@@ -85,6 +85,13 @@ def time_pairs(folder: Path, manifest: BundleManifest, *, threads: int | None = 
         Timed(path=pair.file.path, runtime=pair.runtime, provider=session.provider, p50_ms=float(p50_ms))
         for (pair, session), p50_ms in zip(sessions, np.median(turns_ms, axis=0), strict=True)
     ]
+
+
+def open_file_of(folder: Path, pair: Pair, *, threads: int | None = None, provider: str | None = None) -> Session:
+    """A session of a verified file. Raises UserError for an engine that was built for another GPU or TensorRT."""
+    if pair.file.path.endswith(PLAN):
+        import_runtime(pair.runtime).require_built_here(pair.file)
+    return open_session(folder / pair.file.path, runtime=pair.runtime, threads=threads, provider=provider)
 
 
 def turn_ms(session: Session, image_NHWC: np.ndarray[Any, np.dtype[np.uint8]]) -> float:

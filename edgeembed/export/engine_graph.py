@@ -1,0 +1,221 @@
+"""An exported ONNX file as TensorRT's parser takes it: the same numbers, said in the operators that each version knows.
+
+TensorRT reads uint8 only to cast it, and quantises about zero only, with weights that are written in float.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import helper, numpy_helper
+
+Version = tuple[int, int]
+OLDEST: Version = (8, 5)
+NEWEST_OPSET: Mapping[int, int] = {8: 17, 10: 20, 11: 20}
+"""By TensorRT's major version, the opset whose operators its parser was made for; one of ours that is newer is taken
+where none of its operators changed, which TAKEN_SINCE tells."""
+TAKEN_SINCE: Mapping[str, Version] = {
+    **dict.fromkeys(
+        (
+            "Add", "AveragePool", "Cast", "Clip", "Concat", "Constant", "Conv", "DequantizeLinear", "Div", "Erf", "Exp",
+            "Expand", "Flatten", "Gather", "Gemm", "GlobalAveragePool", "HardSigmoid", "HardSwish", "Identity",
+            "MatMul", "MaxPool", "Mul", "Neg", "Pad", "Pow", "QuantizeLinear", "ReduceL2", "ReduceMax", "ReduceMean",
+            "ReduceSum", "ReduceSumSquare", "Relu", "Reshape", "Resize", "Shape", "Sigmoid", "Slice", "Softmax", "Softplus",
+            "Split", "Sqrt", "Squeeze", "Sub", "Tanh", "Tile", "Transpose", "Unsqueeze", "Where",
+        ),
+        OLDEST,
+    ),
+    "LayerNormalization": (8, 6),
+    "GroupNormalization": (8, 6),
+    "Reciprocal": (10, 0),
+    "Gelu": (10, 0),
+}  # fmt: skip
+"""The first TensorRT whose ONNX parser takes an operator; what is not here, none is known to take."""
+TYPES = {"FLOAT", "FLOAT16", "INT8", "INT32", "INT64", "BOOL"}
+"""Of initialisers; uint8 is taken as the network's input alone."""
+
+
+def parse_version(version: str) -> Version:
+    """10.13.3.9 is (10, 13)."""
+    major, minor = re.findall(r"\d+", version)[:2]
+    return int(major), int(minor)
+
+
+def for_tensorrt(model: onnx.ModelProto, version: Version) -> onnx.ModelProto:
+    """A copy of an exported file that the parser of a version takes, or of which `refusals` says why it does not."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    cast_first(copy.graph)
+    quantise_about_zero(copy.graph)
+    if version < TAKEN_SINCE["Gelu"]:
+        write_out_gelu(copy.graph)
+    used = {node.domain for node in copy.graph.node}
+    kept = [item for item in copy.opset_import if item.domain in used]
+    del copy.opset_import[:]
+    copy.opset_import.extend(kept)
+    del copy.graph.value_info[:]  # of the graph as it was
+    return copy
+
+
+def refusals(model: onnx.ModelProto, version: Version) -> list[str]:
+    """Why the parser of a TensorRT version would not take a graph; empty where it would."""
+    name = f"TensorRT {version[0]}.{version[1]}"
+    found = [f"{name} is older than {OLDEST[0]}.{OLDEST[1]}"] if version < OLDEST else []
+    for op in sorted({node.op_type for node in model.graph.node if not node.domain}):
+        since = TAKEN_SINCE.get(op)
+        if since is None:
+            found.append(f"operator {op}: no TensorRT is known to take it")
+        elif since > version:
+            found.append(f"operator {op}: taken since TensorRT {since[0]}.{since[1]}, not by {version[0]}.{version[1]}")
+    for domain in sorted({node.domain for node in model.graph.node if node.domain}):
+        found.append(f"operators of {domain}: {name} takes those of ONNX alone")
+    for tensor in model.graph.initializer:
+        kind = onnx.TensorProto.DataType.Name(tensor.data_type)
+        if kind not in TYPES:
+            found.append(f"{tensor.name}: {name} takes no constants of type {kind}")
+    readers = [node for node in model.graph.node if model.graph.input[0].name in node.input]
+    if any(node.op_type != "Cast" for node in readers):
+        found.append(f"input {model.graph.input[0].name}: {name} takes uint8 only into a Cast")
+    opset = next((item.version for item in model.opset_import if not item.domain), 0)
+    if opset > max(NEWEST_OPSET.values()):
+        found.append(f"opset {opset}: {name} is known to take at most {max(NEWEST_OPSET.values())}")
+    return found
+
+
+def cast_first(graph: onnx.GraphProto) -> None:
+    """Transpose, then Cast, of the pixels becomes Cast, then Transpose."""
+    image = graph.input[0].name
+    transposes = [node for node in graph.node if image in node.input and node.op_type == "Transpose"]
+    for transpose in transposes:
+        casts = [node for node in graph.node if transpose.output[0] in node.input]
+        if [node.op_type for node in casts] != ["Cast"]:
+            continue
+        cast = casts[0]
+        cast.input[0], transpose.input[0] = image, cast.output[0]
+        between, after = transpose.output[0], cast.output[0]
+        cast.output[0], transpose.output[0] = between, after
+        transpose.input[0] = between
+        at = list(graph.node).index(transpose)
+        moved = onnx.NodeProto()
+        moved.CopyFrom(cast)
+        graph.node.remove(cast)
+        graph.node.insert(at, moved)
+
+
+def quantise_about_zero(graph: onnx.GraphProto) -> None:
+    """Ranges with a zero point become symmetric ones that hold them; weights become float, rounded on the way in.
+
+    Where the zero point was the least value, rounding also cut off what is negative: a Relu says so instead. A
+    quantised bias becomes float.
+    """
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    zero = numpy_helper.from_array(np.zeros((), np.int8), "zero_point_int8")
+    nodes: list[onnx.NodeProto] = []
+    symmetric: dict[tuple[str, str], str] = {}  # (scale, zero point) to the name of the new scale
+    renamed: dict[str, str] = {}
+    for node in graph.node:
+        if node.op_type == "DequantizeLinear" and node.input[0] in constants:
+            nodes += dequantised(graph, node, constants, renamed)
+            continue
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            scale, point = numpy_helper.to_array(constants[node.input[1]]), constants[node.input[2]]
+            if point.data_type == onnx.TensorProto.UINT8:
+                lowest = int(numpy_helper.to_array(point))
+                key = (node.input[1], node.input[2])
+                if key not in symmetric:
+                    symmetric[key] = f"{node.input[1]}_symmetric"
+                    widest = np.float32(max(lowest, 255 - lowest)) * scale / np.float32(127)
+                    graph.initializer.append(numpy_helper.from_array(np.asarray(widest, scale.dtype), symmetric[key]))
+                if node.op_type == "QuantizeLinear" and lowest == 0:
+                    rectified = f"{node.input[0]}_rectified_{len(nodes)}"
+                    nodes.append(helper.make_node("Relu", [node.input[0]], [rectified], name=rectified))
+                    node.input[0] = rectified
+                node.input[1], node.input[2] = symmetric[key], zero.name
+        nodes.append(node)
+    for node in nodes:
+        for position, name in enumerate(node.input):
+            node.input[position] = renamed.get(name, name)
+    graph.initializer.append(zero)
+    kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del graph.node[:]
+    graph.node.extend(kept)
+    used = {name for node in kept for name in node.input}
+    tensors = [tensor for tensor in graph.initializer if tensor.name in used]
+    tensors = [onnx.TensorProto.FromString(tensor.SerializeToString()) for tensor in tensors]
+    del graph.initializer[:]
+    graph.initializer.extend(tensors)
+
+
+def dequantised(
+    graph: onnx.GraphProto, node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto], renamed: dict[str, str]
+) -> list[onnx.NodeProto]:
+    """A stored weight, in float, with the two operators that round it; a stored bias in float alone."""
+    stored, scale = (numpy_helper.to_array(constants[name]) for name in node.input[:2])
+    axis = next((item.i for item in node.attribute if item.name == "axis"), 1)
+    if stored.dtype == np.int32:
+        name = f"{node.output[0]}_float"
+        graph.initializer.append(numpy_helper.from_array((stored * scale).astype(np.float32), name))
+        renamed[node.output[0]] = name
+        return []
+    # TensorRT takes one scale for each row of a matrix that multiplies from the right, not for each column.
+    turned = stored.ndim == 2 and axis == 1 and scale.ndim == 1
+    if turned:
+        stored, axis = np.ascontiguousarray(stored.T), 0
+    weight, points = f"{node.output[0]}_float", f"{node.output[0]}_points"
+    along = scale.reshape([-1 if side == axis else 1 for side in range(stored.ndim)]) if scale.ndim else scale
+    graph.initializer.append(numpy_helper.from_array((stored * along).astype(np.float32), weight))
+    graph.initializer.append(numpy_helper.from_array(np.zeros(scale.shape, np.int8), points))
+    rounded, output = f"{node.output[0]}_int8", node.output[0]
+    result = f"{output}_rows" if turned else output
+    made = [
+        helper.make_node("QuantizeLinear", [weight, node.input[1], points], [rounded], name=rounded, axis=axis),
+        helper.make_node("DequantizeLinear", [rounded, node.input[1], points], [result], name=result, axis=axis),
+    ]
+    if turned:
+        made.append(helper.make_node("Transpose", [result], [output], name=output, perm=[1, 0]))
+    return made
+
+
+def write_out_gelu(graph: onnx.GraphProto) -> None:
+    """Gelu as x / 2 (1 + erf(x / sqrt 2)), in the type of x."""
+    half = {tensor.name for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT16}
+    in_half = half_values(graph, half)
+    nodes: list[onnx.NodeProto] = []
+    for node in graph.node:
+        if node.op_type != "Gelu":
+            nodes.append(node)
+            continue
+        if any(item.name == "approximate" and item.s == b"tanh" for item in node.attribute):
+            nodes.append(node)
+            continue
+        dtype: npt.DTypeLike = np.float16 if node.input[0] in in_half else np.float32
+        x, y = node.input[0], node.output[0]
+        for name, value in (("root", 0.5**0.5), ("one", 1.0), ("half", 0.5)):
+            graph.initializer.append(numpy_helper.from_array(np.asarray(value, dtype), f"{y}_{name}"))
+        nodes += [
+            helper.make_node("Mul", [x, f"{y}_root"], [f"{y}_scaled"], name=f"{y}_scaled"),
+            helper.make_node("Erf", [f"{y}_scaled"], [f"{y}_erf"], name=f"{y}_erf"),
+            helper.make_node("Add", [f"{y}_erf", f"{y}_one"], [f"{y}_plus"], name=f"{y}_plus"),
+            helper.make_node("Mul", [x, f"{y}_plus"], [f"{y}_product"], name=f"{y}_product"),
+            helper.make_node("Mul", [f"{y}_product", f"{y}_half"], [y], name=y),
+        ]
+    kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del graph.node[:]
+    graph.node.extend(kept)
+
+
+def half_values(graph: onnx.GraphProto, half: set[str]) -> set[str]:
+    """Names of values that are float16: what is cast to it, and what is computed from it until it is cast away."""
+    found = set(half)
+    for node in graph.node:
+        if node.op_type == "Cast":
+            to = next(item.i for item in node.attribute if item.name == "to")
+            if to == onnx.TensorProto.FLOAT16:
+                found.update(node.output)
+        elif any(name in found for name in node.input):
+            found.update(node.output)
+    return found

@@ -1,0 +1,197 @@
+"""TensorRT engines of a bundle's ONNX files: built on this GPU, read back, run on real images, refused when worse.
+
+Nothing here needs torch: a Jetson builds its own engines from a finished bundle.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from edgeembed.bundle import CARD, PLAN, BundleFile, BundleManifest, read_bundle, sha256_of, verified_file, write_bundle
+from edgeembed.embedder import FloatArray, verified_with_weights
+from edgeembed.errors import CheckFailed, UserError
+from edgeembed.export.card import model_card, notes_in
+from edgeembed.export.checking import Checked, Checker, Judged, run_session
+from edgeembed.export.gate import AveragePrecisions, Refused
+from edgeembed.export.recipe import EngineSection, ExportRecipe
+from edgeembed.images import ImageError, UInt8Array, find_images, load_pixels
+from edgeembed.metrics import RetrievalScores
+from edgeembed.packing import replace_folder
+from edgeembed.progress import stage
+from edgeembed.runtimes import open_session
+
+log = logging.getLogger(__name__)
+
+RUNTIME = "tensorrt"
+PARITY_IMAGES = 256
+MISSING = (
+    "needs the package {name}: pip install 'edgeembed[tensorrt]' (version 10 and newer take their libraries from "
+    "NVIDIA's own index; tensorrt==8.6.0 for Python 3.10 has them inside)"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Photographs:
+    """Images without labels to compare embeddings on, (N, H, W, 3)."""
+
+    pixels_NHWC: UInt8Array
+
+    @property
+    def num_parity(self) -> int:
+        return len(self.pixels_NHWC)
+
+    def score(self, _: FloatArray, /) -> RetrievalScores | None:
+        return None
+
+    def average_precisions(self, _: FloatArray, /) -> AveragePrecisions | None:
+        return None
+
+    def summary(self, _: RetrievalScores, /) -> dict[str, Any]:
+        return {}
+
+
+def photographs(folder: Path, size: tuple[int, int]) -> Photographs:
+    """Images of a folder and those below it, spread over all of them by name."""
+    files = find_images(folder)
+    pixels = []
+    for path in files[:: max(1, len(files) // PARITY_IMAGES)][:PARITY_IMAGES]:
+        try:
+            pixels.append(load_pixels(path, *size))
+        except ImageError as error:
+            log.warning("skipped: %s", error)
+    if not pixels:
+        raise UserError(f"--data {folder}: holds no image that can be read")
+    return Photographs(pixels_NHWC=np.stack(pixels))
+
+
+def build_all(
+    folder: Path,
+    files: Sequence[BundleFile],
+    checker: Checker,
+    fp32: Checked | None,
+    settings: EngineSection,
+    *,
+    accept_worse: bool = False,
+) -> tuple[list[dict[str, Any]], list[Refused]]:
+    """Writes an engine beside each ONNX file that is given; returns their entries of `files`, and what was refused.
+
+    Without the packages that this needs, or without a GPU, every engine is refused, by what is missing.
+    """
+    sources = [file for file in files if file.path.endswith(".onnx")]
+    try:
+        from edgeembed.export import tensorrt as engines
+        from edgeembed.runtimes.cuda import Device
+
+        device = Device()
+    except ModuleNotFoundError as error:
+        return [], [Refused(precision=RUNTIME, path=PLAN, reasons=(MISSING.format(name=error.name),))]
+    except (ImportError, OSError, UserError) as error:
+        return [], [
+            Refused(precision=RUNTIME, path=PLAN, reasons=(f"cannot be used here: {' '.join(str(error).split())}",))
+        ]
+    made: list[dict[str, Any]] = []
+    refused: list[Refused] = []
+    for file in sources:
+        path = folder / f"model.{file.precision}{PLAN}"
+        label = f"{RUNTIME} {file.precision}"
+        try:
+            with stage(f"building the {file.precision} engine with TensorRT on {device.name}"):
+                plan = engines.build_engine(onnx.load(folder / file.path), file.precision, settings)
+            found = engines.inspect_engine(plan)
+            log.info("%s engine: %d layers, products with weights: %s", file.precision, found.layers, found.products)
+            engines.require_precision(found, file.precision)
+            path.write_bytes(plan)
+            checked = checker.check(path, file.precision, fp32, runtime=RUNTIME)
+        except CheckFailed as error:
+            path.unlink(missing_ok=True)
+            refused.append(Refused(precision=label, path=path.name, reasons=(str(error),)))
+            continue
+        if reasons := checked.verdict.reasons:
+            refused.append(Refused(precision=label, path=path.name, reasons=reasons))
+            if checked.broken or not accept_worse:
+                path.unlink()
+                continue
+        made.append(
+            {
+                "path": path.name,
+                "runtime": RUNTIME,
+                "precision": file.precision,
+                "sha256": sha256_of(path),
+                "bytes": path.stat().st_size,
+                **checked.facts(checker.images),
+                "accepted_worse": reasons,
+                "engine": {
+                    **engines.facts(settings, found),
+                    "gpu": device.name,
+                    "compute_capability": device.compute_capability,
+                    "onnx_sha256": file.sha256,
+                },
+            }
+        )
+    device.close()
+    return made, refused
+
+
+def add_engines(
+    bundle: Path,
+    out: Path,
+    images: Judged,
+    *,
+    recipe: ExportRecipe,
+    precisions: Sequence[str],
+    accept_worse: bool = False,
+) -> tuple[BundleManifest, list[Refused]]:
+    """Builds engines of a finished bundle's files into `out`, which may be the bundle itself and changes whole.
+
+    Embeddings are held against the bundle's own fp32 file in ONNX Runtime, which was held against torch.
+    """
+    manifest = read_bundle(bundle)
+    for file in manifest.files:
+        verified_file(bundle, file)
+    onnx_files = {file.precision: file for file in manifest.files if file.path.endswith(".onnx")}
+    unknown = [name for name in precisions if name not in onnx_files]
+    if unknown:
+        raise UserError(f"{bundle}: has no {', '.join(unknown)} file, it holds {', '.join(onnx_files)}")
+    reference = onnx_files.get("fp32")
+    if reference is None:
+        raise UserError(f"{bundle}: has no fp32 file to hold engines against: export the run again")
+    with stage(f"embedding {len(images.pixels_NHWC)} images with {reference.path} in ONNX Runtime"):
+        session = open_session(verified_with_weights(bundle, manifest, reference))
+        reference_ND = run_session(session, images.pixels_NHWC)
+    graph = onnx.load(bundle / reference.path, load_external_data=False).graph
+    transformer = any(node.op_type == "Softmax" for node in graph.node)
+    checker = Checker(
+        images=images, reference_ND=reference_ND[: images.num_parity], gate=recipe.gate, transformer=transformer
+    )
+    notes = notes_in((bundle / CARD).read_text(encoding="utf-8"), manifest) if (bundle / CARD).is_file() else ""
+    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.copytree(bundle, partial)
+    try:
+        made, refused = build_all(
+            partial,
+            [onnx_files[name] for name in precisions],
+            checker,
+            checker.judged(reference_ND, "fp32", None),
+            recipe.engine,
+            accept_worse=accept_worse,
+        )
+        if made:
+            names = {item["path"] for item in made}
+            kept = [file for file in manifest.files if file.path not in names]
+            files = (*kept, *(BundleFile.model_validate(item) for item in made))
+            manifest = manifest.model_copy(update={"files": files})
+            manifest = write_bundle(partial, manifest, model_card(manifest, notes))
+            replace_folder(out, partial)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return manifest, refused
