@@ -232,8 +232,9 @@ def axes_as_attribute(model: onnx.ModelProto) -> None:
     for node in model.graph.node:
         if node.op_type in REDUCTIONS and len(node.input) == 2 and node.input[1] in constants:
             axes = numpy_helper.to_array(constants[node.input[1]]).tolist()
-            node.attribute.append(helper.make_attribute("axes", axes))
-            del node.input[1]
+            left = [item for item in node.attribute if item.name != "noop_with_empty_axes"]
+            del node.input[1], node.attribute[:]
+            node.attribute.extend([*left, helper.make_attribute("axes", axes)])
     for item in model.opset_import:
         if not item.domain:
             item.version = AXES_AS_INPUT - 1
