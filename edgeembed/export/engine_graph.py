@@ -19,6 +19,7 @@ Version = tuple[int, int]
 OLDEST: Version = (8, 5)
 NEWEST_OPSET: Mapping[int, int] = {8: 17, 9: 19, 10: 20, 11: 20}
 """By TensorRT's major version, the opset that its parser is known to read; a newer major reads at least the last."""
+NEWER_ATTRIBUTES = ("noop_with_empty_axes", "saturate")  # which say nothing here: no empty axes, no float8
 REDUCTIONS = ("ReduceL2", "ReduceMax", "ReduceMean", "ReduceSumSquare")
 TAKEN_SINCE: Mapping[str, Version] = {
     **dict.fromkeys(
@@ -232,9 +233,10 @@ def axes_as_attribute(model: onnx.ModelProto) -> None:
     for node in model.graph.node:
         if node.op_type in REDUCTIONS and len(node.input) == 2 and node.input[1] in constants:
             axes = numpy_helper.to_array(constants[node.input[1]]).tolist()
-            left = [item for item in node.attribute if item.name != "noop_with_empty_axes"]
-            del node.input[1], node.attribute[:]
-            node.attribute.extend([*left, helper.make_attribute("axes", axes)])
+            node.attribute.append(helper.make_attribute("axes", axes))
+            del node.input[1]
+        for item in [item for item in node.attribute if item.name in NEWER_ATTRIBUTES]:
+            node.attribute.remove(item)
     for item in model.opset_import:
         if not item.domain:
             item.version = AXES_AS_INPUT - 1
