@@ -1,10 +1,10 @@
 """One network on a GPU, from uint8 pixels in memory to embeddings in memory: engines, ONNX Runtime, torch.compile.
 
-Why: whether an engine is worth its build should be seen beside what needs none, on the same GPU, with every copy counted.
+Why: whether an engine is worth its build should be seen beside what needs none, on one GPU, with every copy counted.
 Usage: python benchmarks/gpu_latency.py BUNDLE RUNTIME --images FOLDER [--run RUN] --out FOLDER
-RUNTIME: tensorrt, onnxruntime (its CUDA provider) or torch (torch.compile of --run, which the bundle was exported from);
-each in an environment that has it. Writes RUNTIME.json with times, and the embeddings of all images, to be compared
-and scored elsewhere: `gpu_scores.py`.
+RUNTIME: tensorrt, onnxruntime (its CUDA provider) or torch (torch.compile of --run, which the bundle was exported
+from), each in an environment that has it. Writes RUNTIME.json with times, and RUNTIME.npz with the embeddings of all
+images, to be compared.
 """
 
 from __future__ import annotations

@@ -101,4 +101,4 @@ def test_extras_are_those_of_the_stages_and_all_leaves_out_tensorrt(wheel: Wheel
     assert "edgeembed[export]" in wheel.requirements("bench")
     assert "edgeembed[train]" in wheel.requirements("export")
     assert wheel.requirements("openvino") == {"openvino"}
-    assert wheel.requirements("tensorrt") == {"tensorrt"}
+    assert wheel.requirements("tensorrt") == {"tensorrt", "cuda-python", "onnx", "pyyaml", "rich"}

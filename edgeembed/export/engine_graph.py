@@ -6,7 +6,7 @@ TensorRT reads uint8 only to cast it, and quantises about zero only, with weight
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -59,6 +59,7 @@ def for_tensorrt(model: onnx.ModelProto, version: Version) -> onnx.ModelProto:
     if version < TAKEN_SINCE["Gelu"]:
         write_out_gelu(copy.graph)
     if newest_opset(version) < AXES_AS_INPUT:
+        shapes_whole(copy.graph)
         axes_as_attribute(copy)
     used = {node.domain for node in copy.graph.node}
     kept = [item for item in copy.opset_import if item.domain in used]
@@ -156,10 +157,8 @@ def quantise_about_zero(graph: onnx.GraphProto) -> None:
         for position, name in enumerate(node.input):
             node.input[position] = renamed.get(name, name)
     graph.initializer.append(zero)
-    kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
-    del graph.node[:]
-    graph.node.extend(kept)
-    used = {name for node in kept for name in node.input}
+    replace_nodes(graph, nodes)
+    used = {name for node in graph.node for name in node.input}
     tensors = [tensor for tensor in graph.initializer if tensor.name in used]
     tensors = [onnx.TensorProto.FromString(tensor.SerializeToString()) for tensor in tensors]
     del graph.initializer[:]
@@ -219,9 +218,25 @@ def write_out_gelu(graph: onnx.GraphProto) -> None:
             helper.make_node("Mul", [x, f"{y}_plus"], [f"{y}_product"], name=f"{y}_product"),
             helper.make_node("Mul", [f"{y}_product", f"{y}_half"], [y], name=y),
         ]
-    kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
-    del graph.node[:]
-    graph.node.extend(kept)
+    replace_nodes(graph, nodes)
+
+
+def shapes_whole(graph: onnx.GraphProto) -> None:
+    """A part of a shape as the whole, cut: TensorRT 8 overlooks the ends that Shape has since opset 15."""
+    nodes: list[onnx.NodeProto] = []
+    for node in graph.node:
+        ends = {item.name: item.i for item in node.attribute if item.name in ("start", "end")}
+        nodes.append(node)
+        if node.op_type != "Shape" or not ends:
+            continue
+        output, whole = node.output[0], f"{node.output[0]}_whole"
+        for name, value in (("start", ends.get("start", 0)), ("end", ends.get("end", 2**31 - 1)), ("axis", 0)):
+            graph.initializer.append(numpy_helper.from_array(np.array([value], np.int64), f"{output}_{name}"))
+        node.output[0] = whole
+        del node.attribute[:]
+        cut = [whole, *(f"{output}_{name}" for name in ("start", "end", "axis"))]
+        nodes.append(helper.make_node("Slice", cut, [output], name=output))
+    replace_nodes(graph, nodes)
 
 
 def axes_as_attribute(model: onnx.ModelProto) -> None:
@@ -248,6 +263,13 @@ def axes_as_attribute(model: onnx.ModelProto) -> None:
 
 def first_line(error: Exception) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def replace_nodes(graph: onnx.GraphProto, nodes: Sequence[onnx.NodeProto]) -> None:
+    """Sets a graph's nodes; they may be its own, which emptying it would spoil."""
+    kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del graph.node[:]
+    graph.node.extend(kept)
 
 
 def half_values(graph: onnx.GraphProto, half: set[str]) -> set[str]:

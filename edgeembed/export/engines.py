@@ -105,10 +105,11 @@ def build_all(
         label = f"{RUNTIME} {file.precision}"
         try:
             with stage(f"building the {file.precision} engine with TensorRT on {device.name}"):
-                plan = engines.build_engine(onnx.load(folder / file.path), file.precision, settings)
+                model = onnx.load(folder / file.path)
+                plan = engines.build_engine(model, file.precision, settings)
             found = engines.inspect_engine(plan)
             log.info("%s engine: %d layers, products with weights: %s", file.precision, found.layers, found.products)
-            engines.require_precision(found, file.precision)
+            engines.require_precision(found, file.precision, model)
             path.write_bytes(plan)
             checked = checker.check(path, file.precision, fp32, runtime=RUNTIME)
         except CheckFailed as error:

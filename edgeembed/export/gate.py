@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from edgeembed.bundle import Parity
+from edgeembed.bundle import LENGTH_TOLERANCE, Parity
 from edgeembed.embedder import FloatArray
 from edgeembed.errors import CheckFailed
 from edgeembed.export.recipe import Thresholds
@@ -33,6 +33,8 @@ class Verdict:
     parity: Parity
     map_loss: MapLoss | None
     reasons: tuple[str, ...]
+    within: bool
+    """Whether its loss, by chance or not, is one that it may have."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,12 +48,18 @@ class Refused:
 
 def parity(reference_ND: FloatArray, candidate_ND: FloatArray) -> Parity:
     """Agreement of two embeddings of the same images; both are unit vectors."""
-    if candidate_ND.shape != reference_ND.shape or not np.isfinite(candidate_ND).all():
+    if candidate_ND.shape != reference_ND.shape or not are_unit(candidate_ND):
         return Parity(cosine_p1=-1.0, cosine_p50=-1.0, max_abs=2.0, images=len(reference_ND))  # unit vectors' worst
     cosine_N = np.einsum("nd,nd->n", reference_ND.astype(np.float64), candidate_ND.astype(np.float64))
     p1, p50 = np.percentile(cosine_N, [1, 50])
     largest = float(np.abs(reference_ND - candidate_ND).max())
     return Parity(cosine_p1=float(p1), cosine_p50=float(p50), max_abs=largest, images=len(reference_ND))
+
+
+def are_unit(embedding_ND: FloatArray) -> bool:
+    """Whether all vectors have length 1: a norm that overflows in float16 gives zeros, which a median overlooks."""
+    length_N = np.sqrt(np.einsum("nd,nd->n", embedding_ND, embedding_ND, dtype=np.float64))
+    return bool((np.abs(length_N - 1) < LENGTH_TOLERANCE).all())  # NaN is not
 
 
 def map_loss(reference_Q: AveragePrecisions, candidate_Q: AveragePrecisions) -> MapLoss:
@@ -72,7 +80,8 @@ def judge(agreement: Parity, loss: MapLoss | None, wanted: Thresholds) -> Verdic
             f"mAP is {100 * loss.value:.2f} points [{100 * loss.low:.2f}, {100 * loss.high:.2f}] below fp32's, "
             f"more than {100 * wanted.map_loss:g}"
         )
-    return Verdict(parity=agreement, map_loss=loss, reasons=tuple(reasons))
+    within = loss is None or wanted.map_loss is None or loss.value <= wanted.map_loss
+    return Verdict(parity=agreement, map_loss=loss, reasons=tuple(reasons), within=within)
 
 
 def require_nothing_refused(refused: Sequence[Refused]) -> None:

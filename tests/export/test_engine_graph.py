@@ -1,0 +1,143 @@
+"""Files that leave are said to each TensorRT in the operators, types and opset that its parser reads."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from edgeembed.embedder import default_bundle
+from edgeembed.errors import CheckFailed
+from edgeembed.export.engine_graph import for_tensorrt, parse_version, refusals
+
+VERSIONS = [(8, 6), (10, 3), (11, 4)]
+
+
+def run(model: onnx.ModelProto, feed: dict[str, np.ndarray]) -> np.ndarray:
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    output: np.ndarray = session.run(None, feed)[0]
+    return output
+
+
+@pytest.fixture(scope="module")
+def pixels() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (4, 144, 144, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize(("precision", "least"), [("fp32", 0.99999), ("int8", 0.98)])
+def test_the_bundled_files_are_taken_and_embed_as_before(
+    pixels: np.ndarray, version: tuple[int, int], precision: str, least: float
+) -> None:
+    model = onnx.load(default_bundle() / f"model.{precision}.onnx")
+    graph = for_tensorrt(model, version)
+    onnx.checker.check_model(graph, full_check=True)
+    assert refusals(graph, version) == []
+    before, after = (run(item, {"image": pixels}) for item in (model, graph))
+    assert np.einsum("nd,nd->n", before, after).min() > least
+
+
+def test_int8_is_symmetric_and_what_its_zero_point_cut_off_is_rectified() -> None:
+    nodes = [
+        helper.make_node("Cast", ["image"], ["x"], name="cast", to=TensorProto.FLOAT),
+        helper.make_node("Sub", ["x", "mean"], ["y"], name="sub"),
+        helper.make_node("QuantizeLinear", ["y", "scale", "point"], ["q"], name="q"),
+        helper.make_node("DequantizeLinear", ["q", "scale", "point"], ["embedding"], name="dq"),
+    ]
+    model = model_of(nodes, {"mean": np.float32(100), "scale": np.float32(0.5), "point": np.uint8(0)})
+    pixels = np.array([[[[0, 100, 150]]]], np.uint8)
+    graph = for_tensorrt(model, (10, 3))
+    kinds = {tensor.data_type for tensor in graph.graph.initializer}
+    assert TensorProto.UINT8 not in kinds
+    np.testing.assert_allclose(run(graph, {"image": pixels}).ravel(), [0, 0, 50], atol=0.5)
+
+
+def test_a_part_of_a_shape_and_axes_are_said_to_8_as_it_reads_them() -> None:
+    nodes = [
+        helper.make_node("Cast", ["image"], ["x"], name="cast", to=TensorProto.FLOAT),
+        helper.make_node("Shape", ["x"], ["n"], name="shape", start=0, end=1),
+        helper.make_node("Expand", ["one", "n"], ["ones"], name="expand"),
+        helper.make_node("ReduceL2", ["x", "axes"], ["length"], name="norm", keepdims=1),
+        helper.make_node("Add", ["length", "one"], ["embedding"], name="add"),
+    ]
+    model = model_of(nodes, {"one": np.ones(1, np.float32), "axes": np.array([3], np.int64)})
+    graph = for_tensorrt(model, (8, 6))
+    assert [item.version for item in graph.opset_import] == [17]
+    assert all(not node.attribute for node in graph.graph.node if node.op_type == "Shape")
+    pixels = np.full((2, 1, 1, 3), 3, np.uint8)
+    np.testing.assert_allclose(run(model, {"image": pixels}), run(graph, {"image": pixels}))
+
+
+def test_gelu_is_written_out_for_8_and_kept_for_10() -> None:
+    nodes = [
+        helper.make_node("Cast", ["image"], ["x"], name="cast", to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["x", "scale"], ["y"], name="mul"),
+        helper.make_node("Gelu", ["y"], ["embedding"], name="gelu"),
+    ]
+    model = model_of(nodes, {"scale": np.float32(0.01)})
+    pixels = np.arange(30, dtype=np.uint8).reshape(2, 5, 1, 3)
+    old, new = for_tensorrt(model, (8, 6)), for_tensorrt(model, (10, 3))
+    assert "Gelu" not in {node.op_type for node in old.graph.node}
+    assert "Gelu" in {node.op_type for node in new.graph.node}
+    np.testing.assert_allclose(run(old, {"image": pixels}), run(model, {"image": pixels}), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("op", "version", "reason"),
+    [
+        ("LayerNormalization", (8, 5), "operator LayerNormalization: taken since TensorRT 8.6, not by 8.5"),
+        ("Det", (11, 4), "operator Det: no TensorRT is known to take it"),
+        ("Relu", (7, 2), "TensorRT 7.2 is older than 8.5"),
+    ],
+)
+def test_what_a_version_does_not_take_is_named_with_the_reason(op: str, version: tuple[int, int], reason: str) -> None:
+    cast = helper.make_node("Cast", ["image"], ["x"], name="cast", to=TensorProto.FLOAT)
+    node = helper.make_node(op, ["x"], ["embedding"], name="op")
+    assert reason in refusals(model_of([cast, node], {}), version)
+
+
+def test_pixels_that_are_read_as_uint8_and_newer_opsets_are_refused() -> None:
+    model = model_of([helper.make_node("Identity", ["image"], ["embedding"], name="same")], {}, opset=21)
+    found = "; ".join(refusals(model, (10, 3)))
+    assert "takes uint8 only into a Cast" in found
+    assert "opset 21" in found
+
+
+def test_what_8_cannot_be_told_is_refused() -> None:
+    nodes = [
+        helper.make_node("Cast", ["image"], ["x"], name="cast", to=TensorProto.FLOAT),
+        helper.make_node("Split", ["x"], ["embedding", "rest"], name="split", axis=3, num_outputs=2),
+    ]
+    with pytest.raises(CheckFailed, match="cannot be said in opset 17"):
+        for_tensorrt(model_of(nodes, {}), (8, 6))
+
+
+@pytest.mark.parametrize(("text", "version"), [("10.13.3.9", (10, 13)), ("8.6.0", (8, 6)), ("11.4.0.106", (11, 4))])
+def test_versions_are_read(text: str, version: tuple[int, int]) -> None:
+    assert parse_version(text) == version
+
+
+def model_of(nodes: list[onnx.NodeProto], constants: dict[str, np.ndarray], opset: int = 20) -> onnx.ModelProto:
+    image = helper.make_tensor_value_info("image", TensorProto.UINT8, ["N", None, None, 3])
+    embedding = helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["N", None, None, None])
+    tensors = [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()]
+    graph = helper.make_graph(nodes, "test", [image], [embedding], tensors)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
+
+
+def test_a_file_of_a_transformer_is_taken_from_8_6_on() -> None:
+    nodes = [
+        helper.make_node("Transpose", ["image"], ["t"], name="t", perm=[0, 3, 1, 2]),
+        helper.make_node("Shape", ["image"], ["n"], name="shape", start=0, end=1),
+        helper.make_node("Cast", ["t"], ["x"], name="cast", to=TensorProto.FLOAT),
+        helper.make_node("LayerNormalization", ["x", "scale"], ["embedding"], name="norm"),
+        helper.make_node("Expand", ["one", "n"], ["ones"], name="expand"),
+    ]
+    model = model_of(nodes, {"scale": np.ones(4, np.float32), "one": np.ones(1, np.float32)})
+    graph = for_tensorrt(model, (8, 6))
+    assert refusals(graph, (8, 6)) == []
+    assert [node.op_type for node in graph.graph.node if "image" in node.input] == ["Cast"]
+    pixels = np.arange(24, dtype=np.uint8).reshape(1, 2, 4, 3)
+    np.testing.assert_array_equal(run(graph, {"image": pixels}), run(model, {"image": pixels}))
