@@ -1,0 +1,71 @@
+// A picture file becomes the network's input, with the same steps as edgeembed/images.py: upright, on white, squashed.
+
+import { readHeader } from "./picture_header.js";
+import { pillowResize } from "./pillow_resize.js";
+
+const PREVIEW_PX = 320;
+
+/** Why a file gives no result, in words for the person who chose it. */
+export class PictureError extends Error {}
+
+/**
+ * Decodes a file to {pixels, preview}: (height, width, 3) RGB bytes, and a small bitmap to look at.
+ * Throws PictureError for what is not one whole picture of at most `maxPixels`.
+ */
+export async function readPicture(blob, { height, width, maxPixels }) {
+  if (blob.size === 0) throw new PictureError("This file is empty.");
+  const header = await readHeader(blob);
+  if (header) requireSize(header, maxPixels);
+  const bitmap = await decode(blob);
+  try {
+    requireSize(bitmap, maxPixels);
+    const pixels = pillowResize(rowReader(bitmap), bitmap.width, bitmap.height, width, height);
+    return { pixels, preview: await makePreview(bitmap) };
+  } finally {
+    bitmap.close();
+  }
+}
+
+function requireSize({ width, height }, maxPixels) {
+  if (width * height <= maxPixels) return;
+  const millions = (pixels) => `${Math.floor(pixels / 1e6)} million pixels`;
+  throw new PictureError(
+    `This picture is ${width} × ${height}: more than ${millions(maxPixels)}. Make it smaller and try again.`,
+  );
+}
+
+async function decode(blob) {
+  try {
+    // The profile of a camera or screen is left aside, as it is in Python; orientation is applied, as it is there.
+    return await createImageBitmap(blob, { colorSpaceConversion: "none", imageOrientation: "from-image" });
+  } catch (error) {
+    if (!(error instanceof DOMException)) throw error;
+    throw new PictureError("This file cannot be read as a picture. JPEG, PNG, WebP, GIF and BMP are understood.");
+  }
+}
+
+/** Reads rows through a canvas of their height: one of a whole large picture is more than some browsers have. */
+function rowReader(bitmap) {
+  let canvas = null, context = null;
+  return (y, rows) => {
+    if (canvas?.height !== rows) {
+      canvas = new OffscreenCanvas(bitmap.width, rows);
+      context = canvas.getContext("2d", { willReadFrequently: true, colorSpace: "srgb" });
+      if (!context) throw new PictureError(`This picture is too wide for this browser: ${bitmap.width} pixels.`);
+    }
+    context.fillStyle = "white";
+    context.fillRect(0, 0, bitmap.width, rows);
+    context.drawImage(bitmap, 0, -y);
+    return context.getImageData(0, 0, bitmap.width, rows).data;
+  };
+}
+
+function makePreview(bitmap) {
+  const scale = Math.min(1, PREVIEW_PX / Math.max(bitmap.width, bitmap.height));
+  const side = (px) => Math.max(1, Math.round(px * scale));
+  return createImageBitmap(bitmap, {
+    resizeWidth: side(bitmap.width),
+    resizeHeight: side(bitmap.height),
+    resizeQuality: "medium",
+  });
+}
