@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import PIL
+
 from edgeembed.bundle import BundleFile, BundleManifest, read_bundle, sha256_of, verified_file
 from edgeembed.embedder import Embedder
 from edgeembed.errors import UserError
@@ -58,7 +60,7 @@ def build_page(bundle: Path, out: Path, pictures: Sequence[Picture], *, precisio
             "schema": SCHEMA,
             "model": model_facts(manifest, file),
             "index": {"file": "index.json", "vectors": "index.f32", "pictures": num_pictures},
-            "max_pixels": MAX_PIXELS,
+            "picture": {"max_pixels": MAX_PIXELS, "tall_columns_first": resizes_columns_first()},
             "versions": {**manifest.versions, PACKAGE: VERSION},
             "files": checksums(partial),
         }
@@ -99,6 +101,11 @@ def model_facts(manifest: BundleManifest, file: BundleFile) -> dict[str, Any]:
         "width": manifest.input.width,
         "licence": manifest.licence,
     }
+
+
+def resizes_columns_first() -> bool:
+    """Whether this Pillow, in which the index is embedded, begins with the columns of a tall picture: 13 and newer."""
+    return int(PIL.__version__.split(".")[0]) >= 13
 
 
 def check_web_target(out: Path) -> None:

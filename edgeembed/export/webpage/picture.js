@@ -1,5 +1,6 @@
 // A picture file becomes the network's input, with the same steps as edgeembed/images.py: upright, on white, squashed.
 
+import { turn, webpOrientation } from "./orientation.js";
 import { readHeader } from "./picture_header.js";
 import { pillowResize } from "./pillow_resize.js";
 
@@ -9,17 +10,18 @@ const PREVIEW_PX = 320;
 export class PictureError extends Error {}
 
 /**
- * Decodes a file to {pixels, preview}: (height, width, 3) RGB bytes, and a small bitmap to look at.
- * Throws PictureError for what is not one whole picture of at most `maxPixels`.
+ * Decodes a file to {pixels, preview}: (height, width, 3) RGB bytes of the `target` size, and a small bitmap to look at.
+ * `rules` are site.json's `picture`. Throws PictureError for what is not one whole picture of at most that many pixels.
  */
-export async function readPicture(blob, { height, width, maxPixels }) {
+export async function readPicture(blob, target, rules) {
   if (blob.size === 0) throw new PictureError("This file is empty.");
   const header = await readHeader(blob);
-  if (header) requireSize(header, maxPixels);
+  if (header) requireSize(header, rules.max_pixels);
   const bitmap = await decode(blob);
   try {
-    requireSize(bitmap, maxPixels);
-    const pixels = pillowResize(rowReader(bitmap), bitmap.width, bitmap.height, width, height);
+    requireSize(bitmap, rules.max_pixels);
+    const { width, height } = bitmap;
+    const pixels = pillowResize(rowReader(bitmap), width, height, target, rules.tall_columns_first);
     return { pixels, preview: await makePreview(bitmap) };
   } finally {
     bitmap.close();
@@ -37,7 +39,10 @@ function requireSize({ width, height }, maxPixels) {
 async function decode(blob) {
   try {
     // The profile of a camera or screen is left aside, as it is in Python; orientation is applied, as it is there.
-    return await createImageBitmap(blob, { colorSpaceConversion: "none", imageOrientation: "from-image" });
+    const orientation = await webpOrientation(blob);
+    const imageOrientation = orientation === 1 ? "from-image" : "none";
+    const bitmap = await createImageBitmap(blob, { colorSpaceConversion: "none", imageOrientation });
+    return orientation === 1 ? bitmap : turn(bitmap, orientation);
   } catch (error) {
     if (!(error instanceof DOMException)) throw error;
     throw new PictureError("This file cannot be read as a picture. JPEG, PNG, WebP, GIF and BMP are understood.");

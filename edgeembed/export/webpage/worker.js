@@ -50,7 +50,7 @@ const tasks = {
   /** A file: its input pixels, embedding and nearest pictures, and a small bitmap of it. */
   async search({ blob }) {
     const { site, model } = await opened;
-    const { pixels, preview } = await readPicture(blob, { ...model, maxPixels: site.max_pixels });
+    const { pixels, preview } = await readPicture(blob, model, site.picture);
     const embedding = await embed(pixels);
     return { pixels, embedding, preview, results: await nearest(embedding) };
   },
