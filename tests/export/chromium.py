@@ -14,9 +14,10 @@ import tempfile
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 FLAGS = (
@@ -134,16 +135,15 @@ def browser() -> Iterator[Browser]:
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
-    """Nothing is printed; `headers` are added to every answer."""
+    """Prints nothing; `headers_added` are part of every answer."""
 
-    extensions_map = {**http.server.SimpleHTTPRequestHandler.extensions_map, ".mjs": "text/javascript"}  # noqa: RUF012
-    added: dict[str, str] = {}  # noqa: RUF012
+    headers_added: Mapping[str, str] = MappingProxyType({})
 
     def log_message(self, format: str, *args: object) -> None:
         pass
 
     def end_headers(self) -> None:
-        for name, value in self.added.items():
+        for name, value in self.headers_added.items():
             self.send_header(name, value)
         super().end_headers()
 
@@ -151,7 +151,7 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
 @contextlib.contextmanager
 def served(folder: Path, headers: dict[str, str] | None = None) -> Iterator[tuple[str, http.server.HTTPServer]]:
     """The address of a folder, and its server, which a test may shut down early."""
-    handler = type("Handler", (Quiet,), {"added": headers or {}})
+    handler = type("Handler", (Quiet,), {"headers_added": headers or {}})
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(handler, directory=str(folder)))
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()

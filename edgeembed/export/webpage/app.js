@@ -164,17 +164,23 @@ async function start() {
   const { model, pictures } = await ask("describe");
   element("about").textContent =
     `${pictures} pictures, embedded by ${model.name} (${model.precision}, space ${model.space_id}).`;
-  say("Ready.");
+  if (latest === 0) say("Ready."); // else a picture came while the model was loading
 }
 
 const ready = start();
 ready.catch(showProblem);
 
 /** Resolves once every file is kept in this browser; never where it keeps none (not over HTTPS). */
-const offline = ready.then(() => {
+async function keepOffline() {
   if (!navigator.serviceWorker) return new Promise(() => {});
-  navigator.serviceWorker.register("service-worker.js");
-  return navigator.serviceWorker.ready;
+  await navigator.serviceWorker.register("service-worker.js");
+  await navigator.serviceWorker.ready;
+  element("about").textContent += " Kept in this browser: works without a network.";
+}
+
+const offline = ready.then(keepOffline);
+offline.catch((error) => {
+  element("about").textContent += ` Not kept for use without a network: ${error.message}`;
 });
 
 /**

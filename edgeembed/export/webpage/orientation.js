@@ -5,17 +5,19 @@ const ORIENTATION_TAG = 0x0112;
 
 /** The EXIF orientation of a WebP file: 1, upright, to 8; 1 where it says none, and for other files. */
 export async function webpOrientation(blob) {
-  const read = async (offset, length) => new DataView(await blob.slice(offset, offset + length).arrayBuffer());
-  const text = (view, offset) => String.fromCharCode(...new Uint8Array(view.buffer, offset, 4));
-  const header = await read(0, 21);
+  const header = new DataView(await blob.slice(0, 21).arrayBuffer());
   if (header.byteLength < 21 || text(header, 8) !== "WEBP" || !(header.getUint8(20) & EXIF_FLAG)) return 1;
-  for (let offset = 12; offset + 8 <= blob.size; ) {
-    const chunk = await read(offset, 8);
-    const length = chunk.getUint32(4, true);
-    if (text(chunk, 0) === "EXIF") return exifOrientation(await read(offset + 8, length));
+  const bytes = new DataView(await blob.arrayBuffer());
+  for (let offset = 12; offset + 8 <= bytes.byteLength; ) {
+    const length = bytes.getUint32(offset + 4, true);
+    if (text(bytes, offset) === "EXIF") return exifOrientation(new DataView(bytes.buffer, offset + 8));
     offset += 8 + length + (length % 2);
   }
   return 1;
+}
+
+function text(bytes, offset) {
+  return String.fromCharCode(...new Uint8Array(bytes.buffer, offset, 4));
 }
 
 /** From EXIF's own bytes: a TIFF header, then a table of tags. */

@@ -38,11 +38,17 @@ async function keepAll() {
   await Promise.all(Object.keys(FILES).map(async (name) => cache.put(keyOf(name), await fetchRight(name))));
 }
 
-/** What the page has just loaded is taken from the browser's own cache, unless that is of an older build. */
+/**
+ * What the page has just loaded is taken from the browser's own cache, unless that is of an older build.
+ * Kept as a new response: one that a host redirected could not answer for the page itself.
+ */
 async function fetchRight(name) {
   for (const cache of ["default", "reload"]) {
     const response = await fetch(keyOf(name), { cache });
-    if (response.ok && (await sha256(await response.clone().arrayBuffer())) === FILES[name]) return response;
+    const bytes = await response.arrayBuffer();
+    if (response.ok && (await sha256(bytes)) === FILES[name]) {
+      return new Response(bytes, { headers: { "Content-Type": response.headers.get("Content-Type") ?? "" } });
+    }
   }
   throw new Error(`${name} is not the file that this page was built with`);
 }
