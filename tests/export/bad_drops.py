@@ -20,7 +20,7 @@ def bad_drops(folder: Path) -> dict[str, str]:
     drops: dict[str, tuple[bytes, str]] = {}
     for suffix, content in whole.items():
         for share in (0.02, 0.5, 0.95):
-            drops[f"cut at {100 * share:.0f} %.{suffix}"] = (content[: int(share * len(content))], EITHER)
+            drops[f"cut at {100 * share:.0f} %.{suffix}"] = (content[: int(share * len(content))], REFUSED)
         middle = len(content) // 2
         damaged = content[:middle] + bytes(64) + content[middle + 64 :]
         drops[f"damaged.{suffix}"] = (damaged, EITHER)
@@ -94,12 +94,12 @@ def unusual(photograph: Image.Image) -> dict[str, tuple[bytes, str]]:
         "1 x 1.png": (encoded(photograph.resize((1, 1)), "PNG"), SHOWN),
         "10000 x 1.png": (encoded(photograph.resize((10_000, 1)), "PNG"), SHOWN),
         "1 x 10000.jpg": (encoded(photograph.resize((1, 10_000)), "JPEG"), SHOWN),
-        "60000 x 3.png": (encoded(photograph.resize((60_000, 3)), "PNG"), EITHER),
+        "60000 x 3.png": (encoded(photograph.resize((60_000, 3)), "PNG"), SHOWN),
         "no such orientation.jpg": (encoded(photograph, "JPEG", exif=exif), SHOWN),
         "clear.png": (encoded(Image.new("RGBA", (50, 50), (0, 0, 0, 0)), "PNG"), SHOWN),
         "scan.tif": (encoded(photograph, "TIFF"), EITHER),
         "jpeg 2000.jp2": (encoded(photograph, "JPEG2000"), EITHER),
-        "icon.ico": (encoded(photograph, "ICO"), EITHER),
+        "icon.ico": (encoded(photograph, "ICO"), SHOWN),
     }
 
 

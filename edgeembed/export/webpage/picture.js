@@ -45,7 +45,7 @@ async function decode(blob) {
     return orientation === 1 ? bitmap : turn(bitmap, orientation);
   } catch (error) {
     if (!(error instanceof DOMException)) throw error;
-    throw new PictureError("This file cannot be read as a picture. JPEG, PNG, WebP, GIF and BMP are understood.");
+    throw new PictureError("This file cannot be read: it is damaged, or no picture of the kinds JPEG, PNG, WebP, GIF and BMP.");
   }
 }
 

@@ -19,7 +19,7 @@ function startsWith(bytes, text, offset = 0) {
 }
 
 function png(bytes) {
-  if (!startsWith(bytes, "\x89PNG\r\n\x1a\n")) return null;
+  if (!startsWith(bytes, "\x89PNG\r\n\x1a\n") || !startsWith(bytes, "IHDR", 12)) return null;
   return { format: "PNG", width: bytes.getUint32(16), height: bytes.getUint32(20) };
 }
 
