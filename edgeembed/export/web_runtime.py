@@ -15,7 +15,11 @@ from edgeembed.errors import CheckFailed
 
 PACKAGE, VERSION = "onnxruntime-web", "1.30.0"
 INTEGRITY = "sha512-q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="
-FILES = ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")
+# As they are named in the package, and in the page: not every web server knows that .mjs is JavaScript.
+FILES = {
+    "ort.wasm.bundle.min.mjs": "ort.wasm.bundle.min.js",
+    "ort-wasm-simd-threaded.wasm": "ort-wasm-simd-threaded.wasm",
+}
 PATIENCE_S = 600
 LICENCE = """onnxruntime-web {version}, https://onnxruntime.ai
 
@@ -52,10 +56,10 @@ def add_runtime(folder: Path) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         archive = require_pinned(fetch(Path(temporary)))
         with tarfile.open(archive) as package:
-            for name in FILES:
+            for name, name_in_page in FILES.items():
                 member = package.extractfile(f"package/dist/{name}")
                 assert member is not None
-                (folder / name).write_bytes(member.read())
+                (folder / name_in_page).write_bytes(member.read())
     (folder / "LICENSE.txt").write_text(LICENCE.format(version=VERSION), encoding="utf-8")
 
 

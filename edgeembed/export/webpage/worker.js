@@ -3,7 +3,7 @@
 // Takes {id, task, ...} and answers {id, answer} or {id, error}; error is {plain, message}, plain where the message is
 // written for the person at the page.
 
-import * as ort from "./onnxruntime/ort.wasm.bundle.min.mjs";
+import * as ort from "./onnxruntime/ort.wasm.bundle.min.js";
 import { readPicture, PictureError } from "./picture.js";
 import { fetchJson, fetchVerified } from "./verified.js";
 
