@@ -243,6 +243,19 @@ def test_nothing_that_is_dropped_stops_the_page(page: Browser, site: Site, tiny_
     assert "holds no file" in page.run(OUTCOME)["problem"]
 
 
+def test_a_file_of_gigabytes_and_one_that_is_gone_are_answered(page: Browser, tmp_path: Path) -> None:
+    with (tmp_path / "huge.jpg").open("wb") as file:
+        file.truncate(2**30 + 1)  # which takes no room on disk
+    page.choose_file("#file", tmp_path / "huge.jpg")
+    assert "larger than 1 GB" in page.run(OUTCOME)["problem"]
+    Image.new("RGB", (9, 9)).save(tmp_path / "gone.png")
+    page.run("addEventListener('change', ({target}) => { window.chosen = target.files[0]; }, true)")
+    page.choose_file("#file", tmp_path / "gone.png")
+    (tmp_path / "gone.png").unlink()
+    with pytest.raises(PageError, match="This file cannot be read: it is gone"):
+        page.run("await window.edgeembed.searchFile(window.chosen)")
+
+
 def test_a_picture_can_be_pasted(page: Browser, site: Site, tiny_data: Path) -> None:
     picture = pictures_of(tiny_data)[1]
     pasted = DROP.replace("DragEvent", "ClipboardEvent").replace('"drop"', '"paste"')

@@ -155,12 +155,14 @@ function takePicture() {
   const canvas = new OffscreenCanvas(video.videoWidth, video.videoHeight);
   canvas.getContext("2d").drawImage(video, 0, 0);
   element("viewfinder").close();
+  say("Searching …");
   canvas.convertToBlob({ type: "image/png" }).then(search);
 }
 
 // Starting
 
 async function start() {
+  say("Loading the model …");
   const { model, pictures } = await ask("describe");
   element("about").textContent =
     `${pictures} pictures, embedded by ${model.name} (${model.precision}, space ${model.space_id}).`;

@@ -5,6 +5,7 @@ import { readHeader } from "./picture_header.js";
 import { pillowResize } from "./pillow_resize.js";
 
 const PREVIEW_PX = 320;
+const MAX_FILE_BYTES = 2 ** 30;
 
 /** Why a file gives no result, in words for the person who chose it. */
 export class PictureError extends Error {}
@@ -15,11 +16,9 @@ export class PictureError extends Error {}
  */
 export async function readPicture(blob, target, rules) {
   if (blob.size === 0) throw new PictureError("This file is empty.");
-  const header = await readHeader(blob);
-  if (header) requireSize(header, rules.max_pixels);
-  const bitmap = await decode(blob);
+  if (blob.size > MAX_FILE_BYTES) throw new PictureError("This file is larger than 1 GB. Make it smaller and try again.");
+  const bitmap = await decode(blob, rules.max_pixels);
   try {
-    requireSize(bitmap, rules.max_pixels);
     const { width, height } = bitmap;
     const pixels = pillowResize(rowReader(bitmap), width, height, target, rules.tall_columns_first);
     return { pixels, preview: await makePreview(bitmap) };
@@ -36,16 +35,20 @@ function requireSize({ width, height }, maxPixels) {
   );
 }
 
-async function decode(blob) {
+async function decode(blob, maxPixels) {
   try {
+    const header = await readHeader(blob);
+    if (header) requireSize(header, maxPixels);
     // The profile of a camera or screen is left aside, as it is in Python; orientation is applied, as it is there.
     const orientation = await webpOrientation(blob);
     const imageOrientation = orientation === 1 ? "from-image" : "none";
     const bitmap = await createImageBitmap(blob, { colorSpaceConversion: "none", imageOrientation });
+    requireSize(bitmap, maxPixels); // of a format whose header is not read here
     return orientation === 1 ? bitmap : turn(bitmap, orientation);
   } catch (error) {
     if (!(error instanceof DOMException)) throw error;
-    throw new PictureError("This file cannot be read: it is damaged, or no picture of the kinds JPEG, PNG, WebP, GIF and BMP.");
+    const why = error.name === "InvalidStateError" ? "it is damaged, or no" : "it is gone, or a folder, and no";
+    throw new PictureError(`This file cannot be read: ${why} picture of the kinds JPEG, PNG, WebP, GIF and BMP.`);
   }
 }
 
@@ -53,15 +56,18 @@ async function decode(blob) {
 function rowReader(bitmap) {
   let canvas = null, context = null;
   return (y, rows) => {
-    if (canvas?.height !== rows) {
-      canvas = new OffscreenCanvas(bitmap.width, rows);
-      context = canvas.getContext("2d", { willReadFrequently: true, colorSpace: "srgb" });
-      if (!context) throw new PictureError(`This picture is too wide for this browser: ${bitmap.width} pixels.`);
+    try {
+      if (canvas?.height !== rows) {
+        canvas = new OffscreenCanvas(bitmap.width, rows);
+        context = canvas.getContext("2d", { willReadFrequently: true, colorSpace: "srgb" });
+      }
+      context.fillStyle = "white";
+      context.fillRect(0, 0, bitmap.width, rows);
+      context.drawImage(bitmap, 0, -y);
+      return context.getImageData(0, 0, bitmap.width, rows).data;
+    } catch {
+      throw new PictureError(`This picture is too large for this browser: ${bitmap.width} × ${bitmap.height}.`);
     }
-    context.fillStyle = "white";
-    context.fillRect(0, 0, bitmap.width, rows);
-    context.drawImage(bitmap, 0, -y);
-    return context.getImageData(0, 0, bitmap.width, rows).data;
   };
 }
 
