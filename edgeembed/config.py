@@ -5,14 +5,16 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Sequence
 from importlib import resources
-from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from edgeembed.errors import UserError, unknown_choice
+
+if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable
 
 MarginKind: TypeAlias = Literal["arcface", "cosface", "normface"]
 

@@ -13,11 +13,14 @@ import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
+from edgeembed.errors import CheckFailed
+
 Version = tuple[int, int]
 OLDEST: Version = (8, 5)
-NEWEST_OPSET: Mapping[int, int] = {8: 17, 10: 20, 11: 20}
-"""By TensorRT's major version, the opset whose operators its parser was made for; one of ours that is newer is taken
-where none of its operators changed, which TAKEN_SINCE tells."""
+NEWEST_OPSET: Mapping[int, int] = {8: 17, 9: 19, 10: 20, 11: 20}
+"""By TensorRT's major version, the opset that its parser is known to read; a newer major reads at least the last."""
+NEWER_ATTRIBUTES = ("noop_with_empty_axes", "saturate")  # which say nothing here: no empty axes, no float8
+REDUCTIONS = ("ReduceL2", "ReduceMax", "ReduceMean", "ReduceSumSquare")
 TAKEN_SINCE: Mapping[str, Version] = {
     **dict.fromkeys(
         (
@@ -35,6 +38,8 @@ TAKEN_SINCE: Mapping[str, Version] = {
     "Gelu": (10, 0),
 }  # fmt: skip
 """The first TensorRT whose ONNX parser takes an operator; what is not here, none is known to take."""
+AXES_AS_INPUT = 18
+"""The opset in which reductions began to read their axes as an input, which TensorRT 8 overlooks."""
 TYPES = {"FLOAT", "FLOAT16", "INT8", "INT32", "INT64", "BOOL"}
 """Of initialisers; uint8 is taken as the network's input alone."""
 
@@ -53,12 +58,18 @@ def for_tensorrt(model: onnx.ModelProto, version: Version) -> onnx.ModelProto:
     quantise_about_zero(copy.graph)
     if version < TAKEN_SINCE["Gelu"]:
         write_out_gelu(copy.graph)
+    if newest_opset(version) < AXES_AS_INPUT:
+        axes_as_attribute(copy)
     used = {node.domain for node in copy.graph.node}
     kept = [item for item in copy.opset_import if item.domain in used]
     del copy.opset_import[:]
     copy.opset_import.extend(kept)
     del copy.graph.value_info[:]  # of the graph as it was
     return copy
+
+
+def newest_opset(version: Version) -> int:
+    return NEWEST_OPSET.get(version[0], max(NEWEST_OPSET.values()) if version[0] > max(NEWEST_OPSET) else 0)
 
 
 def refusals(model: onnx.ModelProto, version: Version) -> list[str]:
@@ -81,29 +92,34 @@ def refusals(model: onnx.ModelProto, version: Version) -> list[str]:
     if any(node.op_type != "Cast" for node in readers):
         found.append(f"input {model.graph.input[0].name}: {name} takes uint8 only into a Cast")
     opset = next((item.version for item in model.opset_import if not item.domain), 0)
-    if opset > max(NEWEST_OPSET.values()):
-        found.append(f"opset {opset}: {name} is known to take at most {max(NEWEST_OPSET.values())}")
+    if opset > newest_opset(version):
+        found.append(f"opset {opset}: {name} is known to read at most {newest_opset(version)}")
     return found
 
 
 def cast_first(graph: onnx.GraphProto) -> None:
-    """Transpose, then Cast, of the pixels becomes Cast, then Transpose."""
+    """The pixels are cast before anything else: Transpose, then Cast becomes Cast, then Transpose, and what else reads
+    the pixels (their number, say) reads what they were cast to.
+    """
     image = graph.input[0].name
-    transposes = [node for node in graph.node if image in node.input and node.op_type == "Transpose"]
-    for transpose in transposes:
-        casts = [node for node in graph.node if transpose.output[0] in node.input]
-        if [node.op_type for node in casts] != ["Cast"]:
-            continue
-        cast = casts[0]
-        cast.input[0], transpose.input[0] = image, cast.output[0]
-        between, after = transpose.output[0], cast.output[0]
-        cast.output[0], transpose.output[0] = between, after
-        transpose.input[0] = between
-        at = list(graph.node).index(transpose)
-        moved = onnx.NodeProto()
-        moved.CopyFrom(cast)
-        graph.node.remove(cast)
-        graph.node.insert(at, moved)
+    transpose = next((node for node in graph.node if image in node.input and node.op_type == "Transpose"), None)
+    if transpose is None:
+        return
+    readers = [node for node in graph.node if transpose.output[0] in node.input]
+    if [node.op_type for node in readers] != ["Cast"]:
+        return
+    cast = readers[0]
+    for node in graph.node:
+        for position, name in enumerate(node.input):
+            if name == image:
+                node.input[position] = transpose.output[0]
+    # The two swap their outputs' names, so that nothing behind them changes.
+    cast.output[0], transpose.output[0] = transpose.output[0], cast.output[0]
+    cast.input[0] = image
+    first = onnx.NodeProto()
+    first.CopyFrom(cast)
+    graph.node.remove(cast)
+    graph.node.insert(0, first)
 
 
 def quantise_about_zero(graph: onnx.GraphProto) -> None:
@@ -206,6 +222,32 @@ def write_out_gelu(graph: onnx.GraphProto) -> None:
     kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
     del graph.node[:]
     graph.node.extend(kept)
+
+
+def axes_as_attribute(model: onnx.ModelProto) -> None:
+    """Reductions as opset 17 says them, and the model as one of opset 17, where it holds nothing that is newer.
+
+    Raises CheckFailed where it does.
+    """
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type in REDUCTIONS and len(node.input) == 2 and node.input[1] in constants:
+            axes = numpy_helper.to_array(constants[node.input[1]]).tolist()
+            node.attribute.append(helper.make_attribute("axes", axes))
+            del node.input[1]
+        for item in [item for item in node.attribute if item.name in NEWER_ATTRIBUTES]:
+            node.attribute.remove(item)
+    for item in model.opset_import:
+        if not item.domain:
+            item.version = AXES_AS_INPUT - 1
+    try:
+        onnx.checker.check_model(model)
+    except onnx.checker.ValidationError as error:
+        raise CheckFailed(f"the graph cannot be said in opset {AXES_AS_INPUT - 1}: {first_line(error)}") from None
+
+
+def first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def half_values(graph: onnx.GraphProto, half: set[str]) -> set[str]:
