@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgeembed.cli.app import app, print_json
+from edgeembed.cli.web import make_page, page_pictures
 from edgeembed.errors import UserError
 
 if TYPE_CHECKING:
@@ -23,7 +24,9 @@ log = logging.getLogger(__name__)
 
 @app.command()
 def export(
-    run: Annotated[Path, typer.Argument(help="A finished student or teacher run; with --tensorrt a bundle too.")],
+    run: Annotated[
+        Path, typer.Argument(help="A finished student or teacher run; with --tensorrt or --web a bundle too.")
+    ],
     out: Annotated[Path | None, typer.Option(help="Bundle folder; default: bundles/RUN, or the bundle itself.")] = None,
     precision: Annotated[str, typer.Option(help="Comma-separated: fp32, fp16, int8.")] = "fp32,int8",
     data: Annotated[Path | None, typer.Option(help="Manifest to calibrate and judge on; default: the run's.")] = None,
@@ -37,6 +40,16 @@ def export(
     tensorrt: Annotated[
         bool, typer.Option("--tensorrt", help="Build engines for this GPU too, of the files that passed.")
     ] = False,
+    web: Annotated[
+        Path | None, typer.Option(help="Folder for a web page that searches on the visitor's device.")
+    ] = None,
+    web_index: Annotated[
+        Path | None,
+        typer.Option(help="Pictures that the page searches: a folder or manifest; default: the run's data."),
+    ] = None,
+    web_precision: Annotated[
+        str | None, typer.Option(help="The page's file; default: fp32 where there is one.")
+    ] = None,
     dim: Annotated[int | None, typer.Option(min=1, help="Numbers an image; default: all, usually 64.")] = None,
     licence: Annotated[str | None, typer.Option(help="Licence of the weights, for the manifest and the card.")] = None,
     notes: Annotated[
@@ -45,6 +58,15 @@ def export(
     as_json: Annotated[bool, typer.Option("--json", help="Print bundle.json on stdout.")] = False,
 ) -> None:
     """Export a run as ONNX files, and engines, that were run and compared on real images."""
+    if web is None and (web_index is not None or web_precision is not None):
+        raise UserError("--web-index and --web-precision are of a web page: add --web FOLDER")
+    pictures = [] if web is None else page_pictures(run, web, web_index)
+    if web is not None and not tensorrt and (run / "bundle.json").is_file():
+        site = make_page(run, web, pictures, web_precision)
+        if as_json:
+            print_json(site)
+        return
+
     from edgeembed.config import load_recipe
     from edgeembed.export.gate import require_nothing_refused
     from edgeembed.export.recipe import ExportRecipe
@@ -52,7 +74,9 @@ def export(
     settings = load_recipe(ExportRecipe, kind="export", name=recipe, overrides=overrides or ())
     if (run / "bundle.json").is_file():
         if not tensorrt:
-            raise UserError(f"{run}: is a bundle already: --tensorrt builds engines of its files, a run is exported")
+            raise UserError(
+                f"{run}: is a bundle already: --tensorrt builds engines of its files, --web a page; a run is exported"
+            )
         target = out or run
         manifest, refused = export_engines(run, target, precision, data, settings, accept_worse)
     else:
@@ -73,6 +97,8 @@ def export(
         log.info("bundle: %s (%s)", target, ", ".join(file.path for file in manifest.files))
         if as_json:
             print_json(manifest.model_dump(by_alias=True, mode="json"))
+        if web is not None:
+            make_page(target, web, pictures, web_precision)
     if accept_worse and manifest is not None:
         written = {file.path for file in manifest.files}
         for item in refused:

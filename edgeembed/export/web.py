@@ -1,0 +1,135 @@
+"""A bundle becomes a web page: static files that search a small index on the visitor's own device, offline too.
+
+Free of torch. The page is served from any folder of any host, needs no header of its server, and names no other host.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import PIL
+
+from edgeembed.bundle import BundleFile, BundleManifest, read_bundle, sha256_of, verified_file
+from edgeembed.embedder import Embedder
+from edgeembed.errors import UserError
+from edgeembed.export.web_index import Picture, write_index
+from edgeembed.export.web_runtime import PACKAGE, VERSION, add_runtime
+from edgeembed.images import MAX_PIXELS
+from edgeembed.packing import replace_folder
+
+SCHEMA = "edgeembed-web/1"
+SITE, SERVICE_WORKER = "site.json", "service-worker.js"
+WEBPAGE = Path(__file__).parent / "webpage"
+# fp32 first: its embeddings are Python's to the 6th decimal. Those of int8 differ in the 4th, on any two machines: its
+# first convolution adds floats, in an order that is each processor's own, and a sum at the edge of a step rounds
+# either way.
+PREFERRED = ("fp32", "int8", "fp16")
+MAX_MODEL_BYTES = 500_000_000
+
+
+def build_page(bundle: Path, out: Path, pictures: Sequence[Picture], *, precision: str | None = None) -> dict[str, Any]:
+    """Writes the page into `out`, whole or not at all, in place of an older one. Returns site.json.
+
+    Raises UserError for a bundle, precision or folder that will not do, CheckFailed for a file whose checksum is not
+    the bundle's and where ONNX Runtime for browsers cannot be had.
+    """
+    manifest = read_bundle(bundle)
+    file = choose_web_file(manifest, precision)
+    check_web_target(out)
+    model = Embedder(bundle, precision=file.precision, runtime="onnxruntime")
+    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        (partial / "onnxruntime").mkdir()
+        add_runtime(partial / "onnxruntime")
+        shutil.copyfile(verified_file(bundle, file), partial / file.path)
+        if manifest.card is not None:
+            shutil.copyfile(verified_file(bundle, manifest.card), partial / manifest.card.path)
+        num_pictures = write_index(partial, pictures, model)
+        for path in sorted(WEBPAGE.iterdir()):
+            if path.name != SERVICE_WORKER:
+                shutil.copyfile(path, partial / path.name)
+        site = {
+            "schema": SCHEMA,
+            "model": model_facts(manifest, file),
+            "index": {"file": "index.json", "vectors": "index.f32", "pictures": num_pictures},
+            "picture": {"max_pixels": MAX_PIXELS, "tall_columns_first": resizes_columns_first()},
+            "versions": {**manifest.versions, PACKAGE: VERSION},
+            "files": checksums(partial),
+        }
+        (partial / SITE).write_text(json.dumps(site, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        (partial / SERVICE_WORKER).write_text(filled_service_worker(partial), encoding="utf-8")
+        replace_folder(out, partial)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return site
+
+
+def choose_web_file(manifest: BundleManifest, precision: str | None) -> BundleFile:
+    """The file of a precision; by default the first of PREFERRED that its gate did not refuse."""
+    by_precision = {file.precision: file for file in manifest.files if file.path.endswith(".onnx")}
+    if precision is not None and precision not in by_precision:
+        held = ", ".join(sorted(by_precision)) or "no ONNX file"
+        raise UserError(f"bundle {manifest.name!r}: no precision {precision!r} for the page, it holds {held}")
+    sound = [name for name in PREFERRED if name in by_precision and not by_precision[name].accepted_worse]
+    if precision is None and not sound:
+        raise UserError(f"bundle {manifest.name!r}: no ONNX file passed its gate: name one with --precision")
+    file = by_precision[precision or sound[0]]
+    if file.bytes > MAX_MODEL_BYTES or any(part.path.startswith(file.path + ".") for part in manifest.files):
+        raise UserError(
+            f"{file.path}: is too large for a web page: distil a smaller student, or choose --precision int8"
+        )
+    return file
+
+
+def model_facts(manifest: BundleManifest, file: BundleFile) -> dict[str, Any]:
+    return {
+        "file": file.path,
+        "name": manifest.name,
+        "precision": file.precision,
+        "sha256": file.sha256,
+        "space_id": manifest.space_id,
+        "dim": manifest.embedding.dim,
+        "height": manifest.input.height,
+        "width": manifest.input.width,
+        "licence": manifest.licence,
+    }
+
+
+def resizes_columns_first() -> bool:
+    """Whether this Pillow, in which the index is embedded, begins with the columns of a tall picture: 13 and newer."""
+    return int(PIL.__version__.split(".")[0]) >= 13
+
+
+def check_web_target(out: Path) -> None:
+    """Raises UserError for a folder that holds something else than a page of ours."""
+    if out.exists() and not (out / SITE).is_file() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out}: exists and is not a web page of edgeembed: choose another --web")
+
+
+def checksums(folder: Path) -> dict[str, dict[str, Any]]:
+    """Of every file in a folder and below it, by its name with forward slashes."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {
+        path.relative_to(folder).as_posix(): {"sha256": sha256_of(path), "bytes": path.stat().st_size} for path in files
+    }
+
+
+def filled_service_worker(folder: Path) -> str:
+    """The service worker of a finished page: which files it keeps, and a version that changes with any of them."""
+    kept = json.dumps({name: facts["sha256"] for name, facts in checksums(folder).items()}, indent=2)
+    text = (WEBPAGE / SERVICE_WORKER).read_text(encoding="utf-8")
+    for empty, filled in (
+        ("const FILES = {};", f"const FILES = {kept};"),
+        ('const VERSION = "";', f'const VERSION = "{hashlib.sha256(kept.encode()).hexdigest()[:16]}";'),
+    ):
+        assert text.count(empty) == 1, empty
+        text = text.replace(empty, filled)
+    return text

@@ -1,0 +1,138 @@
+"""The pictures that a web page searches: chosen, embedded with the page's own file, made small to look at."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+import logging
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from edgeembed.embedder import Embedder, FloatArray, embed_images
+from edgeembed.errors import UserError
+from edgeembed.images import find_images, load_rgb
+from edgeembed.run import read_json
+
+log = logging.getLogger(__name__)
+
+SCHEMA = "edgeembed-web-index/1"
+MOST_PICTURES = 200
+THUMBNAIL_PX, THUMBNAIL_QUALITY = 160, 75
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    path: Path
+    label: str
+
+
+def pictures_of_run(run: Path) -> list[Picture]:
+    """Those of the data that a run learnt from."""
+    known = (read_json(run / "model.json").get("data") or {}).get("manifest")
+    if not known:
+        raise UserError(f"{run}: does not say which data it saw: name pictures for the page with --web-index")
+    return pictures_of(Path(str(known)))
+
+
+def pictures_of(source: Path) -> list[Picture]:
+    """Images of a folder, labelled by the folders that they lie in, or of a manifest: at most MOST_PICTURES.
+
+    Of more, some of every label. Raises UserError for what holds none.
+    """
+    if source.is_dir():
+        found = [Picture(path=path, label=label_of(path, source)) for path in find_images(source)]
+    elif not source.is_file():
+        raise UserError(f"{source}: no such folder or manifest of pictures")
+    elif source.suffix in (".csv", ".parquet"):
+        found = list(of_csv(source) if source.suffix == ".csv" else of_parquet(source))
+    else:
+        raise UserError(f"{source}: expected a folder of pictures, or a manifest (.csv, .parquet)")
+    if not found:
+        raise UserError(f"{source}: holds no pictures for the page")
+    return spread(found, MOST_PICTURES)
+
+
+def label_of(path: Path, folder: Path) -> str:
+    """The folders between, or the file's own name where there are none."""
+    between = path.parent.relative_to(folder).as_posix()
+    return path.stem if between == "." else between
+
+
+def of_csv(source: Path) -> Iterator[Picture]:
+    """Read without pyarrow, which a device need not have."""
+    try:
+        with source.open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file))
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise UserError(f"{source}: not a readable .csv table ({error})") from None
+    if rows and "path" not in rows[0]:
+        raise UserError(f"{source}: lacks column 'path'")
+    for row in meant_as_index([row.get("role") or "" for row in rows], [row.get("split") or "" for row in rows]):
+        path = source.parent / rows[row]["path"]
+        yield Picture(path=path, label=rows[row].get("label") or path.stem)
+
+
+def of_parquet(source: Path) -> Iterator[Picture]:
+    from edgeembed.data.manifest import read_manifest  # needs pyarrow
+
+    manifest = read_manifest(source)
+    for row in meant_as_index([role or "" for role in manifest.role], manifest.split):
+        path = Path(manifest.files[row])
+        yield Picture(path=path, label=manifest.label[row] or path.stem)
+
+
+def meant_as_index(roles: Sequence[str], splits: Sequence[str]) -> list[int]:
+    """Rows of the index; without any, those of the training split; without any, all."""
+    index = [row for row, role in enumerate(roles) if role in ("index", "both")]
+    train = [row for row, split in enumerate(splits) if split == "train"]
+    return index or train or list(range(len(roles)))
+
+
+def spread(pictures: Sequence[Picture], most: int) -> list[Picture]:
+    """One of each label, then a second of each, and so on; of too many labels, evenly taken ones."""
+    by_label: dict[str, list[Picture]] = defaultdict(list)
+    for picture in pictures:
+        by_label[picture.label].append(picture)
+    labels = [by_label[label] for label in sorted(by_label)]
+    if len(labels) > most:
+        labels = [labels[i * len(labels) // most] for i in range(most)]
+    rounds = itertools.chain.from_iterable(itertools.zip_longest(*labels))
+    return list(itertools.islice((picture for picture in rounds if picture is not None), most))
+
+
+def write_index(folder: Path, pictures: Sequence[Picture], model: Embedder) -> int:
+    """Writes index.json, index.f32 (N, D) and thumbnails/; returns N, without what cannot be decoded.
+
+    index.json names neither paths nor anything that a camera noted: a page is for others to see.
+    """
+    embedding_ND, kept = embed_images(model, [picture.path for picture in pictures], on_skip=skip)
+    if not len(kept):
+        raise UserError(f"none of {len(pictures)} pictures for the page can be decoded, first {pictures[0].path}")
+    (folder / "thumbnails").mkdir()
+    entries = []
+    for number, picture in enumerate(pictures[row] for row in kept):
+        name = f"thumbnails/{number:03d}.webp"
+        make_thumbnail(picture.path).save(folder / name, quality=THUMBNAIL_QUALITY)
+        entries.append({"label": picture.label, "thumbnail": name})
+    vectors: FloatArray = np.ascontiguousarray(embedding_ND, dtype="<f4")
+    (folder / "index.f32").write_bytes(vectors.tobytes())
+    index = {"schema": SCHEMA, "space_id": model.space_id, "dim": model.dim, "pictures": entries}
+    (folder / "index.json").write_text(json.dumps(index, ensure_ascii=False), encoding="utf-8")
+    return len(entries)
+
+
+def skip(reason: str) -> None:
+    log.warning("skipped: %s", reason)
+
+
+def make_thumbnail(path: Path) -> Image.Image:
+    """Pixels alone: what else a file holds (place, camera, profile) stays behind."""
+    image = load_rgb(path, at_least_px=THUMBNAIL_PX)
+    image.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
+    return Image.fromarray(np.asarray(image))
