@@ -136,7 +136,6 @@ def open_openvino(
         precision=floats if not int8 else "int8" if floats == "fp32" else f"int8 and {floats}",
         pixels=pixels,
         jpeg=lambda path: pixels(read_resized(path, facts["size_px"])),
-        note="",
     )
 
 

@@ -150,8 +150,10 @@ def add_engines(
     recipe: ExportRecipe,
     precisions: Sequence[str],
     accept_worse: bool = False,
-) -> tuple[BundleManifest, list[Refused]]:
+) -> tuple[BundleManifest | None, list[Refused]]:
     """Builds engines of a finished bundle's files into `out`, which may be the bundle itself and changes whole.
+
+    Returns the bundle that was written, None where no engine could be, and what was refused.
 
     Embeddings are held against the bundle's own fp32 file in ONNX Runtime, which was held against torch.
     """
@@ -186,13 +188,14 @@ def add_engines(
             recipe.engine,
             accept_worse=accept_worse,
         )
-        if made:
-            names = {item["path"] for item in made}
-            kept = [file for file in manifest.files if file.path not in names]
-            files = (*kept, *(BundleFile.model_validate(item) for item in made))
-            manifest = manifest.model_copy(update={"files": files})
-            manifest = write_bundle(partial, manifest, model_card(manifest, notes))
-            replace_folder(out, partial)
+        if not made:
+            return None, refused
+        names = {item["path"] for item in made}
+        kept = [file for file in manifest.files if file.path not in names]
+        files = (*kept, *(BundleFile.model_validate(item) for item in made))
+        manifest = manifest.model_copy(update={"files": files})
+        manifest = write_bundle(partial, manifest, model_card(manifest, notes))
+        replace_folder(out, partial)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return manifest, refused
