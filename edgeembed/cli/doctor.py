@@ -21,7 +21,7 @@ NEEDED_FOR = {
     "onnxscript": "export",
     "onnxsim": "export",
     "openvino": "the OpenVINO runtime (optional)",
-    "tensorrt": "engines for NVIDIA GPUs (optional; from the vendor's index, or tensorrt==8.5.3.1 on Python 3.10)",
+    "tensorrt": "engines for NVIDIA GPUs (optional; from NVIDIA's own index, or tensorrt==8.6.0 on Python 3.10)",
 }
 
 
