@@ -19,12 +19,12 @@ from edgeembed.embedder import ARTIFACTS, DEFAULT_ARTIFACT
 from edgeembed.errors import CheckFailed, UserError
 from edgeembed.export.onnx import to_onnx
 from edgeembed.export.precision import to_fp16
-from edgeembed.runtimes import RUNTIMES, UInt8Array, open_session
+from edgeembed.runtimes import READ_ONNX, UInt8Array, open_session
 from edgeembed.student.zoo import build_student
 from tests.device.conftest import DIM, SIZE_PX, tiny_network
 
 BUNDLED = ARTIFACTS / DEFAULT_ARTIFACT
-every_runtime = pytest.mark.parametrize("runtime", RUNTIMES)
+every_runtime = pytest.mark.parametrize("runtime", READ_ONNX)
 
 
 @pytest.fixture(scope="module")
@@ -175,8 +175,8 @@ def test_neither_runtime_tells_anybody_nor_writes_into_the_home_folder(tmp_path:
     program = f"""
 import sys
 from pathlib import Path
-from edgeembed.runtimes import RUNTIMES, open_session
-for runtime in RUNTIMES:
+from edgeembed.runtimes import READ_ONNX, open_session
+for runtime in READ_ONNX:
     open_session(Path({str(tmp_path / "model.onnx")!r}), runtime=runtime)
 told = [name for name in sys.modules if name.startswith("openvino_telemetry")]
 assert not told, told
