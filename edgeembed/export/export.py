@@ -147,6 +147,7 @@ def make_file(
     """
     path = folder / f"model.{precision}.onnx"
     made: Made | None = None
+    passed: tuple[onnx.ModelProto, Made] | None = None
     for converted, quantisation in attempts(fp32, precision, images, recipe):
         with stage(f"writing {path.name}"):
             save(converted, path)
@@ -154,7 +155,12 @@ def make_file(
         made = Made(path=path, precision=precision, checked=checked, quantisation=quantisation)
         if not search or (checked.verdict.within and not checked.verdict.reasons):
             break
+        if passed is None and not checked.verdict.reasons:
+            passed = converted, made
     assert made is not None
+    if passed is not None and made.checked.verdict.reasons:  # more float need not be better
+        save(passed[0], path)
+        return passed[1]
     return made
 
 
