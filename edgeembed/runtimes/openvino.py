@@ -93,10 +93,10 @@ class OpenVinoSession:
         self.input_shape, self.output_shape = require_contract(
             path, ports(self._model.inputs), ports(self._model.outputs)
         )
-        self._requests: dict[int, Any] = {}
+        self._compiled: dict[int, Any] = {}
         self._lock = threading.Lock()  # a compiled model has room for one call
         try:
-            compiled = self._request_for(1).get_compiled_model()
+            compiled = self._compiled_for(1)
         except Exception as error:
             raise self._refusal(error) from None
         self.provider = ", ".join(compiled.get_property("EXECUTION_DEVICES"))
@@ -107,8 +107,7 @@ class OpenVinoSession:
         starts = range(0, max(1, len(image_NHWC)), LARGEST_BATCH)
         try:
             with self._lock:
-                parts = [self._run(image_NHWC[i : i + LARGEST_BATCH]) for i in starts]
-            return parts[0] if len(parts) == 1 else np.concatenate(parts)
+                return np.concatenate([self._run(image_NHWC[i : i + LARGEST_BATCH]) for i in starts])
         except Exception as error:
             message = f"{self._path}: fails on pixels of shape {image_NHWC.shape} ({one_line(error)})"
             raise CheckFailed(message) from error
@@ -120,20 +119,16 @@ class OpenVinoSession:
         if batch != num_images:
             filling = np.zeros((batch - num_images, *image_NHWC.shape[1:]), np.uint8)
             image_NHWC = np.concatenate([image_NHWC, filling])
-        request = self._request_for(batch)
-        request.infer([image_NHWC], share_inputs=True)
-        embedding_ND: npt.NDArray[np.float32] = request.get_tensor("embedding").data[:num_images].copy()
-        return embedding_ND
+        embedding_ND: npt.NDArray[np.float32] = self._compiled_for(batch)(image_NHWC)["embedding"]
+        return embedding_ND[:num_images]
 
-    def _request_for(self, batch: int) -> Any:
-        """One request a batch size: calling a compiled model would wrap inputs and outputs anew each time."""
-        if batch not in self._requests:
+    def _compiled_for(self, batch: int) -> Any:
+        if batch not in self._compiled:
             model = self._model.clone()
             model.reshape([batch, *self.input_shape[1:]])
             with signal_stack_kept():
-                compiled = self._core.compile_model(model, self._device, self._settings)
-                self._requests[batch] = compiled.create_infer_request()
-        return self._requests[batch]
+                self._compiled[batch] = self._core.compile_model(model, self._device, self._settings)
+        return self._compiled[batch]
 
     def _refusal(self, error: Exception) -> UserError:
         version = openvino.__version__.split("-")[0]

@@ -91,7 +91,7 @@ def test_a_runtime_that_cannot_open_a_file_is_skipped_with_its_reason(
     def refuse(*_: object, **__: object) -> None:
         raise RuntimeError("this operator is not known")
 
-    monkeypatch.setattr("edgeembed.runtimes.openvino.OpenVinoSession._request_for", refuse)
+    monkeypatch.setattr("edgeembed.runtimes.openvino.OpenVinoSession._compiled_for", refuse)
     report = bench([write_bundle(tmp_path / "tiny")], manifest, teacher=None, out=tmp_path / "r", quick=True)
     assert {row["runtime"] for row in report["rows"]} == {"onnxruntime"}
     assert [item["name"] for item in report["skipped"]] == ["tiny fp32 (openvino)"]
