@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import onnx
 
 from edgeembed.embedder import FloatArray
 from edgeembed.errors import CheckFailed, UserError
@@ -107,6 +108,10 @@ class Checker:
             if not checked.broken:
                 found[runtime] = {**checked.facts(self.images), "passed": not checked.verdict.reasons}
         return found
+
+
+def is_transformer(model: onnx.ModelProto) -> bool:
+    return any(node.op_type in ("Softmax", "Attention") for node in model.graph.node)
 
 
 def describe(checked: Checked) -> str:

@@ -20,7 +20,7 @@ from edgeembed.bundle import CARD, PLAN, BundleFile, BundleManifest, read_bundle
 from edgeembed.embedder import FloatArray, verified_with_weights
 from edgeembed.errors import CheckFailed, UserError
 from edgeembed.export.card import model_card, notes_in
-from edgeembed.export.checking import Checked, Checker, Judged, run_session
+from edgeembed.export.checking import Checked, Checker, Judged, is_transformer, run_session
 from edgeembed.export.gate import AveragePrecisions, Refused
 from edgeembed.export.recipe import EngineSection, ExportRecipe
 from edgeembed.images import ImageError, UInt8Array, find_images, load_pixels
@@ -170,8 +170,7 @@ def add_engines(
     with stage(f"embedding {len(images.pixels_NHWC)} images with {reference.path} in ONNX Runtime"):
         session = open_session(verified_with_weights(bundle, manifest, reference))
         reference_ND = run_session(session, images.pixels_NHWC)
-    graph = onnx.load(bundle / reference.path, load_external_data=False).graph
-    transformer = any(node.op_type == "Softmax" for node in graph.node)
+    transformer = is_transformer(onnx.load(bundle / reference.path, load_external_data=False))
     checker = Checker(
         images=images, reference_ND=reference_ND[: images.num_parity], gate=recipe.gate, transformer=transformer
     )

@@ -18,12 +18,12 @@ from edgeembed.embedder import FloatArray
 from edgeembed.embeddings import short_space_id
 from edgeembed.errors import UserError
 from edgeembed.export.card import model_card
-from edgeembed.export.checking import BATCH, OWN_RUNTIME, Checked, Checker
+from edgeembed.export.checking import BATCH, OWN_RUNTIME, Checked, Checker, is_transformer
 from edgeembed.export.engines import build_all
 from edgeembed.export.facts import bundle_facts
 from edgeembed.export.gate import Refused
 from edgeembed.export.images import GateImages, gate_images
-from edgeembed.export.int8 import int8_attempts, is_transformer
+from edgeembed.export.int8 import int8_attempts
 from edgeembed.export.onnx import MAX_PROTOBUF_BYTES, OPSET, save, to_onnx
 from edgeembed.export.precision import to_fp16
 from edgeembed.export.recipe import ExportRecipe

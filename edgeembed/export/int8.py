@@ -24,6 +24,7 @@ from onnxruntime.quantization.calibrate import TensorsData, create_calibrator, s
 from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
+from edgeembed.export.checking import is_transformer
 from edgeembed.export.recipe import Int8Section
 from edgeembed.images import UInt8Array
 from edgeembed.progress import stage
@@ -216,10 +217,6 @@ class Layout:
     nodes: tuple[str, ...]
     op_types: tuple[str, ...]
     float_outputs: tuple[str, ...]
-
-
-def is_transformer(model: onnx.ModelProto) -> bool:
-    return any(node.op_type in ("Softmax", "Attention") for node in model.graph.node)
 
 
 def weight_products(model: onnx.ModelProto) -> list[str]:

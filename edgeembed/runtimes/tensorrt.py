@@ -68,7 +68,7 @@ class TensorRtSession:
                 f"{path}: TensorRT {tensorrt.__version__} cannot open it ({self._log.last_error}): {BUILD_AGAIN}"
             )
         names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
-        ports = {tensorrt.TensorIOMode.INPUT: [], tensorrt.TensorIOMode.OUTPUT: []}  # type: dict[Any, list[Port]]
+        ports: dict[Any, list[Port]] = {tensorrt.TensorIOMode.INPUT: [], tensorrt.TensorIOMode.OUTPUT: []}
         for name in names:
             ports[self._engine.get_tensor_mode(name)].append(self._port(name))
         self.input_shape, self.output_shape = require_contract(
