@@ -54,6 +54,7 @@ def for_tensorrt(model: onnx.ModelProto, version: Version) -> onnx.ModelProto:
     """A copy of an exported file that the parser of a version takes, or of which `refusals` says why it does not."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
+    cast_bytes(copy.graph)
     cast_first(copy.graph)
     quantise_about_zero(copy.graph)
     if version < TAKEN_SINCE["Gelu"]:
@@ -96,6 +97,27 @@ def refusals(model: onnx.ModelProto, version: Version) -> list[str]:
     if opset > newest_opset(version):
         found.append(f"opset {opset}: {name} is known to read at most {newest_opset(version)}")
     return found
+
+
+def cast_bytes(graph: onnx.GraphProto) -> None:
+    """Pixels that are dequantised, as the int8 files read them, are cast and shifted instead."""
+    image = graph.input[0].name
+    pixels = {image, *(node.output[0] for node in graph.node if node.op_type == "Transpose" and image in node.input)}
+    read = next((node for node in graph.node if node.op_type == "DequantizeLinear" and node.input[0] in pixels), None)
+    if read is None:
+        return
+    stored, scale, point = read.input
+    cast, zero, shifted, output = (f"{read.output[0]}_{part}" for part in ("cast", "zero", "shifted", "scaled"))
+    grey = next(numpy_helper.to_array(tensor) for tensor in graph.initializer if tensor.name == point)
+    graph.initializer.append(numpy_helper.from_array(grey.astype(np.float32), zero))
+    made = [
+        helper.make_node("Cast", [stored], [cast], name=cast, to=onnx.TensorProto.FLOAT),
+        helper.make_node("Sub", [cast, zero], [shifted], name=shifted),
+        helper.make_node("Mul", [shifted, scale], [read.output[0]], name=output),
+    ]
+    nodes = list(graph.node)
+    at = nodes.index(read)
+    replace_nodes(graph, [*nodes[:at], *made, *nodes[at + 1 :]])
 
 
 def cast_first(graph: onnx.GraphProto) -> None:

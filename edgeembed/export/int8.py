@@ -25,6 +25,7 @@ from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from edgeembed.export.checking import is_transformer
+from edgeembed.export.int8_stem import round_stem, stem_chain
 from edgeembed.export.recipe import Int8Section
 from edgeembed.images import UInt8Array
 from edgeembed.progress import stage
@@ -112,7 +113,7 @@ class Quantiser:
         quant_pre_process(str(folder / "float.onnx"), str(self.ready), skip_symbolic_shape=True)
         ready = onnx.load(self.ready)
         self.metadata = {item.key: item.value for item in model.metadata_props}
-        self.layout = transformer_layout(ready) if is_transformer(ready) else convolution_layout(ready)
+        self.layout = layout_of(ready)
         self.reduce_range = (
             not has_int8_dot_product() if settings.reduce_range == "auto" else bool(settings.reduce_range)
         )
@@ -131,9 +132,21 @@ class Quantiser:
     ) -> onnx.ModelProto:
         """Weights int8 per channel, activations uint8; `only` some operators, or all but `keep_float`."""
         nodes = [name for name in self.layout.nodes if name not in keep_float and (only is None or name in only)]
+        quantised = onnx.load(self._quantised(method, [name for name in nodes if name != self.layout.stem]))
+        if self.layout.stem in nodes:
+            round_stem(quantised, reduce_range=self.reduce_range)
+        del quantised.metadata_props[:]
+        onnx.helper.set_model_props(quantised, self.metadata)
+        return quantised
+
+    def _quantised(self, method: str, nodes: list[str]) -> Path:
+        """The file with these operators rounded by ONNX Runtime's quantiser, which takes none of them for all."""
+        if not nodes:
+            return self.ready
+        rounded = self.folder / "int8.onnx"
         quantize_static(
             str(self.ready),
-            str(self.folder / "int8.onnx"),
+            str(rounded),
             None,
             quant_format=QuantFormat.QDQ,
             activation_type=QuantType.QUInt8,
@@ -146,10 +159,7 @@ class Quantiser:
             nodes_to_quantize=nodes,
             extra_options={"OpTypesToExcludeOutputQuantization": list(self.layout.float_outputs)},
         )
-        quantised = onnx.load(self.folder / "int8.onnx")
-        del quantised.metadata_props[:]
-        onnx.helper.set_model_props(quantised, self.metadata)
-        return quantised
+        return rounded
 
     @quiet()
     def ranges(self, method: str) -> Path:
@@ -212,9 +222,12 @@ def distance(model: onnx.ModelProto, pixels_NHWC: UInt8Array, expected_ND: Float
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """Which operators become integer products: their names and types, and the types whose output is not rounded."""
+    """Which operators become integer products: their names, the one that reads the image among them, and their types;
+    and the types whose output is not rounded.
+    """
 
     nodes: tuple[str, ...]
+    stem: str | None
     op_types: tuple[str, ...]
     float_outputs: tuple[str, ...]
 
@@ -225,23 +238,33 @@ def weight_products(model: onnx.ModelProto) -> list[str]:
     return [node.name for node in model.graph.node if node.op_type in ("MatMul", "Gemm") and node.input[1] in constants]
 
 
-def transformer_layout(model: onnx.ModelProto) -> Layout:
+def layout_of(model: onnx.ModelProto) -> Layout:
+    """The first convolution is `round_stem`'s, which needs no rounding of what it reads."""
+    nodes, op_types, float_outputs = transformer_layout(model) if is_transformer(model) else convolution_layout(model)
+    stem = [node.name for node in stem_chain(model.graph)[-1:]]
+    return Layout(nodes=(*stem, *nodes), stem=stem[0] if stem else None, op_types=op_types, float_outputs=float_outputs)
+
+
+Products = tuple[list[str], tuple[str, ...], tuple[str, ...]]
+"""Of a layout: nodes, op_types, float_outputs."""
+
+
+def transformer_layout(model: onnx.ModelProto) -> Products:
     products = ("MatMul", "Gemm")
-    return Layout(nodes=tuple(weight_products(model)), op_types=products, float_outputs=products)
+    return weight_products(model), products, products
 
 
-def convolution_layout(model: onnx.ModelProto) -> Layout:
-    """The first convolution stays in float: with it, the layout change of the uint8 input would follow the
-    quantised normalisation and cost more than int8 saves there. The tail, which makes unit vectors, does too, and so
-    does what it divides, the neck's product: rounded with one range for all images, a vector that is short before the
-    norm has few of 256 levels (cosine p1 of a MobileNetV4-small: .86 when rounded, .999 so).
+def convolution_layout(model: onnx.ModelProto) -> Products:
+    """All that has an integer kernel, but for the tail, which makes unit vectors, and what it divides, the neck's
+    product: rounded with one range for all images, a vector that is short before the norm has few of 256 levels (cosine
+    p1 of a MobileNetV4-small: .86 when rounded, .999 in float).
     """
     convolutions = [node.name for node in model.graph.node if node.op_type == "Conv"]
     tail = [node.name for node in model.graph.node if node.op_type in ("ReduceL2", "Div", "Clip", "Sub", "Cast")]
     excluded = {*convolutions[:1], *tail, *attention_nodes(model)}
     types = tuple(sorted(set(QLinearOpsRegistry) | set(QDQRegistry)))  # what ONNX Runtime quantises unless told
     nodes = [node.name for node in model.graph.node if node.op_type in types and node.name not in excluded]
-    return Layout(nodes=tuple(nodes), op_types=types, float_outputs=("Gemm",))
+    return nodes, types, ("Gemm",)
 
 
 def attention_nodes(model: onnx.ModelProto) -> list[str]:

@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from onnx import TensorProto
 
 from edgeembed.export.int8 import Quantiser, attention_nodes, distance, embed, int8_attempts, weight_products
+from edgeembed.export.int8_stem import stem_chain
 from edgeembed.export.onnx import to_onnx
 from edgeembed.export.recipe import Int8Section
 from edgeembed.student.zoo import build_student
@@ -48,6 +50,32 @@ def test_linear_attention_between_convolutions_stays_in_float() -> None:
     assert len(products) == 8
     assert not any(made_by.get(name) == "DequantizeLinear" for node in products for name in node.input)
     assert attention_nodes(to_onnx(build_student("mobilenetv4_s", weights="none", size_px=64, dim=64).eval(), {})) == []
+
+
+@pytest.mark.parametrize("name", ["resnet_xs", "test_vit", "mobilenetv4_s"])
+def test_the_first_convolution_multiplies_the_bytes_of_the_image(name: str, tmp_path: Path) -> None:
+    model = to_onnx(build_student(name, weights="none", size_px=32, dim=64).eval(), {})
+    quantiser = Quantiser(model, SMALL, tmp_path, MINMAX)
+    (stem,) = (node.name for node in stem_chain(model.graph)[-1:])
+    rounded = quantiser.quantise("minmax", only=[stem])
+    kinds = [node.op_type for node in rounded.graph.node]
+    assert not {"Cast", "Sub"} & set(kinds[: kinds.index("Conv")])
+    constants = {tensor.name: tensor.data_type for tensor in rounded.graph.initializer}
+    assert TensorProto.INT8 in constants.values()
+    assert set(constants) <= {name for node in rounded.graph.node for name in node.input}
+    assert distance(rounded, SMALL, embed(model, SMALL)) < 0.002
+    for keep_float in ([stem], []):
+        kinds = [node.op_type for node in quantiser.quantise("minmax", keep_float=keep_float).graph.node]
+        assert ("Sub" in kinds[: kinds.index("Conv")]) is bool(keep_float)
+
+
+def test_only_an_image_that_is_cast_and_shifted_is_taken_as_bytes(convolutional: onnx.ModelProto) -> None:
+    assert [node.op_type for node in stem_chain(convolutional.graph)] == ["Transpose", "Cast", "Sub", "Conv"]
+    scaled = onnx.ModelProto()
+    scaled.CopyFrom(convolutional)
+    shift = next(node for node in scaled.graph.node if node.op_type == "Sub")
+    shift.op_type = "Mul"
+    assert stem_chain(scaled.graph) == []
 
 
 @pytest.mark.parametrize("name", ["mobilenetv4_s", "repvit_m1"])
