@@ -134,7 +134,7 @@ class Quantiser:
         nodes = [name for name in self.layout.nodes if name not in keep_float and (only is None or name in only)]
         quantised = onnx.load(self._quantised(method, [name for name in nodes if name != self.layout.stem]))
         if self.layout.stem in nodes:
-            round_stem(quantised, reduce_range=self.reduce_range)
+            round_stem(quantised, self.calibration_NHWC, reduce_range=self.reduce_range)
         del quantised.metadata_props[:]
         onnx.helper.set_model_props(quantised, self.metadata)
         return quantised

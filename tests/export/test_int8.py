@@ -9,9 +9,10 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto
+from PIL import Image
 
 from edgeembed.export.int8 import Quantiser, attention_nodes, distance, embed, int8_attempts, weight_products
-from edgeembed.export.int8_stem import stem_chain
+from edgeembed.export.int8_stem import patch_moments, round_together, stem_chain
 from edgeembed.export.onnx import to_onnx
 from edgeembed.export.recipe import Int8Section
 from edgeembed.student.zoo import build_student
@@ -67,6 +68,24 @@ def test_the_first_convolution_multiplies_the_bytes_of_the_image(name: str, tmp_
     for keep_float in ([stem], []):
         kinds = [node.op_type for node in quantiser.quantise("minmax", keep_float=keep_float).graph.node]
         assert ("Sub" in kinds[: kinds.index("Conv")]) is bool(keep_float)
+
+
+def test_weights_rounded_together_vary_less_than_each_on_its_own(convolutional: onnx.ModelProto) -> None:
+    """On pixels that are like their neighbours, as photographs' are."""
+    smooth_NHWC = np.asarray(Image.fromarray(PIXELS[0, :8, :8]).resize((64, 64), Image.Resampling.BICUBIC))[None]
+    convolution = stem_chain(convolutional.graph)[-1]
+    mean_P, covariance_PP = patch_moments(smooth_NHWC, 100, (3, 3), convolution)
+    patches = np.pad(smooth_NHWC[0] - 100.0, ((1, 1), (1, 1), (0, 0)))
+    assert mean_P.shape == (27,)
+    np.testing.assert_allclose(patches[1::2, 1::2, 2].mean(), mean_P.reshape(3, 3, 3)[2, 1, 1], atol=20)
+    weight_KP = np.random.default_rng(0).normal(0, 9, (16, 27))
+    harm = []
+    for rounded_KP in (np.round(weight_KP), round_together(weight_KP, covariance_PP, 127)):
+        assert np.abs(rounded_KP - weight_KP).max() < 4
+        error_KP = rounded_KP - weight_KP
+        harm.append(np.einsum("kp,pq,kq->k", error_KP, covariance_PP, error_KP).mean())
+    assert harm[1] < harm[0] / 3
+    assert np.abs(round_together(100 * weight_KP, covariance_PP, 64)).max() == 64
 
 
 def test_only_an_image_that_is_cast_and_shifted_is_taken_as_bytes(convolutional: onnx.ModelProto) -> None:
