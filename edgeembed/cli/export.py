@@ -48,7 +48,7 @@ def export(
         typer.Option(help="Pictures that the page searches: a folder or manifest; default: the run's data."),
     ] = None,
     web_precision: Annotated[
-        str | None, typer.Option(help="The page's file; default: fp32 where there is one.")
+        str | None, typer.Option(help="The page's file; default: int8 where there is one.")
     ] = None,
     dim: Annotated[int | None, typer.Option(min=1, help="Numbers an image; default: all, usually 64.")] = None,
     licence: Annotated[str | None, typer.Option(help="Licence of the weights, for the manifest and the card.")] = None,

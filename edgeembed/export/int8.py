@@ -26,6 +26,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from edgeembed.export.checking import is_transformer
 from edgeembed.export.int8_stem import round_stem, stem_chain
+from edgeembed.export.int8_sums import part_from_edges
 from edgeembed.export.recipe import Int8Section
 from edgeembed.images import UInt8Array
 from edgeembed.progress import stage
@@ -133,6 +134,7 @@ class Quantiser:
         """Weights int8 per channel, activations uint8; `only` some operators, or all but `keep_float`."""
         nodes = [name for name in self.layout.nodes if name not in keep_float and (only is None or name in only)]
         quantised = onnx.load(self._quantised(method, [name for name in nodes if name != self.layout.stem]))
+        part_from_edges(quantised)
         if self.layout.stem in nodes:
             round_stem(quantised, self.calibration_NHWC, reduce_range=self.reduce_range)
         del quantised.metadata_props[:]

@@ -13,6 +13,7 @@ from PIL import Image
 
 from edgeembed.export.int8 import Quantiser, attention_nodes, distance, embed, int8_attempts, weight_products
 from edgeembed.export.int8_stem import patch_moments, round_together, stem_chain
+from edgeembed.export.int8_sums import PARTS
 from edgeembed.export.onnx import to_onnx
 from edgeembed.export.recipe import Int8Section
 from edgeembed.student.zoo import build_student
@@ -86,6 +87,44 @@ def test_weights_rounded_together_vary_less_than_each_on_its_own(convolutional: 
         harm.append(np.einsum("kp,pq,kq->k", error_KP, covariance_PP, error_KP).mean())
     assert harm[1] < harm[0] / 3
     assert np.abs(round_together(100 * weight_KP, covariance_PP, 64)).max() == 64
+
+
+def test_no_sum_of_two_bytes_lies_at_the_edge_of_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = to_onnx(build_student("mobilenetv4_s", weights="none", size_px=32, dim=64).eval(), {})
+    quantiser = Quantiser(model, SMALL, tmp_path, MINMAX)
+    parted = quantiser.quantise("minmax")
+    monkeypatch.setattr("edgeembed.export.int8.part_from_edges", lambda _: None)
+    before = quantiser.quantise("minmax")
+    distances = [edge_distances(one) for one in (before, parted)]
+    assert len(distances[0]) == len(distances[1]) > 2
+    assert min(distances[0]) < 1e-4
+    assert min(distances[1]) > 0.4 / PARTS
+    assert distance(parted, SMALL, embed(before, SMALL)) < 0.01
+    steps = [
+        {one.name: one for one in model.graph.initializer if one.name.endswith("_scale")} for model in (before, parted)
+    ]
+    for name, step in steps[0].items():
+        wider = onnx.numpy_helper.to_array(steps[1][name]) / onnx.numpy_helper.to_array(step)
+        assert 0.9999 < wider.min() <= wider.max() < 1.05, name
+
+
+def edge_distances(model: onnx.ModelProto) -> list[float]:
+    """Of each integer Add, how close any sum of two bytes lies to the edge of a step of the result, in steps."""
+    constants = {one.name: onnx.numpy_helper.to_array(one) for one in model.graph.initializer}
+    made_by = {name: node for node in model.graph.node for name in node.output}
+    found = []
+    for node in model.graph.node:
+        reads = [made_by.get(name) for name in node.input]
+        if node.op_type != "Add" or not all(one and one.op_type == "DequantizeLinear" for one in reads):
+            continue
+        first, second = (
+            (np.arange(256) - float(constants[one.input[2]])) * float(constants[one.input[1]]) for one in reads if one
+        )
+        (writes,) = (one for one in model.graph.node if node.output[0] in one.input)
+        sums = (first[:, None] + second[None]) / float(constants[writes.input[1]])
+        shown = np.abs(sums + float(constants[writes.input[2]]) - 127.5) < 128
+        found.append(float(np.abs(sums - np.floor(sums) - 0.5)[shown].min()))
+    return found
 
 
 def test_only_an_image_that_is_cast_and_shifted_is_taken_as_bytes(convolutional: onnx.ModelProto) -> None:

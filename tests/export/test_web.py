@@ -61,7 +61,7 @@ def test_the_service_worker_keeps_every_file_and_changes_with_any(page: Path) ->
 
     (page / "service-worker.js").unlink()  # it does not keep itself: browsers look for a new one by themselves
     files, version = filled()
-    assert {"index.html", "site.json", "model.fp32.onnx"} < set(files)
+    assert {"index.html", "site.json", "model.int8.onnx"} < set(files)
     (page / "index.html").write_text("another")
     assert filled()[1] != version
 
@@ -98,12 +98,12 @@ def test_an_older_page_is_replaced_and_nothing_else(
     edgeembed: Run, page: Path, tiny_data: Path, tmp_path: Path
 ) -> None:
     (page / "stale.txt").write_text("of the older page")
-    outcome = edgeembed("export", BUNDLE, "--web", page, "--web-index", tiny_data, "--web-precision", "int8", "--json")
+    outcome = edgeembed("export", BUNDLE, "--web", page, "--web-index", tiny_data, "--web-precision", "fp32", "--json")
     assert outcome.code == 0, outcome.stderr
     assert json.loads(outcome.stdout) == read_json(page / "site.json")
     assert not (page / "stale.txt").exists()
-    assert (page / "model.int8.onnx").exists()
-    assert not (page / "model.fp32.onnx").exists()
+    assert (page / "model.fp32.onnx").exists()
+    assert not (page / "model.int8.onnx").exists()
     other = tmp_path / "other"
     other.mkdir()
     (other / "kept.txt").write_text("mine")
@@ -133,26 +133,26 @@ def test_mistakes_are_one_line(edgeembed: Run, tmp_path: Path, arguments: list[o
 
 def test_a_file_that_its_gate_refused_is_taken_only_by_name() -> None:
     manifest = read_bundle(BUNDLE)
-    assert choose_web_file(manifest, None).precision == "fp32"
-    assert choose_web_file(manifest, "int8").precision == "int8"
+    assert choose_web_file(manifest, None).precision == "int8"
+    assert choose_web_file(manifest, "fp32").precision == "fp32"
     with pytest.raises(UserError, match="no precision 'fp16' for the page, it holds fp32, int8"):
         choose_web_file(manifest, "fp16")
     refused = tuple(
-        file.model_copy(update={"accepted_worse": ("cosine",)}) if file.precision == "fp32" else file
+        file.model_copy(update={"accepted_worse": ("cosine",)}) if file.precision == "int8" else file
         for file in manifest.files
     )
     worse = manifest.model_copy(update={"files": refused})
-    assert choose_web_file(worse, None).precision == "int8"
-    assert choose_web_file(worse, "fp32").precision == "fp32"
+    assert choose_web_file(worse, None).precision == "fp32"
+    assert choose_web_file(worse, "int8").precision == "int8"
 
 
 @pytest.mark.usefixtures("without_runtime")
 def test_a_changed_model_is_not_published(tmp_path: Path) -> None:
     bundle = tmp_path / "bundle"
     shutil.copytree(BUNDLE, bundle)
-    content = bytearray((bundle / "model.fp32.onnx").read_bytes())
+    content = bytearray((bundle / "model.int8.onnx").read_bytes())
     content[-100] ^= 1
-    (bundle / "model.fp32.onnx").write_bytes(content)
+    (bundle / "model.int8.onnx").write_bytes(content)
     with pytest.raises(CheckFailed, match="sha256"):
         build_page(bundle, tmp_path / "page", [])
     assert not (tmp_path / "page").exists()
