@@ -1,8 +1,9 @@
 """int8 by QDQ: static ranges from real images, chosen by measurement, and back to float where int8 hurts.
 
 In convolutional networks everything that has an integer kernel is quantised, but for linear attention between
-convolutions; in transformers only products with a weight matrix are, while residual sums, norms, softmax, GELU and the
-attention products stay in float (ViT-B, all int8: 85.2 -> 5.0 top-1; weight products only: 84.5).
+convolutions; in transformers only products with a weight matrix and the first convolution are, while residual sums,
+norms, softmax, GELU and the attention products stay in float (ViT-B, all int8: 85.2 -> 5.0 top-1; weight products only:
+84.5).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import io
 import logging
 import tempfile
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -229,9 +230,9 @@ class Layout:
     """
 
     nodes: tuple[str, ...]
-    stem: str | None
     op_types: tuple[str, ...]
     float_outputs: tuple[str, ...]
+    stem: str | None = None
 
 
 def weight_products(model: onnx.ModelProto) -> list[str]:
@@ -242,21 +243,17 @@ def weight_products(model: onnx.ModelProto) -> list[str]:
 
 def layout_of(model: onnx.ModelProto) -> Layout:
     """The first convolution is `round_stem`'s, which needs no rounding of what it reads."""
-    nodes, op_types, float_outputs = transformer_layout(model) if is_transformer(model) else convolution_layout(model)
-    stem = [node.name for node in stem_chain(model.graph)[-1:]]
-    return Layout(nodes=(*stem, *nodes), stem=stem[0] if stem else None, op_types=op_types, float_outputs=float_outputs)
+    layout = transformer_layout(model) if is_transformer(model) else convolution_layout(model)
+    chain = stem_chain(model.graph)
+    return replace(layout, nodes=(chain[-1].name, *layout.nodes), stem=chain[-1].name) if chain else layout
 
 
-Products = tuple[list[str], tuple[str, ...], tuple[str, ...]]
-"""Of a layout: nodes, op_types, float_outputs."""
-
-
-def transformer_layout(model: onnx.ModelProto) -> Products:
+def transformer_layout(model: onnx.ModelProto) -> Layout:
     products = ("MatMul", "Gemm")
-    return weight_products(model), products, products
+    return Layout(nodes=tuple(weight_products(model)), op_types=products, float_outputs=products)
 
 
-def convolution_layout(model: onnx.ModelProto) -> Products:
+def convolution_layout(model: onnx.ModelProto) -> Layout:
     """All that has an integer kernel, but for the tail, which makes unit vectors, and what it divides, the neck's
     product: rounded with one range for all images, a vector that is short before the norm has few of 256 levels (cosine
     p1 of a MobileNetV4-small: .86 when rounded, .999 in float).
@@ -266,7 +263,7 @@ def convolution_layout(model: onnx.ModelProto) -> Products:
     excluded = {*convolutions[:1], *tail, *attention_nodes(model)}
     types = tuple(sorted(set(QLinearOpsRegistry) | set(QDQRegistry)))  # what ONNX Runtime quantises unless told
     nodes = [node.name for node in model.graph.node if node.op_type in types and node.name not in excluded]
-    return nodes, types, ("Gemm",)
+    return Layout(nodes=tuple(nodes), op_types=types, float_outputs=("Gemm",))
 
 
 def attention_nodes(model: onnx.ModelProto) -> list[str]:
