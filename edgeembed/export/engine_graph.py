@@ -6,40 +6,39 @@ TensorRT reads uint8 only to cast it, and quantises about zero only, with weight
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
-from edgeembed.errors import CheckFailed
+from edgeembed.export.engine_opset17 import OPSET, replace_nodes, say_in_opset_17, write_out_gelu, write_out_layer_norm
 
 Version = tuple[int, int]
 OLDEST: Version = (8, 5)
 NEWEST_OPSET: Mapping[int, int] = {8: 17, 9: 19, 10: 20, 11: 20}
 """By TensorRT's major version, the opset that its parser is known to read; a newer major reads at least the last."""
-NEWER_ATTRIBUTES = ("noop_with_empty_axes", "saturate")  # which say nothing here: no empty axes, no float8
-REDUCTIONS = ("ReduceL2", "ReduceMax", "ReduceMean", "ReduceSumSquare")
 TAKEN_SINCE: Mapping[str, Version] = {
     **dict.fromkeys(
         (
-            "Add", "AveragePool", "Cast", "Clip", "Concat", "Constant", "Conv", "DequantizeLinear", "Div", "Erf", "Exp",
-            "Expand", "Flatten", "Gather", "Gemm", "GlobalAveragePool", "HardSigmoid", "HardSwish", "Identity",
-            "MatMul", "MaxPool", "Mul", "Neg", "Pad", "Pow", "QuantizeLinear", "ReduceL2", "ReduceMax", "ReduceMean",
-            "ReduceSum", "ReduceSumSquare", "Relu", "Reshape", "Resize", "Shape", "Sigmoid", "Slice", "Softmax",
-            "Softplus", "Split", "Sqrt", "Squeeze", "Sub", "Tanh", "Tile", "Transpose", "Unsqueeze", "Where",
+            "Abs", "Add", "And", "AveragePool", "BatchNormalization", "Cast", "Ceil", "Clip", "Concat", "Constant",
+            "ConstantOfShape", "Conv", "Cos", "CumSum", "DepthToSpace", "DequantizeLinear", "Div", "Einsum", "Elu",
+            "Equal", "Erf", "Exp", "Expand", "Flatten", "Floor", "Gather", "GatherElements", "Gemm",
+            "GlobalAveragePool", "GlobalMaxPool", "Greater", "GreaterOrEqual", "HardSigmoid", "HardSwish", "Identity",
+            "InstanceNormalization", "LeakyRelu", "Less", "LessOrEqual", "Log", "LogSoftmax", "MatMul", "Max",
+            "MaxPool", "Min", "Mul", "Neg", "Not", "Or", "Pad", "Pow", "PRelu", "QuantizeLinear", "Range",
+            "Reciprocal", "ReduceL1", "ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum",
+            "ReduceSumSquare", "Relu", "Reshape", "Resize", "Shape", "Sigmoid", "Sin", "Slice", "Softmax", "Softplus",
+            "SpaceToDepth", "Split", "Sqrt", "Squeeze", "Sub", "Sum", "Tanh", "Tile", "Transpose", "Unsqueeze",
+            "Where",
         ),
         OLDEST,
     ),
     "LayerNormalization": (8, 6),
     "GroupNormalization": (8, 6),
-    "Reciprocal": (10, 0),
     "Gelu": (10, 0),
 }  # fmt: skip
 """The first TensorRT whose ONNX parser takes an operator; what is not here, none is known to take."""
-AXES_AS_INPUT = 18
-"""The opset in which reductions began to read their axes as an input, which TensorRT 8 overlooks."""
 TYPES = {"FLOAT", "FLOAT16", "INT8", "INT32", "INT64", "BOOL"}
 """Of initialisers; uint8 is taken as the network's input alone."""
 
@@ -57,11 +56,12 @@ def for_tensorrt(model: onnx.ModelProto, version: Version) -> onnx.ModelProto:
     cast_bytes(copy.graph)
     cast_first(copy.graph)
     quantise_about_zero(copy.graph)
+    if version < TAKEN_SINCE["LayerNormalization"]:
+        write_out_layer_norm(copy.graph)
     if version < TAKEN_SINCE["Gelu"]:
         write_out_gelu(copy.graph)
-    if newest_opset(version) < AXES_AS_INPUT:
-        shapes_whole(copy.graph)
-        axes_as_attribute(copy)
+    if newest_opset(version) <= OPSET:
+        say_in_opset_17(copy)
     used = {node.domain for node in copy.graph.node}
     kept = [item for item in copy.opset_import if item.domain in used]
     del copy.opset_import[:]
@@ -215,93 +215,3 @@ def dequantised(
     if turned:
         made.append(helper.make_node("Transpose", [result], [output], name=output, perm=[1, 0]))
     return made
-
-
-def write_out_gelu(graph: onnx.GraphProto) -> None:
-    """Gelu as x / 2 (1 + erf(x / sqrt 2)), in the type of x."""
-    half = {tensor.name for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT16}
-    in_half = half_values(graph, half)
-    nodes: list[onnx.NodeProto] = []
-    for node in graph.node:
-        if node.op_type != "Gelu":
-            nodes.append(node)
-            continue
-        if any(item.name == "approximate" and item.s == b"tanh" for item in node.attribute):
-            nodes.append(node)
-            continue
-        dtype: npt.DTypeLike = np.float16 if node.input[0] in in_half else np.float32
-        x, y = node.input[0], node.output[0]
-        for name, value in (("root", 0.5**0.5), ("one", 1.0), ("half", 0.5)):
-            graph.initializer.append(numpy_helper.from_array(np.asarray(value, dtype), f"{y}_{name}"))
-        nodes += [
-            helper.make_node("Mul", [x, f"{y}_root"], [f"{y}_scaled"], name=f"{y}_scaled"),
-            helper.make_node("Erf", [f"{y}_scaled"], [f"{y}_erf"], name=f"{y}_erf"),
-            helper.make_node("Add", [f"{y}_erf", f"{y}_one"], [f"{y}_plus"], name=f"{y}_plus"),
-            helper.make_node("Mul", [x, f"{y}_plus"], [f"{y}_product"], name=f"{y}_product"),
-            helper.make_node("Mul", [f"{y}_product", f"{y}_half"], [y], name=y),
-        ]
-    replace_nodes(graph, nodes)
-
-
-def shapes_whole(graph: onnx.GraphProto) -> None:
-    """A part of a shape as the whole, cut: TensorRT 8 overlooks the ends that Shape has since opset 15."""
-    nodes: list[onnx.NodeProto] = []
-    for node in graph.node:
-        ends = {item.name: item.i for item in node.attribute if item.name in ("start", "end")}
-        nodes.append(node)
-        if node.op_type != "Shape" or not ends:
-            continue
-        output, whole = node.output[0], f"{node.output[0]}_whole"
-        for name, value in (("start", ends.get("start", 0)), ("end", ends.get("end", 2**31 - 1)), ("axis", 0)):
-            graph.initializer.append(numpy_helper.from_array(np.array([value], np.int64), f"{output}_{name}"))
-        node.output[0] = whole
-        del node.attribute[:]
-        cut = [whole, *(f"{output}_{name}" for name in ("start", "end", "axis"))]
-        nodes.append(helper.make_node("Slice", cut, [output], name=output))
-    replace_nodes(graph, nodes)
-
-
-def axes_as_attribute(model: onnx.ModelProto) -> None:
-    """Reductions as opset 17 says them, and the model as one of opset 17, where it holds nothing that is newer.
-
-    Raises CheckFailed where it does.
-    """
-    constants = {tensor.name: tensor for tensor in model.graph.initializer}
-    for node in model.graph.node:
-        if node.op_type in REDUCTIONS and len(node.input) == 2 and node.input[1] in constants:
-            axes = numpy_helper.to_array(constants[node.input[1]]).tolist()
-            node.attribute.append(helper.make_attribute("axes", axes))
-            del node.input[1]
-        for item in [item for item in node.attribute if item.name in NEWER_ATTRIBUTES]:
-            node.attribute.remove(item)
-    for item in model.opset_import:
-        if not item.domain:
-            item.version = AXES_AS_INPUT - 1
-    try:
-        onnx.checker.check_model(model)
-    except onnx.checker.ValidationError as error:
-        raise CheckFailed(f"the graph cannot be said in opset {AXES_AS_INPUT - 1}: {first_line(error)}") from None
-
-
-def first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-
-
-def replace_nodes(graph: onnx.GraphProto, nodes: Sequence[onnx.NodeProto]) -> None:
-    """Sets a graph's nodes; they may be its own, which emptying it would spoil."""
-    kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
-    del graph.node[:]
-    graph.node.extend(kept)
-
-
-def half_values(graph: onnx.GraphProto, half: set[str]) -> set[str]:
-    """Names of values that are float16: what is cast to it, and what is computed from it until it is cast away."""
-    found = set(half)
-    for node in graph.node:
-        if node.op_type == "Cast":
-            to = next(item.i for item in node.attribute if item.name == "to")
-            if to == onnx.TensorProto.FLOAT16:
-                found.update(node.output)
-        elif any(name in found for name in node.input):
-            found.update(node.output)
-    return found

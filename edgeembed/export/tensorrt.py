@@ -43,7 +43,7 @@ def build_engine(model: onnx.ModelProto, precision: str, settings: EngineSection
         path = Path(folder) / "model.onnx"
         onnx.save(graph, path, save_as_external_data=graph.ByteSize() > 1_500_000_000)
         if not parser.parse_from_file(str(path)):
-            errors = [parser.get_error(i).desc() for i in range(parser.num_errors)]
+            errors = [parser_error(parser.get_error(i)) for i in range(parser.num_errors)]
             raise CheckFailed(f"TensorRT {tensorrt.__version__} cannot parse the {precision} file: {'; '.join(errors)}")
         config = configure(builder, precision, settings)
         if not is_strongly_typed():
@@ -59,6 +59,12 @@ def build_engine(model: onnx.ModelProto, precision: str, settings: EngineSection
     if cache is not None and settings.timing_cache is not None:
         write_atomically(settings.timing_cache, bytes(cache.serialize()))
     return bytes(plan)
+
+
+def parser_error(error: Any) -> str:
+    """What the parser says of a graph, with the node that it means, which 8 does not name."""
+    where = f" ({error.node_operator()} {error.node_name()})" if hasattr(error, "node_name") else ""
+    return f"{error.desc()}{where}"
 
 
 def is_strongly_typed() -> bool:
@@ -156,10 +162,14 @@ def inspected(layers: Sequence[Any]) -> Inspected:
     return Inspected(layers=len(layers), products=dict(found), float32_products=tuple(in_float32))
 
 
+def product_nodes(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+    return [node for node in model.graph.node if node.op_type in ("Conv", "Gemm", "MatMul")]
+
+
 def float32_products(model: onnx.ModelProto) -> set[str]:
     """Names of the products that multiply by float32 weights in a file."""
     single = {tensor.name for tensor in model.graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT}
-    return {node.name for node in model.graph.node if len(node.input) > 1 and node.input[1] in single}
+    return {node.name for node in product_nodes(model) if node.input[1] in single}
 
 
 def is_product(layer: Mapping[str, Any]) -> bool:
@@ -183,8 +193,7 @@ def require_precision(found: Inspected, precision: str, model: onnx.ModelProto) 
 
     In an int8 engine what was left in float stays so; that nothing at all became int8 is an error.
     """
-    half = {node.name for node in model.graph.node if node.op_type in ("Conv", "Gemm", "MatMul")}
-    half -= float32_products(model)
+    half = {node.name for node in product_nodes(model)} - float32_products(model)
     wrong = [name for name in found.float32_products if half & set(name.split(" + "))]
     if precision == "fp16" and wrong:
         raise CheckFailed(f"the fp16 engine computes {len(wrong)} products in fp32: {', '.join(wrong[:3])}")

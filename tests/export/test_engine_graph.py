@@ -12,7 +12,7 @@ from edgeembed.embedder import default_bundle
 from edgeembed.errors import CheckFailed
 from edgeembed.export.engine_graph import for_tensorrt, parse_version, refusals
 
-VERSIONS = [(8, 6), (10, 3), (11, 4)]
+VERSIONS = [(8, 5), (8, 6), (10, 3), (11, 4)]
 
 
 def run(model: onnx.ModelProto, feed: dict[str, np.ndarray]) -> np.ndarray:
@@ -87,7 +87,7 @@ def test_gelu_is_written_out_for_8_and_kept_for_10() -> None:
 @pytest.mark.parametrize(
     ("op", "version", "reason"),
     [
-        ("LayerNormalization", (8, 5), "operator LayerNormalization: taken since TensorRT 8.6, not by 8.5"),
+        ("GroupNormalization", (8, 5), "operator GroupNormalization: taken since TensorRT 8.6, not by 8.5"),
         ("Det", (11, 4), "operator Det: no TensorRT is known to take it"),
         ("Relu", (7, 2), "TensorRT 7.2 is older than 8.5"),
     ],
@@ -105,10 +105,29 @@ def test_pixels_that_are_read_as_uint8_and_newer_opsets_are_refused() -> None:
     assert "opset 21" in found
 
 
+def test_parts_and_sizes_are_said_to_8_as_opset_17_has_them() -> None:
+    nodes = [
+        helper.make_node("Cast", ["image"], ["x"], name="cast", to=TensorProto.FLOAT),
+        helper.make_node("Split", ["x"], ["a", "b"], name="split", axis=-1, num_outputs=2),
+        helper.make_node(
+            "Resize", ["b", "", "scales"], ["c"], name="resize", mode="nearest", keep_aspect_ratio_policy="stretch"
+        ),
+        helper.make_node("Add", ["c", "c"], ["embedding"], name="add"),
+    ]
+    model = model_of(nodes, {"scales": np.array([1, 2, 2, 1], np.float32)})
+    graph = for_tensorrt(model, (8, 5))
+    assert [item.version for item in graph.opset_import] == [17]
+    pixels = np.arange(24, dtype=np.uint8).reshape(2, 2, 2, 3)
+    np.testing.assert_array_equal(run(graph, {"image": pixels}), run(model, {"image": pixels}))
+    nodes[2].attribute.append(helper.make_attribute("antialias", 1))
+    with pytest.raises(CheckFailed, match="antialias"):
+        for_tensorrt(model_of(nodes, {"scales": np.array([1, 2, 2, 1], np.float32)}), (8, 5))
+
+
 def test_what_8_cannot_be_told_is_refused() -> None:
     nodes = [
         helper.make_node("Cast", ["image"], ["x"], name="cast", to=TensorProto.FLOAT),
-        helper.make_node("Split", ["x"], ["embedding", "rest"], name="split", axis=3, num_outputs=2),
+        helper.make_node("Split", ["x"], ["embedding", "rest"], name="split", axis=2, num_outputs=2),
     ]
     with pytest.raises(CheckFailed, match="cannot be said in opset 17"):
         for_tensorrt(model_of(nodes, {}), (8, 6))
@@ -127,17 +146,21 @@ def model_of(nodes: list[onnx.NodeProto], constants: dict[str, np.ndarray], opse
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
 
 
-def test_a_file_of_a_transformer_is_taken_from_8_6_on() -> None:
+@pytest.mark.parametrize("version", [(8, 5), (8, 6)])
+def test_a_file_of_a_transformer_is_taken_by_8(version: tuple[int, int]) -> None:
     nodes = [
         helper.make_node("Transpose", ["image"], ["t"], name="t", perm=[0, 3, 1, 2]),
         helper.make_node("Shape", ["image"], ["n"], name="shape", start=0, end=1),
         helper.make_node("Cast", ["t"], ["x"], name="cast", to=TensorProto.FLOAT),
-        helper.make_node("LayerNormalization", ["x", "scale"], ["embedding"], name="norm"),
+        helper.make_node("LayerNormalization", ["x", "scale", "bias"], ["embedding"], name="norm"),
         helper.make_node("Expand", ["one", "n"], ["ones"], name="expand"),
     ]
-    model = model_of(nodes, {"scale": np.ones(4, np.float32), "one": np.ones(1, np.float32)})
-    graph = for_tensorrt(model, (8, 6))
-    assert refusals(graph, (8, 6)) == []
+    model = model_of(
+        nodes, {"scale": np.arange(4, dtype=np.float32), "bias": np.ones(4, np.float32), "one": np.ones(1, np.float32)}
+    )
+    graph = for_tensorrt(model, version)
+    assert refusals(graph, version) == []
+    assert ("LayerNormalization" in {node.op_type for node in graph.graph.node}) is (version == (8, 6))
     assert [node.op_type for node in graph.graph.node if "image" in node.input] == ["Cast"]
     pixels = np.arange(24, dtype=np.uint8).reshape(1, 2, 4, 3)
-    np.testing.assert_array_equal(run(graph, {"image": pixels}), run(model, {"image": pixels}))
+    np.testing.assert_allclose(run(graph, {"image": pixels}), run(model, {"image": pixels}), atol=1e-5)

@@ -6,10 +6,11 @@ import os
 import shutil
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import pytest
+
+from tests.export.wheels import fetch
 
 BINDINGS = {"10": ("tensorrt-cu12-bindings", "10.13.3.9"), "11": ("tensorrt-cu13-bindings", "11.4.0.106")}
 HELD = Path(__file__).parent / "held_tensorrt.py"
@@ -47,15 +48,7 @@ def bindings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, st
     source.write_text("\n".join(f"void* {name}(void) {{ return 0; }}" for name in FACTORIES))
     found = {}
     for major, (package, version) in BINDINGS.items():
-        wanted = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
-        done = subprocess.run(
-            [*wanted, "--dest", str(folder / major), f"{package}=={version}"],
-            capture_output=True, text=True, timeout=120, check=False,
-        )  # fmt: skip
-        if done.returncode != 0:
-            pytest.skip(f"{package} {version} cannot be had: {done.stderr.strip().splitlines()[-1:]}")
-        with zipfile.ZipFile(next((folder / major).glob("*.whl"))) as wheel:
-            wheel.extractall(folder / major)
+        fetch(package, version, folder / major)
         (folder / major / "tensorrt_bindings").rename(folder / major / "tensorrt")
         for library in LIBRARIES:
             name = f"lib{library}.so.{major}"

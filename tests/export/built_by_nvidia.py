@@ -1,0 +1,87 @@
+"""Has NVIDIA's own parser and builder make engines with our builder, in a process without a GPU; prints JSON.
+
+Usage: python built_by_nvidia.py VERSION [--cache FILE] MODEL...      MODEL: NAME.PRECISION.onnx
+TensorRT for RTX holds the API, the ONNX parser and the strongly typed networks of the TensorRT of its time, and builds
+without a GPU what a GPU finishes later. VERSION is that TensorRT's; what is in our modules takes it for it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+import types
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import onnx
+import tensorrt_rtx_bindings as real
+
+from edgeembed.errors import CheckFailed
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("version")
+    parser.add_argument("--cache", type=Path)
+    parser.add_argument("models", type=Path, nargs="*")
+    given = parser.parse_intermixed_args()
+    module = types.ModuleType("tensorrt")
+    module.__dict__.update({**vars(real), "__version__": given.version})
+    sys.modules["tensorrt"] = module
+    from edgeembed.export import tensorrt as builder
+    from edgeembed.export.engine_graph import TAKEN_SINCE
+    from edgeembed.export.recipe import EngineSection
+
+    heard: list[str] = []
+    # TensorRT keeps the first logger that it is given.
+    builder.Log.log = lambda log, severity, message: hear(log, severity, message, heard)  # type: ignore[method-assign]
+    found: dict[str, Any] = {"unknown": unknown_operators(builder, TAKEN_SINCE), "engines": {}}
+    settings = EngineSection(opt_batch=2, workspace_mb=256, timing_cache=given.cache)
+    for path in given.models:
+        model = onnx.load(path)
+        del heard[:]
+        try:
+            plan = builder.build_engine(model, path.name.split(".")[1], settings)
+        except CheckFailed as error:
+            found["engines"][path.name] = {"refused": str(error)}
+            continue
+        weights = [line for line in heard if line.startswith("Total Weights Memory")]
+        found["engines"][path.name] = {
+            "plan_bytes": len(plan),
+            "weights_bytes": int(re.findall(r"\d+", weights[0])[0]),
+            "float32_products": len(builder.float32_products(model)),
+            "products": products(builder, model, builder.parse_version(given.version)),
+        }
+    print(json.dumps(found))
+
+
+def hear(log: Any, severity: Any, message: str, heard: list[str]) -> None:
+    if severity in (real.ILogger.ERROR, real.ILogger.INTERNAL_ERROR):
+        log.last_error = " ".join(message.split())
+    heard.append(message)
+
+
+def unknown_operators(builder: Any, operators: Any) -> list[str]:
+    """Of the operators that we say are taken, those that the parser does not know."""
+    log = builder.Log()
+    network = real.Builder(log).create_network(builder.network_flags())
+    parser = real.OnnxParser(network, log)
+    return [name for name in operators if not parser.supports_operator(name)]
+
+
+def products(builder: Any, model: onnx.ModelProto, version: tuple[int, int]) -> dict[str, int]:
+    """How many convolutions and matrix products the parsed network has, by the type that they read."""
+    log = builder.Log()
+    network = real.Builder(log).create_network(builder.network_flags())
+    parser = real.OnnxParser(network, log)
+    assert parser.parse(builder.for_tensorrt(model, version).SerializeToString())
+    layers = [network.get_layer(position) for position in range(network.num_layers)]
+    kinds = (real.LayerType.CONVOLUTION, real.LayerType.MATRIX_MULTIPLY)
+    return dict(Counter(layer.get_input(0).dtype.name for layer in layers if layer.type in kinds))
+
+
+if __name__ == "__main__":
+    main()
