@@ -13,7 +13,7 @@ import io
 import logging
 import tempfile
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,6 @@ from onnxruntime.quantization.calibrate import TensorsData, create_calibrator, s
 from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from edgeembed.export.checking import is_transformer
 from edgeembed.export.int8_stem import round_stem, stem_chain
 from edgeembed.export.int8_sums import part_from_edges
 from edgeembed.export.recipe import Int8Section
@@ -44,6 +43,7 @@ METHODS = {
     "percentile": CalibrationMethod.Percentile,
     "entropy": CalibrationMethod.Entropy,
 }
+FLOAT_STARTS = ("MatMul", "Softmax", "LayerNormalization", "InstanceNormalization", "GroupNormalization")
 NUM_BINS = {"minmax": 0, "percentile": 2048, "entropy": 256}  # the search of entropy takes the square of them
 
 
@@ -242,33 +242,29 @@ def weight_products(model: onnx.ModelProto) -> list[str]:
 
 
 def layout_of(model: onnx.ModelProto) -> Layout:
-    """The first convolution is `round_stem`'s, which needs no rounding of what it reads."""
-    layout = transformer_layout(model) if is_transformer(model) else convolution_layout(model)
-    chain = stem_chain(model.graph)
-    return replace(layout, nodes=(chain[-1].name, *layout.nodes), stem=chain[-1].name) if chain else layout
+    """All that has an integer kernel, but for `float_nodes`, the tail, which makes unit vectors, and what it divides,
+    the neck's product: rounded with one range for all images, a vector that is short before the norm has few of 256
+    levels (cosine p1 of a MobileNetV4-small: .86 when rounded, .999 in float).
 
-
-def transformer_layout(model: onnx.ModelProto) -> Layout:
-    products = ("MatMul", "Gemm")
-    return Layout(nodes=tuple(weight_products(model)), op_types=products, float_outputs=products)
-
-
-def convolution_layout(model: onnx.ModelProto) -> Layout:
-    """All that has an integer kernel, but for the tail, which makes unit vectors, and what it divides, the neck's
-    product: rounded with one range for all images, a vector that is short before the norm has few of 256 levels (cosine
-    p1 of a MobileNetV4-small: .86 when rounded, .999 in float).
+    The first convolution is `round_stem`'s, which needs no rounding of what it reads.
     """
-    convolutions = [node.name for node in model.graph.node if node.op_type == "Conv"]
+    stem = next((node.name for node in stem_chain(model.graph)[-1:]), None)
+    first = next((node.name for node in model.graph.node if node.op_type == "Conv"), None)
     tail = [node.name for node in model.graph.node if node.op_type in ("ReduceL2", "Div", "Clip", "Sub", "Cast")]
-    excluded = {*convolutions[:1], *tail, *attention_nodes(model)}
+    excluded = {first, *tail, *float_nodes(model)} - set(weight_products(model))
     types = tuple(sorted(set(QLinearOpsRegistry) | set(QDQRegistry)))  # what ONNX Runtime quantises unless told
     nodes = [node.name for node in model.graph.node if node.op_type in types and node.name not in excluded]
-    return Layout(nodes=tuple(nodes), op_types=types, float_outputs=("Gemm",))
+    return Layout(
+        nodes=(*([stem] if stem else []), *nodes), op_types=types, float_outputs=("Gemm", "MatMul"), stem=stem
+    )
 
 
-def attention_nodes(model: onnx.ModelProto) -> list[str]:
-    """Names of the products of two activations and of all that lies between them and the nearest layers with weights or
-    residual sums (EfficientViT-B0, mAP: .656 in float, .208 with these nodes in int8, .663 without).
+def float_nodes(model: onnx.ModelProto) -> set[str]:
+    """Names of matrix products, softmax and norms over channels, of all that lies between them and the nearest
+    convolutions, neck or residual sums, and of the residual sums that add what they made: attention and its like, of
+    which the products with weights alone are rounded.
+
+    EfficientViT-B0, mAP: .656 in float, .208 with these nodes in int8, .663 without.
     """
     weights = {tensor.name for tensor in model.graph.initializer}
     makers = {output: node for node in model.graph.node for output in node.output}
@@ -277,13 +273,16 @@ def attention_nodes(model: onnx.ModelProto) -> list[str]:
         for name in node.input:
             readers.setdefault(name, []).append(node)
     found: set[str] = set()
-    ahead = [node for node in model.graph.node if node.op_type == "MatMul" and not weights & set(node.input)]
+    sums: list[onnx.NodeProto] = []
+    ahead = [node for node in model.graph.node if node.op_type in FLOAT_STARTS]
     while ahead:
         node = ahead.pop()
-        residual_sum = node.op_type == "Add" and not weights & set(node.input)
-        if node.name in found or residual_sum or node.op_type in ("Conv", "Gemm"):
+        if node.op_type == "Add" and not weights & set(node.input):
+            sums.append(node)
+            continue
+        if node.name in found or node.op_type in ("Conv", "Gemm"):
             continue
         found.add(node.name)
         ahead += [makers[name] for name in node.input if name in makers]
         ahead += [reader for name in node.output for reader in readers.get(name, [])]
-    return sorted(found)
+    return found | {node.name for node in sums if any(makers[name].name in found for name in node.input)}

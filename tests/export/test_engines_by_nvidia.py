@@ -144,6 +144,7 @@ def test_what_the_parser_refuses_is_said_in_its_words(nvidia: tuple[str, Build],
 def test_every_student_is_built(nvidia: tuple[str, Build], name: str, tmp_path: Path) -> None:
     version, build = nvidia
     paths = write_files(name, tmp_path)
+    assert paths[2].stat().st_size < 0.35 * paths[0].stat().st_size
     for path in paths:
         for tensorrt in ((8, 5), (8, 6), (10, 3), (11, 4)):
             assert refusals(for_tensorrt(onnx.load(path), tensorrt), tensorrt) == []

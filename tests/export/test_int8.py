@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto
 from PIL import Image
 
-from edgeembed.export.int8 import Quantiser, attention_nodes, distance, embed, int8_attempts, weight_products
+from edgeembed.export.int8 import Quantiser, distance, embed, float_nodes, int8_attempts, weight_products
 from edgeembed.export.int8_stem import patch_moments, round_together, stem_chain
 from edgeembed.export.int8_sums import PARTS
 from edgeembed.export.onnx import to_onnx
@@ -51,7 +51,22 @@ def test_linear_attention_between_convolutions_stays_in_float() -> None:
     products = [node for node in quantised.graph.node if node.op_type == "MatMul"]
     assert len(products) == 8
     assert not any(made_by.get(name) == "DequantizeLinear" for node in products for name in node.input)
-    assert attention_nodes(to_onnx(build_student("mobilenetv4_s", weights="none", size_px=64, dim=64).eval(), {})) == []
+    assert not float_nodes(to_onnx(build_student("mobilenetv4_s", weights="none", size_px=64, dim=64).eval(), {}))
+
+
+@pytest.mark.parametrize("name", ["efficientvit_m0", "mobilevit_xxs", "convnext_atto"])
+def test_what_has_convolutions_and_attention_or_norms_is_rounded_in_both(name: str) -> None:
+    model = to_onnx(build_student(name, weights="none", size_px=64, dim=64).eval(), {})
+    quantised = to_int8(model, PIXELS)
+    assert quantised.ByteSize() < 0.3 * model.ByteSize()
+    made_by = {output: node.op_type for node in quantised.graph.node for output in node.output}
+    read_by = {reads: node.op_type for node in quantised.graph.node for reads in node.input}
+    weighted = set(weight_products(model))
+    for node in quantised.graph.node:
+        if node.op_type == "Softmax" or (node.op_type == "MatMul" and node.name not in weighted):
+            assert not any(made_by.get(read) == "DequantizeLinear" for read in node.input), node.name
+        if node.op_type in ("MatMul", "Softmax", "LayerNormalization", "InstanceNormalization"):
+            assert read_by[node.output[0]] != "QuantizeLinear" or node.op_type == "LayerNormalization", node.name
 
 
 @pytest.mark.parametrize("name", ["resnet_xs", "test_vit", "mobilenetv4_s"])
