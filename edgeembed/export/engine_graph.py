@@ -161,9 +161,11 @@ def quantise_about_zero(graph: onnx.GraphProto) -> None:
             nodes += dequantised(graph, node, constants, renamed)
             continue
         if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
-            scale, point = numpy_helper.to_array(constants[node.input[1]]), constants[node.input[2]]
+            point = constants[node.input[2]]
             if point.data_type == onnx.TensorProto.UINT8:
-                lowest = int(numpy_helper.to_array(point))
+                # Of all channels, where they are listed: see `hold_in_float`.
+                scale = numpy_helper.to_array(constants[node.input[1]]).flat[0]
+                lowest = int(numpy_helper.to_array(point).flat[0])
                 key = (node.input[1], node.input[2])
                 if key not in symmetric:
                     symmetric[key] = f"{node.input[1]}_symmetric"

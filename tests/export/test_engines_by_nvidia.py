@@ -81,7 +81,7 @@ def write_files(name: str, folder: Path) -> list[Path]:
 def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Convolutions, a transformer, and a network between the two."""
     folder = tmp_path_factory.mktemp("files")
-    return [path for name in ("resnet_xs", "test_vit", "efficientvit_b0") for path in write_files(name, folder)]
+    return [path for name in ("resnet_xs", "test_vit", "fastvit_sa12") for path in write_files(name, folder)]
 
 
 def test_each_precision_of_each_kind_of_student_is_built(nvidia: tuple[str, Build], files: list[Path]) -> None:
