@@ -1,9 +1,8 @@
 """int8 by QDQ: static ranges from real images, chosen by measurement, and back to float where int8 hurts.
 
-In convolutional networks everything that has an integer kernel is quantised, but for linear attention between
-convolutions; in transformers only products with a weight matrix and the first convolution are, while residual sums,
-norms, softmax, GELU and the attention products stay in float (ViT-B, all int8: 85.2 -> 5.0 top-1; weight products only:
-84.5).
+Everything that has an integer kernel is quantised, but for attention, norms over channels and what lies about them,
+where only products with a weight matrix are. A ViT is nothing else, behind its first convolution: residual sums, norms,
+softmax, GELU and the attention products stay in float (ViT-B, all int8: 85.2 -> 5.0 top-1; weight products only: 84.5).
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,8 @@ from edgeembed.export.engine_graph import for_tensorrt, parse_version, refusals
 from edgeembed.export.recipe import EngineSection
 from edgeembed.run import write_atomically
 from edgeembed.runtimes.tensorrt import Log
+
+log = logging.getLogger(__name__)
 
 PRODUCTS = ("Convolution", "CaskConvolution", "CaskGemmConvolution", "CaskDeconvolution", "Gemm", "CaskGemm",
             "MatrixMultiply", "FullyConnected", "gemm", "conv")  # fmt: skip
@@ -35,10 +38,10 @@ def build_engine(model: onnx.ModelProto, precision: str, settings: EngineSection
     graph = for_tensorrt(model, version)
     if reasons := refusals(graph, version):
         raise CheckFailed(f"TensorRT {tensorrt.__version__} does not take the {precision} file: {'; '.join(reasons)}")
-    log = Log()
-    builder = tensorrt.Builder(log)
+    heard = Log()
+    builder = tensorrt.Builder(heard)
     network = builder.create_network(network_flags())
-    parser = tensorrt.OnnxParser(network, log)
+    parser = tensorrt.OnnxParser(network, heard)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         onnx.save(graph, path, save_as_external_data=graph.ByteSize() > 1_500_000_000)
@@ -55,7 +58,7 @@ def build_engine(model: onnx.ModelProto, precision: str, settings: EngineSection
         cache = use_timing_cache(config, settings.timing_cache)
         plan = builder.build_serialized_network(network, config)
     if plan is None:
-        raise CheckFailed(f"TensorRT {tensorrt.__version__} cannot build the {precision} engine: {log.last_error}")
+        raise CheckFailed(f"TensorRT {tensorrt.__version__} cannot build the {precision} engine: {heard.last_error}")
     if cache is not None and settings.timing_cache is not None:
         write_atomically(settings.timing_cache, bytes(cache.serialize()))
     return bytes(plan)
@@ -138,11 +141,11 @@ class Inspected:
 
 def inspect_engine(plan: bytes) -> Inspected:
     """Reads the types of a plan's layers back."""
-    log = Log()
-    runtime = tensorrt.Runtime(log)
+    heard = Log()
+    runtime = tensorrt.Runtime(heard)
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
-        raise CheckFailed(f"TensorRT {tensorrt.__version__} cannot open what it built: {log.last_error}")
+        raise CheckFailed(f"TensorRT {tensorrt.__version__} cannot open what it built: {heard.last_error}")
     inspector = engine.create_engine_inspector()
     said = inspector.get_engine_information(tensorrt.LayerInformationFormat.JSON)
     return inspected(json.loads(said, strict=False)["Layers"])
@@ -193,6 +196,10 @@ def require_precision(found: Inspected, precision: str, model: onnx.ModelProto) 
 
     In an int8 engine what was left in float stays so; that nothing at all became int8 is an error.
     """
+    if not found.products:
+        log.warning(
+            "%s engine: the inspector names no product of its %d layers: types not seen", precision, found.layers
+        )
     half = {node.name for node in product_nodes(model)} - float32_products(model)
     wrong = [name for name in found.float32_products if half & set(name.split(" + "))]
     if precision == "fp16" and wrong:
