@@ -192,12 +192,13 @@ def quantise_about_zero(graph: onnx.GraphProto) -> None:
 def dequantised(
     graph: onnx.GraphProto, node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto], renamed: dict[str, str]
 ) -> list[onnx.NodeProto]:
-    """A stored weight, in float, with the two operators that round it; a stored bias in float alone."""
+    """A stored weight, in float, with the two operators that round it; a bias and other constants in float alone."""
     stored, scale = (numpy_helper.to_array(constants[name]) for name in node.input[:2])
     axis = next((item.i for item in node.attribute if item.name == "axis"), 1)
-    if stored.dtype == np.int32:
+    if stored.dtype != np.int8 or not stored.ndim:
         name = f"{node.output[0]}_float"
-        graph.initializer.append(numpy_helper.from_array((stored * scale).astype(np.float32), name))
+        point = numpy_helper.to_array(constants[node.input[2]]).astype(np.int64) if len(node.input) > 2 else 0
+        graph.initializer.append(numpy_helper.from_array(((stored - point) * scale).astype(np.float32), name))
         renamed[node.output[0]] = name
         return []
     # TensorRT takes one scale for each row of a matrix that multiplies from the right, not for each column.
@@ -210,9 +211,10 @@ def dequantised(
     graph.initializer.append(numpy_helper.from_array(np.zeros(scale.shape, np.int8), points))
     rounded, output = f"{node.output[0]}_int8", node.output[0]
     result = f"{output}_rows" if turned else output
+    sliced = {"axis": axis} if scale.ndim else {}
     made = [
-        helper.make_node("QuantizeLinear", [weight, node.input[1], points], [rounded], name=rounded, axis=axis),
-        helper.make_node("DequantizeLinear", [rounded, node.input[1], points], [result], name=result, axis=axis),
+        helper.make_node("QuantizeLinear", [weight, node.input[1], points], [rounded], name=rounded, **sliced),
+        helper.make_node("DequantizeLinear", [rounded, node.input[1], points], [result], name=result, **sliced),
     ]
     if turned:
         made.append(helper.make_node("Transpose", [result], [output], name=output, perm=[1, 0]))

@@ -103,9 +103,11 @@ def splits_by_size(model: onnx.ModelProto) -> None:
     inferred = onnx.shape_inference.infer_shapes(model).graph
     shapes = {value.name: value.type.tensor_type.shape.dim for value in inferred.value_info}
     for node in model.graph.node:
+        if node.op_type != "Split" or len(node.input) > 1:
+            continue
         axis = next((item.i for item in node.attribute if item.name == "axis"), 0)
-        sides = [shapes[name][axis].dim_value if name in shapes else 0 for name in node.output]
-        if node.op_type == "Split" and len(node.input) == 1 and all(sides):
+        sides = [shapes[name][axis].dim_value if shapes.get(name) else 0 for name in node.output]
+        if all(sides):
             sizes = f"{node.output[0]}_sizes"
             model.graph.initializer.append(numpy_helper.from_array(np.array(sides, np.int64), sizes))
             node.input.append(sizes)

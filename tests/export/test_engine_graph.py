@@ -54,6 +54,34 @@ def test_int8_is_symmetric_and_what_its_zero_point_cut_off_is_rectified() -> Non
     np.testing.assert_allclose(run(graph, {"image": pixels}).ravel(), [0, 0, 50], atol=0.5)
 
 
+@pytest.mark.parametrize("stored", [np.uint8(131), np.array([[[[120, 128, 140]]]], np.uint8)])
+def test_rounded_constants_that_are_no_weights_are_said_in_float(stored: np.ndarray) -> None:
+    nodes = [
+        helper.make_node("Cast", ["image"], ["x"], name="cast", to=TensorProto.FLOAT),
+        helper.make_node("DequantizeLinear", ["stored", "scale", "point"], ["constant"], name="dq"),
+        helper.make_node("Add", ["x", "constant"], ["embedding"], name="add"),
+    ]
+    model = model_of(nodes, {"stored": stored, "scale": np.float32(0.5), "point": np.uint8(128)})
+    pixels = np.arange(6, dtype=np.uint8).reshape(1, 1, 2, 3)
+    graph = for_tensorrt(model, (11, 4))
+    assert refusals(graph, (11, 4)) == []
+    np.testing.assert_array_equal(run(graph, {"image": pixels}), run(model, {"image": pixels}))
+
+
+def test_a_range_for_each_channel_of_what_a_layer_reads_is_said_as_one() -> None:
+    nodes = [
+        helper.make_node("Cast", ["image"], ["x"], name="cast", to=TensorProto.FLOAT),
+        helper.make_node("QuantizeLinear", ["x", "scale", "point"], ["q"], name="q"),
+        helper.make_node("DequantizeLinear", ["q", "scales", "points"], ["embedding"], name="dq", axis=3),
+    ]
+    constants = {"scale": np.float32(2), "point": np.uint8(0)}
+    listed = {"scales": np.full(3, 2, np.float32), "points": np.zeros(3, np.uint8)}
+    graph = for_tensorrt(model_of(nodes, {**constants, **listed}), (11, 4))
+    assert all(not tensor.dims for tensor in graph.graph.initializer)
+    pixels = np.arange(60, 66, dtype=np.uint8).reshape(1, 1, 2, 3)
+    np.testing.assert_allclose(run(graph, {"image": pixels}), pixels, atol=2.1)
+
+
 def test_a_part_of_a_shape_and_axes_are_said_to_8_as_it_reads_them() -> None:
     nodes = [
         helper.make_node("Cast", ["image"], ["x"], name="cast", to=TensorProto.FLOAT),
