@@ -211,10 +211,9 @@ def dequantised(
     graph.initializer.append(numpy_helper.from_array(np.zeros(scale.shape, np.int8), points))
     rounded, output = f"{node.output[0]}_int8", node.output[0]
     result = f"{output}_rows" if turned else output
-    sliced = {"axis": axis} if scale.ndim else {}
     made = [
-        helper.make_node("QuantizeLinear", [weight, node.input[1], points], [rounded], name=rounded, **sliced),
-        helper.make_node("DequantizeLinear", [rounded, node.input[1], points], [result], name=result, **sliced),
+        helper.make_node("QuantizeLinear", [weight, node.input[1], points], [rounded], name=rounded, axis=axis),
+        helper.make_node("DequantizeLinear", [rounded, node.input[1], points], [result], name=result, axis=axis),
     ]
     if turned:
         made.append(helper.make_node("Transpose", [result], [output], name=output, perm=[1, 0]))
