@@ -2,7 +2,7 @@
 
 Usage: python built_by_nvidia.py VERSION [--cache FILE] MODEL...      MODEL: NAME.PRECISION.onnx
 TensorRT for RTX holds the API, the ONNX parser and the strongly typed networks of the TensorRT of its time, and builds
-without a GPU what a GPU finishes later. VERSION is that TensorRT's; what is in our modules takes it for it.
+without a GPU what a GPU finishes later. VERSION is that TensorRT's, which our modules take it for.
 """
 
 from __future__ import annotations
