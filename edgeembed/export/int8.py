@@ -262,7 +262,7 @@ def layout_of(model: onnx.ModelProto) -> Layout:
 
 def multiplied_depthwise(model: onnx.ModelProto) -> list[str]:
     """Names of convolutions that make several channels of each, for which ONNX Runtime has no int8 kernel: three of
-    them took 5.4 ms of FastViT-T8's 9.2 in int8, and .55 in float32 (AMD EPYC, one thread).
+    them took 5.4 ms of FastViT-T8's 9.7 in int8, and .55 in float32 (AMD EPYC, one thread).
     """
     dims = {tensor.name: tensor.dims for tensor in model.graph.initializer}
     convolutions = [node for node in model.graph.node if node.op_type == "Conv" and node.input[1] in dims]

@@ -64,19 +64,22 @@ def hear(log: Any, severity: Any, message: str, heard: list[str]) -> None:
     heard.append(message)
 
 
-def unknown_operators(builder: Any, operators: Any) -> list[str]:
-    """Of the operators that we say are taken, those that the parser does not know."""
+def empty_network(builder: Any) -> tuple[Any, Any]:
+    """And the parser that fills it."""
     log = builder.Log()
     network = real.Builder(log).create_network(builder.network_flags())
-    parser = real.OnnxParser(network, log)
+    return network, real.OnnxParser(network, log)
+
+
+def unknown_operators(builder: Any, operators: Any) -> list[str]:
+    """Of the operators that we say are taken, those that the parser does not know."""
+    _, parser = empty_network(builder)
     return [name for name in operators if not parser.supports_operator(name)]
 
 
 def products(builder: Any, model: onnx.ModelProto, version: tuple[int, int]) -> dict[str, int]:
     """How many convolutions and matrix products the parsed network has, by the type that they read."""
-    log = builder.Log()
-    network = real.Builder(log).create_network(builder.network_flags())
-    parser = real.OnnxParser(network, log)
+    network, parser = empty_network(builder)
     assert parser.parse(builder.for_tensorrt(model, version).SerializeToString())
     layers = [network.get_layer(position) for position in range(network.num_layers)]
     kinds = (real.LayerType.CONVOLUTION, real.LayerType.MATRIX_MULTIPLY)

@@ -66,8 +66,8 @@ def test_what_has_convolutions_and_attention_or_norms_is_rounded_in_both(name: s
     for node in quantised.graph.node:
         if node.op_type == "Softmax" or (node.op_type == "MatMul" and node.name not in weighted):
             assert not any(made_by.get(read) == "DequantizeLinear" for read in node.input), node.name
-        if node.op_type in ("MatMul", "Softmax", "LayerNormalization", "InstanceNormalization"):
-            assert read_by[node.output[0]] != "QuantizeLinear" or node.op_type == "LayerNormalization", node.name
+        if node.op_type in ("MatMul", "Softmax"):
+            assert read_by[node.output[0]] != "QuantizeLinear", node.name
 
 
 @pytest.mark.parametrize("name", ["resnet_xs", "fastvit_t8"])
