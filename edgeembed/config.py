@@ -16,6 +16,7 @@ from edgeembed.errors import UserError, unknown_choice
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
 
+Precision: TypeAlias = Literal["auto", "bf16", "fp16", "fp32"]
 MarginKind: TypeAlias = Literal["arcface", "cosface", "normface"]
 
 GROWING_SHARE = 0.75  # of a run, while its views grow
@@ -117,7 +118,11 @@ class OptimSection(Section):
 
 
 class TrainSection(Section):
-    """Length, batch, numerics and safety of a run."""
+    """Length, batch, numerics and safety of a run.
+
+    `precision` auto: what the device computes natively, bf16 or, where it has no units for it, fp32 (CPUs) or fp16 with
+    a scaled loss (NVIDIA GPUs before Ampere). `device` auto: cuda, else mps, else cpu.
+    """
 
     batch_size: int = Field(default=32, ge=1)
     accumulate_steps: int = Field(default=1, ge=1)
@@ -126,7 +131,7 @@ class TrainSection(Section):
     checkpoint_every_steps: int = Field(default=1000, ge=0)  # 0: only when the run is stopped
     keep_checkpoints: int = Field(default=2, ge=1)
     seed: int = Field(default=0, ge=0)
-    precision: Literal["bf16", "fp32"] = "bf16"
+    precision: Precision = "auto"
     clip_norm: float = Field(default=1.0, gt=0.0)
     ema_decay: float | None = Field(default=None, gt=0.0, lt=1.0)  # keep a running average of the weights instead
     grad_checkpointing: bool = False

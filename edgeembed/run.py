@@ -149,6 +149,10 @@ class RunFolder:
     path: Path
 
     @property
+    def config(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
     def model_json(self) -> Path:
         return self.path / "model.json"
 
@@ -175,7 +179,7 @@ class RunFolder:
 
     def open(self, *, config_yaml: str, resume: bool) -> None:
         """Prepares the folder for a new run, or checks that the one in it can be resumed with this recipe."""
-        config = self.path / "config.yaml"
+        config = self.config
         if config.exists():
             if not resume:
                 raise UserError(

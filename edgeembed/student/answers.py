@@ -10,10 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from edgeembed.data.manifest import Manifest, Rows
+from edgeembed.run import read_json
 from edgeembed.student.recipe import DistillRecipe
 from edgeembed.student.replay import Replay, ViewBatch
 from edgeembed.student.targets import TargetKey, TargetStore
 from edgeembed.teacher.model import Network
+from edgeembed.teacher.precision import DTYPES, autocast, choose_precision, native_precision
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +40,7 @@ class Answers:
     def ask(self, batch: ViewBatch, at: Rows) -> Tensor:
         """The live teacher's answers, (len(at), D) float32."""
         image_BCHW = batch.render(at, self.teacher.size_px, self.device)
-        with torch.no_grad(), torch.autocast(self.device, torch.bfloat16, enabled=self.precision == "bf16"):
+        with torch.no_grad(), autocast(self.device, self.precision):
             answer_BD: Tensor = self.teacher(image_BCHW)
         return answer_BD.float()
 
@@ -69,6 +71,32 @@ def target_key(recipe: DistillRecipe, manifest: Manifest, teacher: Network, spac
             **recipe.mix.model_dump(mode="json"),
         },
     )
+
+
+def choose_targets_precision(
+    recipe: DistillRecipe, manifest: Manifest, teacher: Network, space_id: str, teacher_path: Path, *, device: str
+) -> str:
+    """What the teacher computes in, for a recipe that leaves it open: the precision of a store of these targets that
+    is there already, else the one that the device computes natively.
+    """
+    stored = {}
+    for precision in DTYPES if recipe.targets.precision == "auto" and recipe.targets.store != "none" else ():
+        folder = store_folder(
+            resolved := with_targets_precision(recipe, precision),
+            target_key(resolved, manifest, teacher, space_id),
+            teacher_path,
+        )
+        described = folder / "targets.json"
+        if described.is_file() and read_json(described)["augmentation"].get("precision") == precision:
+            stored[precision] = folder
+    native, _ = native_precision(device)
+    kept = None if native in stored else next(iter(stored), None)
+    because = f"as the targets in {stored[kept]}" if kept else ""
+    return choose_precision(recipe.targets.precision, device, key="targets.precision", kept=kept, because=because)
+
+
+def with_targets_precision(recipe: DistillRecipe, precision: str) -> DistillRecipe:
+    return recipe.model_copy(update={"targets": recipe.targets.model_copy(update={"precision": precision})})
 
 
 def open_store(recipe: DistillRecipe, key: TargetKey, teacher_path: Path, *, num_views: int) -> TargetStore | None:

@@ -20,7 +20,14 @@ from edgeembed.data.shapes import square_shapes
 from edgeembed.errors import CheckFailed, UserError
 from edgeembed.progress import stage, track
 from edgeembed.run import Interrupted, stop_request
-from edgeembed.student.answers import Answers, replay_of, store_folder, target_key
+from edgeembed.student.answers import (
+    Answers,
+    choose_targets_precision,
+    replay_of,
+    store_folder,
+    target_key,
+    with_targets_precision,
+)
 from edgeembed.student.recipe import DistillRecipe
 from edgeembed.student.replay import Replay
 from edgeembed.student.targets import TargetStore, are_known, open_existing
@@ -43,10 +50,12 @@ def build_targets(recipe: DistillRecipe, manifest: Manifest, teacher_path: Path)
         raise UserError("targets.store = 'none': name a folder, or leave it unset, to store targets")
     rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     teacher, facts = load_model(teacher_path)
+    device = bring_to_device(teacher, recipe.train.device)
+    precision = choose_targets_precision(recipe, manifest, teacher, facts["space_id"], teacher_path, device=device)
+    recipe = with_targets_precision(recipe, precision)
     key = target_key(recipe, manifest, teacher, facts["space_id"])
     store = TargetStore(store_folder(recipe, key, teacher_path), key)
     num_views = recipe.targets.views
-    device = bring_to_device(teacher, recipe.train.device)
     canvases = open_canvases(
         files := train_files(manifest),
         shapes_N2=square_shapes(len(files), key.augmentation["canvas_px"]),
@@ -63,7 +72,7 @@ def build_targets(recipe: DistillRecipe, manifest: Manifest, teacher_path: Path)
     ]
     total = sum(missing_B.size for missing_B, _ in asked)
     log.info("targets: %d images x %d views in %s, %d to compute", key.num_images, num_views, store.folder, total)
-    answers = Answers(teacher, store, precision=recipe.targets.precision, device=device)
+    answers = Answers(teacher, store, precision=precision, device=device)
     started, computed = time.monotonic(), 0
     with stop_request() as stop:
         for batch in track(replay_of(recipe).batches(canvases, asked), "targets", total=len(asked)):

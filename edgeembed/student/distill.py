@@ -26,7 +26,7 @@ from edgeembed.errors import UserError
 from edgeembed.metrics import RetrievalScores
 from edgeembed.progress import TrainingLog, stage
 from edgeembed.run import Interrupted, RunFolder, stop_request
-from edgeembed.student.answers import replay_of, training_canvas_px
+from edgeembed.student.answers import replay_of, training_canvas_px, with_targets_precision
 from edgeembed.student.objective import build_objective
 from edgeembed.student.recipe import DistillRecipe
 from edgeembed.student.teachers import Teacher, open_teacher
@@ -34,6 +34,7 @@ from edgeembed.student.zoo import build_student
 from edgeembed.teacher.device import pick_device, seed_step, set_allocator, suit_convolutions
 from edgeembed.teacher.evaluate import FloatArray, embed_files, score_rows, steps_between_evaluations
 from edgeembed.teacher.model import EmbeddingModel
+from edgeembed.teacher.precision import autocast, choose_precision, loss_scaler, resumed_value
 from edgeembed.teacher.saved import finish_run
 from edgeembed.teacher.schedule import build_optimizers, rate_factor, set_rates, take_step
 
@@ -53,6 +54,9 @@ def distil(
         raise UserError(f"the train split has {rows.size} images, distillation needs at least 2")
     teacher = open_teacher(teacher_path)
     manifest.require_files()
+    device = pick_device(recipe.train.device)
+    recipe = with_precision(recipe, manifest, teacher, run, device, resume=resume)
+    precision = recipe.train.precision
     setting = f"# teacher {teacher.facts['space_id']}, data {manifest.fingerprint}\n"
     run.open(config_yaml=setting + to_yaml(recipe), resume=resume)
     if run.finished:
@@ -60,7 +64,6 @@ def distil(
         return dict(json.loads((run.path / "eval.json").read_text()))
 
     train, image = recipe.train, recipe.image
-    device = pick_device(train.device)
     canvas_px = training_canvas_px(recipe, teacher.size_px)
     batch_size = train.batch_size * train.accumulate_steps
     with stage(f"reading {len(rows)} training images"):
@@ -90,9 +93,11 @@ def distil(
     suit_convolutions(student, device)
     parameters = list(student.parameters())
     set_allocator(teacher.nbytes + sum(parameter.nbytes for parameter in parameters))
-    optimizers = build_optimizers(student.backbone, student.neck, None, recipe.optim)
+    optimizers = build_optimizers(student.backbone, student.neck, None, recipe.optim, precision=precision)
+    scaler = loss_scaler(device, precision)
     state = load_checkpoint(run, model=student, optimizers=optimizers) if resume else None
     first_step = state["step"] if state else 0
+    scaler.load_state_dict(state.get("loss_scale", {}) if state else {})
     run.forget_metrics_after(first_step)
     num_views = min(recipe.targets.views, train.epochs)
     answer = teacher.answers(recipe, manifest, num_views=num_views, device=device)
@@ -100,7 +105,8 @@ def distil(
     validation = Validation(recipe, manifest, teacher, device) if eval_every else None
 
     def save(step: int) -> None:
-        save_checkpoint(run, step=step, model=student, optimizers=optimizers, keep=train.keep_checkpoints, state={})
+        state = {"loss_scale": scaler.state_dict()}
+        save_checkpoint(run, step=step, model=student, optimizers=optimizers, keep=train.keep_checkpoints, state=state)
 
     started, scores = time.monotonic(), None
     student.train()
@@ -128,13 +134,13 @@ def distil(
                     continue
                 teacher_BD = answer(batch, micro)
                 image_BCHW = batch.render(micro, view_px, device)
-                with torch.autocast(device, torch.bfloat16, enabled=train.precision == "bf16"):
+                with autocast(device, precision):
                     student_BD = student(image_BCHW)
                 loss = objective(student_BD, teacher_BD, image_B=batch.image_B[micro])
                 share = micro.size / batch.image_B.size
-                (loss * share).backward()
+                scaler.scale(loss * share).backward()
                 loss_sum += loss.item() * share
-            norm = take_step(optimizers, parameters, loss=loss_sum, step=step, clip_norm=train.clip_norm)
+            norm = take_step(optimizers, parameters, loss=loss_sum, step=step, clip_norm=train.clip_norm, scaler=scaler)
 
             done = step + 1
             shown = f"  val mAP {scores['asymmetric']['map']:.3f} asymmetric" if scores else ""
@@ -169,7 +175,7 @@ def distil(
                 "unreadable": len(canvases.unreadable),
             },
             "weights": recipe.student.weights,
-            "precision": train.precision,
+            "precision": precision,
             "teacher": {
                 "path": str(teacher_path),
                 "backbone": teacher.facts["architecture"]["backbone"],
@@ -178,6 +184,21 @@ def distil(
         }
         seconds = time.monotonic() - started
         return finish_run(run, student, facts, scores=scores, seconds=seconds, steps=total_steps)
+
+
+def with_precision(
+    recipe: DistillRecipe, manifest: Manifest, teacher: Teacher, run: RunFolder, device: str, *, resume: bool
+) -> DistillRecipe:
+    """The recipe with `train.precision` and `targets.precision` resolved: as a resumed run began, as a store of targets
+    that is there already, or what the device computes natively.
+    """
+    kept = resumed_value(run.config, "train", "precision") if resume else None
+    train = choose_precision(recipe.train.precision, device, key="train.precision", kept=kept)
+    if resume and recipe.targets.precision == "auto":
+        began = resumed_value(run.config, "targets", "precision")
+        recipe = with_targets_precision(recipe, began or "auto")
+    recipe = with_targets_precision(recipe, teacher.choose_precision(recipe, manifest, device=device))
+    return recipe.model_copy(update={"train": recipe.train.model_copy(update={"precision": train})})
 
 
 class Validation:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import Field
 
 from edgeembed.config import (
@@ -12,6 +10,7 @@ from edgeembed.config import (
     ImageSection,
     MixSection,
     OptimSection,
+    Precision,
     Section,
     TrainSection,
 )
@@ -50,12 +49,13 @@ class TargetSection(Section):
 
     `store` is where its answers are kept for this and other students: a folder, `auto` (below the teacher's run, where
     views recur or a store is there already), or `none` (it is asked each time). Views are drawn from a seed of their
-    own, so that students of several seeds share them.
+    own, so that students of several seeds share them. `precision` auto: that of a store which is there already, else
+    what the device computes natively.
     """
 
     views: int = Field(default=50, ge=1)
     seed: int = Field(default=0, ge=0)
-    precision: Literal["bf16", "fp32"] = "bf16"
+    precision: Precision = "auto"
     store: str = "auto"
 
 

@@ -18,7 +18,7 @@ from edgeembed.data.manifest import Manifest, Rows
 from edgeembed.embeddings import FloatArray
 from edgeembed.errors import UserError
 from edgeembed.run import read_json
-from edgeembed.student.answers import Answers, open_store, target_key
+from edgeembed.student.answers import Answers, choose_targets_precision, open_store, target_key
 from edgeembed.student.own import SOURCE, VECTORS, open_own, rows_of
 from edgeembed.student.recipe import DistillRecipe
 from edgeembed.student.replay import ViewBatch
@@ -40,6 +40,9 @@ class Teacher(Protocol):
 
     def usable(self, image_N: Rows) -> Rows:
         """Those of some training images that it can answer for."""
+
+    def choose_precision(self, recipe: DistillRecipe, manifest: Manifest, *, device: str) -> str:
+        """What `targets.precision` auto comes to, logged with its reason."""
 
     def answers(self, recipe: DistillRecipe, manifest: Manifest, *, num_views: int, device: str) -> Answer:
         """Brings the teacher to a device and gives what it says of views."""
@@ -65,6 +68,10 @@ class RunTeacher:
 
     def usable(self, image_N: Rows) -> Rows:
         return image_N
+
+    def choose_precision(self, recipe: DistillRecipe, manifest: Manifest, *, device: str) -> str:
+        space_id = self.facts["space_id"]
+        return choose_targets_precision(recipe, manifest, self.network, space_id, self.path, device=device)
 
     def answers(self, recipe: DistillRecipe, manifest: Manifest, *, num_views: int, device: str) -> Answer:
         self.network.requires_grad_(False).to(device).to(memory_format=torch.channels_last)
@@ -96,6 +103,11 @@ class OwnTeacher:
 
     def usable(self, image_N: Rows) -> Rows:
         return image_N[self.store.read(image_N, 0)[1]]
+
+    def choose_precision(self, recipe: DistillRecipe, manifest: Manifest, *, device: str) -> str:
+        """Nothing is computed: the embeddings are there."""
+        del manifest, device
+        return "fp32" if recipe.targets.precision == "auto" else recipe.targets.precision
 
     def answers(self, recipe: DistillRecipe, manifest: Manifest, *, num_views: int, device: str) -> Answer:
         del num_views

@@ -17,13 +17,16 @@ LARGE_BLOCK_BYTES = 16 * 2**20
 
 
 def pick_device(wanted: str) -> str:
-    """ "auto" becomes cuda where there is a device, else cpu."""
+    """ "auto" becomes cuda where there is an NVIDIA GPU, else mps where there is an Apple one, else cpu."""
+    offered = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if wanted == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if wanted not in ("cpu", "cuda"):
-        raise UserError(f"train.device = {wanted!r}: expected auto, cpu or cuda")
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise UserError("train.device = 'cuda': this machine or this torch build has no CUDA device: use cpu or auto")
+        return next(device for device, is_there in offered.items() if is_there)
+    if wanted not in offered:
+        raise UserError(f"train.device = {wanted!r}: expected auto, {', '.join(offered)}")
+    if not offered[wanted]:
+        raise UserError(
+            f"train.device = {wanted!r}: this machine or this torch build has no {wanted} device: use cpu or auto"
+        )
     return wanted
 
 

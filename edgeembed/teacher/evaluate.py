@@ -18,6 +18,7 @@ from edgeembed.data.shapes import Shapes, aspect_shapes, square_shapes
 from edgeembed.errors import UserError
 from edgeembed.metrics import RetrievalScores, retrieval_scores
 from edgeembed.teacher.model import Network
+from edgeembed.teacher.precision import autocast
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +42,7 @@ def embed_files(
     embeddings, kept = [], []
     was_training = model.training
     model.eval()
-    with torch.inference_mode(), torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
+    with torch.inference_mode(), autocast(device, precision):
         for batch in canvases.batches(batches_of_one_shape(shapes_N2, batch_size)):
             if batch.image_B.size:
                 image_BCHW = batch.canvas_BCHW.to(device).contiguous(memory_format=torch.channels_last)

@@ -43,17 +43,17 @@ def order_dimensions(model: EmbeddingModel, centres: ClassCentres, moments: Mome
         return
     with torch.no_grad():
         rotation_DD = principal_axes(moments.second_DD)
-        projection.weight.copy_(rotation_DD @ projection.weight.double())
-        projection.bias.copy_(rotation_DD @ projection.bias.double())
-        centres.weight.copy_(centres.weight.double() @ rotation_DD.T)
+        projection.weight.copy_((rotation_DD @ projection.weight.cpu().double()).float())
+        projection.bias.copy_((rotation_DD @ projection.bias.cpu().double()).float())
+        centres.weight.copy_((centres.weight.cpu().double() @ rotation_DD.T).float())
     model.ordered = True
 
 
 def principal_axes(second_DD: Tensor) -> Tensor:
-    """Rows are the eigenvectors, largest first: (D, D) float64; of an axis and its opposite the one whose largest
-    number is positive.
+    """Rows are the eigenvectors, largest first: (D, D) float64 on the CPU, as Apple's GPUs have no float64; of an
+    axis and its opposite the one whose largest number is positive.
     """
-    _, axis_DD = torch.linalg.eigh(second_DD.detach().double())
+    _, axis_DD = torch.linalg.eigh(second_DD.detach().cpu().double())
     axis_DD = axis_DD.flip(1).T
     largest_D1 = axis_DD.gather(1, axis_DD.abs().argmax(dim=1, keepdim=True))
     pointing_DD: Tensor = axis_DD * largest_D1.sign()

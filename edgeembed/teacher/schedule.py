@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
-from timm.optim.muon import Muon
 from torch import Tensor, nn
 
 from edgeembed.config import OptimSection
 from edgeembed.errors import CheckFailed
 from edgeembed.teacher.blocks import blocks_of
+from edgeembed.teacher.muon import Muon, is_matrix
+from edgeembed.teacher.precision import LEAST_LOSS_SCALE
 
 
 def rate_factor(step: int, *, steps_per_epoch: int, total_steps: int, section: OptimSection) -> float:
@@ -27,21 +29,31 @@ def rate_factor(step: int, *, steps_per_epoch: int, total_steps: int, section: O
 
 
 def build_optimizers(
-    backbone: nn.Module, neck: nn.Module, head: nn.Module | None, section: OptimSection, *, sparse_head: bool = False
+    backbone: nn.Module,
+    neck: nn.Module,
+    head: nn.Module | None,
+    section: OptimSection,
+    *,
+    sparse_head: bool = False,
+    precision: str = "fp32",
 ) -> list[torch.optim.Optimizer]:
     """AdamW, SGD or Muon with a rate for each part; norms, biases and other vectors are not decayed. Frozen parameters
     are left out. A head with sparse gradients gets an optimiser of its own, which touches only the rows of a step.
+
+    Muon leaves class centres and what is not a matrix to AdamW, and computes in bf16 where the run does.
     """
     groups: list[dict[str, Any]] = []
+    matrix_groups: list[dict[str, Any]] = []
 
-    def add(parameters: Iterable[nn.Parameter], factor: float, **options: bool) -> None:
+    def add(parameters: Iterable[nn.Parameter], factor: float, *, muon: bool = section.kind == "muon") -> None:
         wanted = [parameter for parameter in parameters if parameter.requires_grad]
-        for decayed in (True, False):
-            chosen = [parameter for parameter in wanted if (parameter.ndim > 1) == decayed]
+        for decayed, by_muon in itertools.product((True, False), (True, False)):
+            chosen = [p for p in wanted if (p.ndim > 1, muon and is_matrix(p)) == (decayed, by_muon)]
             if chosen:
                 decay = section.weight_decay if decayed else 0.0
                 rate = section.lr * factor
-                groups.append({"params": chosen, "lr": rate, "base_lr": rate, "weight_decay": decay, **options})
+                group = {"params": chosen, "lr": rate, "base_lr": rate, "weight_decay": decay}
+                (matrix_groups if by_muon else groups).append(group)
 
     if section.layer_decay < 1.0:
         blocks = blocks_of(backbone)
@@ -53,12 +65,13 @@ def build_optimizers(
     head_rate = section.lr * section.head_lr_factor
     head_parameters = [parameter for parameter in head.parameters() if parameter.requires_grad] if head else []
     if not sparse_head:
-        add(head_parameters, section.head_lr_factor, use_fallback=True)  # Muon's word for AdamW
+        add(head_parameters, section.head_lr_factor, muon=False)
     optimizers: list[torch.optim.Optimizer] = []
+    if matrix_groups:
+        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        optimizers.append(Muon(matrix_groups, lr=section.lr, dtype=dtype))
     if groups and section.kind == "sgd":
         optimizers.append(torch.optim.SGD(groups, lr=section.lr, momentum=section.momentum, fused=True))
-    elif groups and section.kind == "muon":
-        optimizers.append(Muon(groups, lr=section.lr, betas=section.betas, nesterov=True))
     elif groups:
         optimizers.append(torch.optim.AdamW(groups, lr=section.lr, betas=section.betas, fused=True))
     if sparse_head and head_parameters:
@@ -80,19 +93,27 @@ def take_step(
     loss: float,
     step: int,
     clip_norm: float,
+    scaler: torch.amp.GradScaler,
 ) -> float:
     """Clips, steps and clears gradients; returns their norm. Raises CheckFailed, and changes nothing, where the loss or
-    the norm is not finite.
+    the norm is not finite. With a scaled loss a norm that is not finite leaves the step out and lowers the scale.
     """
+    parameters = [parameter for parameter in parameters if parameter.grad is not None]
+    if not parameters:  # a batch of which nothing could be decoded
+        return 0.0
+    for optimizer in optimizers:
+        scaler.unscale_(optimizer)
     norm = clip_gradients(parameters, clip_norm).item()
-    if not (math.isfinite(loss) and math.isfinite(norm)):
+    overflowed = scaler.is_enabled() and not math.isfinite(norm) and scaler.get_scale() > LEAST_LOSS_SCALE
+    if not (math.isfinite(loss) and (math.isfinite(norm) or overflowed)):
         raise CheckFailed(
             f"step {step}: loss {loss}, gradient norm {norm}: training stopped, the last checkpoint is kept: lower "
             "optim.lr or set train.precision=fp32"
         )
     for optimizer in optimizers:
-        optimizer.step()
+        scaler.step(optimizer)
         optimizer.zero_grad(set_to_none=True)
+    scaler.update()
     return norm
 
 
@@ -101,6 +122,5 @@ def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> Tenso
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     values = [gradient._values() if gradient.is_sparse else gradient for gradient in gradients]
     norm = nn.utils.get_total_norm(values)
-    if values:  # a batch of which nothing could be decoded has none
-        torch._foreach_mul_(values, (max_norm / (norm + 1e-6)).clamp_max(1.0))
+    torch._foreach_mul_(values, (max_norm / (norm + 1e-6)).clamp_max(1.0))
     return norm

@@ -29,6 +29,7 @@ from edgeembed.teacher.learning import move_average, set_learning
 from edgeembed.teacher.margin import ClassCentres, class_margins, margin_at, margin_loss
 from edgeembed.teacher.model import EmbeddingModel, build_model
 from edgeembed.teacher.ordering import Moments, order_dimensions
+from edgeembed.teacher.precision import autocast, choose_precision, loss_scaler, resumed_value
 from edgeembed.teacher.recipe import TeacherRecipe
 from edgeembed.teacher.saved import finish_run, space_id
 from edgeembed.teacher.schedule import build_optimizers, rate_factor, set_rates, take_step
@@ -51,13 +52,16 @@ def train_teacher(recipe: TeacherRecipe, manifest: Manifest, run: RunFolder, *, 
     class_of_row = codes(classes, manifest, rows)
     rows, class_of_row = rows[class_of_row >= 0], class_of_row[class_of_row >= 0]
     manifest.require_files()
+    device = pick_device(recipe.train.device)
+    kept = resumed_value(run.config, "train", "precision") if resume else None
+    precision = choose_precision(recipe.train.precision, device, key="train.precision", kept=kept)
+    recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update={"precision": precision})})
     run.open(config_yaml=to_yaml(recipe), resume=resume)
     if run.finished:
         log.warning("%s: already finished, nothing to resume", run.path)
         return dict(json.loads((run.path / "eval.json").read_text()))
 
     train = recipe.train
-    device = pick_device(train.device)
     files = [manifest.files[row] for row in rows]
     _, opening = recipe.resolve_stages()[0]
     with stage(f"reading {len(rows)} training images of {len(classes)} classes"):
@@ -108,10 +112,11 @@ def train_teacher(recipe: TeacherRecipe, manifest: Manifest, run: RunFolder, *, 
                 batch_size=recipe.eval.batch_size,
                 workers=train.workers,
                 device=device,
-                precision=train.precision,
+                precision=precision,
             )
         )
 
+    scaler = loss_scaler(device, precision)
     started, scores = time.monotonic(), None
     with stop_request() as stop, TrainingLog(run, first_step=first_step, total_steps=total_steps) as training_log:
         for number, current in enumerate(stages):
@@ -129,9 +134,12 @@ def train_teacher(recipe: TeacherRecipe, manifest: Manifest, run: RunFolder, *, 
             model.require_views(image.view_px(0.0), image.view_px())
             set_learning(settings, model, centres)
             parameters = [parameter for parameter in trained.parameters() if parameter.requires_grad]
-            optimizers = build_optimizers(model.backbone, model.neck, centres, optim, sparse_head=centres.sparse)
+            optimizers = build_optimizers(
+                model.backbone, model.neck, centres, optim, sparse_head=centres.sparse, precision=precision
+            )
             if first_step > current.begin:
-                load_checkpoint(run, model=trained, optimizers=optimizers)
+                state = load_checkpoint(run, model=trained, optimizers=optimizers)
+                scaler.load_state_dict(state.get("loss_scale", {}) if state else {})
                 if first_step == current.end and number + 1 < len(stages):
                     continue
             if not np.array_equal(canvases.shapes_N2, current.shapes_N2):
@@ -181,7 +189,7 @@ def train_teacher(recipe: TeacherRecipe, manifest: Manifest, run: RunFolder, *, 
                         label_TB = torch.cat([label_TB, label_TB.roll(-1, dims=1)])
                         share_TB = torch.stack([1.0 - mixed_B, mixed_B])
                     # A weight is used once in a pass: autocast would keep its bf16 copy for nothing.
-                    with torch.autocast(device, torch.bfloat16, enabled=train.precision == "bf16", cache_enabled=False):
+                    with autocast(device, precision, cache_enabled=False):
                         embedding_BD = model(image_BCHW)
                     moments.add(embedding_BD, step=step)
                     cosine_BK, column_TB = centres(embedding_BD, label_TB)
@@ -190,9 +198,11 @@ def train_teacher(recipe: TeacherRecipe, manifest: Manifest, run: RunFolder, *, 
                         cosine_BK, column_TB, margin=margin_TB, scale=head.scale, kind=head.kind, share_TB=share_TB
                     )
                     share = micro.size / batch.image_B.size
-                    (loss * share).backward()
+                    scaler.scale(loss * share).backward()
                     loss_sum += loss.item() * share
-                norm = take_step(optimizers, parameters, loss=loss_sum, step=step, clip_norm=train.clip_norm)
+                norm = take_step(
+                    optimizers, parameters, loss=loss_sum, step=step, clip_norm=train.clip_norm, scaler=scaler
+                )
                 if average is not None and train.ema_decay is not None:
                     move_average(average, model, decay=min(train.ema_decay, (1 + step) / (10 + step)))
 
@@ -218,7 +228,12 @@ def train_teacher(recipe: TeacherRecipe, manifest: Manifest, run: RunFolder, *, 
                 every = train.checkpoint_every_steps
                 if stopped or (every and (done % every == 0 or done == total_steps)):
                     save_checkpoint(
-                        run, step=done, model=trained, optimizers=optimizers, keep=train.keep_checkpoints, state={}
+                        run,
+                        step=done,
+                        model=trained,
+                        optimizers=optimizers,
+                        keep=train.keep_checkpoints,
+                        state={"loss_scale": scaler.state_dict()},
                     )
                 if stop.signum is not None:
                     raise Interrupted(
@@ -245,7 +260,7 @@ def train_teacher(recipe: TeacherRecipe, manifest: Manifest, run: RunFolder, *, 
                 "unreadable": len(canvases.unreadable),
             },
             "weights": recipe.continue_from or recipe.backbone.weights,
-            "precision": train.precision,
+            "precision": precision,
         }
         seconds = time.monotonic() - started
         result = finish_run(run, finished, facts, scores=scores, seconds=seconds, steps=total_steps)
