@@ -108,6 +108,7 @@ class OptimSection(Section):
     head_lr_factor: float = Field(default=1.0, gt=0.0)
     weight_decay: float = Field(default=1e-5, ge=0.0)
     betas: tuple[float, float] = (0.9, 0.999)
+    block_rows: int | None = Field(default=None, ge=4)  # Muon: larger matrices are orthogonalised in blocks of rows
     momentum: float = Field(default=0.9, ge=0.0, lt=1.0)
     layer_decay: float = Field(default=1.0, gt=0.0, le=1.0)
     warmup_epochs: float = Field(default=1.0, ge=0.0)

@@ -69,7 +69,7 @@ def build_optimizers(
     optimizers: list[torch.optim.Optimizer] = []
     if matrix_groups:
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        optimizers.append(Muon(matrix_groups, lr=section.lr, dtype=dtype))
+        optimizers.append(Muon(matrix_groups, lr=section.lr, block_rows=section.block_rows, dtype=dtype))
     if groups and section.kind == "sgd":
         optimizers.append(torch.optim.SGD(groups, lr=section.lr, momentum=section.momentum, fused=True))
     elif groups:
