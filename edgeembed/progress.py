@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import TypeVar
 
+import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -17,18 +18,27 @@ from edgeembed.run import RunFolder
 ItemT = TypeVar("ItemT")
 
 LOG_EVERY_SECONDS = 30.0  # between lines where stderr is a file
+FORECAST_AFTER_SECONDS = 3.0  # of steps behind the first, whose time holds much that comes once
+LONG_STEP_SECONDS = 5.0  # a first step that took longer is forecast from by itself
 
 
 class TrainingLog:
-    """Writes scalars of a run everywhere at once; a context manager."""
+    """Writes scalars of a run everywhere at once; a context manager.
 
-    def __init__(self, run: RunFolder, *, first_step: int, total_steps: int) -> None:
-        self.run, self.first_step, self.total_steps, self.images = run, first_step, total_steps, 0
+    `work_S` says what each of the run's steps costs, in any unit: steps on larger images take longer, and a forecast
+    from the first ones should know it.
+    """
+
+    def __init__(self, run: RunFolder, *, first_step: int, work_S: Sequence[float]) -> None:
+        self.run, self.first_step, self.total_steps, self.images = run, first_step, len(work_S), 0
+        self.work_done_S = np.concatenate([[0.0], np.cumsum(work_S)])
+        self.first_done: float | None = None  # when the first step ended
+        self.forecast_given = False
         from torch.utils.tensorboard import SummaryWriter  # not for those who only want to know what takes long
 
         self.writer = SummaryWriter(str(run.path / "tensorboard"), purge_step=first_step)
         self.progress = progress_bar("{task.fields[note]}")
-        self.task = self.progress.add_task("steps", total=total_steps, completed=first_step, note="")
+        self.task = self.progress.add_task("steps", total=self.total_steps, completed=first_step, note="")
         self.started = self.printed = time.monotonic()
 
     def __enter__(self) -> TrainingLog:
@@ -47,16 +57,52 @@ class TrainingLog:
         seconds = time.monotonic() - self.started
         rate = self.images / max(1e-9, seconds)
         self.progress.update(self.task, completed=step, note=f"{note}  {rate:.0f} images/s")
+        self._forecast(step, seconds)
         if not self.progress.console.is_terminal and time.monotonic() - self.printed > LOG_EVERY_SECONDS:
             self.printed = time.monotonic()
-            left = (self.total_steps - step) * seconds / (step - self.first_step)
-            print(f"step {step}/{self.total_steps}  {note}  {rate:.0f} images/s  {left:.0f} s left", file=sys.stderr)
+            left = duration(self._seconds_left(step))
+            print(f"step {step}/{self.total_steps}  {note}  {rate:.0f} images/s  {left} left", file=sys.stderr)
+
+    def _forecast(self, step: int, seconds: float) -> None:
+        """Says once, within seconds of the first step, how long the run will take."""
+        now = time.monotonic()
+        if self.first_done is None:
+            self.first_done = now
+        elif not self.forecast_given and step < self.total_steps and now - self.first_done > FORECAST_AFTER_SECONDS:
+            self.forecast_given = True
+            done = step - self.first_step - 1
+            each = (now - self.first_done) / done
+            self._say(
+                f"about {duration(self._seconds_left(step))} to go, evaluation apart ({each:.2f} s a step so far)"
+            )
+        if step == self.first_step + 1 < self.total_steps and seconds > LONG_STEP_SECONDS:
+            self._say(f"about {duration(self._seconds_left(step))} to go, evaluation apart, judged by the first step")
+
+    def _seconds_left(self, step: int) -> float:
+        """The work that is left at the speed so far; the first step counts only where there is no other."""
+        since, first = self.started, self.first_step
+        if self.first_done is not None and step > self.first_step + 1:
+            since, first = self.first_done, self.first_step + 1
+        done = self.work_done_S[step] - self.work_done_S[first]
+        left = self.work_done_S[-1] - self.work_done_S[step]
+        return float((time.monotonic() - since) * left / max(done, 1e-9))
+
+    def _say(self, text: str) -> None:
+        self.progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         rate = self.images / max(1e-9, time.monotonic() - self.started)
         self.run.log({"step": step, **values, "images_per_second": round(rate, 1)})
         for name, value in values.items():
             self.writer.add_scalar(name, value, step)
+
+
+def duration(seconds: float) -> str:
+    """A time in the unit that a person would choose: 45 s, 12 min, 3.4 h, 5.2 days."""
+    for unit, size, limit in (("s", 1.0, 120.0), ("min", 60.0, 7200.0), ("h", 3600.0, 172800.0)):
+        if seconds < limit:
+            return f"{seconds / size:.{1 if unit == 'h' else 0}f} {unit}"
+    return f"{seconds / 86400.0:.1f} days"
 
 
 def progress_bar(note: str = "") -> Progress:

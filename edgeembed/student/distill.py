@@ -33,6 +33,7 @@ from edgeembed.student.teachers import Teacher, open_teacher
 from edgeembed.student.zoo import build_student
 from edgeembed.teacher.device import pick_device, seed_step, set_allocator, suit_convolutions
 from edgeembed.teacher.evaluate import FloatArray, embed_files, score_rows, steps_between_evaluations
+from edgeembed.teacher.forecast import warn_if_hopeless
 from edgeembed.teacher.model import EmbeddingModel
 from edgeembed.teacher.precision import autocast, choose_precision, loss_scaler, resumed_value
 from edgeembed.teacher.saved import finish_run
@@ -108,11 +109,21 @@ def distil(
         state = {"loss_scale": scaler.state_dict()}
         save_checkpoint(run, step=step, model=student, optimizers=optimizers, keep=train.keep_checkpoints, state=state)
 
+    warn_if_hopeless(
+        student,
+        name=recipe.student.name,
+        size_px=image.view_px(),
+        num_images=order.batch_size * (total_steps - first_step),
+        device=device,
+        precision=precision,
+        instead="distil on a machine with an NVIDIA GPU, or --student mobilenetv4_s --recipe scratch",
+    )
+    work_S = [float(image.view_px(step / total_steps) ** 2) for step in range(total_steps)]
     started, scores = time.monotonic(), None
     student.train()
     with (
         stop_request() as stop,
-        TrainingLog(run, first_step=first_step, total_steps=total_steps) as training_log,
+        TrainingLog(run, first_step=first_step, work_S=work_S) as training_log,
     ):
         asked = [
             (usable[wanted], order.epoch(step) % num_views)

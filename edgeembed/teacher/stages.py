@@ -31,11 +31,14 @@ class Stage:
         """The images of each batch from a step of the run to the end of the stage."""
         return [self.visit[numbers] for numbers in self.order.wanted(first_step - self.begin, self.end - self.begin)]
 
+    def view_px(self, step: int) -> int:
+        """Side of the training views, or of squares of their area, at a step of the run."""
+        return self.recipe.image.view_px((step - self.begin) / (self.end - self.begin))
+
     def view_shape(self, step: int, canvas_px: tuple[int, int]) -> tuple[int, int]:
         """Height and width of the training views of a batch of canvases."""
-        image = self.recipe.image
-        view_px = image.view_px((step - self.begin) / (self.end - self.begin))
-        if not image.keep_aspect:
+        view_px = self.view_px(step)
+        if not self.recipe.image.keep_aspect:
             return view_px, view_px
         height, width = (max(16, round(side * view_px / canvas_side(self.recipe) / 16) * 16) for side in canvas_px)
         return height, width
@@ -81,6 +84,15 @@ def plan_stages(recipe: TeacherRecipe, files: Sequence[str], class_of_image: Row
             )
         begin, first_epoch = end, first_epoch + train.epochs
     return stages
+
+
+def work_of(stages: Sequence[Stage]) -> list[float]:
+    """What each step of a run costs beside the others: the pixels of its batch."""
+    return [
+        float(stage.view_px(step) ** 2 * stage.order.batch_size)
+        for stage in stages
+        for step in range(stage.begin, stage.end)
+    ]
 
 
 def balanced(images: Rows, class_of_image: Rows, *, cap: int | None, repeat_to: int, seed: int) -> Rows:

@@ -25,6 +25,7 @@ from edgeembed.run import Interrupted, RunFolder, stop_request, write_json
 from edgeembed.teacher.continued import inherit_centres, open_parent, report_space
 from edgeembed.teacher.device import pick_device, seed_step, set_allocator, suit_convolutions
 from edgeembed.teacher.evaluate import evaluate, steps_between_evaluations
+from edgeembed.teacher.forecast import warn_if_hopeless
 from edgeembed.teacher.learning import move_average, set_learning
 from edgeembed.teacher.margin import ClassCentres, class_margins, margin_at, margin_loss
 from edgeembed.teacher.model import EmbeddingModel, build_model
@@ -33,7 +34,7 @@ from edgeembed.teacher.precision import autocast, choose_precision, loss_scaler,
 from edgeembed.teacher.recipe import TeacherRecipe
 from edgeembed.teacher.saved import finish_run, space_id
 from edgeembed.teacher.schedule import build_optimizers, rate_factor, set_rates, take_step
-from edgeembed.teacher.stages import canvas_shapes, plan_stages
+from edgeembed.teacher.stages import canvas_shapes, plan_stages, work_of
 
 log = logging.getLogger(__name__)
 
@@ -116,9 +117,18 @@ def train_teacher(recipe: TeacherRecipe, manifest: Manifest, run: RunFolder, *, 
             )
         )
 
+    warn_if_hopeless(
+        model,
+        name=recipe.backbone.name,
+        size_px=opening.image.size_px,
+        num_images=sum(one.order.batch_size * max(0, one.end - max(first_step, one.begin)) for one in stages),
+        device=device,
+        precision=precision,
+        instead="train on a machine with an NVIDIA GPU, or with --recipe grocery_cpu, made for two CPU cores",
+    )
     scaler = loss_scaler(device, precision)
     started, scores = time.monotonic(), None
-    with stop_request() as stop, TrainingLog(run, first_step=first_step, total_steps=total_steps) as training_log:
+    with stop_request() as stop, TrainingLog(run, first_step=first_step, work_S=work_of(stages)) as training_log:
         for number, current in enumerate(stages):
             if first_step > current.end:
                 continue

@@ -9,10 +9,12 @@ import torch
 from torch import nn
 
 from edgeembed.config import OptimSection
-from edgeembed.errors import UserError
+from edgeembed.errors import CheckFailed, UserError
 from edgeembed.teacher.backbone import build_backbone
 from edgeembed.teacher.blocks import blocks_of, freeze_blocks
-from edgeembed.teacher.schedule import build_optimizers, rate_factor, set_rates
+from edgeembed.teacher.muon import Muon
+from edgeembed.teacher.precision import LEAST_LOSS_SCALE
+from edgeembed.teacher.schedule import build_optimizers, rate_factor, set_rates, take_step
 
 
 def factor(step: int, **keys: Any) -> float:
@@ -88,9 +90,47 @@ def test_sgd_with_momentum() -> None:
 
 def test_muon_leaves_class_centres_and_vectors_to_adamw() -> None:
     backbone, neck, head = nn.Conv2d(3, 8, 3), nn.Linear(8, 8), nn.Linear(8, 16, bias=False)
-    (optimizer,) = build_optimizers(backbone, neck, head, OptimSection(kind="muon"))
-    head(neck(backbone(torch.randn(2, 3, 3, 3)).flatten(1))).sum().backward()
-    optimizer.step()
-    turned = {backbone.weight, neck.weight}
-    for parameter in (*backbone.parameters(), *neck.parameters(), *head.parameters()):
-        assert optimizer.state[parameter]["use_muon"] == any(parameter is matrix for matrix in turned)
+    muon, adamw = build_optimizers(backbone, neck, head, OptimSection(kind="muon"))
+    assert isinstance(muon, Muon)
+    assert isinstance(adamw, torch.optim.AdamW)
+    turned, others = (
+        {id(p) for group in optimizer.param_groups for p in group["params"]} for optimizer in (muon, adamw)
+    )
+    assert turned == {id(backbone.weight), id(neck.weight)}
+    assert others == {id(backbone.bias), id(neck.bias), id(head.weight)}
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype"), [("bf16", torch.bfloat16), ("fp16", torch.float32), ("fp32", torch.float32)]
+)
+def test_muon_computes_in_bf16_only_where_the_run_does(precision: str, dtype: torch.dtype) -> None:
+    section = OptimSection(kind="muon", block_rows=64)
+    muon, *_ = build_optimizers(nn.Linear(8, 8), nn.Linear(8, 8), None, section, precision=precision)
+    assert isinstance(muon, Muon)
+    assert (muon.dtype, muon.block_rows) == (dtype, 64)
+
+
+@pytest.mark.parametrize("finite", [True, False])
+def test_a_scaled_loss_that_overflows_costs_a_step_and_half_the_scale(finite: bool) -> None:
+    parameter = nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.AdamW([parameter], lr=0.1)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    loss = parameter.sum()
+    scaler.scale(loss).backward()
+    if not finite:
+        parameter.grad[0] = float("inf")
+    norm = take_step([optimizer], [parameter], loss=loss.item(), step=0, clip_norm=1.0, scaler=scaler)
+    assert scaler.get_scale() == (1024.0 if finite else 512.0)
+    assert bool((parameter < 1.0).all()) == finite
+    assert norm == pytest.approx(3**0.5) if finite else norm == float("inf")
+
+
+def test_a_scaled_loss_that_overflows_at_the_least_scale_ends_the_run() -> None:
+    parameter = nn.Parameter(torch.ones(3))
+    scaler = torch.amp.GradScaler("cpu", init_scale=LEAST_LOSS_SCALE)
+    loss = parameter.sum()
+    scaler.scale(loss).backward()
+    parameter.grad[0] = float("nan")
+    optimizer = torch.optim.AdamW([parameter])
+    with pytest.raises(CheckFailed, match="gradient norm nan"):
+        take_step([optimizer], [parameter], loss=loss.item(), step=7, clip_norm=1.0, scaler=scaler)

@@ -1,0 +1,158 @@
+"""Which number format a run computes in, and that it is kept."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from edgeembed.teacher import precision as module
+from edgeembed.teacher.device import pick_device
+from edgeembed.teacher.precision import choose_precision, loss_scaler, native_precision, time_in_fp32
+from tests.conftest import TINY, TINY_STUDENT, Outcome, as_options
+
+Run = Callable[..., Outcome]
+
+
+def on_cpu(monkeypatch: pytest.MonkeyPatch, *, flags: list[str], factor: float) -> None:
+    """A CPU with these flags, on which a step in bf16 or fp16 takes `factor` times as long as in fp32."""
+    monkeypatch.setattr(module, "machine", lambda: {"cpu_flags": flags})
+    monkeypatch.setattr(module, "time_in_fp32", lambda _device, _precision: factor)
+
+
+@pytest.mark.parametrize(
+    ("flags", "factor", "expected", "reason"),
+    [
+        (["avx2", "avx512_bf16"], 0.6, "bf16", "native here"),
+        (["asimd", "bf16"], 0.6, "bf16", "native here"),
+        (["avx2", "avx512_bf16"], 6.2, "fp32", "took 6.2 times as long in bf16"),
+        (["avx2", "avx512f", "avx512_vnni"], 0.1, "fp32", "no bf16 units"),
+        ([], 0.1, "fp32", "no bf16 units"),
+    ],
+)
+def test_a_cpu_computes_in_bf16_only_where_flags_and_measurement_agree(
+    monkeypatch: pytest.MonkeyPatch, flags: list[str], factor: float, expected: str, reason: str
+) -> None:
+    on_cpu(monkeypatch, flags=flags, factor=factor)
+    found, why = native_precision("cpu")
+    assert found == expected
+    assert reason in why
+
+
+@pytest.mark.parametrize(
+    ("capability", "expected"),
+    [((7, 5), "fp16"), ((7, 0), "fp16"), ((8, 0), "bf16"), ((9, 0), "bf16"), ((12, 0), "bf16")],
+)
+def test_a_gpu_before_ampere_computes_in_fp16_with_a_scaled_loss(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], expected: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    found, why = native_precision("cuda")
+    assert found == expected
+    assert "compute capability {}.{}".format(*capability) in why
+    assert loss_scaler("cpu", found).is_enabled() == (expected == "fp16")
+
+
+@pytest.mark.parametrize(("offered", "expected"), [({"cuda", "mps"}, "cuda"), ({"mps"}, "mps"), (set(), "cpu")])
+def test_the_device_is_cuda_or_mps_or_the_cpu(
+    monkeypatch: pytest.MonkeyPatch, offered: set[str], expected: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: "cuda" in offered)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: "mps" in offered)
+    assert pick_device("auto") == expected
+    assert pick_device("cpu") == "cpu"
+    assert native_precision("mps")[0] == "fp32"
+    for device in {"cuda", "mps"} - offered:
+        with pytest.raises(ValueError, match=f"train.device = '{device}'.*has no {device} device"):
+            pick_device(device)
+
+
+def test_what_a_run_began_with_is_kept_and_what_the_recipe_says_is_obeyed(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    on_cpu(monkeypatch, flags=[], factor=7.5)
+    with caplog.at_level(logging.INFO):
+        assert choose_precision("auto", "cpu", key="train.precision") == "fp32"
+        assert not [record for record in caplog.records if record.levelno == logging.WARNING]
+        assert choose_precision("auto", "cpu", key="train.precision", kept="bf16") == "bf16"
+        assert "bf16 on cpu (as the run began)" in caplog.text
+        assert choose_precision("fp16", "cpu", key="train.precision", kept="bf16") == "fp16"
+    warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert len(warnings) == 2
+    assert "a step took 7.5 times as long as in fp32: set train.precision=auto" in warnings[0]
+
+
+def test_the_measurement_is_short_and_positive() -> None:
+    assert 0.0 < time_in_fp32("cpu", "bf16") < 1000.0
+
+
+def precision_of(run: Path) -> dict[str, Any]:
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    return {
+        "config": config["train"]["precision"],
+        "targets": config.get("targets", {}).get("precision"),
+        "model": json.loads((run / "model.json").read_text())["precision"],
+    }
+
+
+@pytest.mark.parametrize(("flags", "factor", "expected"), [([], 9.0, "fp32"), (["avx512_bf16"], 0.5, "bf16")])
+def test_the_choice_is_written_everywhere_and_survives_a_resume_on_another_machine(
+    edgeembed: Run,
+    tiny_data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    flags: list[str],
+    factor: float,
+    expected: str,
+) -> None:
+    keys = [item for item in TINY if "precision" not in item] + ["train.max_steps=2", "eval.every_steps=0"]
+    teacher, student = tmp_path / "teacher", tmp_path / "student"
+    train = ["teacher-train", "--data", tiny_data, "--recipe", "quickstart", "--out", teacher, *as_options(keys)]
+    on_cpu(monkeypatch, flags=flags, factor=factor)
+    assert edgeembed(*train).code == 0
+    assert precision_of(teacher) == {"config": expected, "targets": None, "model": expected}
+
+    keys = [item for item in TINY_STUDENT if "precision" not in item]
+    keys += ["train.max_steps=2", "eval.every_steps=0", "targets.views=1"]
+    distill = ["distill", "--data", tiny_data, "--teacher", teacher, "--recipe", "quickstart", *as_options(keys)]
+    assert edgeembed(*distill, "--out", student).code == 0
+    assert precision_of(student) == {"config": expected, "targets": expected, "model": expected}
+    (store,) = teacher.glob("targets/*/targets.json")
+    assert json.loads(store.read_text())["augmentation"]["precision"] == expected
+
+    # The machine changes: a resume keeps the format, another student takes the targets that are there.
+    on_cpu(monkeypatch, flags=[] if flags else ["avx512_bf16"], factor=1 / factor)
+    for command, run in (([*train], teacher), ([*distill, "--out", student], student)):
+        for name in ("model.json", "eval.json"):
+            (run / name).unlink()
+        if run == teacher:
+            facts = (teacher / "model.safetensors").read_bytes()
+            assert edgeembed(*command, "--resume").code == 0
+            assert (teacher / "model.safetensors").read_bytes() == facts
+        else:
+            assert edgeembed(*command, "--resume").code == 0
+        assert precision_of(run)["config"] == expected
+    assert edgeembed(*distill, "--out", tmp_path / "other").code == 0
+    assert precision_of(tmp_path / "other")["targets"] == expected
+    assert precision_of(tmp_path / "other")["config"] != expected
+    assert len(list(teacher.glob("targets/*/targets.json"))) == 1
+
+
+def test_fp16_trains_with_a_scaled_loss_and_resumes_with_its_scale(
+    edgeembed: Run, tiny_data: Path, tmp_path: Path
+) -> None:
+    keys = [item for item in TINY if "precision" not in item] + ["eval.every_steps=0", "train.precision=fp16"]
+    command = ["teacher-train", "--data", tiny_data, "--recipe", "quickstart", "--out", tmp_path / "run"]
+    assert edgeembed(*command, *as_options([*keys, "train.max_steps=3"])).code == 0
+    states = sorted((tmp_path / "run/checkpoints").glob("*/state.json"))
+    scale = json.loads(states[-1].read_text())["loss_scale"]
+    assert scale["scale"] >= 1.0
+    assert set(scale) == {"scale", "growth_factor", "backoff_factor", "growth_interval", "_growth_tracker"}
+    losses = [json.loads(line).get("loss") for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert all(loss < 100 for loss in losses if loss is not None)
