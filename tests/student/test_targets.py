@@ -191,7 +191,8 @@ def test_two_processes_build_what_students_then_only_read(
 def test_a_teacher_asked_live_gives_the_student_of_the_store(
     edgeembed: Run, tiny_data: Path, teacher: Path, tmp_path: Path
 ) -> None:
-    keys = [*MIXING, "train.epochs=4", "eval.every_steps=0", "targets.precision=fp32"]
+    # A student that hardly learns: training would magnify what float16 rounds away, more on one CPU than on another.
+    keys = [*MIXING, "train.epochs=4", "eval.every_steps=0", "targets.precision=fp32", "optim.lr=1e-7"]
     distil = ["distill", "--data", tiny_data, "--teacher", teacher, "--recipe", "quickstart", *as_options(keys)]
     live = edgeembed(*distil, "--out", tmp_path / "live", "--set", "targets.store=none")
     assert live.code == 0
@@ -201,7 +202,8 @@ def test_a_teacher_asked_live_gives_the_student_of_the_store(
         [json.loads(line)["loss"] for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
         for name in ("live", "stored")
     ]
-    assert np.allclose(*losses, rtol=0.02)  # rounding to float16, magnified by training
+    assert np.allclose(*losses, rtol=1e-3)  # what float16 rounds away
+    assert np.ptp(losses[0]) > 0.01 * np.mean(losses[0])  # views differ by more than that
 
 
 def test_views_that_do_not_recur_are_not_stored(
