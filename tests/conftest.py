@@ -20,7 +20,6 @@ TINY = [
     "train.epochs=2",
     "train.workers=0",
     "train.checkpoint_every_steps=2",
-    "train.precision=fp32",
 ]
 TINY_STUDENT = [item for item in TINY if not item.startswith("backbone.")] + [
     "student.name=test_resnet",

@@ -111,15 +111,14 @@ def test_the_choice_is_written_everywhere_and_survives_a_resume_on_another_machi
     factor: float,
     expected: str,
 ) -> None:
-    keys = [item for item in TINY if "precision" not in item] + ["train.max_steps=2", "eval.every_steps=0"]
+    keys = [*TINY, "train.max_steps=2", "eval.every_steps=0"]
     teacher, student = tmp_path / "teacher", tmp_path / "student"
     train = ["teacher-train", "--data", tiny_data, "--recipe", "quickstart", "--out", teacher, *as_options(keys)]
     on_cpu(monkeypatch, flags=flags, factor=factor)
     assert edgeembed(*train).code == 0
     assert precision_of(teacher) == {"config": expected, "targets": None, "model": expected}
 
-    keys = [item for item in TINY_STUDENT if "precision" not in item]
-    keys += ["train.max_steps=2", "eval.every_steps=0", "targets.views=1"]
+    keys = [*TINY_STUDENT, "train.max_steps=2", "eval.every_steps=0", "targets.views=1"]
     distill = ["distill", "--data", tiny_data, "--teacher", teacher, "--recipe", "quickstart", *as_options(keys)]
     assert edgeembed(*distill, "--out", student).code == 0
     assert precision_of(student) == {"config": expected, "targets": expected, "model": expected}
@@ -147,7 +146,7 @@ def test_the_choice_is_written_everywhere_and_survives_a_resume_on_another_machi
 def test_fp16_trains_with_a_scaled_loss_and_resumes_with_its_scale(
     edgeembed: Run, tiny_data: Path, tmp_path: Path
 ) -> None:
-    keys = [item for item in TINY if "precision" not in item] + ["eval.every_steps=0", "train.precision=fp16"]
+    keys = [*TINY, "eval.every_steps=0", "train.precision=fp16"]
     command = ["teacher-train", "--data", tiny_data, "--recipe", "quickstart", "--out", tmp_path / "run"]
     assert edgeembed(*command, *as_options([*keys, "train.max_steps=3"])).code == 0
     states = sorted((tmp_path / "run/checkpoints").glob("*/state.json"))
@@ -156,3 +155,15 @@ def test_fp16_trains_with_a_scaled_loss_and_resumes_with_its_scale(
     assert set(scale) == {"scale", "growth_factor", "backoff_factor", "growth_interval", "_growth_tracker"}
     losses = [json.loads(line).get("loss") for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert all(loss < 100 for loss in losses if loss is not None)
+
+
+def test_one_step_in_each_format_has_nearly_the_same_loss(edgeembed: Run, tiny_data: Path, tmp_path: Path) -> None:
+    losses = {}
+    for precision in ("fp32", "bf16", "fp16"):
+        keys = [*TINY, "eval.every_steps=0", "train.max_steps=1", f"train.precision={precision}"]
+        command = ["teacher-train", "--data", tiny_data, "--recipe", "quickstart", "--out", tmp_path / precision]
+        assert edgeembed(*command, *as_options(keys)).code == 0
+        losses[precision] = json.loads((tmp_path / precision / "metrics.jsonl").read_text().splitlines()[0])["loss"]
+    assert losses["bf16"] == pytest.approx(losses["fp32"], rel=0.02)
+    assert losses["fp16"] == pytest.approx(losses["fp32"], rel=0.005)
+    assert len(set(losses.values())) == 3
