@@ -97,8 +97,8 @@ def test_the_base_install_is_the_device_runtime_alone(wheel: Wheel) -> None:
 def test_extras_are_those_of_the_stages_and_all_leaves_out_tensorrt(wheel: Wheel) -> None:
     assert set(wheel.metadata.get_all("Provides-Extra") or []) == EXTRAS
     assert {"torch", "timm", "pyarrow"} < wheel.requirements("train")
-    assert wheel.requirements("all") == {"edgeembed[bench]"}
-    assert "edgeembed[export]" in wheel.requirements("bench")
+    assert wheel.requirements("all") == {"edgeembed[train]", "edgeembed[export]", "edgeembed[bench]"}
     assert "edgeembed[train]" in wheel.requirements("export")
+    assert wheel.requirements("bench") == {"faiss-cpu", "jinja2", "matplotlib", "pyarrow", "rich"}
     assert wheel.requirements("openvino") == {"openvino"}
     assert wheel.requirements("tensorrt") == {"tensorrt", "cuda-python", "onnx", "pyyaml", "rich"}
