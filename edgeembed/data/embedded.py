@@ -24,6 +24,8 @@ def write_embedded(
 
     A .csv manifest is written without pyarrow.
     """
+    if manifest_name.endswith(".parquet"):
+        import pyarrow.parquet  # noqa: F401  # missing in the base install: better said before the images are rendered
     with counter("rendering", total=num_instances * num_views) as on_progress:
         rows = write_synthetic(
             folder,
