@@ -69,7 +69,7 @@ def test_a_folder_without_a_run_cannot_be_resumed(tmp_path: Path) -> None:
 
 def test_the_machine_and_versions_are_described() -> None:
     assert machine()["cores"] >= 1
-    assert {"python", "numpy", "torch"} <= set(package_versions())
+    assert {"python", "numpy", "onnxruntime"} <= set(package_versions())
     assert set(environment()) == {"machine", "versions", "command"}
 
 
