@@ -130,8 +130,13 @@ def _onnx_product(precision: str, side: int, threads: int) -> Call:
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     binding = session.io_binding()
     binding.bind_cpu_input("x", left)
-    binding.bind_ortvalue_output("y", onnxruntime.OrtValue.ortvalue_from_numpy(out))
-    return lambda: session.run_with_iobinding(binding)
+    product = onnxruntime.OrtValue.ortvalue_from_numpy(out)
+    binding.bind_ortvalue_output("y", product)
+
+    def multiply(_kept: tuple[object, ...] = (left, product)) -> None:  # a binding keeps neither alive by itself
+        session.run_with_iobinding(binding)
+
+    return multiply
 
 
 def _torch_product(precision: str, side: int, threads: int) -> Call:
