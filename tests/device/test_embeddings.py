@@ -152,7 +152,10 @@ def test_another_schema_is_refused(tmp_path: Path) -> None:
     [
         (pa.array([[0.6, 0.8], [1.0, 0.0]]), "expected a fixed-size list of float"),
         (pa.array([[0.6, 0.8], [1.0, 0.0]], pa.list_(pa.float64(), 2)), "expected a fixed-size list of float"),
-        (pa.array([[0.6, 0.8], None], pa.list_(pa.float32(), 2)), "without missing values"),
+        (  # pyarrow itself refuses it before version 26
+            pa.array([[0.6, 0.8], None], pa.list_(pa.float32(), 2)),
+            "without missing values|Expected all lists to be of size=2",
+        ),
         (pa.array([[0.6, 0.8], [1.0, None]], pa.list_(pa.float32(), 2)), "length nan"),
         (None, "expected columns path and embedding"),
     ],
