@@ -35,7 +35,8 @@ def test_what_is_written_comes_back(tmp_path: Path, suffix: str) -> None:
     read = read_embeddings(file)
     np.testing.assert_array_equal(read.embedding_ND, written.embedding_ND)
     assert read.embedding_ND.dtype == np.float32
-    assert dataclasses.replace(read, embedding_ND=written.embedding_ND) == written
+    described = [field.name for field in dataclasses.fields(written) if field.name != "embedding_ND"]
+    assert [getattr(read, name) for name in described] == [getattr(written, name) for name in described]
     assert [path.name for path in file.parent.iterdir()] == [file.name]
 
 
