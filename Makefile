@@ -1,10 +1,20 @@
 # make quickstart | test | check | install: each needs only Python 3.11 or newer, make and a network.
+# make test-device: the device side with the base install, on any Python from 3.10 and with the newest packages; with the
+# oldest that pyproject.toml allows: make test-device PYTHON=python3.10 RESOLUTION=lowest-direct
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install quickstart test check
+RESOLUTION ?= highest
+DEVICE_VENV := .venv-device
+DEVICE_BIN := $(DEVICE_VENV)/bin
+DEVICE_UV := VIRTUAL_ENV=$(CURDIR)/$(DEVICE_VENV) $(DEVICE_BIN)/uv
+DEVICE_TESTS := tests/device tests/runtimes tests/bench tests/cli/test_doctor.py tests/cli/test_signals.py \
+	tests/data/test_importers.py tests/data/test_manifest.py tests/data/test_synthetic.py \
+	tests/test_extras.py tests/test_images.py tests/test_metrics.py tests/test_run.py
+
+.PHONY: install quickstart test test-device check
 
 install: $(STAMP)
 
@@ -20,6 +30,16 @@ quickstart: install
 
 test: install
 	$(BIN)/python -m pytest --cov=edgeembed --cov-report=term --cov-fail-under=85
+
+# What the tests themselves need comes second, and may not change what the base install brought.
+test-device:
+	$(PYTHON) -m venv --clear $(DEVICE_VENV)
+	$(DEVICE_BIN)/python -m pip install --quiet uv
+	$(DEVICE_UV) pip install --quiet --resolution $(RESOLUTION) -C editable_mode=compat -e .
+	$(DEVICE_UV) pip freeze --exclude-editable > $(DEVICE_VENV)/base.txt
+	$(DEVICE_UV) pip install --quiet -c $(DEVICE_VENV)/base.txt onnx openvino packaging pyarrow 'pytest>=8.3'
+	cat $(DEVICE_VENV)/base.txt
+	$(DEVICE_BIN)/python -m pytest -m 'not slow and not training' $(DEVICE_TESTS)
 
 check: install
 	$(BIN)/ruff check .

@@ -96,7 +96,7 @@ def embed(run: Path, manifest_path: Path, split: str) -> tuple[Any, Any]:
 
 def score(run: Path, teacher: Path, manifest_path: Path) -> dict[str, dict[str, object]]:
     from edgeembed.data.manifest import read_manifest
-    from edgeembed.teacher.evaluate import score_rows
+    from edgeembed.evaluation import score_rows
 
     manifest, scores = read_manifest(manifest_path), {}
     for split in ("val", "test"):

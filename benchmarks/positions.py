@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from edgeembed.data.manifest import read_manifest
-from edgeembed.teacher.evaluate import embed_files, score_rows
+from edgeembed.evaluation import score_rows
+from edgeembed.teacher.evaluate import embed_files
 from edgeembed.teacher.model import EmbeddingModel
 from edgeembed.teacher.saved import load_model
 

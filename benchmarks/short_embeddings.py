@@ -15,7 +15,8 @@ import numpy as np
 from edgeembed.data.manifest import read_manifest
 from edgeembed.embeddings import FloatArray, shorten
 from edgeembed.encodings import ENCODINGS, decode
-from edgeembed.teacher.evaluate import embed_files, score_rows
+from edgeembed.evaluation import score_rows
+from edgeembed.teacher.evaluate import embed_files
 from edgeembed.teacher.saved import load_model
 
 

@@ -15,6 +15,7 @@ from PIL import Image
 from edgeembed.bundle import MANIFEST, BundleFile, BundleManifest, choose_file, read_bundle
 from edgeembed.embedder import Embedder, FloatArray, ImageSource, embed_images, verified_with_weights
 from edgeembed.errors import UserError
+from edgeembed.extras import needed
 from edgeembed.metrics import top_k
 from edgeembed.runtimes import has_int8_dot_product
 
@@ -124,7 +125,7 @@ def differing(a: dict[str, Any], b: dict[str, Any]) -> dict[str, list[Any]]:
 def differing_operators(a: Side, b: Side) -> dict[str, Any]:
     """How many nodes of each type, where the counts differ; says so where `onnx`, which reads graphs, is missing."""
     if importlib.util.find_spec("onnx") is None:
-        return {"compared": False, "reason": "needs the package onnx: pip install 'edgeembed[export]'"}
+        return {"compared": False, "reason": needed("onnx")}
     counts_a, counts_b = (count_operators(side.folder / side.file.path) for side in (a, b))
     totals = [sum(counts_a.values()), sum(counts_b.values())]
     types = sorted({*counts_a, *counts_b})

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from edgeembed.run import RunFolder
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 ItemT = TypeVar("ItemT")
 
@@ -107,6 +109,16 @@ def duration(seconds: float) -> str:
 
 def progress_bar(note: str = "") -> Progress:
     """A rich progress line on stderr; silent where stderr is not a terminal."""
+    from rich.console import Console  # not in the base install, which needs `stage` alone
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
     console = Console(stderr=True)
     return Progress(
         TextColumn("{task.description}"),
@@ -124,6 +136,17 @@ def track(items: Iterable[ItemT], text: str, *, total: int) -> Iterator[ItemT]:
     """Passes items on while a progress line counts them."""
     with progress_bar() as progress:
         yield from progress.track(items, total=total, description=text)
+
+
+@contextlib.contextmanager
+def counter(text: str, *, total: int) -> Iterator[Callable[[int], None]]:
+    """A function that shows how many of `total` are done; it shows nothing where rich is not installed."""
+    if importlib.util.find_spec("rich") is None:
+        yield lambda _done: None
+        return
+    with progress_bar() as progress:
+        task = progress.add_task(text, total=total)
+        yield lambda done: progress.update(task, completed=done)
 
 
 @contextlib.contextmanager

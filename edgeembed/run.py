@@ -9,6 +9,7 @@ import platform
 import shutil
 import signal
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata
@@ -45,8 +46,12 @@ class StopRequest:
 
 @contextlib.contextmanager
 def stop_request() -> Iterator[StopRequest]:
-    """Within the block, SIGINT and SIGTERM only set a flag."""
+    """Within the block, SIGINT and SIGTERM only set a flag; outside the main thread, which alone may ask for that, none
+    does."""
     request = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
     previous = {number: signal.signal(number, request.set) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield request
@@ -91,7 +96,9 @@ def cache_folder() -> Path:
 
 
 def sync_folder(path: Path) -> None:
-    """Makes renames inside a folder durable."""
+    """Makes renames inside a folder durable; Windows opens no folders, and does not need it."""
+    if sys.platform == "win32":
+        return
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -131,7 +138,9 @@ def machine() -> dict[str, Any]:
         "bf16",
     )
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else None
+    memory = None
+    with contextlib.suppress(AttributeError, ValueError, OSError):  # Windows has no sysconf, and names differ elsewhere
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
         "cpu": model,
         "architecture": platform.machine(),

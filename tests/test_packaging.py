@@ -97,8 +97,21 @@ def test_the_base_install_is_the_device_runtime_alone(wheel: Wheel) -> None:
 def test_extras_are_those_of_the_stages_and_all_leaves_out_tensorrt(wheel: Wheel) -> None:
     assert set(wheel.metadata.get_all("Provides-Extra") or []) == EXTRAS
     assert {"torch", "timm", "pyarrow"} < wheel.requirements("train")
-    assert wheel.requirements("all") == {"edgeembed[bench]"}
-    assert "edgeembed[export]" in wheel.requirements("bench")
+    assert wheel.requirements("all") == {"edgeembed[train]", "edgeembed[export]", "edgeembed[bench]"}
     assert "edgeembed[train]" in wheel.requirements("export")
+    assert wheel.requirements("bench") == {"faiss-cpu", "jinja2", "matplotlib", "pyarrow", "rich"}
     assert wheel.requirements("openvino") == {"openvino"}
     assert wheel.requirements("tensorrt") == {"tensorrt", "cuda-python", "onnx", "pyyaml", "rich"}
+
+
+def test_every_line_that_installs_works_in_a_clone_and_names_extras_that_are_there() -> None:
+    """The package is not published: `pip install edgeembed` would not find it, or find somebody else's."""
+    texts = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "benchmarks").rglob("*.md")]
+    texts += [*(ROOT / "edgeembed").rglob("*.py"), *(ROOT / "edgeembed").rglob("*.yaml")]
+    lines = [line for path in texts for line in path.read_text(encoding="utf-8").splitlines()]
+    installing = [line for line in lines if "pip install" in line]
+    assert len(installing) > 5
+    for line in installing:
+        assert not re.search(r"pip install '?edgeembed", line), line
+        for named in re.findall(r"'\.\[([\w,]+)\]'", line):
+            assert set(named.split(",")) <= EXTRAS, line

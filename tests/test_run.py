@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from pathlib import Path
 
 import pytest
 
 from edgeembed.errors import UserError
-from edgeembed.run import RunFolder, environment, latest_run, machine, package_versions, read_json, write_atomically
+from edgeembed.run import (
+    RunFolder,
+    environment,
+    latest_run,
+    machine,
+    package_versions,
+    read_json,
+    stop_request,
+    write_atomically,
+)
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -59,5 +69,18 @@ def test_a_folder_without_a_run_cannot_be_resumed(tmp_path: Path) -> None:
 
 def test_the_machine_and_versions_are_described() -> None:
     assert machine()["cores"] >= 1
-    assert {"python", "numpy", "torch"} <= set(package_versions())
+    assert {"python", "numpy", "onnxruntime"} <= set(package_versions())
     assert set(environment()) == {"machine", "versions", "command"}
+
+
+def test_outside_the_main_thread_a_loop_runs_without_being_told_to_stop() -> None:
+    found: list[int | None] = []
+
+    def loop() -> None:
+        with stop_request() as request:
+            found.append(request.signum)
+
+    thread = threading.Thread(target=loop)
+    thread.start()
+    thread.join()
+    assert found == [None]

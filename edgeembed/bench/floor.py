@@ -2,11 +2,12 @@
 
 No network runs faster than its multiply-accumulates at the speed of the best matrix product measured here, nor than
 its weights can be read (Williams et al. 2009, the roofline). The peak is the fastest library's for each type, else a
-percentage of it could pass 100: ONNX Runtime for fp32 and int8, torch (oneDNN) for bf16.
+percentage of it could pass 100: ONNX Runtime for fp32, fp16 and int8, torch (oneDNN) for bf16, where it is installed.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
-import torch
-from onnx import helper, numpy_helper
+
+from edgeembed.bench.product import product_model
 
 SIDE, TRIAL_SIDE = 2048, 512
 TRIAL_SECONDS, SECONDS_EACH = 0.03, 0.12
@@ -26,13 +27,18 @@ BOUNDED_BY = {"fp32": ("fp32",), "fp16": ("fp16", "fp32"), "int8": ("int8", "fp3
 """The products that a file of a precision may be computed with: some CPUs have no faster one than that of fp32."""
 
 Call = Callable[[], object]
+Product = Callable[[str, int, int], Call]
+"""A square product of a precision, a side and a number of threads, ready to be called."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Floor:
-    """Peak rates: GFLOP/s (two per multiply-accumulate) by precision and threads, GB/s of copying (read + written)."""
+    """Peak rates: GFLOP/s (two per multiply-accumulate) by precision and threads, GB/s of copying (read + written).
 
-    gemm_gflops: dict[str, dict[str, float]]
+    None for a rate that cannot be measured here.
+    """
+
+    gemm_gflops: dict[str, dict[str, float | None]]
     copy_gb_per_s: float
     cache_bytes: int = 0
 
@@ -42,7 +48,9 @@ class Floor:
     def best_of(self, other: Floor) -> Floor:
         """The higher of two measurements: other work on the machine only ever lowers one."""
         gemm = {
-            precision: {threads: max(rate, other.gemm_gflops[precision][threads]) for threads, rate in rates.items()}
+            precision: {
+                threads: _higher(rate, other.gemm_gflops[precision][threads]) for threads, rate in rates.items()
+            }
             for precision, rates in self.gemm_gflops.items()
         }
         copied = max(self.copy_gb_per_s, other.copy_gb_per_s)
@@ -64,11 +72,18 @@ class Floor:
         return 100 * max(compute_s, read_s) / (latency_ms / 1e3)
 
 
+def _higher(one: float | None, other: float | None) -> float | None:
+    return max((rate for rate in (one, other) if rate is not None), default=None)
+
+
 def measure_floor(threads: Sequence[int]) -> Floor:
-    """Measures this machine, in a few seconds."""
-    products = {"fp32": _onnx_product, "fp16": _onnx_product, "int8": _onnx_product, "bf16": _torch_product}
+    """Measures this machine, in a few seconds; without torch, which a device need not have, bf16 is left out."""
+    products: dict[str, Product | None] = {"fp32": _onnx_product, "fp16": _onnx_product, "int8": _onnx_product}
+    products["bf16"] = None if importlib.util.find_spec("torch") is None else _torch_product
     gemm = {
-        precision: {str(count): round(_gflops(product, precision, count), 2) for count in threads}
+        precision: {
+            str(count): None if product is None else round(_gflops(product, precision, count), 2) for count in threads
+        }
         for precision, product in products.items()
     }
     return Floor(
@@ -76,16 +91,12 @@ def measure_floor(threads: Sequence[int]) -> Floor:
     )
 
 
-def _gflops(product: Callable[[str, int, int], Call], precision: str, threads: int) -> float:
+def _gflops(product: Product, precision: str, threads: int) -> float:
     """The best rate of a square product, tried small first so that a slow machine is not held up."""
     operations, trial = 2 * SIDE**3, 2 * TRIAL_SIDE**3
-    torch_threads = torch.get_num_threads()
-    try:
-        rate = trial / _best_seconds(product(precision, TRIAL_SIDE, threads), TRIAL_SECONDS)
-        if operations / rate <= SLOW_SECONDS:
-            rate = max(rate, operations / _best_seconds(product(precision, SIDE, threads)))
-    finally:
-        torch.set_num_threads(torch_threads)
+    rate = trial / _best_seconds(product(precision, TRIAL_SIDE, threads), TRIAL_SECONDS)
+    if operations / rate <= SLOW_SECONDS:
+        rate = max(rate, operations / _best_seconds(product(precision, SIDE, threads)))
     return rate / 1e9
 
 
@@ -112,28 +123,37 @@ def _onnx_product(precision: str, side: int, threads: int) -> Call:
     """X (fed) times W (a constant, so that it is packed once, as weights are), in ONNX Runtime, without copies."""
     operator, *types = ONNX_TYPES[precision]
     left, weight, out = (np.ones((side, side), kind) for kind in types)
-    x, y = (
-        helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), [side, side])
-        for name, array in (("x", left), ("y", out))
-    )
-    node = helper.make_node(operator, ["x", "w"], ["y"])
-    graph = helper.make_graph([node], "product", [x], [y], [numpy_helper.from_array(weight, "w")])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    model = product_model(operator, left, weight, out)
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     binding = session.io_binding()
     binding.bind_cpu_input("x", left)
-    binding.bind_ortvalue_output("y", onnxruntime.OrtValue.ortvalue_from_numpy(out))
-    return lambda: session.run_with_iobinding(binding)
+    product = onnxruntime.OrtValue.ortvalue_from_numpy(out)
+    binding.bind_ortvalue_output("y", product)
+
+    def multiply(_kept: tuple[object, ...] = (left, product)) -> None:  # a binding keeps neither alive by itself
+        session.run_with_iobinding(binding)
+
+    return multiply
 
 
 def _torch_product(precision: str, side: int, threads: int) -> Call:
+    import torch
+
     assert precision == "bf16"
-    torch.set_num_threads(threads)
     left, right, out = (torch.ones(side, side, dtype=torch.bfloat16) for _ in range(3))
-    return lambda: torch.mm(left, right, out=out)
+
+    def multiply() -> None:
+        threads_before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            torch.mm(left, right, out=out)
+        finally:
+            torch.set_num_threads(threads_before)
+
+    return multiply
 
 
 def _copy_gb_per_s(threads: int) -> float:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -22,6 +21,9 @@ import numpy as np
 from edgeembed.images import UInt8Array
 from edgeembed.runtimes import import_runtime, open_session
 
+if sys.platform != "win32":
+    import resource
+
 RUNS = 3
 TIMEOUT_SECONDS = 600
 
@@ -31,7 +33,7 @@ class Footprint:
     """What loading costs: milliseconds until the model is ready, and the process's peak memory after a few images."""
 
     load_ms: float
-    peak_rss_bytes: int
+    peak_rss_bytes: int | None
 
 
 def probe(path: Path, *, runtime: str, threads: int | None, height: int, width: int) -> Footprint:
@@ -66,8 +68,8 @@ def open_torch(path: Path, threads: int | None) -> Callable[[UInt8Array], object
     return run
 
 
-def peak_rss_bytes() -> int:
-    """The most memory that this process held at once.
+def peak_rss_bytes() -> int | None:
+    """The most memory that this process held at once; None on Windows, where Python does not tell.
 
     Linux: VmHWM. ru_maxrss survives exec there, so in a child it can show the peak of the process that started it.
     """
@@ -76,6 +78,8 @@ def peak_rss_bytes() -> int:
         for line in status.read_text().splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
+    if sys.platform == "win32":
+        return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 

@@ -19,16 +19,14 @@ from edgeembed.data.manifest import Manifest, Rows
 from edgeembed.embedder import decode_ahead
 from edgeembed.embeddings import shorten
 from edgeembed.errors import UserError
+from edgeembed.evaluation import FloatArray, score_rows
 from edgeembed.images import ImageError, UInt8Array
 from edgeembed.metrics import RetrievalScores
 from edgeembed.runtimes import Session
-from edgeembed.teacher.evaluate import FloatArray, embed_files, score_rows
-from edgeembed.teacher.model import Network
 
 log = logging.getLogger(__name__)
 
 CACHE_BYTES = 1_500_000_000  # decoded squares above it are decoded again for each file
-TEACHER_BATCH = 16
 
 BoolArray = npt.NDArray[np.bool_]
 
@@ -134,21 +132,6 @@ def embed_with_session(session: Session, decoded: DecodedFiles, *, dim: int) -> 
         if output_1D.shape != (1, dim) or not np.isfinite(output_1D).all():
             raise ValueError(f"gives shape {output_1D.shape} or values that are not finite, bundle.json says ({dim},)")
         embedding_ND[image], readable_N[image] = output_1D[0], True
-    return Embedded(embedding_ND=embedding_ND, readable_N=readable_N)
-
-
-def embed_with_teacher(model: Network, files: Sequence[str], *, device: str, workers: int) -> Embedded:
-    """The teacher in fp32; worker processes decode only for a GPU, as on a CPU decoding is not what takes long."""
-    found_MD, kept_M = embed_files(
-        model,
-        files,
-        batch_size=TEACHER_BATCH,
-        workers=0 if device == "cpu" else workers,
-        device=device,
-        precision="fp32",
-    )
-    embedding_ND, readable_N = np.zeros((len(files), model.dim), np.float32), np.zeros(len(files), np.bool_)
-    embedding_ND[kept_M], readable_N[kept_M] = found_MD, True
     return Embedded(embedding_ND=embedding_ND, readable_N=readable_N)
 
 

@@ -6,23 +6,17 @@ import dataclasses
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from edgeembed.bench.candidates import Candidate
 from edgeembed.bench.floor import Floor
 from edgeembed.bench.latency import Budget, Latency
 from edgeembed.bench.probe import probe
 from edgeembed.bench.retrieval import Quality
-from edgeembed.bundle import sha256_of
 from edgeembed.images import UInt8Array, load_pixels
-from edgeembed.run import RunFolder
 from edgeembed.runtimes import open_session
-from edgeembed.student.zoo import count_macs
-from edgeembed.teacher.model import Network
 
 Run = Callable[[UInt8Array], object]
 
@@ -100,45 +94,6 @@ def student_rows(candidate: Candidate, quality: Quality, setting: Setting) -> It
         for batch in setting.batches:
             row = dataclasses.replace(untimed, batch=batch)
             yield timed(row, session.run, (height, width), setting, setting.budget, setting.file_budget)
-
-
-def teacher_rows(
-    path: Path, model: Network, facts: dict[str, Any], quality: Quality, setting: Setting
-) -> Iterator[Row]:
-    """The teacher in torch on this CPU, one image at a time: what a device would wait for without a student."""
-    weights, size = RunFolder(path=path).weights, (model.size_px, model.size_px)
-    footprint = probe(path, runtime="torch", threads=max(setting.threads), height=size[0], width=size[1])
-    untimed = Row(
-        role="teacher",
-        name=model.name,
-        runtime="torch",
-        provider="cpu",
-        precision="fp32",
-        batch=1,
-        threads=None,
-        size_bytes=weights.stat().st_size,
-        params=facts["architecture"].get("params"),
-        macs=count_macs(model),
-        peak_rss_bytes=footprint.peak_rss_bytes,
-        load_ms=footprint.load_ms,
-        retrieval=quality.retrieval,
-        retention=quality.retention,
-        cosine_to_teacher=quality.cosine_to_teacher,
-        sha256=sha256_of(weights),
-    )
-
-    def run(image_NHWC: UInt8Array) -> object:
-        with torch.inference_mode():
-            return model(torch.from_numpy(image_NHWC).permute(0, 3, 1, 2)).numpy()
-
-    threads_before = torch.get_num_threads()
-    try:
-        for threads in setting.threads:
-            torch.set_num_threads(threads)
-            row = dataclasses.replace(untimed, threads=threads)
-            yield timed(row, run, size, setting, setting.teacher_budget, setting.teacher_budget)
-    finally:
-        torch.set_num_threads(threads_before)
 
 
 def timed(row: Row, run: Run, size: tuple[int, int], setting: Setting, budget: Budget, file_budget: Budget) -> Row:

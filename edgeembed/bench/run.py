@@ -5,9 +5,8 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgeembed.bench.candidates import Candidate, find_candidates
 from edgeembed.bench.examples import choose_examples
@@ -21,23 +20,21 @@ from edgeembed.bench.retrieval import (
     EvaluationSet,
     Reference,
     embed_with_session,
-    embed_with_teacher,
     evaluation_set,
     judge,
     readable_by_all,
 )
-from edgeembed.bench.rows import Row, Setting, student_rows, teacher_rows, with_floor
+from edgeembed.bench.rows import Row, Setting, student_rows, with_floor
 from edgeembed.bench.summary import best_student, summaries
 from edgeembed.bench.terminal import print_summary
 from edgeembed.data.manifest import Manifest
-from edgeembed.embeddings import long_space_id
-from edgeembed.errors import CheckFailed, UserError
+from edgeembed.errors import CheckFailed
 from edgeembed.progress import stage
 from edgeembed.run import machine, package_versions
 from edgeembed.runtimes.fastest import Pair, open_file_of
-from edgeembed.teacher.device import pick_device
-from edgeembed.teacher.model import Network
-from edgeembed.teacher.saved import load_model
+
+if TYPE_CHECKING:
+    from edgeembed.bench.teacher import Teacher
 
 log = logging.getLogger(__name__)
 
@@ -52,15 +49,6 @@ QUICK = {
     "file_budget": Budget(min_samples=10, min_seconds=0.1, max_seconds=0.5, warmup_seconds=0.05),
     "teacher_budget": Budget(min_samples=5, min_seconds=0.1, max_seconds=1.0, warmup_seconds=0.0),
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Teacher:
-    """The run whose space the students live in."""
-
-    path: Path
-    model: Network
-    facts: dict[str, Any]
 
 
 def bench(
@@ -81,14 +69,18 @@ def bench(
     system = machine()
     cores = int(system["cores"])
     candidates = find_candidates(bundles)
-    known = load_teacher(teacher, candidates) if teacher is not None else None
+    known: Teacher | None = None
+    if teacher is not None:
+        from edgeembed.bench.teacher import load_teacher  # needs torch, which a device need not have
+
+        known = load_teacher(teacher, candidates)
     evaluation = evaluation_set(manifest)
     if known is None:
         log.warning("no teacher given: no asymmetric retrieval, no retention and no cosine to the teacher")
 
     # Quality first: every model on every evaluation image, then all of them scored on the images that all could read.
     embedded, skipped = embed_candidates(candidates, evaluation)
-    by_teacher = embed_by_teacher(known, evaluation, workers=cores) if known is not None else None
+    by_teacher = known.embed(evaluation, workers=cores) if known is not None else None
     readable_N = readable_by_all([*embedded.values(), *([by_teacher] if by_teacher is not None else [])])
     readable = [file for file, is_readable in zip(evaluation.files, readable_N, strict=True) if is_readable]
 
@@ -109,7 +101,7 @@ def bench(
         own = judge(evaluation, by_teacher, readable_N)
         reference = Reference(embedded=by_teacher, map=own.retrieval["symmetric"]["map"])
         with stage(f"timing the teacher, {known.model.name}"):
-            rows += teacher_rows(known.path, known.model, known.facts, own, setting)
+            rows += known.rows(own, setting)
     for candidate, one in embedded.items():
         quality = judge(evaluation, one, readable_N, reference)
         with stage(f"timing {candidate.label}"):
@@ -132,18 +124,6 @@ def bench(
     write_report(out, report, choose_examples(evaluation, shown, by_teacher, readable_N))
     print_summary(report)
     return report
-
-
-def load_teacher(path: Path, candidates: Sequence[Candidate]) -> Teacher:
-    """The teacher, when every bundle lives in its space. Raises UserError naming both spaces otherwise."""
-    model, facts = load_model(path)
-    for candidate in candidates:
-        if long_space_id(candidate.bundle.space_id) != facts["space_id"]:
-            raise UserError(
-                f"bundle {candidate.name!r} lives in space {candidate.bundle.space_id}, teacher {path} in "
-                f"{facts['space_id']}: their embeddings cannot be compared, give the teacher it was distilled from"
-            )
-    return Teacher(path=path, model=model, facts=facts)
 
 
 def embed_candidates(
@@ -174,20 +154,6 @@ def embed_candidates(
     if not embedded:
         raise CheckFailed(f"no file could be run: {skipped[0]['name']}: {skipped[0]['reason']}")
     return embedded, skipped
-
-
-def embed_by_teacher(teacher: Teacher, evaluation: EvaluationSet, *, workers: int) -> Embedded:
-    device = pick_device("auto")
-    files = evaluation.files
-    with stage(f"embedding {len(files)} images with the teacher, {teacher.model.name}, on {device}"):
-        embedded = embed_with_teacher(
-            teacher.model.to(device),
-            files,
-            device=device,
-            workers=workers,
-        )
-    teacher.model.to("cpu")  # where it is timed
-    return embedded
 
 
 def warn_if_busy(cores: int) -> None:

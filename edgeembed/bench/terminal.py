@@ -1,45 +1,66 @@
-"""The result on the terminal, on stderr: a table of files and the headline."""
+"""The result on the terminal, on stderr: a table of files and the headline, by means of the base install alone."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 from edgeembed.bench.summary import MISSING, headline, megabytes, milliseconds, summaries, thread_text
+
+TEXT_COLUMNS = ("model", "runtime")
+NUMBER_COLUMNS = (
+    "threads",
+    "p50",
+    "p90",
+    "end to end",
+    "size",
+    "memory",
+    "mAP",
+    "mAP on teacher's",
+    "kept",
+    "% of floor",
+)
 
 
 def print_summary(report: Mapping[str, Any]) -> None:
     """One line a file and number of threads, at batch 1."""
-    table = Table(title=None, box=None, pad_edge=False, header_style="bold")
-    table.add_column("model")
-    table.add_column("runtime")
-    columns = ("threads", "p50", "p90", "end to end", "size", "memory", "mAP", "mAP on teacher's", "kept", "% of floor")
-    for name in columns:
-        table.add_column(name, justify="right")
-    for file in summaries(report):
-        for row in file.singles:
-            kept = (row["retention"] or {}).get("symmetric")
-            table.add_row(
-                f"{file.name} {file.precision}",
-                file.runtime,
-                thread_text(row["threads"]),
-                milliseconds(row["latency_ms"]["p50"]),
-                milliseconds(row["latency_ms"]["p90"]),
-                milliseconds(row["end_to_end_ms"]),
-                megabytes(row["size_bytes"]),
-                megabytes(row["peak_rss_bytes"]),
-                f"{file.map:.4f}",
-                MISSING if file.map_asymmetric is None else f"{file.map_asymmetric:.4f}",
-                MISSING if kept is None else f"{100 * kept:.1f} %",
-                MISSING if row["percent_of_floor"] is None else f"{row['percent_of_floor']:.0f}",
-            )
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        console = Console(stderr=True, width=160)
-    console.print(table)
+    lines = [
+        (
+            f"{file.name} {file.precision}",
+            file.runtime,
+            thread_text(row["threads"]),
+            milliseconds(row["latency_ms"]["p50"]),
+            milliseconds(row["latency_ms"]["p90"]),
+            milliseconds(row["end_to_end_ms"]),
+            megabytes(row["size_bytes"]),
+            megabytes(row["peak_rss_bytes"]),
+            f"{file.map:.4f}",
+            MISSING if file.map_asymmetric is None else f"{file.map_asymmetric:.4f}",
+            _percent((row["retention"] or {}).get("symmetric")),
+            MISSING if row["percent_of_floor"] is None else f"{row['percent_of_floor']:.0f}",
+        )
+        for file in summaries(report)
+        for row in file.singles
+    ]
+    for line in as_table([(*TEXT_COLUMNS, *NUMBER_COLUMNS), *lines]):
+        print(line, file=sys.stderr)
     for item in report["skipped"]:
-        console.print(f"skipped: {item['name']}: {item['reason']}", markup=False, highlight=False)
-    console.print(headline(report), markup=False, highlight=False)
+        print(f"skipped: {item['name']}: {item['reason']}", file=sys.stderr)
+    print(headline(report), file=sys.stderr)
+
+
+def _percent(share: float | None) -> str:
+    return MISSING if share is None else f"{100 * share:.1f} %"
+
+
+def as_table(lines: Sequence[Sequence[str]]) -> list[str]:
+    """Columns under each other, texts to the left and numbers to the right."""
+    widths = [max(len(cell) for cell in column) for column in zip(*lines, strict=True)]
+    return [
+        "  ".join(
+            cell.ljust(width) if column < len(TEXT_COLUMNS) else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    ]

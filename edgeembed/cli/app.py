@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import signal
 import sys
+import threading
+from collections.abc import Iterator
 from types import FrameType
 from typing import Annotated, Any, NoReturn
 
 import typer
 
 from edgeembed.errors import CheckFailed, UserError
+from edgeembed.extras import is_known, needed
 
 DONE, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
 
@@ -39,8 +43,9 @@ def options(
 
 
 def print_json(value: dict[str, Any]) -> None:
-    """One JSON object, alone, on stdout."""
-    print(json.dumps(value, ensure_ascii=False))
+    """One JSON object, alone, on stdout; in ASCII where stdout has no letter for every character, as on Windows."""
+    is_utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+    print(json.dumps(value, ensure_ascii=not is_utf8))
 
 
 def run(arguments: list[str] | None = None) -> int:
@@ -49,9 +54,9 @@ def run(arguments: list[str] | None = None) -> int:
     debug = "--debug" in arguments
     # --debug is understood anywhere on the line.
     arguments = (["--debug"] if debug else []) + [argument for argument in arguments if argument != "--debug"]
-    signal.signal(signal.SIGTERM, leave)
     try:
-        result = app(args=arguments, standalone_mode=False)
+        with leaving_on_sigterm():
+            result = app(args=arguments, standalone_mode=False)
         return result if isinstance(result, int) else DONE
     except Exception as error:
         if debug:
@@ -78,8 +83,8 @@ def report(error: Exception) -> int:
             return MISUSED
     elif isinstance(error, UserError):
         code = MISUSED
-    elif isinstance(error, ModuleNotFoundError):
-        code, message = FAILED, missing_package(error)
+    elif isinstance(error, ModuleNotFoundError) and is_known(error.name or ""):
+        code, message = MISUSED, f"this command {needed(error.name or '')}"
     elif isinstance(error, MemoryError):
         code, message = FAILED, f"out of memory: {message}"
     elif code is None:
@@ -90,11 +95,21 @@ def report(error: Exception) -> int:
     return int(code)
 
 
-def missing_package(error: ModuleNotFoundError) -> str:
-    extra = {"openvino": "openvino", "tensorrt": "tensorrt", "faiss": "bench", "jinja2": "bench", "matplotlib": "bench"}
-    name = (error.name or "").split(".")[0]
-    wanted = extra.get(name, "all")
-    return f"this command needs the package {name}: pip install 'edgeembed[{wanted}]'"
+@contextlib.contextmanager
+def leaving_on_sigterm() -> Iterator[None]:
+    """Within the block SIGTERM ends the command by SystemExit, so that it tidies up; afterwards it does what it did.
+
+    Only the main thread may say what a signal does: elsewhere, and where the handler is not Python's, nothing changes.
+    """
+    previous = signal.getsignal(signal.SIGTERM)
+    if threading.current_thread() is not threading.main_thread() or previous is None:
+        yield
+        return
+    signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 def leave(signum: int, _frame: FrameType | None) -> NoReturn:

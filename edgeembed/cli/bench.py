@@ -23,7 +23,8 @@ def bench(
     ] = None,
     data: Annotated[Path | None, typer.Option(help="Manifest; default: the embedded data set.")] = None,
     teacher: Annotated[
-        Path | None, typer.Option(help="The run that the bundles were distilled from, to say how much they keep.")
+        Path | None,
+        typer.Option(help="The run that the bundles were distilled from, to say how much they keep; needs torch."),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for report.json, report.html and pictures.")] = Path(
         "reports/bench"
@@ -32,6 +33,8 @@ def bench(
     as_json: Annotated[bool, typer.Option("--json", help="Print the report on stdout.")] = False,
 ) -> None:
     """Measure speed, size, memory and retrieval of bundles on this machine, beside their teacher."""
+    if teacher is not None:
+        import edgeembed.bench.teacher  # noqa: F401  # a missing torch should be told before images are rendered
     from edgeembed.bench.run import bench as measure
     from edgeembed.bundle import read_bundle
     from edgeembed.data.manifest import read_manifest
@@ -41,10 +44,9 @@ def bench(
         bundles = [default_bundle()]
         log.info("bundle: %s (comes with the package)", bundles[0])
     for folder in bundles:
-        read_bundle(folder)  # a wrong name should be told before images are rendered
+        read_bundle(folder)  # and so should a wrong name
     manifest = read_manifest(data) if data is not None else embedded_data()
     report = measure(bundles, manifest, teacher=teacher, out=out, quick=quick)
-    log.info("report: %s", out / "report.html")
     if as_json:
         print_json(report)
 
@@ -56,9 +58,9 @@ def embedded_data() -> Manifest:
     from edgeembed.data.manifest import read_manifest
     from edgeembed.run import cache_folder
 
-    folder = cache_folder() / f"synthetic-{__version__}"
-    if (folder / "manifest.parquet").is_file():
+    folder, name = cache_folder() / f"synthetic-{__version__}", "manifest.csv"  # Parquet would need pyarrow
+    if (folder / name).is_file():
         log.info("data: the embedded data set, in %s", folder)
-        return read_manifest(folder / "manifest.parquet")
+        return read_manifest(folder / name)
     log.info("data: the embedded data set, rendered into %s, once", folder)
-    return write_embedded(folder)
+    return write_embedded(folder, manifest_name=name)

@@ -14,8 +14,8 @@ from edgeembed.cli.artifacts import print_table
 log = logging.getLogger(__name__)
 
 NEEDED_FOR = {
-    "onnxruntime": "embed, search",
-    "torch": "teacher-train, distill, export, bench",
+    "onnxruntime": "embed, search, bench",
+    "torch": "teacher-train, distill, export, bench --teacher",
     "timm": "students",
     "open_clip_torch": "the ViT-H-14 teacher",
     "onnxscript": "export",

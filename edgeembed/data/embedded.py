@@ -6,7 +6,7 @@ from pathlib import Path
 
 from edgeembed.data.manifest import Manifest, ManifestRow, build_manifest, read_manifest, write_manifest
 from edgeembed.data.synthetic import write_synthetic
-from edgeembed.progress import progress_bar
+from edgeembed.progress import counter
 
 NUM_INSTANCES, NUM_VIEWS, SIZE_PX, SEED = 100, 24, 224, 0  # unless told otherwise
 
@@ -18,17 +18,22 @@ def write_embedded(
     num_views: int = NUM_VIEWS,
     size_px: int = SIZE_PX,
     seed: int = SEED,
+    manifest_name: str = "manifest.parquet",
 ) -> Manifest:
-    """Renders images and then writes `folder`/manifest.parquet, whose presence says that the set is whole."""
-    with progress_bar() as progress:
-        task = progress.add_task("rendering", total=num_instances * num_views)
+    """Renders images and then writes the manifest, whose presence says that the set is whole.
+
+    A .csv manifest is written without pyarrow.
+    """
+    if manifest_name.endswith(".parquet"):
+        import pyarrow.parquet  # noqa: F401  # missing in the base install: better said before the images are rendered
+    with counter("rendering", total=num_instances * num_views) as on_progress:
         rows = write_synthetic(
             folder,
             num_instances=num_instances,
             num_views=num_views,
             size_px=size_px,
             seed=seed,
-            on_progress=lambda done: progress.update(task, completed=done),
+            on_progress=on_progress,
         )
     manifest = build_manifest(
         folder.resolve(),
@@ -38,5 +43,5 @@ def write_embedded(
         ],
         source=str(folder),
     )
-    write_manifest(folder / "manifest.parquet", manifest)
-    return read_manifest(folder / "manifest.parquet")
+    write_manifest(folder / manifest_name, manifest)
+    return read_manifest(folder / manifest_name)

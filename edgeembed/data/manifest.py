@@ -14,16 +14,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet
 
 from edgeembed.errors import UserError
 
 COLUMNS = ("path", "label", "domain", "split", "role")
 SPLITS = ("train", "val", "test")
 ROLES = ("query", "index", "both")
-SCHEMA = pa.schema([(name, pa.string()) for name in COLUMNS])
 
 Rows = npt.NDArray[np.int64]
 
@@ -145,25 +141,54 @@ def read_manifest(path: Path) -> Manifest:
     """Reads .parquet or .csv. Raises UserError naming the missing column or the wrong value."""
     if not path.is_file():
         raise UserError(f"{path}: no such manifest: `edgeembed data import` or `edgeembed data synth` writes one")
-    try:
-        if path.suffix == ".csv":
-            table = pa.csv.read_csv(path, convert_options=pa.csv.ConvertOptions(
-                column_types=dict.fromkeys(COLUMNS, pa.string()), strings_can_be_null=True, null_values=[""]
-            ))  # fmt: skip
-        else:
-            table = pa.parquet.read_table(path)
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{path}: not a readable {path.suffix or 'Parquet'} manifest ({error})") from None
-    missing = [name for name in COLUMNS if name not in table.column_names]
-    if missing:
-        raise UserError(f"{path}: lacks column {missing[0]!r}; a manifest has {', '.join(COLUMNS)}")
-    root = Path((table.schema.metadata or {}).get(b"root", b"").decode() or path.parent.resolve())
-    if not root.is_dir():  # the data set was moved together with its manifest
+    root, columns = _read_csv(path) if path.suffix == ".csv" else _read_parquet(path)
+    if root is None or not root.is_dir():  # the data set was moved together with its manifest
         root = path.parent.resolve()
-    columns = {name: tuple(table.column(name).cast(pa.string()).to_pylist()) for name in COLUMNS}
     manifest = Manifest(root=root, source=path.resolve(), **columns)
     check_values(manifest, str(path))
     return manifest
+
+
+def _read_csv(path: Path) -> tuple[None, dict[str, Any]]:
+    """The columns of a table, read without pyarrow, which a device need not have; an empty cell is None."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            lines = csv.reader(file, strict=True)
+            header = next(lines, [])
+            _check_columns(path, header)
+            positions = [header.index(name) for name in COLUMNS]
+            rows = []
+            for line in lines:
+                if not line:
+                    continue
+                if len(line) != len(header):
+                    place = f"{path}: line {lines.line_num}"
+                    raise UserError(f"{place} has {len(line)} values, expected {len(header)} as in the header")
+                rows.append([line[position] or None for position in positions])
+    except (csv.Error, UnicodeDecodeError, OSError) as error:
+        raise UserError(f"{path}: not a readable .csv manifest ({error})") from None
+    return None, {name: tuple(row[column] for row in rows) for column, name in enumerate(COLUMNS)}
+
+
+def _read_parquet(path: Path) -> tuple[Path | None, dict[str, Any]]:
+    """The root that the metadata names, if any, and the columns."""
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    try:
+        table = pa.parquet.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{path}: not a readable {path.suffix or 'Parquet'} manifest ({error})") from None
+    _check_columns(path, table.column_names)
+    root = (table.schema.metadata or {}).get(b"root", b"").decode()
+    columns = {name: tuple(table.column(name).cast(pa.string()).to_pylist()) for name in COLUMNS}
+    return Path(root) if root else None, columns
+
+
+def _check_columns(path: Path, present: Sequence[str]) -> None:
+    missing = [name for name in COLUMNS if name not in present]
+    if missing:
+        raise UserError(f"{path}: lacks column {missing[0]!r}; a manifest has {', '.join(COLUMNS)}")
 
 
 def write_manifest(path: Path, manifest: Manifest) -> None:
@@ -177,12 +202,16 @@ def write_manifest(path: Path, manifest: Manifest) -> None:
                 writer.writerow(COLUMNS)
                 base = path.parent.resolve()
                 for file_path, *rest in zip(manifest.files, *(getattr(manifest, c) for c in COLUMNS[1:]), strict=True):
-                    writer.writerow([os.path.relpath(file_path, base), *(value or "" for value in rest)])
+                    relative = os.path.relpath(file_path, base).replace(os.sep, "/")  # readable on every system
+                    writer.writerow([relative, *(value or "" for value in rest)])
         else:
-            table = pa.table({name: list(getattr(manifest, name)) for name in COLUMNS}, schema=SCHEMA)
-            pa.parquet.write_table(
-                table.replace_schema_metadata({"root": str(manifest.root.resolve())}), temporary, compression="zstd"
-            )
+            import pyarrow as pa
+            import pyarrow.parquet
+
+            metadata = {"root": str(manifest.root.resolve())}
+            schema = pa.schema([(name, pa.string()) for name in COLUMNS], metadata=metadata)
+            table = pa.table({name: list(getattr(manifest, name)) for name in COLUMNS}, schema=schema)
+            pa.parquet.write_table(table, temporary, compression="zstd")
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

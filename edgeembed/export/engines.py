@@ -23,6 +23,7 @@ from edgeembed.export.card import model_card, notes_in
 from edgeembed.export.checking import Checked, Checker, Judged, is_transformer, run_session
 from edgeembed.export.gate import AveragePrecisions, Refused
 from edgeembed.export.recipe import EngineSection, ExportRecipe
+from edgeembed.extras import needed
 from edgeembed.images import ImageError, UInt8Array, find_images, load_pixels
 from edgeembed.metrics import RetrievalScores
 from edgeembed.packing import replace_folder
@@ -33,9 +34,9 @@ log = logging.getLogger(__name__)
 
 RUNTIME = "tensorrt"
 PARITY_IMAGES = 256
-MISSING = (
-    "needs the package {name}: pip install 'edgeembed[tensorrt]' (version 10 and newer take their libraries from "
-    "NVIDIA's own index; tensorrt==8.6.0 for Python 3.10 has them inside)"
+WHERE_FROM = (
+    "(version 10 and newer take their libraries from NVIDIA's own index; "
+    "tensorrt==8.6.0 for Python 3.10 has them inside)"
 )
 
 
@@ -93,7 +94,7 @@ def build_all(
 
         device = Device()
     except ModuleNotFoundError as error:
-        return [], [Refused(precision=RUNTIME, path=PLAN, reasons=(MISSING.format(name=error.name),))]
+        return [], [Refused(precision=RUNTIME, path=PLAN, reasons=(f"{needed(error.name or RUNTIME)} {WHERE_FROM}",))]
     except (ImportError, OSError, UserError) as error:
         return [], [
             Refused(precision=RUNTIME, path=PLAN, reasons=(f"cannot be used here: {' '.join(str(error).split())}",))

@@ -11,12 +11,12 @@ import numpy as np
 
 from edgeembed.data.manifest import Manifest, Rows, read_manifest
 from edgeembed.errors import UserError
+from edgeembed.evaluation import FloatArray, protocol, score_rows
 from edgeembed.export.gate import AveragePrecisions
 from edgeembed.export.recipe import ExportRecipe
 from edgeembed.images import ImageError, UInt8Array, load_pixels
 from edgeembed.metrics import METRICS, RetrievalScores, query_values
 from edgeembed.progress import stage
-from edgeembed.teacher.evaluate import FloatArray, protocol, score_rows
 
 log = logging.getLogger(__name__)
 

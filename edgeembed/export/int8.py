@@ -24,6 +24,7 @@ from onnxruntime.quantization.calibrate import TensorsData, create_calibrator, s
 from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
+from edgeembed.evaluation import FloatArray
 from edgeembed.export.int8_float import hold_in_float
 from edgeembed.export.int8_stem import round_stem, stem_chain
 from edgeembed.export.int8_sums import part_from_edges
@@ -31,7 +32,6 @@ from edgeembed.export.recipe import Int8Section
 from edgeembed.images import UInt8Array
 from edgeembed.progress import stage
 from edgeembed.runtimes import has_int8_dot_product
-from edgeembed.teacher.evaluate import FloatArray
 
 log = logging.getLogger(__name__)
 

@@ -23,6 +23,7 @@ from edgeembed.data.loader import Order, open_training_canvases
 from edgeembed.data.manifest import Manifest, Rows
 from edgeembed.data.shapes import square_shapes
 from edgeembed.errors import UserError
+from edgeembed.evaluation import FloatArray, score_rows
 from edgeembed.metrics import RetrievalScores
 from edgeembed.progress import TrainingLog, stage
 from edgeembed.run import Interrupted, RunFolder, stop_request
@@ -32,7 +33,7 @@ from edgeembed.student.recipe import DistillRecipe
 from edgeembed.student.teachers import Teacher, open_teacher
 from edgeembed.student.zoo import build_student
 from edgeembed.teacher.device import pick_device, seed_step, set_allocator, suit_convolutions
-from edgeembed.teacher.evaluate import FloatArray, embed_files, score_rows, steps_between_evaluations
+from edgeembed.teacher.evaluate import embed_files, steps_between_evaluations
 from edgeembed.teacher.forecast import warn_if_hopeless
 from edgeembed.teacher.model import EmbeddingModel
 from edgeembed.teacher.precision import autocast, choose_precision, loss_scaler, resumed_value

@@ -5,10 +5,8 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from edgeembed.config import EvalSection
@@ -16,13 +14,12 @@ from edgeembed.data.loader import Canvases
 from edgeembed.data.manifest import Manifest, Rows
 from edgeembed.data.shapes import Shapes, aspect_shapes, square_shapes
 from edgeembed.errors import UserError
-from edgeembed.metrics import RetrievalScores, retrieval_scores
+from edgeembed.evaluation import FloatArray, score_rows
+from edgeembed.metrics import RetrievalScores
 from edgeembed.teacher.model import Network
 from edgeembed.teacher.precision import autocast
 
 log = logging.getLogger(__name__)
-
-FloatArray = npt.NDArray[np.float32]
 
 
 def steps_between_evaluations(section: EvalSection, manifest: Manifest, total_steps: int) -> int:
@@ -93,33 +90,3 @@ def evaluate(
         precision=precision,
     )
     return score_rows(embedding_ND, rows[kept], embedding_ND, rows[kept], manifest, query, index)
-
-
-def score_rows(
-    query_embedding_MD: FloatArray,
-    query_rows_M: Rows,
-    index_embedding_ND: FloatArray,
-    index_rows_N: Rows,
-    manifest: Manifest,
-    query: Rows,
-    index: Rows,
-) -> RetrievalScores:
-    """Scores embeddings given for some manifest rows: those of `query` against those of `index`."""
-    as_query, as_index = np.isin(query_rows_M, query), np.isin(index_rows_N, index)
-    return retrieval_scores(
-        query_embedding_MD[as_query],
-        index_embedding_ND[as_index],
-        **protocol(manifest, query_rows_M[as_query], index_rows_N[as_index]),
-    )
-
-
-def protocol(manifest: Manifest, query_rows: Rows, index_rows: Rows) -> dict[str, Any]:
-    """Labels, domains and identities of queries and index images, as metrics.py takes them."""
-    return {
-        "query_label": [manifest.label[row] or "" for row in query_rows],
-        "index_label": [manifest.label[row] or "" for row in index_rows],
-        "query_domain": [manifest.domain[row] for row in query_rows],
-        "index_domain": [manifest.domain[row] for row in index_rows],
-        "query_id": query_rows,
-        "index_id": index_rows,
-    }

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from edgeembed.bench import floor, run
@@ -17,8 +16,6 @@ from edgeembed.bundle import UNSEALED_SCHEMA, sha256_of
 from edgeembed.data.manifest import Manifest, ManifestRow, build_manifest, write_manifest
 from edgeembed.data.synthetic import render_view
 from edgeembed.run import RunFolder, write_json
-from edgeembed.teacher.model import build_model
-from edgeembed.teacher.saved import save_model
 
 SIZE_PX, DIM, SPACE = 32, 64, "0123456789abcdef"
 CLASSES, VIEWS = 4, 4
@@ -113,6 +110,11 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
 
 @pytest.fixture(scope="session")
 def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import torch
+
+    from edgeembed.teacher.model import build_model
+    from edgeembed.teacher.saved import save_model
+
     folder = tmp_path_factory.mktemp("runs") / "teacher"
     torch.manual_seed(0)
     model = build_model("resnet10t", weights="none", size_px=SIZE_PX, dim=DIM, dropout=0.0)

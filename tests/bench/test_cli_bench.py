@@ -49,7 +49,7 @@ def test_a_changed_byte_is_exit_1(edgeembed: Run, data: Path, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["--teacher", "nowhere"], "nowhere: holds no finished run"),
+        pytest.param(["--teacher", "nowhere"], "nowhere: holds no finished run", marks=pytest.mark.training),
         (["--data", "nowhere.parquet"], "nowhere.parquet: no such manifest"),
     ],
 )

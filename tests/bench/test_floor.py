@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import pytest
-import torch
 
 from edgeembed.bench import floor
 from edgeembed.bench.floor import Floor, measure_floor
@@ -49,13 +48,30 @@ def test_the_measured_floor_has_every_type_and_thread_count(monkeypatch: pytest.
         "COPY_BYTES": 1000,
     }.items():
         monkeypatch.setattr(floor, name, value)
-    threads_before = torch.get_num_threads()
     found = measure_floor((1, 2))
-    assert torch.get_num_threads() == threads_before
     assert set(found.gemm_gflops) == {"fp32", "fp16", "int8", "bf16"}
     assert all(set(rates) == {"1", "2"} for rates in found.gemm_gflops.values())
     assert found.copy_gb_per_s > 0
     assert set(found.as_json()) == {"gemm_gflops", "copy_gb_per_s"}
+
+
+@pytest.mark.training
+def test_torch_keeps_its_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    for name, value in {"SIDE": 64, "TRIAL_SIDE": 32, "TRIAL_SECONDS": 0, "SECONDS_EACH": 0}.items():
+        monkeypatch.setattr(floor, name, value)
+    threads_before = torch.get_num_threads()
+    rate = floor._gflops(floor._torch_product, "bf16", threads_before + 1)
+    assert torch.get_num_threads() == threads_before
+    assert rate > 0
+
+
+def test_a_rate_that_is_not_known_is_neither_the_higher_one_nor_a_bound() -> None:
+    unknown = Floor(gemm_gflops={"fp32": {"1": None}, "int8": {"1": 60.0}}, copy_gb_per_s=11.0)
+    assert unknown.best_of(KNOWN).gemm_gflops == KNOWN.gemm_gflops | {"int8": {"1": 60.0}}
+    assert unknown.best_of(unknown).gemm_gflops == unknown.gemm_gflops
+    assert unknown.percent_of_floor(macs=1, num_bytes=1, precision="fp32", threads=1, latency_ms=1.0) is None
 
 
 def test_a_slow_machine_is_measured_with_the_small_product_only(monkeypatch: pytest.MonkeyPatch) -> None:

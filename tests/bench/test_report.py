@@ -17,6 +17,8 @@ from edgeembed.run import machine
 from edgeembed.runtimes import READ_ONNX
 from tests.bench.conftest import SPACE, write_bundle
 
+pytestmark = pytest.mark.training  # beside a teacher, in torch
+
 TOP_KEYS = {"schema", "machine", "versions", "data", "floor", "rows", "skipped"}
 ROW_KEYS = {
     "role", "name", "runtime", "provider", "precision", "batch", "threads", "size_bytes", "params", "macs",

@@ -119,6 +119,6 @@ def test_without_openvino_the_extra_to_install_is_named(
     monkeypatch.setattr(fastest, "is_installed", lambda runtime: runtime != "openvino")
     monkeypatch.setitem(sys.modules, "openvino", None)
     outcome = edgeembed("embed", photo, "--model", make_bundle(), "--runtime", "openvino")
-    assert outcome.code == 1
-    assert "pip install 'edgeembed[openvino]'" in outcome.stderr.strip().splitlines()[-1]
+    assert outcome.code == 2
+    assert "pip install '.[openvino]'" in outcome.stderr.strip().splitlines()[-1]
     assert Embedder().runtime == "onnxruntime"

@@ -73,6 +73,30 @@ def test_wrong_values_are_named(tmp_path: Path, text: str, told: str) -> None:
     assert told in str(caught.value)
 
 
+def test_csv_of_other_programs_is_read(tmp_path: Path) -> None:
+    """A byte order mark, columns of their own in any order, quotes, empty lines, an absent value at the end."""
+    text = '\ufefflabel,note,path,domain,split,role\n"a, b",x,"1,2.jpg",d,train,\n\n,,2.jpg,d,test,both\n'
+    (tmp_path / "m.csv").write_text(text, encoding="utf-8")
+    read = read_manifest(tmp_path / "m.csv")
+    assert read.path == ("1,2.jpg", "2.jpg")
+    assert (read.label, read.role) == (("a, b", None), (None, "both"))
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"", "lacks column 'path'"),
+        (b"path,label,domain,split,role\na,1,d,train\n", "line 2 has 4 values, expected 5"),
+        (b"path,label,domain,split,role\n\xff,1,d,train,\n", "not a readable .csv manifest"),
+        (b'path,label,domain,split,role\n"a"b,1,d,train,\n', "not a readable .csv manifest"),
+    ],
+)
+def test_csv_that_cannot_be_read_is_refused_by_what_is_wrong(tmp_path: Path, content: bytes, told: str) -> None:
+    (tmp_path / "m.csv").write_bytes(content)
+    with pytest.raises(UserError, match=told):
+        read_manifest(tmp_path / "m.csv")
+
+
 def test_files_that_are_no_manifest_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such manifest"):
         read_manifest(tmp_path / "none.parquet")

@@ -254,6 +254,7 @@ def test_artifacts_refuses_an_unknown_action(edgeembed: Run) -> None:
     assert "No such command 'verfy'" in one_line(result.stderr)
 
 
+@pytest.mark.training
 def test_an_index_of_a_training_run_is_in_its_space(
     edgeembed: Run, tiny_teacher: Path, bundle: Path, photos: Path, tmp_path: Path
 ) -> None:
@@ -310,6 +311,7 @@ for command in (
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.training
 def test_a_teacher_that_keeps_proportions_embeds_as_it_was_evaluated(
     edgeembed: Run, tiny_data: Path, tmp_path: Path
 ) -> None:

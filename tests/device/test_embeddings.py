@@ -35,7 +35,8 @@ def test_what_is_written_comes_back(tmp_path: Path, suffix: str) -> None:
     read = read_embeddings(file)
     np.testing.assert_array_equal(read.embedding_ND, written.embedding_ND)
     assert read.embedding_ND.dtype == np.float32
-    assert dataclasses.replace(read, embedding_ND=written.embedding_ND) == written
+    described = [field.name for field in dataclasses.fields(written) if field.name != "embedding_ND"]
+    assert [getattr(read, name) for name in described] == [getattr(written, name) for name in described]
     assert [path.name for path in file.parent.iterdir()] == [file.name]
 
 
@@ -152,7 +153,10 @@ def test_another_schema_is_refused(tmp_path: Path) -> None:
     [
         (pa.array([[0.6, 0.8], [1.0, 0.0]]), "expected a fixed-size list of float"),
         (pa.array([[0.6, 0.8], [1.0, 0.0]], pa.list_(pa.float64(), 2)), "expected a fixed-size list of float"),
-        (pa.array([[0.6, 0.8], None], pa.list_(pa.float32(), 2)), "without missing values"),
+        (  # pyarrow itself refuses it before version 26
+            pa.array([[0.6, 0.8], None], pa.list_(pa.float32(), 2)),
+            "without missing values|Expected all lists to be of size=2",
+        ),
         (pa.array([[0.6, 0.8], [1.0, None]], pa.list_(pa.float32(), 2)), "length nan"),
         (None, "expected columns path and embedding"),
     ],

@@ -51,7 +51,7 @@ def test_without_tensorrt_a_run_is_exported_and_the_engines_are_refused_by_the_m
     assert outcome.code == 1
     errors = [line for line in outcome.stderr.splitlines() if line.startswith("error:")]
     assert len(errors) == 1
-    assert "needs the package tensorrt: pip install 'edgeembed[tensorrt]'" in errors[0]
+    assert "needs the package tensorrt, which the extra [tensorrt] provides" in errors[0]
     assert [file.path for file in read_bundle(out).files] == ["model.fp32.onnx"]
     assert edgeembed("artifacts", "verify", out).code == 0
 

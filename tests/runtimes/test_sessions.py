@@ -12,15 +12,11 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-import torch
 
 from edgeembed.data.synthetic import render_view
 from edgeembed.embedder import ARTIFACTS, DEFAULT_ARTIFACT
 from edgeembed.errors import CheckFailed, UserError
-from edgeembed.export.onnx import to_onnx
-from edgeembed.export.precision import to_fp16
 from edgeembed.runtimes import READ_ONNX, UInt8Array, open_session
-from edgeembed.student.zoo import build_student
 from tests.device.conftest import DIM, SIZE_PX, tiny_network
 
 BUNDLED = ARTIFACTS / DEFAULT_ARTIFACT
@@ -57,6 +53,12 @@ def test_a_batch_in_openvino_is_what_single_images_are(pictures: UInt8Array) -> 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """fp32.onnx and fp16.onnx of a student, 32 px."""
+    import torch
+
+    from edgeembed.export.onnx import to_onnx
+    from edgeembed.export.precision import to_fp16
+    from edgeembed.student.zoo import build_student
+
     folder = tmp_path_factory.mktemp("exported")
     torch.manual_seed(0)
     graph = to_onnx(build_student("test_resnet", weights="none", size_px=32, dim=64).eval(), {})
@@ -65,6 +67,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.training
 @every_runtime
 def test_half_precision_files_run(runtime: str, exported: Path, pictures: UInt8Array) -> None:
     pixels = np.ascontiguousarray(pictures[:3, ::4, ::4][:, :32, :32])

@@ -1,0 +1,74 @@
+"""report.html and pareto.png, from the values of report.json. Needs jinja2 and matplotlib (the extra [bench])."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from edgeembed.bench import plots
+from edgeembed.bench.examples import Example
+from edgeembed.bench.summary import (
+    MISSING,
+    best_student,
+    headline,
+    megabytes,
+    milliseconds,
+    summaries,
+    teacher_of,
+    thread_text,
+    three_figures,
+)
+from edgeembed.run import write_atomically
+
+
+def write_page(out: Path, report: Mapping[str, Any], examples: Sequence[Example]) -> None:
+    """Writes both files into a folder."""
+    write_atomically(out / "report.html", render_html(report, examples))
+    write_atomically(out / "pareto.png", plots.as_png(plots.pareto(report)))
+
+
+def render_html(report: Mapping[str, Any], examples: Sequence[Example]) -> str:
+    """One page that needs nothing else: no script, no font, no request."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("edgeembed.bench", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(ms=milliseconds, mb=megabytes, threads=thread_text, share=_share, percent=_percent)
+    environment.filters.update(count=_count, figures=three_figures)
+    files = summaries(report)
+    return environment.get_template("report.html").render(
+        report=report,
+        files=files,
+        teacher=teacher_of(files),
+        best=best_student(files),
+        headline=headline(report),
+        domains=sorted(report["data"]["domains"]),
+        pareto=plots.as_inline_svg(plots.pareto(report, ink=plots.INK_IN_SVG)),
+        examples=examples,
+        date=datetime.date.today().isoformat(),
+    )
+
+
+def _share(value: float | None) -> str:
+    return MISSING if value is None else f"{value:.3f}"
+
+
+def _percent(value: float | None) -> str:
+    return MISSING if value is None else f"{100 * value:.1f} %"
+
+
+def _count(value: float | None) -> str:
+    """Parameters and multiply-accumulates, in thousands, millions, billions."""
+    if value is None:
+        return MISSING
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:.3g} {unit}"
+    return f"{value:.0f}"
