@@ -33,7 +33,8 @@ class ImageSection(Section):
 
     Convolutional networks may train on smaller views (`train_size_px`): crops enlarge things, so the larger test
     size restores the sizes seen in training, and a step costs less (Touvron et al. 2019, FixRes). Their views may
-    also start at `start_size_px` and grow over the first three quarters of the run (Tan & Le 2021).
+    also start at `start_size_px` and grow over the first three quarters of the run (Tan & Le 2021). No view is larger
+    than `size_px`, so that one key makes all of them smaller.
     """
 
     size_px: int = Field(default=224, ge=16, le=2048)
@@ -45,10 +46,11 @@ class ImageSection(Section):
 
     def view_px(self, progress: float = 1.0) -> int:
         """Side of the training views when `progress` (0..1) of the run is done, in steps of 16 pixels."""
-        last = self.train_size_px or self.size_px
-        if self.start_size_px is None or progress >= GROWING_SHARE:
+        last = min(self.train_size_px or self.size_px, self.size_px)
+        first = min(self.start_size_px or last, last)
+        if progress >= GROWING_SHARE:
             return last
-        return self.start_size_px + int(progress / GROWING_SHARE * (last - self.start_size_px)) // 16 * 16
+        return first + int(progress / GROWING_SHARE * (last - first)) // 16 * 16
 
 
 class AugmentSection(Section):

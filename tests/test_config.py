@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeembed.config import known_keys, load_recipe, recipe_names, to_yaml
+from edgeembed.config import ImageSection, known_keys, load_recipe, recipe_names, to_yaml
 from edgeembed.errors import UserError
 from edgeembed.student.recipe import DistillRecipe
 from edgeembed.teacher.recipe import TeacherRecipe
@@ -77,3 +77,11 @@ def test_the_keys_that_checks_use_exist_in_both_kinds() -> None:
     teacher = {"backbone.name", "backbone.weights", "head.margin", "head.scale", "image.size_px", "eval.every_steps"}
     assert shared | teacher <= set(known_keys(TeacherRecipe))
     assert shared | {"student.name", "student.weights", "image.size_px"} <= set(known_keys(DistillRecipe))
+
+
+def test_views_grow_and_are_never_larger_than_the_image_size() -> None:
+    growing = ImageSection(size_px=96, train_size_px=80, start_size_px=48)
+    assert [growing.view_px(progress) for progress in (0.0, 0.3, 0.5, 0.75, 1.0)] == [48, 48, 64, 80, 80]
+    smaller = growing.model_copy(update={"size_px": 32})
+    assert {smaller.view_px(progress) for progress in (0.0, 0.5, 1.0)} == {32}
+    assert ImageSection(size_px=96).view_px(0.0) == 96
