@@ -102,18 +102,20 @@ def compare(bundles: list[Path], runtimes: list[str], data: Path, rounds: int) -
         found = {name: float(precision_Q[matched_Q & (domain_Q == name)].mean()) for name in sorted(set(domain_Q))}
         return {**found, "all": float(precision_Q[matched_Q].mean())}
 
-    sessions = {
-        (bundle, file, runtime): open_alone(bundle, file, runtime) for bundle, file in chosen for runtime in runtimes
-    }
-    for (bundle, file, runtime), session in sessions.items():
-        embedded = embed_with_session(session, decoded, dim=read_bundle(bundle).embedding.dim)
+    sessions = [
+        (f"{bundle.name}/{file.path} in {runtime}", open_alone(bundle, file, runtime))
+        for bundle, file in chosen
+        for runtime in runtimes
+    ]
+    for label, session in sessions:
+        embedded = embed_with_session(session, decoded, dim=read_bundle(bundles[0]).embedding.dim)
         figures = ", ".join(f"{name} {value:.4f}" for name, value in map_by_domain(embedded.embedding_ND).items())
-        print(f"mAP of {bundle.name}/{file.path} in {runtime}: {figures} ({len(query)} queries)", flush=True)
+        print(f"mAP of {label}: {figures} ({len(query)} queries)", flush=True)
     image_NHWC = next(pixels for _, pixels in decoded)[None]
-    turns_ms = np.array([[turn_ms(session, image_NHWC) for session in sessions.values()] for _ in range(rounds)])
-    for (bundle, file, runtime), turn_R in zip(sessions, turns_ms.T, strict=True):
+    turns_ms = np.array([[turn_ms(session, image_NHWC) for _, session in sessions] for _ in range(rounds)])
+    for (label, _), turn_R in zip(sessions, turns_ms.T, strict=True):
         spread = f"{turn_R.min():.3f} to {turn_R.max():.3f}"
-        print(f"p50 ms of {bundle.name}/{file.path} in {runtime}: {np.median(turn_R):.3f} ({spread}, {rounds} rounds)")
+        print(f"p50 ms of {label}: {np.median(turn_R):.3f} ({spread}, {rounds} rounds)")
 
 
 if __name__ == "__main__":

@@ -141,20 +141,20 @@ def open_pair(
             log.warning("%s, the fastest here, cannot be imported any more: %s", remembered.runtime, error)
     pair = choose_pair(manifest, precision, runtime, provider)
     if by_default and remembered is None and len(verified_pairs(manifest)) > 1:
-        say_unmeasured(manifest.name, pair)
+        say_unmeasured(manifest.name, pair.file.path, pair.runtime)
     verified_with_weights(folder, manifest, pair.file)
     return pair, open_file_of(folder, pair, threads=threads, provider=provider)
 
 
 @functools.cache
-def say_unmeasured(name: str, pair: Pair) -> None:
+def say_unmeasured(name: str, path: str, runtime: str) -> None:
     """Once a process and bundle: that a faster file may be right here."""
     log.info(
         "%s: using %s in %s, as nothing was measured on this machine yet: `edgeembed doctor` measures whether a faster "
         "file is right here",
         name,
-        pair.file.path,
-        pair.runtime,
+        path,
+        runtime,
     )
 
 
