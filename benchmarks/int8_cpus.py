@@ -7,8 +7,8 @@ CPU has them:
     python benchmarks/int8_cpus.py compare OLD NEW --data bundled.parquet --runtimes onnxruntime,openvino
 
 `agree` prints cosines to the embeddings of the bundle's fp32 file in ONNX Runtime, over photographs and over the images
-that `edgeembed doctor` renders. `compare` prints mAP on the test split, by domain, and the median over rounds of p50
-milliseconds of one image on one thread; files take turns in each round.
+that `edgeembed doctor` renders. `compare` prints mAP and recall@1 on the test split, by domain, and the median over rounds
+of p50 milliseconds of one image on one thread; files take turns in each round.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from edgeembed.bundle import BundleFile, fp32_file, parity, read_bundle
 from edgeembed.data.comparison import rendered_images
 from edgeembed.data.manifest import read_manifest
 from edgeembed.images import UInt8Array, find_images, load_pixels, squash
-from edgeembed.metrics import METRICS, query_values
+from edgeembed.metrics import METRICS, mean_and_ci95, query_values
 from edgeembed.runtimes import FloatArray, Session, open_session
 from edgeembed.runtimes.fastest import embed_each, turn_ms
 from edgeembed.teacher.evaluate import protocol
@@ -92,15 +92,19 @@ def compare(bundles: list[Path], runtimes: list[str], data: Path, rounds: int) -
     as_query, as_index = (np.isin(evaluation.rows, rows) for rows in (evaluation.query, evaluation.index))
     query, index = evaluation.rows[as_query], evaluation.rows[as_index]
 
-    def map_by_domain(embedding_ND: FloatArray) -> dict[str, float]:
-        """mAP of the queries of each domain, in one index of all."""
+    def by_domain(embedding_ND: FloatArray) -> str:
+        """mAP and recall@1 of the queries of each domain and of all, in one index of all."""
         value_QM, matched_Q = query_values(
             embedding_ND[as_query], embedding_ND[as_index], **protocol(manifest, query, index)
         )
-        precision_Q = value_QM[:, METRICS.index("map")]
         domain_Q = np.array([manifest.domain[row] for row in query])
-        found = {name: float(precision_Q[matched_Q & (domain_Q == name)].mean()) for name in sorted(set(domain_Q))}
-        return {**found, "all": float(precision_Q[matched_Q].mean())}
+        said = []
+        for name in (*sorted(set(domain_Q)), "all"):
+            chosen_Q = matched_Q & ((domain_Q == name) | (name == "all"))
+            value, (low, high) = mean_and_ci95(value_QM[chosen_Q, METRICS.index("map")])
+            recall_at_1 = value_QM[chosen_Q, METRICS.index("recall_at_1")].mean()
+            said.append(f"{name} {value:.4f} [{low:.4f}, {high:.4f}], recall@1 {recall_at_1:.4f}")
+        return "; ".join(said)
 
     sessions = [
         (f"{bundle.name}/{file.path} in {runtime}", open_alone(bundle, file, runtime))
@@ -109,8 +113,7 @@ def compare(bundles: list[Path], runtimes: list[str], data: Path, rounds: int) -
     ]
     for label, session in sessions:
         embedded = embed_with_session(session, decoded, dim=read_bundle(bundles[0]).embedding.dim)
-        figures = ", ".join(f"{name} {value:.4f}" for name, value in map_by_domain(embedded.embedding_ND).items())
-        print(f"mAP of {label}: {figures} ({len(query)} queries)", flush=True)
+        print(f"mAP of {label}: {by_domain(embedded.embedding_ND)} ({len(query)} queries)", flush=True)
     image_NHWC = next(pixels for _, pixels in decoded)[None]
     turns_ms = np.array([[turn_ms(session, image_NHWC) for _, session in sessions] for _ in range(rounds)])
     for (label, _), turn_R in zip(sessions, turns_ms.T, strict=True):
