@@ -7,8 +7,8 @@ CPU has them:
     python benchmarks/int8_cpus.py compare OLD NEW --data bundled.parquet --runtimes onnxruntime,openvino
 
 `agree` prints cosines to the embeddings of the bundle's fp32 file in ONNX Runtime, over photographs and over the images
-that `edgeembed doctor` renders. `compare` prints mAP and recall@1 on the test split, by domain, and the median over rounds
-of p50 milliseconds of one image on one thread; files take turns in each round.
+that `edgeembed doctor` renders. `compare` prints mAP and recall@1 on the test split, by domain, and the median over
+rounds of p50 milliseconds of one image on one thread; files take turns in each round.
 """
 
 from __future__ import annotations
