@@ -49,8 +49,11 @@ def doctor(
     import onnxruntime
 
     from edgeembed.embedder import default_bundle
+    from edgeembed.errors import UserError
     from edgeembed.run import machine, package_versions
 
+    if no_measure and images is not None:
+        raise UserError("--images are what measured files are compared on: leave out --no-measure")
     compared = [] if no_measure else comparison_images(images)
     found: dict[str, Any] = {
         "machine": machine(),

@@ -159,6 +159,7 @@ def test_doctor_compares_on_the_users_own_images(
     folder, images = make_bundle(), tmp_path / "images"
     images.mkdir()
     assert edgeembed("doctor", folder, "--images", images).code == 2
+    assert edgeembed("doctor", folder, "--images", images, "--no-measure").code == 2
     for seed in range(16):
         pattern(seed).save(images / f"{seed}.png")
     (measured,) = json.loads(edgeembed("doctor", folder, "--images", images, "--json").stdout)["fastest"]
