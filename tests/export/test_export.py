@@ -134,7 +134,7 @@ def test_precisions_are_parsed_and_fp32_comes_first() -> None:
 
 
 def test_a_refused_precision_is_left_out_with_exit_1(edgeembed: Run, tiny_student: Path, tmp_path: Path) -> None:
-    arguments = ("export", tiny_student, "--precision", "fp32,int8")
+    arguments = ("export", tiny_student, "--precision", "fp32,int8", "--set", "int8.reduce_range=true")
     outcome = edgeembed(*arguments, "--out", tmp_path / "b", "--set", "gate.int8.cosine_p50=1.0")
     assert outcome.code == 1
     assert "error: int8 refused: cosine p50" in outcome.stderr
