@@ -178,8 +178,9 @@ def choose_pair(manifest: BundleManifest, precision: str | None, runtime: str | 
         log.warning("%s was not verified in %s: `edgeembed bench` measures what it keeps there", file.path, runtime)
     if file.needs_int8_dot_products and not exact:
         log.warning(
-            "%s has 8-bit weights, and this CPU has no int8 dot products: products saturate, and embeddings are not "
-            "those that were verified: use precision fp32, or export the run again, which gives 7-bit weights",
+            "%s has 8-bit weights, and this CPU is not known to have int8 dot products: products may saturate, and "
+            "embeddings are not those that were verified: use precision fp32, or export the run again, which gives "
+            "7-bit weights",
             file.path,
         )
     return Pair(file=file, runtime=runtime or file.runtime)

@@ -10,7 +10,7 @@ NUM_IMAGES = 64
 GAINS = (1.0, 1.6, 2.2, 2.8)
 """Of the light. Noise and dim images do not show saturated int8 products, which need large activations: with 8-bit
 weights on a CPU without VNNI, cosine p1 of a MobileNetV4-small is .9999 on noise, .987 on renderings in common light,
-.977 on overexposed ones and .92 on photographs (ONNX Runtime)."""
+.978 on overexposed ones and .93 on photographs (ONNX Runtime)."""
 
 
 def rendered_images() -> list[Image.Image]:

@@ -44,8 +44,8 @@ MOST_REMEMBERED = 100
 REFERENCE_RUNTIME = "onnxruntime"
 """The runtime in which the fp32 file gives the embeddings that all others are compared with."""
 LEAST_COSINE_P1 = 0.99
-"""The 1st percentile over images of the cosine to the fp32 file's embeddings that a default must reach. int8 files keep
-.998 where they are right; with saturated products a MobileNetV4-small falls to .92 in ONNX Runtime (Grocery Store)."""
+"""The 1st percentile over images of the cosine to the fp32 file's embeddings that a default must reach. int8 of a
+MobileNetV4-small keeps .998, and .93 where products saturate (ONNX Runtime, Grocery Store)."""
 LEAST_IMAGES = 16
 """With fewer, the 1st percentile says nothing."""
 
@@ -100,7 +100,7 @@ def refusal(file: BundleFile, agreement: Agreement) -> str | None:
     The one rule, whoever measured: `edgeembed doctor` or `edgeembed bench`.
     """
     if file.needs_int8_dot_products and not has_int8_dot_product():
-        return "its 8-bit weights need int8 dot products, which this CPU lacks: export it again with 7-bit ones"
+        return "its 8-bit weights need int8 dot products, which this CPU is not known to have: export the run again with 7-bit ones"
     if agreement.cosine_p1 is None:
         return "there are no embeddings of an fp32 file in ONNX Runtime to compare with"
     if agreement.images < LEAST_IMAGES:
