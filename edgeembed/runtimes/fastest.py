@@ -100,7 +100,7 @@ def refusal(file: BundleFile, agreement: Agreement) -> str | None:
     The one rule, whoever measured: `edgeembed doctor` or `edgeembed bench`.
     """
     if file.needs_int8_dot_products and not has_int8_dot_product():
-        return "its 8-bit weights need int8 dot products, which this CPU is not known to have: export the run again with 7-bit ones"
+        return "its 8-bit weights need int8 dot products, which this CPU is not known to have: export again with 7 bits"
     if agreement.cosine_p1 is None:
         return "there are no embeddings of an fp32 file in ONNX Runtime to compare with"
     if agreement.images < LEAST_IMAGES:
