@@ -56,7 +56,7 @@ def line(
 ) -> str:
     assert file.parity is not None
     loss, gate_loss = map_loss(fp32, found), (file.retrieval or {}).get("map_loss")
-    quantisation = file.quantisation or {}
+    quantisation = file.quantisation
     cells = [
         name,
         file.precision,
@@ -68,7 +68,7 @@ def line(
         f"{100 * loss.value:.2f} [{100 * loss.low:.2f}, {100 * loss.high:.2f}]" if file.precision != "fp32" else "",
         f"{ms:.2f}",
         f"{ms / ms_fp32:.2f}",
-        f"{quantisation['calibration']}, {len(quantisation['float_operators'])} in float" if quantisation else "",
+        f"{quantisation.calibration}, {len(quantisation.float_operators)} in float" if quantisation else "",
     ]
     return f"| {' | '.join(cells)} |"
 

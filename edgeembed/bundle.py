@@ -7,11 +7,11 @@ import os
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from edgeembed.errors import CheckFailed, UserError
 from edgeembed.run import write_atomically
@@ -28,6 +28,7 @@ NO_ENGINE = ": `edgeembed export BUNDLE --tensorrt` builds engines on this GPU"
 Text = Annotated[str, Field(min_length=1, max_length=500)]
 Cosine = Annotated[float, Field(ge=-1.001, le=1.001)]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+CpuRequirement: TypeAlias = Literal["any", "int8 dot products"]
 
 
 class Part(BaseModel):
@@ -70,6 +71,29 @@ class RuntimeCheck(Part):
     passed: bool
 
 
+class Quantisation(Part):
+    """How an int8 file was made, and for which CPUs it is right.
+
+    x86 CPUs without int8 dot products (VNNI, AMX) add two products of an unsigned and a signed byte in 16 bits, which
+    saturate: 255 * 127 * 2 does not fit, 255 * 64 * 2 does. So 7-bit weights are right on any CPU. A file that does not
+    say has 8-bit weights.
+    """
+
+    calibration: Text | None = None
+    reduce_range: bool = False
+    """Whether weights have 7 bits, -64..64."""
+    cpus: CpuRequirement
+    float_operators: tuple[str, ...] = ()
+    """Names of the operators that stay in float32."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _cpus_of_older_bundles(cls, value: Any) -> Any:
+        if isinstance(value, dict) and value.get("cpus") is None:
+            return {**value, "cpus": "any" if value.get("reduce_range") is True else "int8 dot products"}
+        return value
+
+
 class EngineFacts(Part):
     """What a TensorRT plan was built from and for; it runs nowhere else."""
 
@@ -100,12 +124,18 @@ class BundleFile(StoredFile):
     opset: int | None = Field(default=None, ge=1, le=1000)
     parity: Parity | None = None
     retrieval: dict[str, Any] | None = None
-    quantisation: dict[str, Any] | None = None
-    """Of int8: the calibration, the weights' range, and the operators that stayed in float."""
+    quantisation: Quantisation | None = None
     accepted_worse: tuple[str, ...] = ()
     """Why its gate refused it, where it was written all the same."""
     runtimes: dict[str, RuntimeCheck] = Field(default_factory=dict)
     engine: EngineFacts | None = None
+
+    @property
+    def needs_int8_dot_products(self) -> bool:
+        """Whether it is an ONNX file that computes wrong embeddings on a CPU without int8 dot products."""
+        if self.precision != "int8" or not self.path.endswith(ONNX):
+            return False
+        return self.quantisation is None or self.quantisation.cpus == "int8 dot products"
 
 
 class BundleManifest(Part):
@@ -264,12 +294,41 @@ def require_unit(path: Path, embedding_ND: npt.NDArray[np.float32]) -> None:
         raise CheckFailed(f"{path}: gives vectors of length {wrong_W[0]:.4f}, expected 1: export it again")
 
 
-def choose_file(
-    manifest: BundleManifest, precision: str | None, *, prefer_int8: bool, suffix: str = ONNX
-) -> BundleFile:
-    """The ONNX file (or engine) of a precision; by default int8 where that is preferred, else fp32.
+def are_unit(embedding_ND: npt.NDArray[np.float32]) -> bool:
+    """Whether all vectors have length 1: a norm that overflows in float16 gives zeros, which a median overlooks."""
+    length_N = np.sqrt(np.einsum("nd,nd->n", embedding_ND, embedding_ND, dtype=np.float64))
+    return bool((np.abs(length_N - 1) < LENGTH_TOLERANCE).all())  # NaN is not
 
-    A file that its gate refused, and that was written all the same, is taken only by name.
+
+def parity(reference_ND: npt.NDArray[np.float32], candidate_ND: npt.NDArray[np.float32]) -> Parity:
+    """Agreement of two embeddings of the same images; both are unit vectors."""
+    if candidate_ND.shape != reference_ND.shape or not are_unit(candidate_ND):
+        return Parity(cosine_p1=-1.0, cosine_p50=-1.0, max_abs=2.0, images=len(reference_ND))  # unit vectors' worst
+    cosine_N = np.einsum("nd,nd->n", reference_ND.astype(np.float64), candidate_ND.astype(np.float64))
+    p1, p50 = np.percentile(cosine_N, [1, 50])
+    largest = float(np.abs(reference_ND - candidate_ND).max())
+    return Parity(cosine_p1=float(p1), cosine_p50=float(p50), max_abs=largest, images=len(reference_ND))
+
+
+def fp32_file(manifest: BundleManifest) -> BundleFile | None:
+    """The ONNX file that the bundle's other files are compared with."""
+    return next((file for file in manifest.files if file.precision == "fp32" and file.path.endswith(ONNX)), None)
+
+
+def choose_file(
+    manifest: BundleManifest,
+    precision: str | None,
+    *,
+    has_int8_dot_product: bool,
+    order: Sequence[str] = ("fp32",),
+    suffix: str = ONNX,
+) -> BundleFile:
+    """The ONNX file (or engine) of a precision; by default the first of `order`, else the first in the bundle.
+
+    By default no file is taken that needs int8 dot products where there are none, and none that its gate refused and
+    that was written all the same, unless there is no other.
+
+    Raises UserError where the bundle holds no such file, and where none of its files is right for this CPU.
     """
     by_precision = {file.precision: file for file in manifest.files if file.path.endswith(suffix)}
     if not by_precision:
@@ -280,6 +339,13 @@ def choose_file(
                 f"bundle {manifest.name!r}: no precision {precision!r}, it holds {', '.join(sorted(by_precision))}"
             )
         return by_precision[precision]
-    by_precision = {name: file for name, file in by_precision.items() if not file.accepted_worse} or by_precision
-    order = ("int8", "fp32", "fp16") if prefer_int8 else ("fp32", "int8", "fp16")
-    return next((by_precision[name] for name in order if name in by_precision), next(iter(by_precision.values())))
+    right = {
+        name: file for name, file in by_precision.items() if has_int8_dot_product or not file.needs_int8_dot_products
+    }
+    if not right:
+        raise UserError(
+            f"bundle {manifest.name!r}: all it holds is int8 with 8-bit weights, which a CPU without int8 dot products "
+            "computes wrongly: export the run again, which gives 7-bit weights, or name the precision all the same"
+        )
+    right = {name: file for name, file in right.items() if not file.accepted_worse} or right
+    return next((right[name] for name in order if name in right), next(iter(right.values())))

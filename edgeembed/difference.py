@@ -49,7 +49,7 @@ def open_sides(a: str, b: str) -> tuple[Side, Side]:
         (folder_a, folder_b), manifests, (named_a, named_b), (named_b, named_a), held, strict=True
     ):
         wanted = named or (other if other in precisions else shared)
-        file = choose_file(manifest, wanted, prefer_int8=has_int8_dot_product())
+        file = choose_file(manifest, wanted, has_int8_dot_product=has_int8_dot_product())
         sides.append(Side(folder=folder, manifest=manifest, file=file))
     return sides[0], sides[1]
 

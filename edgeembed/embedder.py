@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import warnings
 from collections import deque
@@ -67,8 +68,9 @@ class Embedder:
         """Without a bundle, the one that comes with the package.
 
         What is given of `precision`, `runtime` and `provider` is used. Where nothing is, the file and runtime that
-        `edgeembed doctor` or `bench` measured as the fastest verified ones on this machine; unmeasured, int8 where this
-        CPU has dot products for it, else fp32.
+        `edgeembed doctor` or `bench` measured as the fastest on this machine, of those whose embeddings agree here with
+        the fp32 file's; unmeasured, the fp32 file in ONNX Runtime, and in a bundle without one the first file that is
+        right for this CPU.
 
         Raises UserError for what is not a bundle or not offered here, CheckFailed for a file whose checksum is not the
         bundle's and for a provider that leaves the work to another.
@@ -128,8 +130,9 @@ def open_pair(
     provider: str | None,
     threads: int | None,
 ) -> tuple[Pair, Session]:
-    """The file and runtime asked for, or remembered, or made for this CPU; and its session, checksums being right."""
-    remembered = recall(folder, manifest, threads=threads) if precision is runtime is provider is None else None
+    """The file and runtime asked for, else remembered, else fp32; and its session, checksums being right."""
+    by_default = precision is runtime is provider is None
+    remembered = recall(folder, manifest, threads=threads) if by_default else None
     if remembered is not None:
         verified_with_weights(folder, manifest, remembered.file)
         try:
@@ -137,25 +140,50 @@ def open_pair(
         except ImportError as error:
             log.warning("%s, the fastest here, cannot be imported any more: %s", remembered.runtime, error)
     pair = choose_pair(manifest, precision, runtime, provider)
+    if by_default and remembered is None and len(verified_pairs(manifest)) > 1:
+        say_unmeasured(manifest.name, pair.file.path, pair.runtime)
     verified_with_weights(folder, manifest, pair.file)
     return pair, open_file_of(folder, pair, threads=threads, provider=provider)
 
 
+@functools.cache
+def say_unmeasured(name: str, path: str, runtime: str) -> None:
+    """Once a process and bundle: that a faster file may be right here."""
+    log.info(
+        "%s: using %s in %s, as nothing was measured on this machine yet: `edgeembed doctor` measures whether a faster "
+        "file is right here",
+        name,
+        path,
+        runtime,
+    )
+
+
 def choose_pair(manifest: BundleManifest, precision: str | None, runtime: str | None, provider: str | None) -> Pair:
-    """By this CPU alone; a runtime asked for gets a file that was verified in it, where there is one."""
-    prefer_int8 = has_int8_dot_product() and (provider or "cpu").lower().startswith("cpu")
-    if runtime is None:
-        file = choose_file(manifest, precision, prefer_int8=prefer_int8)
-        return Pair(file=file, runtime=file.runtime)
-    if runtime == "tensorrt":  # whose engines are files of their own
-        return Pair(file=choose_file(manifest, precision, prefer_int8=True, suffix=PLAN), runtime=runtime)
+    """Without any measurement: what is asked for, else fp32, else the bundle's first file that is right for this CPU.
+
+    A runtime asked for gets a file that was verified in it, where there is one. An int8 file that this CPU computes
+    wrongly is used where it is asked for, with a warning.
+    """
+    if runtime == "tensorrt":  # whose engines are files of their own, compared with fp32 on the GPU that built them
+        order = ("int8", "fp32", "fp16")
+        engine = choose_file(manifest, precision, has_int8_dot_product=True, order=order, suffix=PLAN)
+        return Pair(file=engine, runtime=runtime)
+    exact = has_int8_dot_product() or not (provider or "cpu").lower().startswith("cpu")
     verified = tuple(pair.file for pair in verified_pairs(manifest) if pair.runtime == runtime)
-    if verified and precision is None:
-        manifest = manifest.model_copy(update={"files": verified})
-    file = choose_file(manifest, precision, prefer_int8=prefer_int8)
+    right = tuple(file for file in verified if exact or not file.needs_int8_dot_products)
+    if right and precision is None:
+        manifest = manifest.model_copy(update={"files": right})
+    file = choose_file(manifest, precision, has_int8_dot_product=exact)
     if runtime in RUNTIMES and file not in verified:
         log.warning("%s was not verified in %s: `edgeembed bench` measures what it keeps there", file.path, runtime)
-    return Pair(file=file, runtime=runtime)
+    if file.needs_int8_dot_products and not exact:
+        log.warning(
+            "%s has 8-bit weights, and this CPU is not known to have int8 dot products: products may saturate, and "
+            "embeddings are not those that were verified: use precision fp32, or export the run again, which gives "
+            "7-bit weights",
+            file.path,
+        )
+    return Pair(file=file, runtime=runtime or file.runtime)
 
 
 def verified_with_weights(folder: Path, manifest: BundleManifest, file: BundleFile) -> Path:

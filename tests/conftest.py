@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 # First of all, so that no test's import of ONNX Runtime comes before edgeembed's word on its usage data.
+from edgeembed import runtimes
 from edgeembed.runtimes import fastest
 
 TINY = [
@@ -52,6 +53,23 @@ def nothing_remembered(tmp_path_factory: pytest.TempPathFactory, monkeypatch: py
     """Nor does a test what another one remembered."""
     folder = tmp_path_factory.mktemp("cache")
     monkeypatch.setattr(fastest, "cache_folder", lambda: folder)
+
+
+def pretend_cpu_flags(monkeypatch: pytest.MonkeyPatch, flags: list[str]) -> None:
+    """An x86 CPU with these instruction sets, as far as edgeembed asks."""
+    facts = {**runtimes.this_machine(), "architecture": "x86_64", "system": "Linux-6.1", "cpu_flags": flags}
+    for module in (runtimes, fastest):
+        monkeypatch.setattr(module, "this_machine", lambda: facts)
+
+
+@pytest.fixture
+def without_int8_dot_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend_cpu_flags(monkeypatch, ["avx2"])
+
+
+@pytest.fixture
+def with_int8_dot_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend_cpu_flags(monkeypatch, ["avx2", "avx512_vnni"])
 
 
 @pytest.fixture

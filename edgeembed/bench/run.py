@@ -118,7 +118,7 @@ def bench(
         "rows": [with_floor(row, floor).as_json() for row in rows],
         "skipped": skipped,
     }
-    remember_fastest(list(embedded), report["rows"], threads=cores)
+    remember_fastest(embedded, report["rows"], threads=cores)
     best = best_student(summaries(report))
     shown = next((one for candidate, one in embedded.items() if best is not None and best.is_of(candidate)), None)
     write_report(out, report, choose_examples(evaluation, shown, by_teacher, readable_N))

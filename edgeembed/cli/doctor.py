@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from edgeembed.cli.app import app, print_json
 from edgeembed.cli.artifacts import print_table
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 log = logging.getLogger(__name__)
 
@@ -31,15 +35,26 @@ def doctor(
         list[Path] | None, typer.Argument(metavar="BUNDLE", help="Bundle folders; default: the bundled model.")
     ] = None,
     no_measure: Annotated[bool, typer.Option("--no-measure", help="Leave the bundles alone.")] = False,
+    images: Annotated[
+        Path | None,
+        typer.Option(help="Folder of photographs to compare the files' embeddings on; default: rendered images."),
+    ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Measure with as many; default: all cores.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
 ) -> None:
-    """Say what this machine can run; measure and remember which file and runtime of a bundle are fastest here."""
+    """Say what this machine can run; measure and remember which file and runtime of a bundle are fastest here.
+
+    Remembered is only what gives the embeddings of the bundle's fp32 file in ONNX Runtime, compared on this machine.
+    """
     import onnxruntime
 
     from edgeembed.embedder import default_bundle
+    from edgeembed.errors import UserError
     from edgeembed.run import machine, package_versions
 
+    if no_measure and images is not None:
+        raise UserError("--images are what measured files are compared on: leave out --no-measure")
+    compared = [] if no_measure else comparison_images(images)
     found: dict[str, Any] = {
         "machine": machine(),
         "versions": package_versions(),
@@ -48,15 +63,27 @@ def doctor(
     if not as_json:
         print_machine(found)
     if not no_measure:
-        found["fastest"] = [measure(folder, threads) for folder in bundles or [default_bundle()]]
+        found["fastest"] = [measure(folder, compared, threads) for folder in bundles or [default_bundle()]]
     if as_json:
         print_json(found)
         return
     for measured in found.get("fastest", []):
         plural = "" if measured["threads"] == 1 else "s"
         print(f"\n{measured['bundle']}, batch 1, {measured['threads']} thread{plural}:")
-        rows = measured["timed"]
-        print_table([{**row, "p50_ms": f"{row['p50_ms']:.2f}", "chosen": "*" if row["chosen"] else ""} for row in rows])
+        print_table([as_cells(row) for row in measured["timed"]])
+        for row in measured["timed"]:
+            if row["refused"] is not None:
+                print(f"not used by default: {row['file']} in {row['runtime']}: {row['refused']}")
+
+
+def as_cells(row: dict[str, Any]) -> dict[str, str]:
+    cosine_p1 = row["cosine_p1"]
+    return {
+        **{key: row[key] for key in ("file", "runtime", "provider")},
+        "p50_ms": f"{row['p50_ms']:.2f}",
+        "cosine_p1": "-" if cosine_p1 is None else f"{cosine_p1:.4f}",
+        "chosen": "*" if row["chosen"] else "",
+    }
 
 
 def print_machine(found: dict[str, Any]) -> None:
@@ -69,28 +96,65 @@ def print_machine(found: dict[str, Any]) -> None:
         print(f"{name:16} {found['versions'].get(name, 'missing'):12} {use}")
 
 
-def measure(folder: Path, threads: int | None) -> dict[str, Any]:
-    """Times each verified file and runtime of a bundle and remembers the fastest."""
+def comparison_images(folder: Path | None) -> list[Path | Image]:
+    """Images of a folder, spread over all of them, or rendered ones. Raises UserError for a folder with too few."""
+    from edgeembed.data.comparison import NUM_IMAGES, rendered_images
+    from edgeembed.errors import UserError
+    from edgeembed.images import find_images
+    from edgeembed.runtimes.fastest import LEAST_IMAGES
+
+    if folder is None:
+        return list(rendered_images())
+    files = find_images(folder)
+    if len(files) < LEAST_IMAGES:
+        raise UserError(f"--images {folder}: holds {len(files)} images, expected at least {LEAST_IMAGES}")
+    return list(files[:: max(1, len(files) // NUM_IMAGES)][:NUM_IMAGES])
+
+
+def measure(folder: Path, images: Sequence[Path | Image], threads: int | None) -> dict[str, Any]:
+    """Compares and times each verified file and runtime of a bundle, and remembers the fastest that is right here."""
+    import numpy as np
+
     from edgeembed.bundle import read_bundle
-    from edgeembed.embedder import verified_with_weights
+    from edgeembed.embedder import decode_ahead, verified_with_weights
+    from edgeembed.errors import UserError
+    from edgeembed.images import ImageError
     from edgeembed.runtimes import available_cores
-    from edgeembed.runtimes.fastest import remember, time_pairs, verified_pairs
+    from edgeembed.runtimes.fastest import measure_pairs, refusal, remember, verified_pairs
 
     manifest = read_bundle(folder)
+    files = {file.path: file for file in manifest.files}
     pairs = verified_pairs(manifest)
-    for file in {pair.file.path: pair.file for pair in pairs}.values():
-        verified_with_weights(folder, manifest, file)
-    log.info("timing %d files and runtimes of %s", len(pairs), manifest.name)
-    timed = time_pairs(folder, manifest, threads=threads)
-    fastest = remember(folder, timed, threads=threads)
+    for path in dict.fromkeys(pair.file.path for pair in pairs):
+        verified_with_weights(folder, manifest, files[path])
+    pixels = []
+    for decoded in decode_ahead(images, [(manifest.input.height, manifest.input.width)] * len(images)):
+        if isinstance(decoded, ImageError):
+            log.warning("skipped: %s", decoded)
+        else:
+            pixels.append(decoded)
+    if not pixels:
+        raise UserError("--images: none of the images can be decoded")
+    log.info("comparing on %d images and timing %d files and runtimes of %s", len(pixels), len(pairs), manifest.name)
+    measured = measure_pairs(folder, manifest, np.stack(pixels), threads=threads)
+    fastest = remember(folder, manifest, measured, threads=threads)
+    if fastest is None:
+        log.warning("%s: no file may become the default on this machine, nothing is remembered", manifest.name)
     rows = [
         {
             "file": one.path,
             "runtime": one.runtime,
             "provider": one.provider,
             "p50_ms": round(one.p50_ms, 4),
+            "cosine_p1": one.agreement.cosine_p1,
             "chosen": one is fastest,
+            "refused": refusal(files[one.path], one.agreement),
         }
-        for one in timed
+        for one in measured
     ]
-    return {"bundle": manifest.name, "threads": threads or available_cores(), "timed": rows}
+    return {
+        "bundle": manifest.name,
+        "threads": threads or available_cores(),
+        "images": len(pixels),
+        "timed": rows,
+    }

@@ -22,8 +22,10 @@ def embed(
     ] = None,
     out: Annotated[Path, typer.Option(help=".safetensors, .parquet or .npy.")] = Path("embeddings.safetensors"),
     encoding: Annotated[str, typer.Option(help="float32, int8 or binary: 256, 64 or 8 bytes an image.")] = "float32",
-    precision: Annotated[str | None, typer.Option(help="fp32, fp16 or int8; default: the fastest here.")] = None,
-    runtime: Annotated[str | None, typer.Option(help="onnxruntime or openvino; default: the fastest here.")] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="fp32, fp16 or int8; default: what `doctor` found, else fp32.")
+    ] = None,
+    runtime: Annotated[str | None, typer.Option(help="onnxruntime or openvino; default: what `doctor` found.")] = None,
     provider: Annotated[
         str | None, typer.Option(help="cuda, coreml, ... for ONNX Runtime, gpu, npu for OpenVINO; default: cpu.")
     ] = None,

@@ -23,8 +23,10 @@ def search(
     ] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="Results a query.")] = 5,
     sheet: Annotated[Path | None, typer.Option(help="Also draw the results: .png, .jpg or .webp.")] = None,
-    precision: Annotated[str | None, typer.Option(help="fp32, fp16 or int8; default: the fastest here.")] = None,
-    runtime: Annotated[str | None, typer.Option(help="onnxruntime or openvino; default: the fastest here.")] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="fp32, fp16 or int8; default: what `doctor` found, else fp32.")
+    ] = None,
+    runtime: Annotated[str | None, typer.Option(help="onnxruntime or openvino; default: what `doctor` found.")] = None,
     provider: Annotated[
         str | None, typer.Option(help="cuda, coreml, ... for ONNX Runtime, gpu, npu for OpenVINO; default: cpu.")
     ] = None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgeembed.bundle import BundleFile, BundleManifest
+from edgeembed.bundle import BundleFile, BundleManifest, CpuRequirement
 
 USE = """## Use
 
@@ -19,12 +19,19 @@ of the space `{space_id}`: those of this student, and those of its teacher.
 """
 
 
+CPUS: dict[CpuRequirement, str] = {
+    "any": "right on every CPU",
+    "int8 dot products": "**right only on CPUs with int8 dot products** (x86: VNNI or AMX; ARM: DotProd or I8MM)",
+}
+
+
 def remarks(file: BundleFile) -> list[str]:
     """What a table has no room for: how int8 was made, other runtimes, and why a gate refused it."""
     said = []
     if file.quantisation is not None:
-        kept = len(file.quantisation.get("float_operators", ()))
-        said.append(f"static ranges by {file.quantisation.get('calibration')}, {kept} operators back in float")
+        made = file.quantisation
+        said.append(f"static ranges by {made.calibration}, {len(made.float_operators)} operators back in float")
+        said.append(f"{'7-bit' if made.reduce_range else '8-bit'} weights, {CPUS[made.cpus]}")
     if file.retrieval is not None and (loss := file.retrieval.get("map_loss")) is not None:
         low, high = loss["ci95"]
         said.append(f"mAP {100 * loss['value']:.2f} points [{100 * low:.2f}, {100 * high:.2f}] below the fp32 file")
@@ -83,9 +90,18 @@ def model_card(manifest: BundleManifest, notes: str = "") -> str:
 
 
 def notes_in(card: str, manifest: BundleManifest) -> str:
-    """The notes of a card that `model_card` wrote for a manifest; empty where somebody changed the rest of it."""
-    before, use, after = model_card(manifest).partition("\n## Use\n")
+    """The notes of a card that `model_card` wrote for a manifest; empty where somebody changed the rest of it.
+
+    The remarks on files do not count: their wording is another in cards of earlier versions.
+    """
+    card, expected = (without_remarks(text, manifest) for text in (card, model_card(manifest)))
+    before, use, after = expected.partition("\n## Use\n")
     before, after = before.rstrip("\n"), use + after
     if not (card.startswith(before) and card.endswith(after)):
         return ""
     return card[len(before) : len(card) - len(after)].strip()
+
+
+def without_remarks(card: str, manifest: BundleManifest) -> str:
+    starts = tuple(f"`{file.path}`: " for file in manifest.files)
+    return "".join(line for line in card.splitlines(keepends=True) if not line.startswith(starts))

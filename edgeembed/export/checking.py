@@ -10,9 +10,10 @@ from typing import Any, Protocol
 import numpy as np
 import onnx
 
+from edgeembed.bundle import parity
 from edgeembed.embedder import FloatArray
 from edgeembed.errors import CheckFailed, UserError
-from edgeembed.export.gate import AveragePrecisions, MapLoss, Verdict, judge, map_loss, parity
+from edgeembed.export.gate import AveragePrecisions, MapLoss, Verdict, judge, map_loss
 from edgeembed.export.recipe import GateSection
 from edgeembed.images import UInt8Array
 from edgeembed.metrics import RetrievalScores

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 import torch
 
-from edgeembed.bundle import BundleFile, BundleManifest, sha256_of, write_bundle
+from edgeembed.bundle import BundleFile, BundleManifest, Quantisation, sha256_of, write_bundle
 from edgeembed.embedder import FloatArray
 from edgeembed.embeddings import short_space_id
 from edgeembed.errors import UserError
@@ -109,7 +109,7 @@ class Made:
     path: Path
     precision: str
     checked: Checked
-    quantisation: dict[str, Any] | None
+    quantisation: Quantisation | None
 
     def parts(self) -> list[Path]:
         return sorted(self.path.parent.glob(f"{self.path.name}*"))
@@ -125,7 +125,7 @@ class Made:
             **self.checked.facts(checker.images),
             # Another runtime would hold the weights of a file above 2 GB once more: 20 GB in all for ViT-H-14.
             "runtimes": {} if weights else checker.check_others(self.path, self.precision, fp32),
-            "quantisation": self.quantisation,
+            "quantisation": self.quantisation and self.quantisation.model_dump(),
             "accepted_worse": self.checked.verdict.reasons,
         }
         return [{**own, **judged}, *weights]
@@ -144,12 +144,34 @@ def make_file(
 ) -> Made:
     """Writes and judges a file; int8 is tried until one passes and loses no more than it may, by chance or not.
 
+    8-bit weights are tried only where no file with 7-bit ones passes: they are wrong on CPUs without int8 dot products.
     Without `search` the first is taken.
     """
+    ranges = recipe.int8.reduced_ranges() if precision == "int8" else (False,)
+    made = None
+    for reduce_range in ranges if search else ranges[:1]:
+        found = attempts(fp32, precision, images, recipe, reduce_range=reduce_range)
+        made = first_passing(found, precision, folder, checker, of_fp32, search=search)
+        if not made.checked.verdict.reasons:
+            break
+    assert made is not None
+    return made
+
+
+def first_passing(
+    found: Iterator[tuple[onnx.ModelProto, Quantisation | None]],
+    precision: str,
+    folder: Path,
+    checker: Checker,
+    of_fp32: Checked | None,
+    *,
+    search: bool,
+) -> Made:
+    """Writes and judges one attempt after the other; the file on disk at the end is the one returned."""
     path = folder / f"model.{precision}.onnx"
     made: Made | None = None
     passed: tuple[onnx.ModelProto, Made] | None = None
-    for converted, quantisation in attempts(fp32, precision, images, recipe):
+    for converted, quantisation in found:
         with stage(f"writing {path.name}"):
             save(converted, path)
         checked = checker.check(path, precision, of_fp32)
@@ -166,12 +188,13 @@ def make_file(
 
 
 def attempts(
-    fp32: onnx.ModelProto, precision: str, images: GateImages, recipe: ExportRecipe
-) -> Iterator[tuple[onnx.ModelProto, dict[str, Any] | None]]:
+    fp32: onnx.ModelProto, precision: str, images: GateImages, recipe: ExportRecipe, *, reduce_range: bool
+) -> Iterator[tuple[onnx.ModelProto, Quantisation | None]]:
     """Files of a precision to judge until one passes, and what was chosen for each."""
     if precision == "int8":
-        for found in int8_attempts(fp32, images.calibration_NHWC, images.choosing_NHWC, recipe.int8):
-            yield found.model, found.facts()
+        calibration_NHWC, choosing_NHWC = images.calibration_NHWC, images.choosing_NHWC
+        for found in int8_attempts(fp32, calibration_NHWC, choosing_NHWC, recipe.int8, reduce_range=reduce_range):
+            yield found.model, found.facts
     else:
         yield (to_fp16(fp32) if precision == "fp16" else fp32), None
 

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from edgeembed.bundle import LENGTH_TOLERANCE, Parity
-from edgeembed.embedder import FloatArray
+from edgeembed.bundle import Parity
 from edgeembed.errors import CheckFailed
 from edgeembed.export.recipe import Thresholds
 from edgeembed.metrics import mean_and_ci95
@@ -44,22 +43,6 @@ class Refused:
     precision: str
     path: str
     reasons: tuple[str, ...]
-
-
-def parity(reference_ND: FloatArray, candidate_ND: FloatArray) -> Parity:
-    """Agreement of two embeddings of the same images; both are unit vectors."""
-    if candidate_ND.shape != reference_ND.shape or not are_unit(candidate_ND):
-        return Parity(cosine_p1=-1.0, cosine_p50=-1.0, max_abs=2.0, images=len(reference_ND))  # unit vectors' worst
-    cosine_N = np.einsum("nd,nd->n", reference_ND.astype(np.float64), candidate_ND.astype(np.float64))
-    p1, p50 = np.percentile(cosine_N, [1, 50])
-    largest = float(np.abs(reference_ND - candidate_ND).max())
-    return Parity(cosine_p1=float(p1), cosine_p50=float(p50), max_abs=largest, images=len(reference_ND))
-
-
-def are_unit(embedding_ND: FloatArray) -> bool:
-    """Whether all vectors have length 1: a norm that overflows in float16 gives zeros, which a median overlooks."""
-    length_N = np.sqrt(np.einsum("nd,nd->n", embedding_ND, embedding_ND, dtype=np.float64))
-    return bool((np.abs(length_N - 1) < LENGTH_TOLERANCE).all())  # NaN is not
 
 
 def map_loss(reference_Q: AveragePrecisions, candidate_Q: AveragePrecisions) -> MapLoss:

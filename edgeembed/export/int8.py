@@ -14,7 +14,6 @@ import tempfile
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -24,6 +23,7 @@ from onnxruntime.quantization.calibrate import TensorsData, create_calibrator, s
 from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
+from edgeembed.bundle import Quantisation
 from edgeembed.evaluation import FloatArray
 from edgeembed.export.int8_float import hold_in_float
 from edgeembed.export.int8_stem import round_stem, stem_chain
@@ -31,7 +31,6 @@ from edgeembed.export.int8_sums import part_from_edges
 from edgeembed.export.recipe import Int8Section
 from edgeembed.images import UInt8Array
 from edgeembed.progress import stage
-from edgeembed.runtimes import has_int8_dot_product
 
 log = logging.getLogger(__name__)
 
@@ -52,17 +51,7 @@ class Quantised:
     """A QDQ model, and what was chosen for it."""
 
     model: onnx.ModelProto
-    calibration: str
-    reduce_range: bool
-    float_operators: tuple[str, ...]
-
-    def facts(self) -> dict[str, Any]:
-        """`quantisation` of bundle.json."""
-        return {
-            "calibration": self.calibration,
-            "reduce_range": self.reduce_range,
-            "float_operators": list(self.float_operators),
-        }
+    facts: Quantisation
 
 
 @contextlib.contextmanager
@@ -79,11 +68,19 @@ def quiet() -> Iterator[None]:
 
 
 def int8_attempts(
-    model: onnx.ModelProto, calibration_NHWC: UInt8Array, choosing_NHWC: UInt8Array, settings: Int8Section
+    model: onnx.ModelProto,
+    calibration_NHWC: UInt8Array,
+    choosing_NHWC: UInt8Array,
+    settings: Int8Section,
+    *,
+    reduce_range: bool = True,
 ) -> Iterator[Quantised]:
-    """Files to judge until one passes: the best calibration, then 1, 2, 4, ... of the worst operators in float."""
+    """Files to judge until one passes: the best calibration, then 1, 2, 4, ... of the worst operators in float.
+
+    `reduce_range`: weights of 7 bits, whose products saturate on no CPU.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        quantiser = Quantiser(model, calibration_NHWC, Path(folder), settings)
+        quantiser = Quantiser(model, calibration_NHWC, Path(folder), settings, reduce_range=reduce_range)
         expected_ND = embed(model, choosing_NHWC)
         methods = list(METHODS) if settings.calibration == "auto" else [settings.calibration]
         harm = {}
@@ -107,7 +104,13 @@ class Quantiser:
 
     @quiet()
     def __init__(
-        self, model: onnx.ModelProto, calibration_NHWC: UInt8Array, folder: Path, settings: Int8Section
+        self,
+        model: onnx.ModelProto,
+        calibration_NHWC: UInt8Array,
+        folder: Path,
+        settings: Int8Section,
+        *,
+        reduce_range: bool = True,
     ) -> None:
         self.folder, self.settings, self.calibration_NHWC = folder, settings, calibration_NHWC
         self.ready = folder / "ready.onnx"
@@ -116,16 +119,17 @@ class Quantiser:
         ready = onnx.load(self.ready)
         self.metadata = {item.key: item.value for item in model.metadata_props}
         self.layout = layout_of(ready)
-        self.reduce_range = (
-            not has_int8_dot_product() if settings.reduce_range == "auto" else bool(settings.reduce_range)
-        )
+        self.reduce_range = reduce_range
 
     def attempt(self, method: str, keep_float: Sequence[str] = ()) -> Quantised:
         return Quantised(
             model=self.quantise(method, keep_float=keep_float),
-            calibration=method,
-            reduce_range=self.reduce_range,
-            float_operators=tuple(keep_float),
+            facts=Quantisation(
+                calibration=method,
+                reduce_range=self.reduce_range,
+                cpus="any" if self.reduce_range else "int8 dot products",
+                float_operators=tuple(keep_float),
+            ),
         )
 
     @quiet()

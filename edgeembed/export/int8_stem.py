@@ -54,7 +54,7 @@ def round_stem(model: onnx.ModelProto, pixels_NHWC: UInt8Array, *, reduce_range:
     weight_KCHW, *biases = (constants[name] for name in convolution.input[1:])
     mean_C = np.broadcast_to(constants[shift.input[1]].reshape(-1), 3)
     grey = round(float(mean_C.mean()))
-    # 255 * 64 twice is what the products of CPUs without VNNI hold.
+    # CPUs without VNNI add two products in 16 bits, which hold 2 * 255 * 64.
     largest = 64 if reduce_range else 127
     scale_K = np.maximum(np.abs(weight_KCHW).max((1, 2, 3)) / largest, 1e-8).astype(np.float32)
     mean_P, covariance_PP = patch_moments(pixels_NHWC[:IMAGES], grey, weight_KCHW.shape[2:], convolution)

@@ -45,9 +45,10 @@ class Int8Section(Section):
     """Static ranges from training images, and the search for operators that int8 hurts.
 
     Ranges are taken from at most `calibration_images` (see `gate.max_macs`). `calibration` auto: each method's file is
-    compared with the fp32 one on `choosing_images` that no range was taken from. `reduce_range` (7-bit weights, for
-    CPUs whose int8 products saturate: x86 without VNNI) auto: where this machine is one of them. `max_float_share`: of
-    the operators, those that may go back to float until the gate holds.
+    compared with the fp32 one on `choosing_images` that no range was taken from. `reduce_range` (7-bit weights, whose
+    products saturate on no CPU; those of 8-bit weights do on x86 without VNNI) auto: on every machine, and 8 bits only
+    where no file with 7 bits passes its gate. `max_float_share`: of the operators, those that may go back to float
+    until the gate holds.
     """
 
     calibration: Literal["auto", "minmax", "percentile", "entropy"] = "auto"
@@ -56,6 +57,10 @@ class Int8Section(Section):
     percentile: float = Field(default=99.99, gt=50.0, le=100.0)
     reduce_range: Literal["auto"] | bool = "auto"
     max_float_share: float = Field(default=0.5, ge=0.0, le=1.0)
+
+    def reduced_ranges(self) -> tuple[bool, ...]:
+        """Values of `reduce_range` to try, one after the other, until a file passes."""
+        return (True, False) if self.reduce_range == "auto" else (self.reduce_range,)
 
 
 class EngineSection(Section):

@@ -1,7 +1,8 @@
-"""Which verified file and runtime of a bundle are fastest on this machine: measured once, remembered, found at start.
+"""Which file and runtime of a bundle are fastest on this machine, and right: measured once, remembered, found later.
 
 What is faster cannot be told from a CPU's name: int8 against fp32 depends on its dot products, one runtime against the
-other on the network. Only pairs that passed the exporter's gate take part, so that speed never costs quality.
+other on the network. Nor is what passed the exporter's gate right everywhere: int8 products saturate on some CPUs. So a
+pair becomes the default only after its embeddings were compared with the fp32 file's on this machine.
 """
 
 from __future__ import annotations
@@ -19,10 +20,20 @@ from typing import Any
 
 import numpy as np
 
-from edgeembed.bundle import ONNX, PLAN, BundleFile, BundleManifest, sha256_of
+from edgeembed.bundle import ONNX, PLAN, BundleFile, BundleManifest, fp32_file, parity, sha256_of
 from edgeembed.errors import CheckFailed, UserError
 from edgeembed.run import cache_folder, read_json, write_json
-from edgeembed.runtimes import Session, available_cores, import_runtime, is_installed, open_session, this_machine
+from edgeembed.runtimes import (
+    FloatArray,
+    Session,
+    UInt8Array,
+    available_cores,
+    has_int8_dot_product,
+    import_runtime,
+    is_installed,
+    open_session,
+    this_machine,
+)
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +41,13 @@ DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt")
 ROUNDS = 5
 WARMUP_SECONDS, TURN_SECONDS = 0.1, 0.3  # of each candidate in each round
 MOST_REMEMBERED = 100
+REFERENCE_RUNTIME = "onnxruntime"
+"""The runtime in which the fp32 file gives the embeddings that all others are compared with."""
+LEAST_COSINE_P1 = 0.99
+"""The 1st percentile over images of the cosine to the fp32 file's embeddings that a default must reach. int8 of a
+MobileNetV4-small keeps .998, and .93 where products saturate (ONNX Runtime, Grocery Store)."""
+LEAST_IMAGES = 16
+"""With fewer, the 1st percentile says nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,13 +59,25 @@ class Pair:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Timed:
-    """How long one image takes: the file's path inside its bundle, and the median in milliseconds."""
+class Agreement:
+    """How close a pair's embeddings are to those of the bundle's fp32 file in ONNX Runtime, on this machine.
+
+    `cosine_p1`: 1st percentile over `images` images; None where there is no fp32 file to compare with.
+    """
+
+    cosine_p1: float | None
+    images: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """A file (by its path inside the bundle) in a runtime: median time of one image in milliseconds, and agreement."""
 
     path: str
     runtime: str
     provider: str
     p50_ms: float
+    agreement: Agreement
 
 
 def verified_pairs(manifest: BundleManifest) -> list[Pair]:
@@ -64,27 +94,66 @@ def verified_pairs(manifest: BundleManifest) -> list[Pair]:
     ]
 
 
-def time_pairs(folder: Path, manifest: BundleManifest, *, threads: int | None = None) -> list[Timed]:
-    """Times one image in every verified pair, on all cores unless `threads` says otherwise; a few seconds for each.
+def refusal(file: BundleFile, agreement: Agreement) -> str | None:
+    """Why a file must not become this machine's default in the runtime that was measured; None where it may.
 
-    The pairs take turns, so that whatever else the machine does meets all of them alike: the median over rounds of the
-    median of a turn. The caller has verified the files. Raises CheckFailed where none can be opened.
+    The one rule, whoever measured: `edgeembed doctor` or `edgeembed bench`.
     """
-    sessions: list[tuple[Pair, Session]] = []
+    if file.needs_int8_dot_products and not has_int8_dot_product():
+        return "its 8-bit weights need int8 dot products, which this CPU is not known to have: export again with 7 bits"
+    if agreement.cosine_p1 is None:
+        return "there are no embeddings of an fp32 file in ONNX Runtime to compare with"
+    if agreement.images < LEAST_IMAGES:
+        return f"compared on {agreement.images} images only, expected at least {LEAST_IMAGES}"
+    if not agreement.cosine_p1 >= LEAST_COSINE_P1:  # NaN is not
+        return f"cosine p1 to the fp32 file's embeddings is {agreement.cosine_p1:.4f}, below {LEAST_COSINE_P1:g}"
+    return None
+
+
+def agree(reference_ND: FloatArray | None, embedding_ND: FloatArray) -> Agreement:
+    """Compares embeddings of the same images; vectors that are not of unit length agree with nothing."""
+    if reference_ND is None:
+        return Agreement(cosine_p1=None, images=len(embedding_ND))
+    return Agreement(cosine_p1=parity(reference_ND, embedding_ND).cosine_p1, images=len(reference_ND))
+
+
+def measure_pairs(
+    folder: Path, manifest: BundleManifest, image_NHWC: UInt8Array, *, threads: int | None = None
+) -> list[Measured]:
+    """Compares every verified pair's embeddings of the images with the fp32 file's, and times one image in it.
+
+    On all cores unless `threads` says otherwise; a few seconds for each pair. The pairs take turns, so that whatever
+    else the machine does meets all of them alike: the median over rounds of the median of a turn. The caller has
+    verified the files. Raises CheckFailed where none runs.
+    """
+    opened: list[tuple[Pair, Session, FloatArray]] = []
     for pair in verified_pairs(manifest):
         try:
-            sessions.append((pair, open_file_of(folder, pair, threads=threads)))
-        except (ImportError, UserError) as error:
+            session = open_file_of(folder, pair, threads=threads)
+            opened.append((pair, session, embed_each(session, image_NHWC)))
+        except (ImportError, UserError, CheckFailed) as error:
             log.warning("not measured: %s in %s: %s", pair.file.path, pair.runtime, error)
-    if not sessions:
+    if not opened:
         raise CheckFailed(f"{folder}: no file can be opened here in a runtime that it was verified in")
-    size = (manifest.input.height, manifest.input.width)
-    image_NHWC = np.random.default_rng(0).integers(0, 256, (1, *size, 3), dtype=np.uint8)
-    turns_ms = [[turn_ms(session, image_NHWC) for _, session in sessions] for _ in range(ROUNDS)]
+    embedded = {(pair.file.path, pair.runtime): embedding_ND for pair, _, embedding_ND in opened}
+    fp32 = fp32_file(manifest)
+    reference_ND = None if fp32 is None else embedded.get((fp32.path, REFERENCE_RUNTIME))
+    turns_ms = [[turn_ms(session, image_NHWC[:1]) for _, session, _ in opened] for _ in range(ROUNDS)]
     return [
-        Timed(path=pair.file.path, runtime=pair.runtime, provider=session.provider, p50_ms=float(p50_ms))
-        for (pair, session), p50_ms in zip(sessions, np.median(turns_ms, axis=0), strict=True)
+        Measured(
+            path=pair.file.path,
+            runtime=pair.runtime,
+            provider=session.provider,
+            p50_ms=float(p50_ms),
+            agreement=agree(reference_ND, embedding_ND),
+        )
+        for (pair, session, embedding_ND), p50_ms in zip(opened, np.median(turns_ms, axis=0), strict=True)
     ]
+
+
+def embed_each(session: Session, image_NHWC: UInt8Array) -> FloatArray:
+    """(N, D), one image at a time, as on a device."""
+    return np.concatenate([session.run(image_NHWC[i : i + 1]) for i in range(len(image_NHWC))])
 
 
 def open_file_of(folder: Path, pair: Pair, *, threads: int | None = None, provider: str | None = None) -> Session:
@@ -94,7 +163,7 @@ def open_file_of(folder: Path, pair: Pair, *, threads: int | None = None, provid
     return open_session(folder / pair.file.path, runtime=pair.runtime, threads=threads, provider=provider)
 
 
-def turn_ms(session: Session, image_NHWC: np.ndarray[Any, np.dtype[np.uint8]]) -> float:
+def turn_ms(session: Session, image_NHWC: UInt8Array) -> float:
     """The median of one turn in milliseconds, after a warm-up in which the threads of others come to rest."""
     warm = time.perf_counter() + WARMUP_SECONDS
     session.run(image_NHWC)
@@ -109,16 +178,24 @@ def turn_ms(session: Session, image_NHWC: np.ndarray[Any, np.dtype[np.uint8]]) -
     return 1e3 * float(np.median(samples_s))
 
 
-def remember(folder: Path, timed: Sequence[Timed], *, threads: int | None = None) -> Timed:
-    """Keeps the fastest for later starts on this machine and returns it; where that fails, a warning says so."""
-    fastest = min(timed, key=lambda one: one.p50_ms)
+def remember(
+    folder: Path, manifest: BundleManifest, measured: Sequence[Measured], *, threads: int | None = None
+) -> Measured | None:
+    """Keeps the fastest pair that the rule does not refuse for later starts on this machine, and returns it.
+
+    None, and nothing is remembered any more, where all are refused. Where it cannot be written, a warning says so.
+    """
+    files = {file.path: file for file in manifest.files}
+    allowed = [one for one in measured if refusal(files[one.path], one.agreement) is None]
+    fastest = min(allowed, key=lambda one: one.p50_ms) if allowed else None
     known = read_cache()
     known.pop(key := cache_key(folder, threads), None)  # the newest comes last
-    known[key] = {
-        "bundle": folder.resolve().name,
-        "fastest": {"path": fastest.path, "runtime": fastest.runtime},
-        "timed": [asdict(one) for one in timed],
-    }
+    if fastest is not None:
+        known[key] = {
+            "bundle": folder.resolve().name,
+            "fastest": {"path": fastest.path, "runtime": fastest.runtime, **asdict(fastest.agreement)},
+            "measured": [asdict(one) for one in measured],
+        }
     try:
         write_json(cache_file(), dict(list(known.items())[-MOST_REMEMBERED:]))
     except OSError as error:
@@ -127,13 +204,17 @@ def remember(folder: Path, timed: Sequence[Timed], *, threads: int | None = None
 
 
 def recall(folder: Path, manifest: BundleManifest, *, threads: int | None = None) -> Pair | None:
-    """What was measured as the fastest of this very bundle on this machine, if it was, and is still verified."""
+    """What was measured as the fastest of this very bundle on this machine, if it was, and the rule still allows it.
+
+    What an earlier version remembered without comparing embeddings does not count.
+    """
     known = read_cache()
     if not known:
         return None
     match known.get(cache_key(folder, threads)):
-        case {"fastest": {"path": path, "runtime": runtime}}:
-            pairs = verified_pairs(manifest)
+        case {"fastest": {"path": path, "runtime": runtime, "cosine_p1": float(cosine_p1), "images": int(images)}}:
+            agreement = Agreement(cosine_p1=cosine_p1, images=images)
+            pairs = [pair for pair in verified_pairs(manifest) if refusal(pair.file, agreement) is None]
             return next((pair for pair in pairs if (pair.file.path, pair.runtime) == (path, runtime)), None)
     return None
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from edgeembed.bundle import read_bundle
 from edgeembed.embedder import Embedder
 from edgeembed.runtimes import available_cores, fastest
 from tests.conftest import Outcome
@@ -53,7 +54,7 @@ def test_doctor_prints_a_table_for_each_bundle(edgeembed: Run, make_bundle: Make
     first, second = outcome.stdout.split("\n\n")[1:]
     lines = [line.split() for line in first.splitlines()]
     assert lines[0] == ["first,", "batch", "1,", "1", "thread:"]
-    assert lines[1] == ["file", "runtime", "provider", "p50_ms", "chosen"]
+    assert lines[1] == ["file", "runtime", "provider", "p50_ms", "cosine_p1", "chosen"]
     assert [(line[0], line[1]) for line in lines[2:]] == PAIRS
     assert sum(line[-1] == "*" for line in lines[2:]) == 1
     assert [line.split()[1] for line in second.splitlines()[2:]] == ["onnxruntime", "onnxruntime"]
@@ -122,3 +123,50 @@ def test_without_openvino_the_extra_to_install_is_named(
     assert outcome.code == 2
     assert "pip install '.[openvino]'" in outcome.stderr.strip().splitlines()[-1]
     assert Embedder().runtime == "onnxruntime"
+
+
+@pytest.mark.usefixtures("hurried")
+def test_doctor_prints_what_it_refuses_with_figure_and_reason(edgeembed: Run, make_bundle: MakeBundle) -> None:
+    folder = make_bundle(differs=True)
+    outcome = edgeembed("doctor", folder)
+    assert outcome.code == 0, outcome.stderr
+    (told,) = [line for line in outcome.stdout.splitlines() if line.startswith("not used by default: ")]
+    assert told.startswith(
+        "not used by default: model.int8.onnx in onnxruntime: cosine p1 to the fp32 file's embeddings"
+    )
+    (measured,) = json.loads(edgeembed("doctor", folder, "--json").stdout)["fastest"]
+    refused = [row for row in measured["timed"] if row["refused"] is not None]
+    assert [(row["file"], row["chosen"]) for row in refused] == [("model.int8.onnx", False)]
+    assert refused[0]["cosine_p1"] < 0.99
+    assert measured["images"] == 64
+    assert Embedder(folder).precision == "fp32"
+
+
+@pytest.mark.usefixtures("hurried", "without_int8_dot_products")
+def test_doctor_refuses_8_bit_weights_on_a_cpu_without_int8_dot_products(
+    edgeembed: Run, make_bundle: MakeBundle
+) -> None:
+    folder = make_bundle(reduce_range=False)
+    outcome = edgeembed("doctor", folder)
+    assert "model.int8.onnx in onnxruntime: its 8-bit weights need int8 dot products" in outcome.stdout
+    assert Embedder(folder).precision == "fp32"
+
+
+@pytest.mark.usefixtures("hurried")
+def test_doctor_compares_on_the_users_own_images(
+    edgeembed: Run, make_bundle: MakeBundle, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder, images = make_bundle(), tmp_path / "images"
+    images.mkdir()
+    assert edgeembed("doctor", folder, "--images", images).code == 2
+    assert edgeembed("doctor", folder, "--images", images, "--no-measure").code == 2
+    for seed in range(16):
+        pattern(seed).save(images / f"{seed}.png")
+    (measured,) = json.loads(edgeembed("doctor", folder, "--images", images, "--json").stdout)["fastest"]
+    assert measured["images"] == 16
+    assert sum(row["chosen"] for row in measured["timed"]) == 1
+    (images / "0.png").write_bytes(b"no image")
+    outcome = edgeembed("doctor", folder, "--images", images)
+    assert "compared on 15 images only" in outcome.stdout
+    assert "nothing is remembered" in caplog.text
+    assert fastest.recall(folder, read_bundle(folder)) is None

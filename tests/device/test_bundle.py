@@ -248,3 +248,41 @@ def test_sizes_are_compared_before_anything_is_computed(tmp_path: Path, edgeembe
     result = edgeembed("artifacts", "verify", tmp_path)
     assert result.code == 1
     assert "bundle.json says 8192 x 8192" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("quantisation", "needed"),
+    [
+        (None, True),
+        ({}, True),
+        ({"calibration": "minmax", "reduce_range": False, "float_operators": []}, True),
+        ({"calibration": "minmax", "reduce_range": True, "float_operators": ["a"]}, False),
+        ({"reduce_range": True, "cpus": None}, False),
+        ({"reduce_range": False, "cpus": "any"}, False),
+        ({"reduce_range": True, "cpus": "int8 dot products"}, True),
+        ({"cpus": "any", "a newer key": 1}, False),
+    ],
+)
+def test_an_int8_file_needs_int8_dot_products_unless_its_bundle_says_otherwise(
+    make_bundle: MakeBundle, quantisation: dict[str, Any] | None, needed: bool
+) -> None:
+    folder = make_bundle()
+    facts = facts_of(folder)
+    for file in facts["files"]:
+        file["quantisation"] = quantisation
+    write_sealed(folder / "bundle.json", facts)
+    fp32, int8 = read_bundle(folder).files
+    assert int8.needs_int8_dot_products is needed
+    assert not fp32.needs_int8_dot_products
+    assert not int8.model_copy(update={"path": "model.int8.plan"}).needs_int8_dot_products
+    again = write_bundle(folder, read_bundle(folder), "# card")
+    assert again.files[1].quantisation == int8.quantisation
+
+
+def test_cpus_that_no_bundle_names_are_refused(make_bundle: MakeBundle) -> None:
+    folder = make_bundle()
+    facts = facts_of(folder)
+    facts["files"][1]["quantisation"] = {"cpus": "some"}
+    write_sealed(folder / "bundle.json", facts)
+    with pytest.raises(UserError, match=r"files\.1\.quantisation\.cpus"):
+        read_bundle(folder)

@@ -159,12 +159,13 @@ def test_the_attributes_say_what_was_opened(bundle: Path) -> None:
     assert (opened.runtime, opened.provider, opened.threads) == ("onnxruntime", "CPUExecutionProvider", 1)
 
 
-@pytest.mark.parametrize(("dot_product", "precision"), [(True, "int8"), (False, "fp32")])
-def test_int8_is_chosen_where_the_cpu_has_dot_products(
-    make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch, dot_product: bool, precision: str
+@pytest.mark.parametrize("cpu", ["with_int8_dot_products", "without_int8_dot_products"])
+def test_fp32_is_chosen_where_nothing_was_measured(
+    make_bundle: MakeBundle, cpu: str, request: pytest.FixtureRequest
 ) -> None:
-    monkeypatch.setattr(embedder_module, "has_int8_dot_product", lambda: dot_product)
-    assert Embedder(make_bundle()).precision == precision
+    request.getfixturevalue(cpu)
+    opened = Embedder(make_bundle())
+    assert (opened.precision, opened.runtime) == ("fp32", "onnxruntime")
 
 
 @pytest.mark.parametrize(

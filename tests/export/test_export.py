@@ -6,6 +6,8 @@ import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import onnx
@@ -13,21 +15,22 @@ import onnxruntime
 import pytest
 import torch
 
-from edgeembed.bundle import read_bundle, sha256_of
+from edgeembed.bundle import BundleManifest, Quantisation, read_bundle, sha256_of
 from edgeembed.data.manifest import read_manifest, write_manifest
-from edgeembed.embedder import Embedder
+from edgeembed.embedder import Embedder, default_bundle
 from edgeembed.errors import UserError
 from edgeembed.export import export as export_module
 from edgeembed.export import onnx as onnx_module
+from edgeembed.export.card import model_card, notes_in
 from edgeembed.export.export import export_run
 from edgeembed.export.images import gate_images, within
 from edgeembed.export.onnx import to_onnx
 from edgeembed.export.precision import parse_precisions, to_fp16
-from edgeembed.export.recipe import ExportRecipe, GateSection
+from edgeembed.export.recipe import ExportRecipe, GateSection, Int8Section
 from edgeembed.student.zoo import build_student, count_macs
 from edgeembed.teacher.saved import load_model
 from tests.conftest import Outcome
-from tests.export.test_int8 import to_int8
+from tests.export.test_int8 import int8_weights, to_int8
 
 Run = Callable[..., Outcome]
 PIXELS = np.random.default_rng(0).integers(0, 256, (12, 64, 64, 3), dtype=np.uint8)
@@ -131,7 +134,7 @@ def test_precisions_are_parsed_and_fp32_comes_first() -> None:
 
 
 def test_a_refused_precision_is_left_out_with_exit_1(edgeembed: Run, tiny_student: Path, tmp_path: Path) -> None:
-    arguments = ("export", tiny_student, "--precision", "fp32,int8")
+    arguments = ("export", tiny_student, "--precision", "fp32,int8", "--set", "int8.reduce_range=true")
     outcome = edgeembed(*arguments, "--out", tmp_path / "b", "--set", "gate.int8.cosine_p50=1.0")
     assert outcome.code == 1
     assert "error: int8 refused: cosine p50" in outcome.stderr
@@ -164,7 +167,7 @@ def test_operators_stay_in_float_until_the_gate_holds(edgeembed: Run, tiny_stude
     (file,) = (file for file in read_bundle(first).files if file.precision == "int8")
     assert file.parity is not None
     assert file.quantisation is not None
-    assert file.quantisation["float_operators"] == []
+    assert file.quantisation.float_operators == ()
     wanted = file.parity.cosine_p50 + 0.3 * (1 - file.parity.cosine_p50)
     second = tmp_path / "second"
     assert edgeembed("export", tiny_student, "--out", second, "--set", f"gate.int8={{cosine_p50: {wanted}}}").code == 0
@@ -172,7 +175,7 @@ def test_operators_stay_in_float_until_the_gate_holds(edgeembed: Run, tiny_stude
     assert file.parity is not None
     assert file.quantisation is not None
     assert file.parity.cosine_p50 >= wanted
-    assert file.quantisation["float_operators"]
+    assert file.quantisation.float_operators
 
 
 def test_weights_above_the_limit_of_one_message_lie_beside_the_graph(
@@ -247,3 +250,59 @@ def test_a_run_that_is_not_finished_is_refused(edgeembed: Run, tmp_path: Path) -
     outcome = edgeembed("export", tmp_path / "nothing")
     assert outcome.code == 2
     assert "holds no finished run" in outcome.stderr
+
+
+@pytest.mark.parametrize(
+    ("reduce_range", "passing", "tried"),
+    [
+        ("auto", {True, False}, [True]),
+        ("auto", {False}, [True, False]),
+        ("auto", set(), [True, False]),
+        (True, {False}, [True]),
+        (False, {True, False}, [False]),
+    ],
+)
+def test_8_bit_weights_are_tried_only_where_no_file_with_7_bits_passes(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, reduce_range: Any, passing: set[bool], tried: list[bool]
+) -> None:
+    def judged(found: bool, *_: object, **__: object) -> Any:
+        reasons = () if found in passing else ("worse",)
+        return SimpleNamespace(checked=SimpleNamespace(verdict=SimpleNamespace(reasons=reasons)), tried=found)
+
+    seen: list[bool] = []
+
+    def attempts(*_: object, reduce_range: bool) -> bool:
+        seen.append(reduce_range)
+        return reduce_range
+
+    monkeypatch.setattr(export_module, "attempts", attempts)
+    monkeypatch.setattr(export_module, "first_passing", judged)
+    recipe = ExportRecipe(int8=Int8Section(reduce_range=reduce_range))
+    nothing: Any = None
+    made: Any = export_module.make_file(nothing, "int8", tmp_path, nothing, nothing, recipe, nothing, search=True)
+    assert seen == tried
+    assert made.tried is tried[-1]
+
+
+def test_the_card_says_for_which_cpus_int8_is_right_and_keeps_the_notes_of_older_cards(bundle: Path) -> None:
+    manifest = read_bundle(bundle)
+
+    def with_int8(**quantisation: Any) -> BundleManifest:
+        made = {"path": "model.int8.onnx", "precision": "int8", "quantisation": Quantisation(**quantisation)}
+        return manifest.model_copy(update={"files": (manifest.files[0].model_copy(update=made),)})
+
+    narrow, wide = with_int8(reduce_range=True, cpus="any"), with_int8(cpus="int8 dot products")
+    card = model_card(narrow, "Some notes.")
+    assert "7-bit weights, right on every CPU" in card
+    assert "8-bit weights, **right only on CPUs with int8 dot products**" in model_card(wide)
+    assert notes_in(card, narrow) == "Some notes."
+    assert notes_in(card.replace("; 7-bit weights, right on every CPU", ""), narrow) == "Some notes."
+    assert notes_in(card.replace("Limits", "Changed"), narrow) == ""
+
+
+def test_the_bundled_int8_file_is_right_on_every_cpu() -> None:
+    (file,) = (file for file in read_bundle(default_bundle()).files if file.precision == "int8")
+    assert not file.needs_int8_dot_products
+    weights = int8_weights(onnx.load(default_bundle() / file.path))
+    assert len(weights) > 20
+    assert max(int(np.abs(weight.astype(np.int32)).max()) for weight in weights) <= 64

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edgeembed.export.gate import MapLoss, judge, map_loss, parity
+from edgeembed.bundle import parity
+from edgeembed.export.gate import MapLoss, judge, map_loss
 from edgeembed.export.recipe import GateSection, Thresholds
 
 GATE = GateSection()

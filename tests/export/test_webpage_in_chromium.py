@@ -24,7 +24,6 @@ from edgeembed.export.web import build_page
 from edgeembed.export.web_index import pictures_of
 from edgeembed.images import UInt8Array, load_pixels
 from edgeembed.run import read_json
-from edgeembed.runtimes import has_int8_dot_product
 from tests.export.bad_drops import EITHER, REFUSED, SHOWN, bad_drops
 from tests.export.chromium import Browser, PageError, browser, is_installed, served
 
@@ -106,8 +105,6 @@ def page(site: Site, window: Browser) -> Browser:
 
 
 def embedder(precision: str = "int8") -> Embedder:
-    if precision == "int8" and not has_int8_dot_product():
-        pytest.skip("NO INT8 DOT PRODUCTS: without them, sums of this CPU may saturate, which a browser's do not")
     return Embedder(BUNDLE, precision=precision, runtime="onnxruntime")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,17 @@ from edgeembed.seal import write_sealed
 from tests.device.conftest import tiny_network, write_manifest
 
 PARITY = {"cosine_p1": 1.0, "cosine_p50": 1.0, "max_abs": 0.0, "images": 8}
+
+
+def say_quantised(folder: Path, quantisation: dict[str, Any] | None) -> None:
+    """Writes into bundle.json how the int8 file was made."""
+    path = folder / "bundle.json"
+    value = json.loads(path.read_text())
+    value.pop("seal", None)
+    for file in value["files"]:
+        if file["precision"] == "int8":
+            file["quantisation"] = quantisation
+    write_sealed(path, value)
 
 
 def say_verified(folder: Path, verdicts: dict[str, bool]) -> None:
@@ -28,14 +40,24 @@ def say_verified(folder: Path, verdicts: dict[str, bool]) -> None:
 
 @pytest.fixture
 def make_bundle(tmp_path: Path) -> Callable[..., Path]:
-    """A bundle of an fp32 and an int8 file; by default fp32 passed in OpenVINO and int8 did not."""
+    """A bundle of an fp32 and an int8 file; by default fp32 passed in OpenVINO and int8 did not.
 
-    def make(name: str = "tiny", *, verdicts: dict[str, bool] | None = None) -> Path:
+    The int8 file has 7-bit weights, as far as bundle.json says, and gives the fp32 file's embeddings unless `differs`.
+    """
+
+    def make(
+        name: str = "tiny",
+        *,
+        verdicts: dict[str, bool] | None = None,
+        differs: bool = False,
+        reduce_range: bool = True,
+    ) -> Path:
         folder = tmp_path / name
         folder.mkdir()
-        for seed, precision in enumerate(("fp32", "int8")):
-            tiny_network(folder / f"model.{precision}.onnx", seed=seed)
+        for precision in ("fp32", "int8"):
+            tiny_network(folder / f"model.{precision}.onnx", seed=int(differs and precision == "int8"))
         write_manifest(folder, name=name)
+        say_quantised(folder, {"reduce_range": reduce_range})
         say_verified(folder, {"model.fp32.onnx": True, "model.int8.onnx": False} if verdicts is None else verdicts)
         return folder
 

@@ -2,28 +2,54 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from edgeembed import embedder as embedder_module
 from edgeembed import run
 from edgeembed.bundle import read_bundle
-from edgeembed.embedder import Embedder, choose_pair
-from edgeembed.errors import CheckFailed
+from edgeembed.embedder import Embedder, choose_pair, say_unmeasured
+from edgeembed.errors import CheckFailed, UserError
 from edgeembed.runtimes import fastest
-from edgeembed.runtimes.fastest import Timed, recall, remember, time_pairs, verified_pairs
-from tests.runtimes.conftest import say_verified
+from edgeembed.runtimes.fastest import (
+    LEAST_COSINE_P1,
+    LEAST_IMAGES,
+    Agreement,
+    Measured,
+    agree,
+    measure_pairs,
+    recall,
+    refusal,
+    verified_pairs,
+)
+from tests.device.conftest import SIZE_PX
+from tests.runtimes.conftest import say_quantised, say_verified
 
 MakeBundle = Callable[..., Path]
 
-OWN_FP32 = Timed(path="model.fp32.onnx", runtime="onnxruntime", provider="CPUExecutionProvider", p50_ms=2.0)
-OWN_INT8 = Timed(path="model.int8.onnx", runtime="onnxruntime", provider="CPUExecutionProvider", p50_ms=1.5)
-OTHER_FP32 = Timed(path="model.fp32.onnx", runtime="openvino", provider="CPU", p50_ms=1.0)
+IMAGES = np.random.default_rng(0).integers(0, 256, (LEAST_IMAGES, SIZE_PX, SIZE_PX, 3), dtype=np.uint8)
+RIGHT = Agreement(cosine_p1=0.999, images=LEAST_IMAGES)
+WRONG = Agreement(cosine_p1=0.9899, images=LEAST_IMAGES)
+
+
+def measured_as(path: str, runtime: str, provider: str, p50_ms: float) -> Measured:
+    return Measured(path=path, runtime=runtime, provider=provider, p50_ms=p50_ms, agreement=RIGHT)
+
+
+OWN_FP32 = measured_as("model.fp32.onnx", "onnxruntime", "CPUExecutionProvider", 2.0)
+OWN_INT8 = measured_as("model.int8.onnx", "onnxruntime", "CPUExecutionProvider", 1.5)
+OTHER_FP32 = measured_as("model.fp32.onnx", "openvino", "CPU", 1.0)
+
+
+def remember(folder: Path, measured: list[Measured], **options: Any) -> Measured | None:
+    return fastest.remember(folder, read_bundle(folder), measured, **options)
 
 
 def recalled(folder: Path, **options: Any) -> tuple[str, str] | None:
@@ -50,18 +76,22 @@ def test_a_runtime_that_is_not_installed_takes_no_part(
 @pytest.mark.usefixtures("hurried")
 def test_every_verified_pair_is_timed_and_the_fastest_remembered(make_bundle: MakeBundle) -> None:
     folder = make_bundle()
-    timed = time_pairs(folder, read_bundle(folder))
+    timed = measure_pairs(folder, read_bundle(folder), IMAGES)
     assert [(one.path, one.runtime, one.provider) for one in timed] == [
         ("model.fp32.onnx", "onnxruntime", "CPUExecutionProvider"),
         ("model.fp32.onnx", "openvino", "CPU"),
         ("model.int8.onnx", "onnxruntime", "CPUExecutionProvider"),
     ]
     assert all(one.p50_ms > 0 for one in timed)
+    assert [one.agreement.images for one in timed] == [LEAST_IMAGES] * 3
+    assert [one.agreement.cosine_p1 for one in timed] == pytest.approx([1.0] * 3)
     best = remember(folder, timed)
+    assert best is not None
     assert best.p50_ms == min(one.p50_ms for one in timed)
     assert recalled(folder) == (best.path, best.runtime)
     (value,) = json.loads(fastest.cache_file().read_text()).values()
-    assert [one["p50_ms"] for one in value["timed"]] == [one.p50_ms for one in timed]
+    assert [one["p50_ms"] for one in value["measured"]] == [one.p50_ms for one in timed]
+    assert value["fastest"]["cosine_p1"] == best.agreement.cosine_p1
 
 
 @pytest.mark.usefixtures("hurried")
@@ -70,11 +100,13 @@ def test_a_file_that_cannot_be_opened_is_left_out_with_a_warning(
 ) -> None:
     folder = make_bundle()
     (folder / "model.fp32.onnx").write_bytes(b"no network")
-    assert [one.path for one in time_pairs(folder, read_bundle(folder))] == ["model.int8.onnx"]
+    (left,) = measure_pairs(folder, read_bundle(folder), IMAGES)
+    assert (left.path, left.agreement.cosine_p1) == ("model.int8.onnx", None)
     assert "not measured: model.fp32.onnx in openvino: " in caplog.text
+    assert remember(folder, [left]) is None
     (folder / "model.int8.onnx").write_bytes(b"no network")
     with pytest.raises(CheckFailed, match="no file can be opened"):
-        time_pairs(folder, read_bundle(folder))
+        measure_pairs(folder, read_bundle(folder), IMAGES)
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\x00", b"[1]", b"{}", b'{"a": 1}', None])
@@ -127,8 +159,11 @@ def test_other_versions_threads_and_bundles_are_measured_again(
 
 def test_only_verified_pairs_are_believed(make_bundle: MakeBundle) -> None:
     folder = make_bundle()
+    remember(folder, [OWN_FP32])
+    (key,) = json.loads(fastest.cache_file().read_text())
     for path, runtime in (("../other.onnx", "onnxruntime"), ("model.int8.onnx", "openvino"), ("x", "torch")):
-        remember(folder, [Timed(path=path, runtime=runtime, provider="", p50_ms=1.0)])
+        entry = {"path": path, "runtime": runtime, "cosine_p1": 1.0, "images": LEAST_IMAGES}
+        fastest.cache_file().write_text(json.dumps({key: {"fastest": entry}}))
         assert recalled(folder) is None
 
 
@@ -158,22 +193,24 @@ def test_a_cache_that_cannot_be_written_is_a_warning(
     assert Embedder(tmp_path / "tiny").runtime == "onnxruntime"
 
 
-def test_the_embedder_opens_what_was_asked_for_else_what_is_remembered_else_what_suits_the_cpu(
-    make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.usefixtures("with_int8_dot_products")
+def test_the_embedder_opens_what_was_asked_for_else_what_is_remembered_else_fp32(
+    make_bundle: MakeBundle, caplog: pytest.LogCaptureFixture
 ) -> None:
     def opened(**options: Any) -> tuple[str, str]:
         one = Embedder(folder, **options)
         return one.precision, one.runtime
 
     folder = make_bundle()
-    monkeypatch.setattr(embedder_module, "has_int8_dot_product", lambda: True)
+    assert opened() == ("fp32", "onnxruntime")
+    remember(folder, [OWN_FP32, OWN_INT8])
     assert opened() == ("int8", "onnxruntime")
     remember(folder, [OWN_FP32, OWN_INT8, OTHER_FP32])
     assert opened() == ("fp32", "openvino")
     assert Embedder(folder).provider == "CPU"
     assert opened(precision="int8") == ("int8", "onnxruntime")
-    assert opened(runtime="onnxruntime") == ("int8", "onnxruntime")
-    assert opened(provider="cpu") == ("int8", "onnxruntime")
+    assert opened(runtime="onnxruntime") == ("fp32", "onnxruntime")
+    assert opened(provider="cpu") == ("fp32", "onnxruntime")
     assert choose_pair(read_bundle(folder), None, None, "cuda").file.precision == "fp32"
     assert not caplog.records
     assert opened(runtime="openvino") == ("fp32", "openvino")  # the one that was verified there
@@ -196,3 +233,142 @@ def test_a_remembered_runtime_that_cannot_be_imported_any_more_gives_way(
     monkeypatch.setattr(fastest, "is_installed", lambda runtime: runtime != "openvino")
     assert Embedder(folder).runtime == "onnxruntime"
     assert not caplog.records
+
+
+def test_one_rule_says_what_may_become_the_default(make_bundle: MakeBundle) -> None:
+    fp32, int8 = read_bundle(make_bundle()).files
+    for file in (fp32, int8):
+        assert refusal(file, RIGHT) is None
+        assert refusal(file, Agreement(cosine_p1=LEAST_COSINE_P1, images=LEAST_IMAGES)) is None
+        for cosine_p1, images, told in (
+            (0.98994, LEAST_IMAGES, r"cosine p1 .* is 0\.9899, below 0\.99"),
+            (float("nan"), LEAST_IMAGES, "is nan, below"),
+            (1.0, LEAST_IMAGES - 1, "compared on 15 images only, expected at least 16"),
+            (None, LEAST_IMAGES, "no embeddings of an fp32 file"),
+        ):
+            with pytest.raises(AssertionError, match=told):
+                raise AssertionError(refusal(file, Agreement(cosine_p1=cosine_p1, images=images)))
+
+
+def test_vectors_that_are_not_of_unit_length_agree_with_nothing() -> None:
+    unit_ND = np.eye(20, 64, dtype=np.float32)
+    assert agree(unit_ND, unit_ND) == Agreement(cosine_p1=1.0, images=20)
+    assert agree(unit_ND, 2 * unit_ND).cosine_p1 == -1.0
+    assert agree(unit_ND, unit_ND * np.nan).cosine_p1 == -1.0
+    assert agree(None, unit_ND) == Agreement(cosine_p1=None, images=20)
+
+
+def test_a_pair_that_disagrees_is_never_remembered_however_fast(make_bundle: MakeBundle) -> None:
+    folder = make_bundle()
+    wrong = dataclasses.replace(OWN_INT8, p50_ms=0.1, agreement=WRONG)
+    assert remember(folder, [OWN_FP32, wrong]) == OWN_FP32
+    assert recalled(folder) == ("model.fp32.onnx", "onnxruntime")
+    assert remember(folder, [wrong]) is None
+    assert recalled(folder) is None
+    assert Embedder(folder).precision == "fp32"
+
+
+@pytest.mark.usefixtures("hurried")
+def test_another_network_in_the_int8_file_is_measured_and_not_remembered(make_bundle: MakeBundle) -> None:
+    folder = make_bundle(differs=True, verdicts={})
+    manifest = read_bundle(folder)
+    fp32, int8 = measure_pairs(folder, manifest, IMAGES)
+    assert int8.agreement.cosine_p1 is not None
+    assert int8.agreement.cosine_p1 < 0.9
+    assert remember(folder, [dataclasses.replace(fp32, p50_ms=9.0), int8]) is not None
+    assert recalled(folder) == ("model.fp32.onnx", "onnxruntime")
+
+
+def test_what_was_remembered_without_a_comparison_is_ignored(make_bundle: MakeBundle) -> None:
+    folder = make_bundle()
+    remember(folder, [OWN_INT8])
+    known = json.loads(fastest.cache_file().read_text())
+    for entry in known.values():
+        for key in ("cosine_p1", "images"):
+            del entry["fastest"][key]
+    fastest.cache_file().write_text(json.dumps(known))
+    assert recalled(folder) is None
+
+
+@pytest.mark.parametrize("quantisation", [None, {}, {"reduce_range": False}, {"cpus": "int8 dot products"}])
+def test_8_bit_weights_are_never_the_default_without_int8_dot_products(
+    make_bundle: MakeBundle, quantisation: dict[str, Any] | None, request: pytest.FixtureRequest
+) -> None:
+    folder = make_bundle()
+    say_quantised(folder, quantisation)
+    request.getfixturevalue("with_int8_dot_products")
+    assert remember(folder, [OWN_FP32, OWN_INT8]) == OWN_INT8
+    assert Embedder(folder).precision == "int8"
+    request.getfixturevalue("without_int8_dot_products")
+    assert Embedder(folder).precision == "fp32"
+    assert remember(folder, [OWN_FP32, OWN_INT8]) == OWN_FP32
+    told = refusal(read_bundle(folder).files[1], RIGHT)
+    assert told is not None
+    assert "8-bit weights need int8 dot products, which this CPU is not known to have" in told
+
+
+@pytest.mark.usefixtures("without_int8_dot_products")
+def test_7_bit_weights_may_be_the_default_on_every_cpu(make_bundle: MakeBundle) -> None:
+    folder = make_bundle()
+    assert remember(folder, [OWN_FP32, OWN_INT8]) == OWN_INT8
+    assert Embedder(folder).precision == "int8"
+
+
+@pytest.mark.parametrize("quantisation", [None, {"reduce_range": False}, {"reduce_range": True}])
+def test_8_bit_weights_asked_for_without_int8_dot_products_are_a_warning(
+    make_bundle: MakeBundle,
+    quantisation: dict[str, Any] | None,
+    request: pytest.FixtureRequest,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    folder = make_bundle(verdicts={"model.int8.onnx": True})
+    say_quantised(folder, quantisation)
+    request.getfixturevalue("with_int8_dot_products")
+    Embedder(folder, precision="int8")
+    assert not caplog.records
+    request.getfixturevalue("without_int8_dot_products")
+    for runtime in (None, "onnxruntime", "openvino"):
+        caplog.clear()
+        assert Embedder(folder, precision="int8", runtime=runtime).precision == "int8"
+        is_right = quantisation is not None and quantisation["reduce_range"]
+        assert ("use precision fp32, or export the run again" in caplog.text) is not is_right
+    assert Embedder(folder, runtime="openvino").precision == ("int8" if is_right else "fp32")
+    caplog.clear()
+    assert choose_pair(read_bundle(folder), "int8", None, "cuda").file.precision == "int8"
+    assert not caplog.records
+
+
+def test_without_fp32_the_first_file_that_is_right_for_this_cpu_is_opened(
+    make_bundle: MakeBundle, request: pytest.FixtureRequest
+) -> None:
+    folder = make_bundle()
+    manifest = read_bundle(folder)
+    int8 = manifest.files[1]
+    fp16 = int8.model_copy(update={"precision": "fp16", "path": "model.fp16.onnx"})
+    full = int8.model_copy(update={"quantisation": None})
+
+    def chosen(*files: Any) -> str:
+        return choose_pair(manifest.model_copy(update={"files": files}), None, None, None).file.precision
+
+    request.getfixturevalue("without_int8_dot_products")
+    assert chosen(full, fp16) == "fp16"
+    assert chosen(int8, fp16) == "int8"
+    with pytest.raises(UserError, match="all it holds is int8 with 8-bit weights"):
+        chosen(full)
+    request.getfixturevalue("with_int8_dot_products")
+    assert chosen(full, fp16) == "int8"
+
+
+def test_what_was_not_measured_here_is_told_once(make_bundle: MakeBundle, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    say_unmeasured.cache_clear()
+    folder = make_bundle()
+    for _ in range(2):
+        assert Embedder(folder).precision == "fp32"
+    assert caplog.text.count("`edgeembed doctor` measures whether a faster file is right here") == 1
+    caplog.clear()
+    say_unmeasured.cache_clear()
+    Embedder(folder, precision="fp32")
+    remember(folder, [OWN_FP32])
+    Embedder(folder)
+    assert "edgeembed doctor" not in caplog.text

@@ -1,0 +1,87 @@
+"""Makes a bundle's int8 file again from its fp32 ONNX file, judged as an export judges it, on the same data.
+
+Why: the rules for int8 may change when the training run of a bundle is gone. Embeddings are compared with those of the
+bundle's fp32 file in ONNX Runtime, which was compared with torch. All other files stay as they are, byte for byte.
+
+Usage: python benchmarks/requantise.py BUNDLE --data MANIFEST --out BUNDLE [--set int8.reduce_range=false]
+       [--notes NOTES.md]
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from edgeembed.bundle import CARD, BundleFile, BundleManifest, fp32_file, read_bundle, verified_file, write_bundle
+from edgeembed.config import load_recipe
+from edgeembed.embedder import verified_with_weights
+from edgeembed.export.card import model_card, notes_in
+from edgeembed.export.checking import Checker, is_transformer, run_session
+from edgeembed.export.export import make_file
+from edgeembed.export.gate import Refused, require_nothing_refused
+from edgeembed.export.images import gate_images
+from edgeembed.export.recipe import ExportRecipe
+from edgeembed.packing import replace_folder
+from edgeembed.runtimes import open_session
+
+PRECISION = "int8"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--data", type=Path, required=True, help="manifest to calibrate and judge on")
+    parser.add_argument("--out", type=Path, required=True, help="bundle folder; may be BUNDLE itself")
+    parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--notes", type=Path, help="notes of the model card; default: those of the old card")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    recipe = load_recipe(ExportRecipe, kind="export", name="default", overrides=arguments.overrides)
+    requantise(arguments.bundle, arguments.out, arguments.data, recipe, notes=arguments.notes)
+
+
+def requantise(bundle: Path, out: Path, data: Path, recipe: ExportRecipe, *, notes: Path | None) -> BundleManifest:
+    """Writes the bundle with a new int8 file to `out`. Raises CheckFailed for an int8 file that fails its gate."""
+    manifest = read_bundle(bundle)
+    for file in manifest.files:
+        verified_file(bundle, file)
+    reference = fp32_file(manifest)
+    assert reference is not None, "a bundle without an fp32 file has nothing to quantise"
+    student: dict[str, Any] = manifest.student or {}
+    images = gate_images(manifest.input.height, int(student["macs"]), {}, data, recipe)
+    reference_ND = run_session(open_session(verified_with_weights(bundle, manifest, reference)), images.pixels_NHWC)
+    model = onnx.load(bundle / reference.path)
+    checker = Checker(
+        images=images,
+        reference_ND=reference_ND[: images.num_parity],
+        gate=recipe.gate,
+        transformer=is_transformer(model),
+    )
+    of_fp32 = checker.judged(reference_ND, "fp32", None)
+    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.copytree(bundle, partial)
+    try:
+        made = make_file(model, PRECISION, partial, images, checker, recipe, of_fp32, search=True)
+        if reasons := made.checked.verdict.reasons:
+            require_nothing_refused([Refused(precision=PRECISION, path=made.path.name, reasons=reasons)])
+        (facts,) = made.facts(checker, of_fp32)
+        new = BundleFile.model_validate(facts)
+        files = tuple(file for file in manifest.files if file.path != new.path)
+        changed = manifest.model_copy(update={"files": (*files, new)})
+        text = notes.read_text() if notes else notes_in((bundle / CARD).read_text(), manifest)
+        changed = write_bundle(partial, changed, model_card(changed, text))
+        replace_folder(out, partial)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return changed
+
+
+if __name__ == "__main__":
+    main()
