@@ -28,8 +28,10 @@ $(STAMP): pyproject.toml constraints.txt
 quickstart: install
 	$(BIN)/edgeembed quickstart
 
+# Two processes of one thread each take half the time of one process of two: most tests are too small for threads.
 test: install
-	$(BIN)/python -m pytest --cov=edgeembed --cov-report=term --cov-fail-under=85
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile \
+		--cov=edgeembed --cov-report=term --cov-fail-under=85
 
 # What the tests themselves need comes second, and may not change what the base install brought.
 test-device:

@@ -29,11 +29,14 @@ from edgeembed.export.precision import parse_precisions, to_fp16
 from edgeembed.export.recipe import ExportRecipe, GateSection, Int8Section
 from edgeembed.student.zoo import build_student, count_macs
 from edgeembed.teacher.saved import load_model
-from tests.conftest import Outcome
+from tests.conftest import Outcome, as_options
 from tests.export.test_int8 import int8_weights, to_int8
 
 Run = Callable[..., Outcome]
 PIXELS = np.random.default_rng(0).integers(0, 256, (12, 64, 64, 3), dtype=np.uint8)
+
+# Ranges that cut off nearly half of what they were taken from, and a gate that only the float file could pass.
+HARMED = as_options(["int8.calibration=percentile", "int8.percentile=51", "gate.int8.cosine_p50=1.0"])
 
 
 @pytest.fixture(scope="module")
@@ -134,8 +137,8 @@ def test_precisions_are_parsed_and_fp32_comes_first() -> None:
 
 
 def test_a_refused_precision_is_left_out_with_exit_1(edgeembed: Run, tiny_student: Path, tmp_path: Path) -> None:
-    arguments = ("export", tiny_student, "--precision", "fp32,int8", "--set", "int8.reduce_range=true")
-    outcome = edgeembed(*arguments, "--out", tmp_path / "b", "--set", "gate.int8.cosine_p50=1.0")
+    arguments = ("export", tiny_student, "--precision", "fp32,int8", "--set", "int8.reduce_range=true", *HARMED)
+    outcome = edgeembed(*arguments, "--out", tmp_path / "b")
     assert outcome.code == 1
     assert "error: int8 refused: cosine p50" in outcome.stderr
     assert "operators does alone" in outcome.stderr
@@ -149,7 +152,7 @@ def test_a_worse_file_is_written_where_that_is_accepted_and_says_so(
     edgeembed: Run, tiny_student: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "notes.md").write_text("Trained on rendered things.")
-    arguments = ("export", tiny_student, "--out", tmp_path / "b", "--set", "gate.int8.cosine_p50=1.0")
+    arguments = ("export", tiny_student, "--out", tmp_path / "b", *HARMED)
     assert edgeembed(*arguments, "--notes", tmp_path / "nothing.md").code == 2
     outcome = edgeembed(*arguments, "--accept-worse", "--notes", tmp_path / "notes.md")
     assert outcome.code == 0, outcome.stderr
