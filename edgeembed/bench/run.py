@@ -106,8 +106,9 @@ def bench(
         quality = judge(evaluation, one, readable_N, reference)
         with stage(f"timing {candidate.label}"):
             rows += student_rows(candidate, quality, setting)
-    with stage("measuring the machine once more, as other work may have slowed it"):
-        floor = floor.best_of(measure_floor(timed_threads))
+    if not quick:
+        with stage("measuring the machine once more, as other work may have slowed it"):
+            floor = floor.best_of(measure_floor(timed_threads))
 
     report: dict[str, Any] = {
         "schema": SCHEMA,
