@@ -99,7 +99,8 @@ class OptimSection(Section):
     """AdamW, SGD or Muon with a rate for each part: linear warm-up, then a cosine or a line down.
 
     Muon (Jordan et al. 2024) makes the update of a matrix orthogonal, in steps as large as AdamW's (Liu et al. 2025:
-    the same `lr` serves both); vectors, depthwise convolutions and class centres are left to AdamW.
+    the same `lr` serves both); vectors, depthwise convolutions and class centres are left to AdamW. `momentum` is
+    SGD's; Muon's is 0.95.
 
     With `layer_decay` each block of the backbone gets the rate of the one above it times this factor.
     """
@@ -222,6 +223,14 @@ def validate(recipe_type: type[RecipeT], values: dict[str, Any], *, source: str)
             hint = f"did you mean {nearest[0]!r}?" if nearest else "`edgeembed recipes show NAME` lists the keys"
             raise UserError(f"{source}: unknown key {key!r}: {hint}") from None
         raise UserError(f"{source}: {key} = {first['input']!r}: {first['msg']}") from None
+
+
+def is_same_recipe(recipe: Section, config_yaml: str) -> bool:
+    """Whether a config.yaml holds a recipe, though perhaps without keys that came later and have their defaults."""
+    try:
+        return type(recipe).model_validate(yaml.safe_load(config_yaml)) == recipe
+    except (yaml.YAMLError, ValueError):
+        return False
 
 
 def known_keys(recipe_type: type[BaseModel], prefix: str = "") -> Iterator[str]:

@@ -28,6 +28,9 @@ SMALLEST_EXTRA = {
 }
 """By the name that is imported. Where several extras bring a package, the one that brings the fewest others."""
 
+WITH_TORCH = ("train", "export")
+"""Extras with which pip downloads gigabytes of CUDA libraries, unless it is told where torch's CPU wheels are."""
+
 
 def is_known(module: str) -> bool:
     """Whether a module, by the name that is imported, belongs to a package that this one asks for."""
@@ -43,7 +46,8 @@ def needed(module: str) -> str:
     if package in BASE:
         return f"needs the package {package}, which the base install provides: in a clone of edgeembed, pip install ."
     extra = SMALLEST_EXTRA[package]
+    without_gpu = " (without an NVIDIA GPU, as README says under Installing)" if extra in WITH_TORCH else ""
     return (
         f"needs the package {package}, which the extra [{extra}] provides: "
-        f"in a clone of edgeembed, pip install '.[{extra}]'"
+        f"in a clone of edgeembed, pip install '.[{extra}]'{without_gpu}"
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import math
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -93,9 +94,11 @@ class TrainingLog:
         self.progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
+        """Logs values; one that is not finite, say the gradient norm of a step left out in fp16, is none."""
         rate = self.images / max(1e-9, time.monotonic() - self.started)
-        self.run.log({"step": step, **values, "images_per_second": round(rate, 1)})
-        for name, value in values.items():
+        finite = {name: value for name, value in values.items() if math.isfinite(value)}
+        self.run.log({"step": step, **finite, "images_per_second": round(rate, 1)})
+        for name, value in finite.items():
             self.writer.add_scalar(name, value, step)
 
 
@@ -133,9 +136,20 @@ def progress_bar(note: str = "") -> Progress:
 
 
 def track(items: Iterable[ItemT], text: str, *, total: int) -> Iterator[ItemT]:
-    """Passes items on while a progress line counts them."""
+    """Passes items on while a progress line counts them; where stderr is a file, lines say how long it will take."""
     with progress_bar() as progress:
-        yield from progress.track(items, total=total, description=text)
+        if progress.console.is_terminal:
+            yield from progress.track(items, total=total, description=text)
+            return
+    started = time.monotonic()
+    next_line = started + FORECAST_AFTER_SECONDS
+    for done, item in enumerate(items):
+        now = time.monotonic()
+        if done and now > next_line:
+            next_line = now + LOG_EVERY_SECONDS
+            left = duration((now - started) * (total - done) / done)
+            print(f"{text}: {done} of {total} done, about {left} to go", file=sys.stderr)
+        yield item
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ import shutil
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -186,15 +186,20 @@ class RunFolder:
         checkpoints = self.checkpoints()
         return int(checkpoints[-1].name.removeprefix("step-")) if checkpoints else 0
 
-    def open(self, *, config_yaml: str, resume: bool) -> None:
-        """Prepares the folder for a new run, or checks that the one in it can be resumed with this recipe."""
+    def open(
+        self, *, config_yaml: str, resume: bool, is_same: Callable[[str], bool] = lambda _config_yaml: False
+    ) -> None:
+        """Prepares the folder for a new run, or checks that the one in it can be resumed with this recipe.
+
+        `is_same` says whether a config.yaml with another text, as an earlier version wrote it, means the same.
+        """
         config = self.config
         if config.exists():
             if not resume:
                 raise UserError(
                     f"{self.path}: holds a run already: add --resume to continue it, or choose another --out"
                 )
-            if config.read_text(encoding="utf-8") != config_yaml:
+            if (kept := config.read_text(encoding="utf-8")) != config_yaml and not is_same(kept):
                 raise UserError(
                     f"{config}: differs from the recipe asked for: resume with the same recipe and --set, "
                     "or choose another --out"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,7 +80,12 @@ def edgeembed(capfd: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
 
     def call(*arguments: object) -> Outcome:
         capfd.readouterr()
-        code = run([str(argument) for argument in arguments])
+        try:
+            code = run([str(argument) for argument in arguments])
+        except SystemExit as stopped:  # SIGTERM, which is meant for the tests
+            pytest.exit(f"stopped with {stopped.code}", returncode=128 + signal.SIGTERM)
+        if code == 128 + signal.SIGTERM:  # the same, where a training run kept what was done first
+            pytest.exit("stopped by SIGTERM", returncode=code)
         captured = capfd.readouterr()
         return Outcome(code, captured.out, captured.err)
 

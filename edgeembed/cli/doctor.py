@@ -108,7 +108,8 @@ def comparison_images(folder: Path | None) -> list[Path | Image]:
     files = find_images(folder)
     if len(files) < LEAST_IMAGES:
         raise UserError(f"--images {folder}: holds {len(files)} images, expected at least {LEAST_IMAGES}")
-    return list(files[:: max(1, len(files) // NUM_IMAGES)][:NUM_IMAGES])
+    count = min(len(files), NUM_IMAGES)
+    return [files[at * len(files) // count] for at in range(count)]
 
 
 def measure(folder: Path, images: Sequence[Path | Image], threads: int | None) -> dict[str, Any]:
@@ -139,7 +140,7 @@ def measure(folder: Path, images: Sequence[Path | Image], threads: int | None) -
     measured = measure_pairs(folder, manifest, np.stack(pixels), threads=threads)
     fastest = remember(folder, manifest, measured, threads=threads)
     if fastest is None:
-        log.warning("%s: no file may become the default on this machine, nothing is remembered", manifest.name)
+        log.warning("%s: no file was found right here: fp32 in ONNX Runtime stays the default", manifest.name)
     rows = [
         {
             "file": one.path,

@@ -183,8 +183,11 @@ def remember(
 ) -> Measured | None:
     """Keeps the fastest pair that the rule does not refuse for later starts on this machine, and returns it.
 
-    None, and nothing is remembered any more, where all are refused. Where it cannot be written, a warning says so.
+    None where all are refused: nothing is remembered any more, but what was is kept where these images cannot tell.
+    Where it cannot be written, a warning says so.
     """
+    if all(one.agreement.cosine_p1 is None or one.agreement.images < LEAST_IMAGES for one in measured):
+        return None
     files = {file.path: file for file in manifest.files}
     allowed = [one for one in measured if refusal(files[one.path], one.agreement) is None]
     fastest = min(allowed, key=lambda one: one.p50_ms) if allowed else None

@@ -14,6 +14,7 @@ from edgeembed.run import read_json
 from edgeembed.student.recipe import DistillRecipe
 from edgeembed.student.replay import Replay, ViewBatch
 from edgeembed.student.targets import TargetKey, TargetStore
+from edgeembed.teacher.forecast import warn_if_hopeless
 from edgeembed.teacher.model import Network
 from edgeembed.teacher.precision import DTYPES, autocast, choose_precision, native_precision
 
@@ -74,29 +75,60 @@ def target_key(recipe: DistillRecipe, manifest: Manifest, teacher: Network, spac
 
 
 def choose_targets_precision(
-    recipe: DistillRecipe, manifest: Manifest, teacher: Network, space_id: str, teacher_path: Path, *, device: str
+    recipe: DistillRecipe,
+    manifest: Manifest,
+    teacher: Network,
+    space_id: str,
+    teacher_path: Path,
+    *,
+    device: str,
+    kept: str | None = None,
 ) -> str:
-    """What the teacher computes in, for a recipe that leaves it open: the precision of a store of these targets that
-    is there already, else the one that the device computes natively.
+    """The precision that the teacher computes in. Where the recipe leaves it open: the one that a resumed run began
+    with (`kept`), that of a store of these targets, or the one that the device computes natively, in this order.
     """
-    stored = {}
-    for precision in DTYPES if recipe.targets.precision == "auto" and recipe.targets.store != "none" else ():
-        folder = store_folder(
-            resolved := with_targets_precision(recipe, precision),
-            target_key(resolved, manifest, teacher, space_id),
-            teacher_path,
-        )
+    wanted, key, reason = recipe.targets.precision, "targets.precision", "as the run began"
+    if wanted == "auto" and kept is None:
+        stored = stored_precisions(recipe, manifest, teacher, space_id, teacher_path)
+        native, _ = native_precision(device)
+        if stored and native not in stored:
+            kept, folder = next(iter(stored.items()))
+            reason = f"as the targets in {folder}"
+    return choose_precision(wanted, device, key=key, kept=kept, reason_kept=reason)
+
+
+def stored_precisions(
+    recipe: DistillRecipe, manifest: Manifest, teacher: Network, space_id: str, teacher_path: Path
+) -> dict[str, Path]:
+    """The precisions in which a store holds the targets of a recipe, and its folder."""
+    stored: dict[str, Path] = {}
+    if recipe.targets.store == "none":
+        return stored
+    for precision in DTYPES:
+        with_it = with_targets_precision(recipe, precision)
+        folder = store_folder(with_it, target_key(with_it, manifest, teacher, space_id), teacher_path)
         described = folder / "targets.json"
-        if described.is_file() and read_json(described)["augmentation"].get("precision") == precision:
+        if described.is_file() and read_json(described).get("augmentation", {}).get("precision") == precision:
             stored[precision] = folder
-    native, _ = native_precision(device)
-    kept = None if native in stored else next(iter(stored), None)
-    because = f"as the targets in {stored[kept]}" if kept else ""
-    return choose_precision(recipe.targets.precision, device, key="targets.precision", kept=kept, because=because)
+    return stored
 
 
 def with_targets_precision(recipe: DistillRecipe, precision: str) -> DistillRecipe:
     return recipe.model_copy(update={"targets": recipe.targets.model_copy(update={"precision": precision})})
+
+
+def warn_if_teacher_is_slow(teacher: Network, *, num_images: int, device: str, precision: str) -> None:
+    """Warns before the first view where computing a large teacher's embeddings on a CPU would take days."""
+    warn_if_hopeless(
+        teacher,
+        name=f"the teacher {teacher.name}",
+        size_px=teacher.size_px,
+        num_images=num_images,
+        device=device,
+        precision=precision,
+        instead="compute its embeddings with `edgeembed targets build` on a machine with an NVIDIA GPU",
+        learns=False,
+    )
 
 
 def open_store(recipe: DistillRecipe, key: TargetKey, teacher_path: Path, *, num_views: int) -> TargetStore | None:

@@ -26,6 +26,7 @@ from edgeembed.student.answers import (
     replay_of,
     store_folder,
     target_key,
+    warn_if_teacher_is_slow,
     with_targets_precision,
 )
 from edgeembed.student.recipe import DistillRecipe
@@ -72,6 +73,7 @@ def build_targets(recipe: DistillRecipe, manifest: Manifest, teacher_path: Path)
     ]
     total = sum(missing_B.size for missing_B, _ in asked)
     log.info("targets: %d images x %d views in %s, %d to compute", key.num_images, num_views, store.folder, total)
+    warn_if_teacher_is_slow(teacher, num_images=total, device=device, precision=precision)
     answers = Answers(teacher, store, precision=precision, device=device)
     started, computed = time.monotonic(), 0
     with stop_request() as stop:

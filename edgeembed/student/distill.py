@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from edgeembed.checkpoint import load_checkpoint, save_checkpoint
-from edgeembed.config import to_yaml
+from edgeembed.config import is_same_recipe, to_yaml
 from edgeembed.data.loader import Order, open_training_canvases
 from edgeembed.data.manifest import Manifest, Rows
 from edgeembed.data.shapes import square_shapes
@@ -36,7 +36,7 @@ from edgeembed.teacher.device import pick_device, seed_step, set_allocator, suit
 from edgeembed.teacher.evaluate import embed_files, steps_between_evaluations
 from edgeembed.teacher.forecast import warn_if_hopeless
 from edgeembed.teacher.model import EmbeddingModel
-from edgeembed.teacher.precision import autocast, choose_precision, loss_scaler, resumed_value
+from edgeembed.teacher.precision import autocast, choose_precision, loss_scaler, resume_scale, resumed_precision
 from edgeembed.teacher.saved import finish_run
 from edgeembed.teacher.schedule import build_optimizers, rate_factor, set_rates, take_step
 
@@ -60,7 +60,11 @@ def distil(
     recipe = with_precision(recipe, manifest, teacher, run, device, resume=resume)
     precision = recipe.train.precision
     setting = f"# teacher {teacher.facts['space_id']}, data {manifest.fingerprint}\n"
-    run.open(config_yaml=setting + to_yaml(recipe), resume=resume)
+    run.open(
+        config_yaml=setting + to_yaml(recipe),
+        resume=resume,
+        is_same=lambda kept: kept.startswith(setting) and is_same_recipe(recipe, kept),
+    )
     if run.finished:
         log.warning("%s: already finished, nothing to resume", run.path)
         return dict(json.loads((run.path / "eval.json").read_text()))
@@ -99,7 +103,7 @@ def distil(
     scaler = loss_scaler(device, precision)
     state = load_checkpoint(run, model=student, optimizers=optimizers) if resume else None
     first_step = state["step"] if state else 0
-    scaler.load_state_dict(state.get("loss_scale", {}) if state else {})
+    resume_scale(scaler, state)
     run.forget_metrics_after(first_step)
     num_views = min(recipe.targets.views, train.epochs)
     answer = teacher.answers(recipe, manifest, num_views=num_views, device=device)
@@ -204,12 +208,11 @@ def with_precision(
     """The recipe with `train.precision` and `targets.precision` resolved: as a resumed run began, as a store of targets
     that is there already, or what the device computes natively.
     """
-    kept = resumed_value(run.config, "train", "precision") if resume else None
+    kept = resumed_precision(run.config, "train") if resume else None
     train = choose_precision(recipe.train.precision, device, key="train.precision", kept=kept)
-    if resume and recipe.targets.precision == "auto":
-        began = resumed_value(run.config, "targets", "precision")
-        recipe = with_targets_precision(recipe, began or "auto")
-    recipe = with_targets_precision(recipe, teacher.choose_precision(recipe, manifest, device=device))
+    kept = resumed_precision(run.config, "targets") if resume else None
+    targets = teacher.choose_precision(recipe, manifest, device=device, kept=kept)
+    recipe = with_targets_precision(recipe, targets)
     return recipe.model_copy(update={"train": recipe.train.model_copy(update={"precision": train})})
 
 

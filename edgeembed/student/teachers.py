@@ -18,7 +18,13 @@ from edgeembed.data.manifest import Manifest, Rows
 from edgeembed.embeddings import FloatArray
 from edgeembed.errors import UserError
 from edgeembed.run import read_json
-from edgeembed.student.answers import Answers, choose_targets_precision, open_store, target_key
+from edgeembed.student.answers import (
+    Answers,
+    choose_targets_precision,
+    open_store,
+    target_key,
+    warn_if_teacher_is_slow,
+)
 from edgeembed.student.own import SOURCE, VECTORS, open_own, rows_of
 from edgeembed.student.recipe import DistillRecipe
 from edgeembed.student.replay import ViewBatch
@@ -41,8 +47,8 @@ class Teacher(Protocol):
     def usable(self, image_N: Rows) -> Rows:
         """Those of some training images that it can answer for."""
 
-    def choose_precision(self, recipe: DistillRecipe, manifest: Manifest, *, device: str) -> str:
-        """What `targets.precision` auto comes to, logged with its reason."""
+    def choose_precision(self, recipe: DistillRecipe, manifest: Manifest, *, device: str, kept: str | None) -> str:
+        """What `targets.precision` auto comes to, logged with its reason; `kept` is what a resumed run began with."""
 
     def answers(self, recipe: DistillRecipe, manifest: Manifest, *, num_views: int, device: str) -> Answer:
         """Brings the teacher to a device and gives what it says of views."""
@@ -69,14 +75,19 @@ class RunTeacher:
     def usable(self, image_N: Rows) -> Rows:
         return image_N
 
-    def choose_precision(self, recipe: DistillRecipe, manifest: Manifest, *, device: str) -> str:
+    def choose_precision(self, recipe: DistillRecipe, manifest: Manifest, *, device: str, kept: str | None) -> str:
         space_id = self.facts["space_id"]
-        return choose_targets_precision(recipe, manifest, self.network, space_id, self.path, device=device)
+        return choose_targets_precision(recipe, manifest, self.network, space_id, self.path, device=device, kept=kept)
 
     def answers(self, recipe: DistillRecipe, manifest: Manifest, *, num_views: int, device: str) -> Answer:
         self.network.requires_grad_(False).to(device).to(memory_format=torch.channels_last)
         key = target_key(recipe, manifest, self.network, self.facts["space_id"])
         store = open_store(recipe, key, self.path, num_views=num_views)
+        views = recipe.train.epochs if store is None else num_views
+        known = 0 if store is None else store.count(num_views)
+        warn_if_teacher_is_slow(
+            self.network, num_images=key.num_images * views - known, device=device, precision=recipe.targets.precision
+        )
         return Answers(self.network, store, precision=recipe.targets.precision, device=device).of
 
     def embed(self, manifest: Manifest, rows: Rows, recipe: DistillRecipe, device: str) -> tuple[FloatArray, Rows]:
@@ -104,9 +115,9 @@ class OwnTeacher:
     def usable(self, image_N: Rows) -> Rows:
         return image_N[self.store.read(image_N, 0)[1]]
 
-    def choose_precision(self, recipe: DistillRecipe, manifest: Manifest, *, device: str) -> str:
+    def choose_precision(self, recipe: DistillRecipe, manifest: Manifest, *, device: str, kept: str | None) -> str:
         """Nothing is computed: the embeddings are there."""
-        del manifest, device
+        del manifest, device, kept
         return "fp32" if recipe.targets.precision == "auto" else recipe.targets.precision
 
     def answers(self, recipe: DistillRecipe, manifest: Manifest, *, num_views: int, device: str) -> Answer:

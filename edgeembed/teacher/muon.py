@@ -8,11 +8,13 @@ MuonBP): the iteration costs the square of the rows, and on a CPU one large matr
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from timm.optim.muon import MUON_EPS, get_lr_scale, zeropower_via_newtonschulz
 from torch import Tensor, nn
 
@@ -78,14 +80,15 @@ class Muon(torch.optim.Optimizer):
     def _orthogonal(self, matrix_NRC: Tensor) -> Tensor:
         """The nearest matrices with orthonormal rows or columns, by block of rows, in steps as large as AdamW's."""
         num_matrices, rows, columns = matrix_NRC.shape
-        num_blocks = num_parts(rows, columns, self.block_rows)
-        block_NRC = matrix_NRC.reshape(num_matrices * num_blocks, rows // num_blocks, columns)
+        block_rows = rows_of_a_block(rows, columns, self.block_rows)
+        padded_NRC = F.pad(matrix_NRC, (0, 0, 0, -rows % block_rows))  # rows of zeros change no other row and stay zero
+        block_NRC = padded_NRC.reshape(-1, block_rows, columns)
         if self.dtype == torch.float32:
             orthogonal_NRC = newton_schulz_by_gram(block_NRC)
         else:  # rounding errors of the Gram matrix grow too fast in fewer bits
             orthogonal_NRC = zeropower_via_newtonschulz(block_NRC, len(QUINTIC), QUINTIC, dtype=self.dtype)
         scale = get_lr_scale(block_NRC.shape, "match_rms_adamw")
-        return orthogonal_NRC.to(matrix_NRC.dtype).reshape(num_matrices, rows, columns) * scale
+        return orthogonal_NRC.to(matrix_NRC.dtype).reshape(num_matrices, -1, columns)[:, :rows] * scale
 
 
 def newton_schulz_by_gram(matrix_NRC: Tensor) -> Tensor:
@@ -108,11 +111,11 @@ def newton_schulz_by_gram(matrix_NRC: Tensor) -> Tensor:
     return product_NRR @ matrix_NRC
 
 
-def num_parts(rows: int, columns: int, most: int | None) -> int:
-    """The smallest number of equal parts of a matrix by rows whose smaller side is at most so many."""
-    if most is None or columns <= most:
-        return 1
-    return next(parts for parts in range(1, rows + 1) if rows % parts == 0 and rows // parts <= most)
+def rows_of_a_block(rows: int, columns: int, most: int | None) -> int:
+    """Rows of each block of a matrix whose smaller side is above `most`, as even as can be; else all rows."""
+    if most is None or min(rows, columns) <= most:
+        return rows
+    return math.ceil(rows / math.ceil(rows / most))
 
 
 def matrix_shape(parameter: Tensor) -> tuple[int, int]:
@@ -121,8 +124,8 @@ def matrix_shape(parameter: Tensor) -> tuple[int, int]:
 
 
 def is_matrix(parameter: Tensor) -> bool:
-    """Whether Muon's step suits a parameter: a matrix or convolution, but not a depthwise one, a position embedding,
-    or one so narrow or long that an orthogonal update says little (timm's rule).
+    """Whether Muon's step suits a parameter: a matrix or convolution, but not a depthwise one, a position embedding
+    (1, T, D), or one so narrow or long that an orthogonal update says little (timm's rule).
     """
     if parameter.ndim < 2 or 1 in parameter.shape[:2]:
         return False

@@ -111,7 +111,8 @@ def take_step(
             "optim.lr or set train.precision=fp32"
         )
     for optimizer in optimizers:
-        scaler.step(optimizer)
+        if not overflowed:  # not left to the scaler, which decides for each optimiser: clipping made all gradients NaN
+            scaler.step(optimizer)
         optimizer.zero_grad(set_to_none=True)
     scaler.update()
     return norm

@@ -31,6 +31,10 @@ class Stage:
         """The images of each batch from a step of the run to the end of the stage."""
         return [self.visit[numbers] for numbers in self.order.wanted(first_step - self.begin, self.end - self.begin)]
 
+    def images_from(self, first_step: int) -> int:
+        """How many images the stage shows from a step of the run on, each as often as it comes."""
+        return self.order.batch_size * max(0, self.end - max(first_step, self.begin))
+
     def view_px(self, step: int) -> int:
         """Side of the training views, or of squares of their area, at a step of the run."""
         return self.recipe.image.view_px((step - self.begin) / (self.end - self.begin))

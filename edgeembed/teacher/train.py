@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import json
 import logging
 import time
@@ -14,7 +15,7 @@ import torch
 from torch import nn
 
 from edgeembed.checkpoint import load_checkpoint, save_checkpoint, save_tensors
-from edgeembed.config import to_yaml
+from edgeembed.config import is_same_recipe, to_yaml
 from edgeembed.data.augment import draw_views
 from edgeembed.data.loader import open_training_canvases
 from edgeembed.data.manifest import Manifest, codes
@@ -30,7 +31,7 @@ from edgeembed.teacher.learning import move_average, set_learning
 from edgeembed.teacher.margin import ClassCentres, class_margins, margin_at, margin_loss
 from edgeembed.teacher.model import EmbeddingModel, build_model
 from edgeembed.teacher.ordering import Moments, order_dimensions
-from edgeembed.teacher.precision import autocast, choose_precision, loss_scaler, resumed_value
+from edgeembed.teacher.precision import autocast, choose_precision, loss_scaler, resume_scale, resumed_precision
 from edgeembed.teacher.recipe import TeacherRecipe
 from edgeembed.teacher.saved import finish_run, space_id
 from edgeembed.teacher.schedule import build_optimizers, rate_factor, set_rates, take_step
@@ -54,10 +55,10 @@ def train_teacher(recipe: TeacherRecipe, manifest: Manifest, run: RunFolder, *, 
     rows, class_of_row = rows[class_of_row >= 0], class_of_row[class_of_row >= 0]
     manifest.require_files()
     device = pick_device(recipe.train.device)
-    kept = resumed_value(run.config, "train", "precision") if resume else None
+    kept = resumed_precision(run.config, "train") if resume else None
     precision = choose_precision(recipe.train.precision, device, key="train.precision", kept=kept)
     recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update={"precision": precision})})
-    run.open(config_yaml=to_yaml(recipe), resume=resume)
+    run.open(config_yaml=to_yaml(recipe), resume=resume, is_same=functools.partial(is_same_recipe, recipe))
     if run.finished:
         log.warning("%s: already finished, nothing to resume", run.path)
         return dict(json.loads((run.path / "eval.json").read_text()))
@@ -117,15 +118,6 @@ def train_teacher(recipe: TeacherRecipe, manifest: Manifest, run: RunFolder, *, 
             )
         )
 
-    warn_if_hopeless(
-        model,
-        name=recipe.backbone.name,
-        size_px=opening.image.size_px,
-        num_images=sum(one.order.batch_size * max(0, one.end - max(first_step, one.begin)) for one in stages),
-        device=device,
-        precision=precision,
-        instead="train on a machine with an NVIDIA GPU, or with --recipe grocery_cpu, made for two CPU cores",
-    )
     scaler = loss_scaler(device, precision)
     started, scores = time.monotonic(), None
     with stop_request() as stop, TrainingLog(run, first_step=first_step, work_S=work_of(stages)) as training_log:
@@ -143,13 +135,23 @@ def train_teacher(recipe: TeacherRecipe, manifest: Manifest, run: RunFolder, *, 
                     network.keep_aspect = image.keep_aspect
             model.require_views(image.view_px(0.0), image.view_px())
             set_learning(settings, model, centres)
+            if current.begin <= first_step < current.end:
+                warn_if_hopeless(
+                    model,
+                    name=recipe.backbone.name,
+                    size_px=current.view_px(current.end - 1),
+                    num_images=sum(one.images_from(first_step) for one in stages),
+                    device=device,
+                    precision=precision,
+                    instead="train on a machine with an NVIDIA GPU, or with --recipe grocery_cpu on two CPU cores",
+                )
             parameters = [parameter for parameter in trained.parameters() if parameter.requires_grad]
             optimizers = build_optimizers(
                 model.backbone, model.neck, centres, optim, sparse_head=centres.sparse, precision=precision
             )
             if first_step > current.begin:
                 state = load_checkpoint(run, model=trained, optimizers=optimizers)
-                scaler.load_state_dict(state.get("loss_scale", {}) if state else {})
+                resume_scale(scaler, state)
                 if first_step == current.end and number + 1 < len(stages):
                     continue
             if not np.array_equal(canvases.shapes_N2, current.shapes_N2):

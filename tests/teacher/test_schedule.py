@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -110,19 +111,22 @@ def test_muon_computes_in_bf16_only_where_the_run_does(precision: str, dtype: to
     assert (muon.dtype, muon.block_rows) == (dtype, 64)
 
 
-@pytest.mark.parametrize("finite", [True, False])
-def test_a_scaled_loss_that_overflows_costs_a_step_and_half_the_scale(finite: bool) -> None:
-    parameter = nn.Parameter(torch.ones(3))
-    optimizer = torch.optim.AdamW([parameter], lr=0.1)
+@pytest.mark.parametrize("bad", [None, float("inf"), float("nan")])
+def test_a_scaled_loss_that_overflows_costs_a_step_of_all_optimizers_and_half_the_scale(bad: float | None) -> None:
+    vector, matrix = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(8, 8))
+    optimizers = [Muon([{"params": [matrix]}], lr=0.1), torch.optim.AdamW([vector], lr=0.1)]
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
-    loss = parameter.sum()
+    loss = vector.sum() + matrix.sum()
     scaler.scale(loss).backward()
-    if not finite:
-        parameter.grad[0] = float("inf")
-    norm = take_step([optimizer], [parameter], loss=loss.item(), step=0, clip_norm=1.0, scaler=scaler)
-    assert scaler.get_scale() == (1024.0 if finite else 512.0)
-    assert bool((parameter < 1.0).all()) == finite
-    assert norm == pytest.approx(3**0.5) if finite else norm == float("inf")
+    assert vector.grad is not None
+    if bad is not None:
+        vector.grad[0] = bad
+    norm = take_step(optimizers, [vector, matrix], loss=loss.item(), step=0, clip_norm=1.0, scaler=scaler)
+    assert scaler.get_scale() == (1024.0 if bad is None else 512.0)
+    for parameter in (vector, matrix):
+        assert torch.equal(parameter.detach(), torch.ones_like(parameter)) == (bad is not None)
+        assert parameter.grad is None
+    assert norm == pytest.approx(67**0.5) if bad is None else not math.isfinite(norm)
 
 
 def test_a_scaled_loss_that_overflows_at_the_least_scale_ends_the_run() -> None:
