@@ -90,7 +90,8 @@ def test_all_is_everything_that_trains_exports_and_measures_and_bench_needs_no_t
 
 def test_a_module_is_told_by_its_package_and_the_command_to_install_it() -> None:
     assert needed("torch.utils") == (
-        "needs the package torch, which the extra [train] provides: in a clone of edgeembed, pip install '.[train]'"
+        "needs the package torch, which the extra [train] provides: in a clone of edgeembed, pip install '.[train]' "
+        "(without an NVIDIA GPU, as README says under Installing)"
     )
     assert needed("numpy").endswith("in a clone of edgeembed, pip install .")
     assert needed("somebodys.package") == "needs the package somebodys"

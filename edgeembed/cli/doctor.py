@@ -121,7 +121,7 @@ def measure(folder: Path, images: Sequence[Path | Image], threads: int | None) -
     from edgeembed.errors import UserError
     from edgeembed.images import ImageError
     from edgeembed.runtimes import available_cores
-    from edgeembed.runtimes.fastest import measure_pairs, refusal, remember, verified_pairs
+    from edgeembed.runtimes.fastest import LEAST_IMAGES, measure_pairs, refusal, remember, verified_pairs
 
     manifest = read_bundle(folder)
     files = {file.path: file for file in manifest.files}
@@ -134,8 +134,8 @@ def measure(folder: Path, images: Sequence[Path | Image], threads: int | None) -
             log.warning("skipped: %s", decoded)
         else:
             pixels.append(decoded)
-    if not pixels:
-        raise UserError("--images: none of the images can be decoded")
+    if len(pixels) < LEAST_IMAGES:
+        raise UserError(f"--images: {len(pixels)} of them can be decoded, expected at least {LEAST_IMAGES}")
     log.info("comparing on %d images and timing %d files and runtimes of %s", len(pixels), len(pairs), manifest.name)
     measured = measure_pairs(folder, manifest, np.stack(pixels), threads=threads)
     fastest = remember(folder, manifest, measured, threads=threads)

@@ -46,7 +46,7 @@ def choose_precision(
         precision, reason = wanted, "as the recipe says"
     log.info("%s: %s on %s (%s)", key, precision, device, reason)
     if wanted != "auto" or kept is not None:
-        warn_if_emulated(precision, device, key=key, remedy=f"set {key}=auto" if wanted != "auto" else reason)
+        warn_if_emulated(precision, device, key=key, remedy=f"set {key}=auto" if wanted != "auto" else f"kept {reason}")
     return precision
 
 

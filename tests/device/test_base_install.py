@@ -108,7 +108,7 @@ def test_bench_beside_a_teacher_needs_torch_and_says_so_at_once(run: Run, data: 
     assert done.returncode == 2
     assert done.stderr == (
         "error: this command needs the package torch, which the extra [train] provides: "
-        "in a clone of edgeembed, pip install '.[train]'\n"
+        "in a clone of edgeembed, pip install '.[train]' (without an NVIDIA GPU, as README says under Installing)\n"
     )
 
 
@@ -147,5 +147,6 @@ def test_a_missing_package_is_exit_2_and_one_line_that_names_its_extra(
     assert done.stderr.strip().splitlines()[-1] == (
         f"error: this command needs the package {package}, which the extra [{extra}] provides: "
         f"in a clone of edgeembed, pip install '.[{extra}]'"
+        + (" (without an NVIDIA GPU, as README says under Installing)" if extra == "train" else "")
     )
     assert "Traceback" not in done.stderr
