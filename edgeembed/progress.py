@@ -7,6 +7,7 @@ import importlib.util
 import math
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
@@ -22,6 +23,7 @@ ItemT = TypeVar("ItemT")
 
 LOG_EVERY_SECONDS = 30.0  # between lines where stderr is a file
 FORECAST_AFTER_SECONDS = 3.0  # of steps behind the first, whose time holds much that comes once
+RECENT_SECONDS = 120.0  # a run may become faster, or slower, than it began
 LONG_STEP_SECONDS = 5.0  # a first step that took longer is forecast from by itself
 
 
@@ -29,13 +31,15 @@ class TrainingLog:
     """Writes scalars of a run everywhere at once; a context manager.
 
     `work_S` says what each of the run's steps costs, in any unit: steps on larger images take longer, and a forecast
-    from the first ones should know it.
+    from the first ones should know it. `remark` is what else should be known of a forecast from the first steps.
     """
 
-    def __init__(self, run: RunFolder, *, first_step: int, work_S: Sequence[float]) -> None:
+    def __init__(self, run: RunFolder, *, first_step: int, work_S: Sequence[float], remark: str = "") -> None:
         self.run, self.first_step, self.total_steps, self.images = run, first_step, len(work_S), 0
         self.work_done_S = np.concatenate([[0.0], np.cumsum(work_S)])
+        self.remark = remark
         self.first_done: float | None = None  # when the first step ended
+        self.recent: deque[tuple[float, int]] = deque()  # when steps ended that say how fast the run is now
         self.forecast_given = False
         from torch.utils.tensorboard import SummaryWriter  # not for those who only want to know what takes long
 
@@ -60,11 +64,23 @@ class TrainingLog:
         seconds = time.monotonic() - self.started
         rate = self.images / max(1e-9, seconds)
         self.progress.update(self.task, completed=step, note=f"{note}  {rate:.0f} images/s")
+        self._note_moment(step)
         self._forecast(step, seconds)
         if not self.progress.console.is_terminal and time.monotonic() - self.printed > LOG_EVERY_SECONDS:
             self.printed = time.monotonic()
             left = duration(self._seconds_left(step))
             print(f"step {step}/{self.total_steps}  {note}  {rate:.0f} images/s  {left} left", file=sys.stderr)
+
+    def _note_moment(self, step: int) -> None:
+        """Keeps the moments of the last minutes; the first step is forgotten as soon as there is another."""
+        now = time.monotonic()
+        if not self.recent:
+            self.recent.append((self.started, self.first_step))
+        elif len(self.recent) == 2 and self.recent[0][1] == self.first_step:
+            self.recent.popleft()
+        self.recent.append((now, step))
+        while len(self.recent) > 2 and now - self.recent[1][0] > RECENT_SECONDS:
+            self.recent.popleft()
 
     def _forecast(self, step: int, seconds: float) -> None:
         """Says once, within seconds of the first step, how long the run will take."""
@@ -73,24 +89,20 @@ class TrainingLog:
             self.first_done = now
         elif not self.forecast_given and step < self.total_steps and now - self.first_done > FORECAST_AFTER_SECONDS:
             self.forecast_given = True
-            done = step - self.first_step - 1
-            each = (now - self.first_done) / done
-            self._say(
-                f"about {duration(self._seconds_left(step))} to go, evaluation apart ({each:.2f} s a step so far)"
-            )
+            each = (now - self.first_done) / (step - self.first_step - 1)
+            self._say(step, f"({each:.2f} s a step so far)")
         if step == self.first_step + 1 < self.total_steps and seconds > LONG_STEP_SECONDS:
-            self._say(f"about {duration(self._seconds_left(step))} to go, evaluation apart, judged by the first step")
+            self._say(step, "(judged by the first step)")
 
     def _seconds_left(self, step: int) -> float:
-        """The work that is left at the speed so far; the first step counts only where there is no other."""
-        since, first = self.started, self.first_step
-        if self.first_done is not None and step > self.first_step + 1:
-            since, first = self.first_done, self.first_step + 1
+        """The work that is left at the speed of the last minutes."""
+        since, first = self.recent[0]
         done = self.work_done_S[step] - self.work_done_S[first]
         left = self.work_done_S[-1] - self.work_done_S[step]
         return float((time.monotonic() - since) * left / max(done, 1e-9))
 
-    def _say(self, text: str) -> None:
+    def _say(self, step: int, basis: str) -> None:
+        text = f"about {duration(self._seconds_left(step))} to go, evaluation apart {basis}{self.remark}"
         self.progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def scalars(self, step: int, values: dict[str, float]) -> None:

@@ -54,7 +54,7 @@ def test_a_slow_first_step_is_enough_to_say_so(
 ) -> None:
     run_steps(tmp_path, monkeypatch, work_S=[1.0] * 11, seconds=[600.0, 300.0])
     first, second = (line for line in capsys.readouterr().err.splitlines() if line.startswith("about"))
-    assert first == "about 100 min to go, evaluation apart, judged by the first step"
+    assert first == "about 100 min to go, evaluation apart (judged by the first step)"
     assert second == "about 45 min to go, evaluation apart (300.00 s a step so far)"
 
 
@@ -72,3 +72,12 @@ def test_a_resumed_run_counts_what_is_left(
 ) -> None:
     run_steps(tmp_path, monkeypatch, work_S=[1.0] * 100, seconds=[1.0] * 6, first_step=50)
     assert "about 45 s to go" in capsys.readouterr().err
+
+
+def test_the_forecast_follows_the_last_minutes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_steps(tmp_path, monkeypatch, work_S=[1.0] * 600, seconds=[1.0] * 60 + [4.0] * 40)
+    *_, last = capsys.readouterr().err.splitlines()
+    assert last.startswith("step 93/600")
+    assert last.endswith("34 min left")  # 507 steps of 4 s; at the mean of all steps it would be 18

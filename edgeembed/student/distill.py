@@ -124,11 +124,13 @@ def distil(
         instead="distil on a machine with an NVIDIA GPU, or --student mobilenetv4_s --recipe scratch",
     )
     work_S = [float(image.view_px(step / total_steps) ** 2) for step in range(total_steps)]
+    recurs = num_views < train.epochs and teacher.size_px and recipe.targets.store != "none"
+    remark = f"; less once the teacher has embedded all views, in epoch {num_views} of {train.epochs}" if recurs else ""
     started, scores = time.monotonic(), None
     student.train()
     with (
         stop_request() as stop,
-        TrainingLog(run, first_step=first_step, work_S=work_S) as training_log,
+        TrainingLog(run, first_step=first_step, work_S=work_S, remark=remark) as training_log,
     ):
         asked = [
             (usable[wanted], order.epoch(step) % num_views)

@@ -269,6 +269,14 @@ def test_a_pair_that_disagrees_is_never_remembered_however_fast(make_bundle: Mak
 
 
 @pytest.mark.usefixtures("hurried")
+def test_images_that_are_too_few_to_tell_leave_what_is_remembered(make_bundle: MakeBundle) -> None:
+    folder = make_bundle()
+    remember(folder, [OWN_INT8])
+    few = dataclasses.replace(OWN_FP32, p50_ms=0.1, agreement=Agreement(cosine_p1=1.0, images=8))
+    assert remember(folder, [few]) is None
+    assert recalled(folder) == (OWN_INT8.path, OWN_INT8.runtime)
+
+
 def test_another_network_in_the_int8_file_is_measured_and_not_remembered(make_bundle: MakeBundle) -> None:
     folder = make_bundle(differs=True, verdicts={})
     manifest = read_bundle(folder)
