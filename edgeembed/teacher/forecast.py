@@ -14,7 +14,7 @@ from edgeembed.teacher.precision import autocast
 log = logging.getLogger(__name__)
 
 LARGE_MODEL_PARAMS = 50_000_000
-HOPELESS_SECONDS = 2 * 86_400.0
+HOPELESS_SECONDS = 8 * 3600.0  # a working day
 MEASURED_STEPS, MEASURED_IMAGES = 2, 2
 
 
@@ -29,7 +29,7 @@ def warn_if_hopeless(
     instead: str,
     learns: bool = True,
 ) -> None:
-    """Measures a large network on a CPU and warns where `num_images` images would take days; names `instead`.
+    """Measures a large network on a CPU and warns where `num_images` images would take more than a working day; names `instead`.
 
     `learns`: forward and backward, else forward alone, as of a teacher whose embeddings are targets. The run goes on: a
     few steps of it may be all that is wanted.

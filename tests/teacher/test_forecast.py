@@ -38,7 +38,7 @@ def test_a_combination_that_would_take_days_is_named_with_a_way_out(
     assert "--recipe grocery_cpu" in caplog.text
 
 
-@pytest.mark.parametrize(("days", "device", "warned"), [(1.0, "cpu", False), (3.0, "cpu", True), (3.0, "cuda", False)])
+@pytest.mark.parametrize(("days", "device", "warned"), [(0.3, "cpu", False), (3.0, "cpu", True), (3.0, "cuda", False)])
 def test_only_days_on_a_cpu_are_hopeless(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, days: float, device: str, warned: bool
 ) -> None:
