@@ -29,7 +29,7 @@ def warn_if_hopeless(
     instead: str,
     learns: bool = True,
 ) -> None:
-    """Measures a large network on a CPU and warns where `num_images` images would take more than a working day; names `instead`.
+    """Measures a large network on a CPU; warns where `num_images` images would take over a working day, with `instead`.
 
     `learns`: forward and backward, else forward alone, as of a teacher whose embeddings are targets. The run goes on: a
     few steps of it may be all that is wanted.
