@@ -64,7 +64,7 @@ def quickstart(
     require_nothing_refused(refused)
 
     announce(5, "measuring")
-    report = bench([out / "bundle"], manifest, teacher=teacher.path, out=out, quick=True)
+    report = bench([out / "bundle"], manifest, teacher=teacher.path, out=out, batches=(1,), quick=True)
     announce(5, f"done: open {out / 'report.html'}")
     if as_json:
         print_json(report)
