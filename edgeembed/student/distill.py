@@ -194,6 +194,7 @@ def distil(
             },
             "weights": recipe.student.weights,
             "precision": precision,
+            "device": device,
             "teacher": {
                 "path": str(teacher_path),
                 "backbone": teacher.facts["architecture"]["backbone"],

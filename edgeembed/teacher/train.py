@@ -273,6 +273,7 @@ def train_teacher(recipe: TeacherRecipe, manifest: Manifest, run: RunFolder, *, 
             },
             "weights": recipe.continue_from or recipe.backbone.weights,
             "precision": precision,
+            "device": device,
         }
         seconds = time.monotonic() - started
         result = finish_run(run, finished, facts, scores=scores, seconds=seconds, steps=total_steps)

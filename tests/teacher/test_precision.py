@@ -98,10 +98,12 @@ def test_the_measurement_is_short_and_positive() -> None:
 
 def precision_of(run: Path) -> dict[str, Any]:
     config = yaml.safe_load((run / "config.yaml").read_text())
+    facts = json.loads((run / "model.json").read_text())
+    assert facts["device"] == pick_device("auto")
     return {
         "config": config["train"]["precision"],
         "targets": config.get("targets", {}).get("precision"),
-        "model": json.loads((run / "model.json").read_text())["precision"],
+        "model": facts["precision"],
     }
 
 
