@@ -83,7 +83,7 @@ def read_json(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not valid JSON ({error})") from None
     if not isinstance(value, dict):
         raise UserError(f"{path}: expected a JSON object")
@@ -179,7 +179,7 @@ class RunFolder:
 
     def checkpoints(self) -> list[Path]:
         """Whole checkpoints, oldest first."""
-        return sorted(self.path.glob("checkpoints/step-*/"))
+        return sorted(path for path in self.path.glob("checkpoints/step-*/") if path.name[5:].isdigit())
 
     def last_step(self) -> int:
         """How many steps the newest checkpoint holds; 0 where there is none."""
@@ -194,6 +194,8 @@ class RunFolder:
         `is_same` says whether a config.yaml with another text, as an earlier version wrote it, means the same.
         """
         config = self.config
+        if config.is_dir():
+            raise UserError(f"{config}: is a folder, expected the file of a run: choose another --out")
         if config.exists():
             if not resume:
                 raise UserError(

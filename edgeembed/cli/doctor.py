@@ -105,6 +105,8 @@ def comparison_images(folder: Path | None) -> list[Path | Image]:
 
     if folder is None:
         return list(rendered_images())
+    if not folder.is_dir():
+        raise UserError(f"--images {folder}: {'is a file' if folder.exists() else 'no such folder'}, expected a folder")
     files = find_images(folder)
     if len(files) < LEAST_IMAGES:
         raise UserError(f"--images {folder}: holds {len(files)} images, expected at least {LEAST_IMAGES}")
@@ -135,7 +137,7 @@ def measure(folder: Path, images: Sequence[Path | Image], threads: int | None) -
         else:
             pixels.append(decoded)
     if len(pixels) < LEAST_IMAGES:
-        raise UserError(f"--images: {len(pixels)} of them can be decoded, expected at least {LEAST_IMAGES}")
+        raise UserError(f"--images: {len(pixels)} of {len(images)} can be decoded, expected at least {LEAST_IMAGES}")
     log.info("comparing on %d images and timing %d files and runtimes of %s", len(pixels), len(pairs), manifest.name)
     measured = measure_pairs(folder, manifest, np.stack(pixels), threads=threads)
     fastest = remember(folder, manifest, measured, threads=threads)

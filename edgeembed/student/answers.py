@@ -100,7 +100,7 @@ def choose_targets_precision(
 def stored_precisions(
     recipe: DistillRecipe, manifest: Manifest, teacher: Network, space_id: str, teacher_path: Path
 ) -> dict[str, Path]:
-    """The precisions in which a store holds the targets of a recipe, and its folder."""
+    """The precisions in which there is a store of a recipe's targets, and its folder."""
     stored: dict[str, Path] = {}
     if recipe.targets.store == "none":
         return stored
@@ -108,8 +108,10 @@ def stored_precisions(
         with_it = with_targets_precision(recipe, precision)
         folder = store_folder(with_it, target_key(with_it, manifest, teacher, space_id), teacher_path)
         described = folder / "targets.json"
-        if described.is_file() and read_json(described).get("augmentation", {}).get("precision") == precision:
-            stored[precision] = folder
+        if described.is_file():
+            augmentation = read_json(described).get("augmentation")
+            if isinstance(augmentation, dict) and augmentation.get("precision") == precision:
+                stored[precision] = folder
     return stored
 
 
@@ -126,7 +128,8 @@ def warn_if_teacher_is_slow(teacher: Network, *, num_images: int, device: str, p
         num_images=num_images,
         device=device,
         precision=precision,
-        instead="compute its embeddings with `edgeembed targets build` on a machine with an NVIDIA GPU",
+        instead="let `edgeembed targets build` store its embeddings on a machine with an NVIDIA GPU, and leave "
+        "targets.store unset",
         learns=False,
     )
 

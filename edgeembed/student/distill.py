@@ -106,7 +106,8 @@ def distil(
     resume_scale(scaler, state)
     run.forget_metrics_after(first_step)
     num_views = min(recipe.targets.views, train.epochs)
-    answer = teacher.answers(recipe, manifest, num_views=num_views, device=device)
+    images_left = order.batch_size * (total_steps - first_step)
+    answer = teacher.answers(recipe, manifest, num_views=num_views, num_images=images_left, device=device)
     objective = build_objective(recipe, manifest, rows, teacher, device)
     validation = Validation(recipe, manifest, teacher, device) if eval_every else None
 
@@ -118,7 +119,7 @@ def distil(
         student,
         name=recipe.student.name,
         size_px=image.view_px(),
-        num_images=order.batch_size * (total_steps - first_step),
+        num_images=images_left,
         device=device,
         precision=precision,
         instead="distil on a machine with an NVIDIA GPU, or --student mobilenetv4_s --recipe scratch",

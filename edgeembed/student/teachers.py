@@ -50,8 +50,10 @@ class Teacher(Protocol):
     def choose_precision(self, recipe: DistillRecipe, manifest: Manifest, *, device: str, kept: str | None) -> str:
         """What `targets.precision` auto comes to, logged with its reason; `kept` is what a resumed run began with."""
 
-    def answers(self, recipe: DistillRecipe, manifest: Manifest, *, num_views: int, device: str) -> Answer:
-        """Brings the teacher to a device and gives what it says of views."""
+    def answers(
+        self, recipe: DistillRecipe, manifest: Manifest, *, num_views: int, num_images: int, device: str
+    ) -> Answer:
+        """Brings the teacher to a device and gives its embeddings of views, `num_images` of which are still needed."""
 
     def embed(self, manifest: Manifest, rows: Rows, recipe: DistillRecipe, device: str) -> tuple[FloatArray, Rows]:
         """Its embeddings of rows of a manifest, unaugmented: (M, D) float32, and the M rows that it has one for."""
@@ -79,15 +81,16 @@ class RunTeacher:
         space_id = self.facts["space_id"]
         return choose_targets_precision(recipe, manifest, self.network, space_id, self.path, device=device, kept=kept)
 
-    def answers(self, recipe: DistillRecipe, manifest: Manifest, *, num_views: int, device: str) -> Answer:
+    def answers(
+        self, recipe: DistillRecipe, manifest: Manifest, *, num_views: int, num_images: int, device: str
+    ) -> Answer:
         self.network.requires_grad_(False).to(device).to(memory_format=torch.channels_last)
         key = target_key(recipe, manifest, self.network, self.facts["space_id"])
         store = open_store(recipe, key, self.path, num_views=num_views)
-        views = recipe.train.epochs if store is None else num_views
-        known = 0 if store is None else store.count(num_views)
-        warn_if_teacher_is_slow(
-            self.network, num_images=key.num_images * views - known, device=device, precision=recipe.targets.precision
-        )
+        if store is not None:
+            num_images = min(num_images, key.num_images * num_views - store.count(num_views))
+        precision = recipe.targets.precision
+        warn_if_teacher_is_slow(self.network, num_images=num_images, device=device, precision=precision)
         return Answers(self.network, store, precision=recipe.targets.precision, device=device).of
 
     def embed(self, manifest: Manifest, rows: Rows, recipe: DistillRecipe, device: str) -> tuple[FloatArray, Rows]:
@@ -117,11 +120,13 @@ class OwnTeacher:
 
     def choose_precision(self, recipe: DistillRecipe, manifest: Manifest, *, device: str, kept: str | None) -> str:
         """Nothing is computed: the embeddings are there."""
-        del manifest, device, kept
-        return "fp32" if recipe.targets.precision == "auto" else recipe.targets.precision
+        del manifest, device
+        return (kept or "fp32") if recipe.targets.precision == "auto" else recipe.targets.precision
 
-    def answers(self, recipe: DistillRecipe, manifest: Manifest, *, num_views: int, device: str) -> Answer:
-        del num_views
+    def answers(
+        self, recipe: DistillRecipe, manifest: Manifest, *, num_views: int, num_images: int, device: str
+    ) -> Answer:
+        del num_views, num_images
         if manifest.fingerprint != self.store.key.data:
             raise UserError(
                 f"{self.path}: embeddings for data {self.store.key.data}, the manifest is {manifest.fingerprint}: "

@@ -46,7 +46,12 @@ def choose_precision(
         precision, reason = wanted, "as the recipe says"
     log.info("%s: %s on %s (%s)", key, precision, device, reason)
     if wanted != "auto" or kept is not None:
-        warn_if_emulated(precision, device, key=key, remedy=f"set {key}=auto" if wanted != "auto" else f"kept {reason}")
+        warn_if_emulated(
+            precision,
+            device,
+            key=key,
+            remedy=f"set {key}=auto" if wanted != "auto" else f"kept {reason}; {key}=fp32 begins anew",
+        )
     return precision
 
 
@@ -116,9 +121,16 @@ def loss_scaler(device: str, precision: str) -> torch.amp.GradScaler:
 
 
 def resume_scale(scaler: torch.amp.GradScaler, state: Mapping[str, Any] | None) -> None:
-    """Takes up the scale of the loss that a checkpoint's state holds; one that was begun without goes on without."""
+    """Takes up the scale of the loss that a checkpoint's state holds, where it holds one. Raises UserError for a
+    damaged one.
+    """
     if state and state.get("loss_scale"):
-        scaler.load_state_dict(state["loss_scale"])
+        try:
+            scaler.load_state_dict(state["loss_scale"])
+        except (AttributeError, KeyError, RuntimeError, TypeError):
+            raise UserError(
+                f"checkpoint of step {state.get('step')}: loss_scale in state.json is damaged: delete the checkpoint"
+            ) from None
 
 
 def resumed_precision(config: Path, section: str) -> str | None:
@@ -130,8 +142,8 @@ def resumed_precision(config: Path, section: str) -> str | None:
         return None
     try:
         precision = yaml.safe_load(config.read_text(encoding="utf-8"))[section]["precision"]
-    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError):
+    except (yaml.YAMLError, ValueError, KeyError, TypeError):
         precision = None
-    if precision not in DTYPES:
+    if not isinstance(precision, str) or precision not in DTYPES:
         raise UserError(f"{config}: damaged, {section}.precision cannot be read: choose another --out")
-    return str(precision)
+    return precision

@@ -166,5 +166,7 @@ def test_doctor_compares_on_the_users_own_images(edgeembed: Run, make_bundle: Ma
     (images / "0.png").write_bytes(b"no image")
     outcome = edgeembed("doctor", folder, "--images", images)
     assert outcome.code == 2
-    assert "--images: 15 of them can be decoded, expected at least 16" in outcome.stderr
+    assert "--images: 15 of 16 can be decoded, expected at least 16" in outcome.stderr
+    assert "no such folder" in edgeembed("doctor", folder, "--images", tmp_path / "nowhere").stderr
+    assert "is a file, expected a folder" in edgeembed("doctor", folder, "--images", images / "1.png").stderr
     assert fastest.recall(folder, read_bundle(folder)) is not None  # what was remembered holds

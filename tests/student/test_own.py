@@ -55,6 +55,14 @@ def test_a_student_learns_from_embeddings_of_any_dimension(
     losses = [json.loads(line).get("loss") for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert losses[-2] < 0.8 * losses[0]
 
+    # Begun by a version whose default was bf16, which means nothing for embeddings that are there.
+    config = tmp_path / "run" / "config.yaml"
+    before, _, targets = config.read_text().partition("targets:")
+    config.write_text(before + "targets:" + targets.replace("precision: fp32", "precision: bf16", 1))
+    resumed = edgeembed(
+        "distill", "--teacher", own, "--recipe", "quickstart", "--out", tmp_path / "run", *keys, "--resume"
+    )
+    assert resumed.code == 0, resumed.stderr
     again = edgeembed("targets", "import", file, "--data", tiny_data, "--out", own)
     assert (again.code, "is not empty" in again.stderr) == (2, True)
     mixing = edgeembed("distill", "--teacher", own, "--set", "mix.mixup_probability=1", "--out", tmp_path / "m", *keys)

@@ -13,10 +13,17 @@ import pytest
 import torch
 import yaml
 
+from edgeembed.errors import UserError
 from edgeembed.run import RunFolder
 from edgeembed.teacher import precision as module
 from edgeembed.teacher.device import pick_device
-from edgeembed.teacher.precision import choose_precision, loss_scaler, native_precision, time_in_fp32
+from edgeembed.teacher.precision import (
+    choose_precision,
+    loss_scaler,
+    native_precision,
+    resume_scale,
+    time_in_fp32,
+)
 from tests.conftest import TINY, TINY_STUDENT, Outcome, as_options
 
 Run = Callable[..., Outcome]
@@ -88,7 +95,7 @@ def test_what_a_run_began_with_is_kept_and_what_the_recipe_says_is_obeyed(
         assert choose_precision("fp16", "cpu", key="train.precision", kept="bf16") == "fp16"
     warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert len(warnings) == 2
-    assert warnings[0].endswith("emulated on this CPU, a step took 7.5 times as long as in fp32: kept as the run began")
+    assert "emulated on this CPU, a step took 7.5 times as long as in fp32: kept as the run began" in warnings[0]
     assert warnings[1].endswith("a step took 7.5 times as long as in fp32: set train.precision=auto")
 
 
@@ -187,10 +194,40 @@ def test_a_run_of_an_earlier_version_which_lacks_new_keys_is_resumed(
     other = edgeembed(*command, "--resume")
     assert other.code == 2
     assert "differs from the recipe" in other.stderr
-    (run / "config.yaml").write_text("train: [")
-    damaged = edgeembed(*command, "--resume")
-    assert damaged.code == 2
-    assert "damaged, train.precision cannot be read" in damaged.stderr
+    for text in (
+        "train: [",
+        "train: {precision: [bf16]}",
+        "train: {precision: 2024-13-45}",
+        "",
+        "train: {precision: fp8}",
+    ):
+        (run / "config.yaml").write_text(text)
+        damaged = edgeembed(*command, "--resume")
+        assert damaged.code == 2
+        assert "damaged, train.precision cannot be read" in damaged.stderr
+
+
+@pytest.mark.parametrize("state", [{"loss_scale": 5}, {"loss_scale": {"scale": 1.0}}, {"loss_scale": [1]}])
+def test_a_damaged_scale_is_a_mistake_and_none_is_none(state: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=r"loss_scale in state\.json is damaged"):
+        resume_scale(loss_scaler("cpu", "fp16"), state)
+    for without in ({}, {"loss_scale": {}}, None):
+        resume_scale(loss_scaler("cpu", "fp16"), without)
+    resume_scale(loss_scaler("cpu", "fp32"), {"loss_scale": 5})
+
+
+def test_a_damaged_store_of_another_precision_is_passed_over(
+    edgeembed: Run, tiny_data: Path, tiny_teacher: Path, tmp_path: Path
+) -> None:
+    teacher = tmp_path / "teacher"
+    shutil.copytree(tiny_teacher, teacher)
+    keys = as_options([*TINY_STUDENT, "train.max_steps=1", "eval.every_steps=0", "targets.views=1"])
+    distill = ["distill", "--data", tiny_data, "--teacher", teacher, "--recipe", "quickstart", *keys]
+    assert edgeembed(*distill, "--set", "targets.precision=fp16", "--out", tmp_path / "first").code == 0
+    (described,) = teacher.glob("targets/*/targets.json")
+    described.write_text('{"augmentation": null}')
+    assert edgeembed(*distill, "--out", tmp_path / "second").code == 0
+    assert precision_of(tmp_path / "second")["targets"] == native_precision("cpu")[0]
 
 
 def test_one_step_in_each_format_has_nearly_the_same_loss(edgeembed: Run, tiny_data: Path, tmp_path: Path) -> None:
