@@ -46,8 +46,10 @@ class StopRequest:
 
 @contextlib.contextmanager
 def stop_request() -> Iterator[StopRequest]:
-    """Within the block, SIGINT and SIGTERM only set a flag; outside the main thread, which alone may ask for that, none
-    does."""
+    """Within the block, SIGINT and SIGTERM only set a flag.
+
+    Python lets only the main thread handle signals: in other threads the flag is never set.
+    """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request

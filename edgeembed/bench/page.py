@@ -17,6 +17,7 @@ from edgeembed.bench.summary import (
     headline,
     megabytes,
     milliseconds,
+    percent,
     summaries,
     teacher_of,
     thread_text,
@@ -40,7 +41,7 @@ def render_html(report: Mapping[str, Any], examples: Sequence[Example]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(ms=milliseconds, mb=megabytes, threads=thread_text, share=_share, percent=_percent)
+    environment.filters.update(ms=milliseconds, mb=megabytes, threads=thread_text, share=_share, percent=percent)
     environment.filters.update(count=_count, figures=three_figures)
     files = summaries(report)
     return environment.get_template("report.html").render(
@@ -58,10 +59,6 @@ def render_html(report: Mapping[str, Any], examples: Sequence[Example]) -> str:
 
 def _share(value: float | None) -> str:
     return MISSING if value is None else f"{value:.3f}"
-
-
-def _percent(value: float | None) -> str:
-    return MISSING if value is None else f"{100 * value:.1f} %"
 
 
 def _count(value: float | None) -> str:

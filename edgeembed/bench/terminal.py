@@ -1,4 +1,4 @@
-"""The result on the terminal, on stderr: a table of files and the headline, by means of the base install alone."""
+"""Prints the table of files and the headline on stderr; needs the base install only."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from edgeembed.bench.summary import MISSING, headline, megabytes, milliseconds, summaries, thread_text
+from edgeembed.bench.summary import MISSING, headline, megabytes, milliseconds, percent, summaries, thread_text
 
 TEXT_COLUMNS = ("model", "runtime")
 NUMBER_COLUMNS = (
@@ -37,7 +37,7 @@ def print_summary(report: Mapping[str, Any]) -> None:
             megabytes(row["peak_rss_bytes"]),
             f"{file.map:.4f}",
             MISSING if file.map_asymmetric is None else f"{file.map_asymmetric:.4f}",
-            _percent((row["retention"] or {}).get("symmetric")),
+            percent((row["retention"] or {}).get("symmetric")),
             MISSING if row["percent_of_floor"] is None else f"{row['percent_of_floor']:.0f}",
         )
         for file in summaries(report)
@@ -48,10 +48,6 @@ def print_summary(report: Mapping[str, Any]) -> None:
     for item in report["skipped"]:
         print(f"skipped: {item['name']}: {item['reason']}", file=sys.stderr)
     print(headline(report), file=sys.stderr)
-
-
-def _percent(share: float | None) -> str:
-    return MISSING if share is None else f"{100 * share:.1f} %"
 
 
 def as_table(lines: Sequence[Sequence[str]]) -> list[str]:

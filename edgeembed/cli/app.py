@@ -97,9 +97,10 @@ def report(error: Exception) -> int:
 
 @contextlib.contextmanager
 def leaving_on_sigterm() -> Iterator[None]:
-    """Within the block SIGTERM ends the command by SystemExit, so that it tidies up; afterwards it does what it did.
+    """Within the block, SIGTERM raises SystemExit, so that the command cleans up; the previous handler comes back.
 
-    Only the main thread may say what a signal does: elsewhere, and where the handler is not Python's, nothing changes.
+    Nothing changes outside the main thread, the only one that may handle signals, or where the previous handler was not
+    set from Python.
     """
     previous = signal.getsignal(signal.SIGTERM)
     if threading.current_thread() is not threading.main_thread() or previous is None:

@@ -1,4 +1,4 @@
-"""Which file and runtime of a bundle are fastest on this machine, and right: measured once, remembered, found later.
+"""Finds the fastest file and runtime of a bundle whose embeddings are right on this machine, and caches the choice.
 
 What is faster cannot be told from a CPU's name: int8 against fp32 depends on its dot products, one runtime against the
 other on the network. Nor is what passed the exporter's gate right everywhere: int8 products saturate on some CPUs. So a

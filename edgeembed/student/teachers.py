@@ -48,7 +48,7 @@ class Teacher(Protocol):
         """Those of some training images that it can answer for."""
 
     def choose_precision(self, recipe: DistillRecipe, manifest: Manifest, *, device: str, kept: str | None) -> str:
-        """What `targets.precision` auto comes to, logged with its reason; `kept` is what a resumed run began with."""
+        """Resolves `targets.precision` and logs the reason; `kept` is the precision that a resumed run began with."""
 
     def answers(
         self, recipe: DistillRecipe, manifest: Manifest, *, num_views: int, num_images: int, device: str

@@ -1,4 +1,4 @@
-"""What a large network would take on a CPU, said before its first batch, which alone may take an hour."""
+"""Estimates how long a large network takes on a CPU, before its first batch, which alone can take an hour."""
 
 from __future__ import annotations
 

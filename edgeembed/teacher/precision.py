@@ -1,6 +1,6 @@
 """The number format that a run computes in: the fastest one that its device computes natively, unless told otherwise.
 
-bf16 on a CPU without units for it is emulated, and a step takes 5 to 40 times as long as in fp32. Flags of the CPU tell
+bf16 on a CPU without units for it is emulated, and a step takes 8 to 20 times as long as in fp32. Flags of the CPU tell
 whether it has the units, but not whether the installed libraries use them, so a short measurement has the last word.
 """
 
@@ -26,7 +26,7 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 CPU_BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})  # x86, x86, ARM
 BF16_CAPABILITY = (8, 0)  # NVIDIA GPUs from Ampere on compute bf16 natively
 MEASURED_ROUNDS = 5
-EMULATED_FACTOR = 1.25  # native formats take 0.3 to 0.7 of the time of fp32, emulated ones 5 to 40 times as long
+EMULATED_FACTOR = 1.25  # a native small step takes 0.55 to 0.7 of its time in fp32, emulated 6 to 8 times
 LEAST_LOSS_SCALE = 2.0**-10
 
 
@@ -86,8 +86,8 @@ def warn_if_emulated(precision: str, device: str, *, key: str, remedy: str) -> N
 def time_in_fp32(precision: str) -> float:
     """How long a small training step takes on the CPU in a format, as a multiple of its time in fp32.
 
-    The step is a convolution and a matrix product, forward and backward. Least of a few rounds that take turns: a
-    quarter of a second, once a process.
+    The step is a convolution and a matrix product, forward and backward. Least of a few rounds in which
+    the formats take turns; measured once a process.
     """
     image_BCHW = torch.ones(8, 32, 28, 28).contiguous(memory_format=torch.channels_last)
     kernel = torch.full((64, 32, 3, 3), 0.01, requires_grad=True)
