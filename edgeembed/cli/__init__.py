@@ -21,7 +21,9 @@ from edgeembed.cli import (
     teacher,
 )
 from edgeembed.cli.app import run
+from edgeembed.cli.streams import make_streams_safe
 
 
 def main() -> None:
+    make_streams_safe()
     sys.exit(run())

@@ -5,69 +5,126 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
+import os
+import platform
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Iterator
 from types import FrameType
 from typing import Annotated, Any, NoReturn
 
 import typer
 
+from edgeembed import __version__
+from edgeembed.cli.help import CommandGroup
+from edgeembed.cli.streams import StderrHandler
 from edgeembed.errors import CheckFailed, UserError
 from edgeembed.extras import is_known, needed
 
 DONE, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
 
+GLOBAL_OPTIONS = ("--debug", "--quiet", "--verbose", "-v", "--version")
+NOISY_LIBRARIES = ("absl", "httpx", "httpx2", "onnx_ir", "onnxscript", "PIL", "torch.onnx")
+
+log = logging.getLogger(__name__)
+
 app = typer.Typer(
     name="edgeembed",
+    cls=CommandGroup,
     help="Train an image-embedding teacher, distil it into small students, and prove on your device how good they are.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
+def print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"edgeembed {__version__}")
+        raise typer.Exit()
+
+
 @app.callback()
 def options(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Log warnings only.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print only results, warnings and errors.")] = False,
+    verbose: Annotated[
+        bool,
+        typer.Option(
+            "-v", "--verbose", help="Log more, with time and module. Without a command: the same as --version."
+        ),
+    ] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=print_version, is_eager=True)
+    ] = False,
 ) -> None:
-    """Options that stand before the command."""
-    del debug  # read by run(), which must know it even where parsing fails
-    logging.basicConfig(level=logging.WARNING if quiet else logging.INFO, format="%(message)s", stream=sys.stderr)
-    for noisy in ("absl", "httpx", "httpx2", "onnx_ir", "onnxscript", "PIL", "torch.onnx"):
-        logging.getLogger(noisy).setLevel(logging.ERROR)
+    """Options that may stand before or after the command."""
+    del debug, version  # read by run(), which must know it even where parsing fails; printed by its callback
+    if quiet and verbose:
+        raise UserError("--quiet and --verbose: expected one of them at most")
+    set_up_logging(logging.WARNING if quiet else logging.INFO, verbose=verbose)
+    if quiet:  # the downloads of pretrained weights
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+
+def set_up_logging(level: int, *, verbose: bool) -> None:
+    """Logs to stderr, unless the surrounding program has set up logging already."""
+    line = "%(asctime)s %(levelname)s %(name)s: %(message)s" if verbose else "%(message)s"
+    logging.basicConfig(level=level, format=line, handlers=[StderrHandler()])
+    if verbose:
+        logging.getLogger("edgeembed").setLevel(logging.DEBUG)
+        log.debug("edgeembed %s, Python %s, %s", __version__, platform.python_version(), platform.platform())
+        return
+    for name in NOISY_LIBRARIES:
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def print_json(value: dict[str, Any]) -> None:
-    """One JSON object, alone, on stdout; in ASCII where stdout has no letter for every character, as on Windows."""
-    is_utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
-    print(json.dumps(value, ensure_ascii=not is_utf8))
+    """One JSON object, alone, on stdout: in ASCII, which every terminal and pipe takes, and with null for NaN."""
+    print(json.dumps(without_nan(value), allow_nan=False))
+
+
+def without_nan(value: Any) -> Any:
+    """A JSON value with null for NaN and infinity, which JSON has no number for."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: without_nan(item) for key, item in value.items()}
+    return [without_nan(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def run(arguments: list[str] | None = None) -> int:
     """Runs one command and returns its exit code: 0 done, 1 failed, 2 misused, 128 + n stopped by signal n."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    debug = "--debug" in arguments
-    # --debug is understood anywhere on the line.
-    arguments = (["--debug"] if debug else []) + [argument for argument in arguments if argument != "--debug"]
+    arguments = global_options_first(sys.argv[1:] if arguments is None else arguments)
     try:
         with leaving_on_sigterm():
-            result = app(args=arguments, standalone_mode=False)
-        return result if isinstance(result, int) else DONE
-    except Exception as error:
-        if debug:
-            raise
+            result = app(args=arguments, prog_name="edgeembed", standalone_mode=False)
+            if sys.stdout is not None:
+                sys.stdout.flush()  # here, where a full disk is still an error of the command
+    except (Exception, KeyboardInterrupt) as error:
+        if "--debug" in arguments:
+            traceback.print_exc()
         return report(error)
-    except KeyboardInterrupt:
+    if result == INTERRUPTED:  # what Typer makes of Ctrl-C
         print("stopped", file=sys.stderr)
-        return INTERRUPTED
+    return result if isinstance(result, int) else DONE
 
 
-def report(error: Exception) -> int:
+def global_options_first(arguments: list[str]) -> list[str]:
+    """Arguments with the options of every command brought to the front, where Typer looks for them."""
+    if arguments in (["-v"], ["--verbose"]):  # nothing would be logged
+        return ["--version"]
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    moved = [argument for argument in arguments[:end] if argument in GLOBAL_OPTIONS]
+    kept = [argument for argument in arguments[:end] if argument not in GLOBAL_OPTIONS]
+    return [*moved, *kept, *arguments[end:]]
+
+
+def report(error: BaseException) -> int:
     """Prints one line for an exception and returns the exit code that it stands for."""
     if isinstance(error, (typer.Abort, KeyboardInterrupt)):
         print("stopped", file=sys.stderr)
@@ -76,11 +133,8 @@ def report(error: Exception) -> int:
         return error.exit_code
     code = getattr(error, "exit_code", None)
     message = str(error)
-    usage = getattr(error, "format_message", None)  # Typer's own usage errors
-    if usage is not None:
-        message, code = usage(), MISUSED
-        if not message:  # no command: the help was printed
-            return MISUSED
+    if hasattr(error, "format_message"):  # Typer's own usage errors
+        code, message = MISUSED, usage_message(error)
     elif isinstance(error, UserError):
         code = MISUSED
     elif isinstance(error, ModuleNotFoundError) and is_known(error.name or ""):
@@ -93,6 +147,18 @@ def report(error: Exception) -> int:
             message = f"{type(error).__name__}: {message} (--debug shows where)"
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
     return int(code)
+
+
+def usage_message(error: Any) -> str:
+    """What is wrong with the arguments, in our words where Typer's lack the remedy, and which help to read.
+
+    Typer's exceptions are click's in some versions and its own in others: they are told apart by what they hold.
+    """
+    command = error.ctx.command_path if error.ctx is not None else "edgeembed"
+    if hasattr(error, "possibilities"):
+        nearest = f"did you mean {error.possibilities[0]}?" if error.possibilities else "see"
+        return f"unknown option {error.option_name!r} of `{command}`: {nearest} `{command} --help` lists all"
+    return f"{error.format_message().rstrip('.')}: see `{command} --help`"
 
 
 @contextlib.contextmanager

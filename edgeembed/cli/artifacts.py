@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgeembed.cli.app import app, print_json
+from edgeembed.cli.help import CommandGroup
 
 if TYPE_CHECKING:
     from edgeembed.bundle import BundleManifest
 
 log = logging.getLogger(__name__)
 
-artifacts_app = typer.Typer(help="Bundles: list, verify, pack, unpack, diff.", rich_markup_mode=None)
+artifacts_app = typer.Typer(cls=CommandGroup, help="Bundles: list, verify, pack, unpack, diff.", rich_markup_mode=None)
 app.add_typer(artifacts_app, name="artifacts", invoke_without_command=True)
 
 Bundle = Annotated[Path | None, typer.Argument(help="A bundle of your own; default: all bundled ones.")]
@@ -70,7 +71,6 @@ def pack_artifact(
 ) -> None:
     """Write a bundle as one file; the same bundle gives the same bytes on any machine."""
     from edgeembed.bundle import PACKED_SUFFIX, sha256_of
-    from edgeembed.cli.inputs import printable
     from edgeembed.packing import pack
 
     out = out or Path(os.path.abspath(bundle) + PACKED_SUFFIX)
@@ -78,7 +78,7 @@ def pack_artifact(
     sha256 = sha256_of(out)
     log.info("%s: %d bytes, sha256 %s", out, size, sha256)
     if as_json:
-        print_json({"out": printable(str(out)), "bytes": size, "sha256": sha256})
+        print_json({"out": str(out), "bytes": size, "sha256": sha256})
 
 
 @artifacts_app.command("unpack")
@@ -91,7 +91,6 @@ def unpack_artifact(
 ) -> None:
     """Check a packed bundle and make it a folder, whole or not at all."""
     from edgeembed.bundle import PACKED_SUFFIX
-    from edgeembed.cli.inputs import printable
     from edgeembed.errors import UserError
     from edgeembed.packing import unpack
 
@@ -102,7 +101,7 @@ def unpack_artifact(
     manifest = unpack(file, out)
     log.info("bundle: %s (%s)", out, ", ".join(stored.path for stored in manifest.files))
     if as_json:
-        print_json({"out": printable(str(out)), "name": manifest.name, "space_id": manifest.space_id})
+        print_json({"out": str(out), "name": manifest.name, "space_id": manifest.space_id})
 
 
 def rows_of(folder: Path) -> list[dict[str, Any]]:

@@ -10,10 +10,13 @@ from typing import Annotated
 import typer
 
 from edgeembed.cli.app import app, print_json
+from edgeembed.cli.help import CommandGroup
 
 log = logging.getLogger(__name__)
 
-data_app = typer.Typer(help="Manifests: make, import, join, check.", rich_markup_mode=None, no_args_is_help=True)
+data_app = typer.Typer(
+    cls=CommandGroup, help="Manifests: make, import, join, check.", rich_markup_mode=None, no_args_is_help=True
+)
 app.add_typer(data_app, name="data")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]

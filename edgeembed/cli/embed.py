@@ -50,9 +50,9 @@ def embed(
     count = ImageCount(len(files))
 
     def skip(reason: str) -> None:
-        skipped.append(printable(reason))
+        skipped.append(reason)
         count.clear()
-        log.warning("skipped: %s", skipped[-1])
+        log.warning("skipped: %s", printable(reason))
 
     started = time.monotonic()
     embedding_ND, kept = embed_images(network, files, batch_size=batch_size, on_skip=skip, on_progress=count)
@@ -77,7 +77,7 @@ def embed(
     if as_json:
         print_json(
             {
-                "out": printable(str(out)),
+                "out": str(out),
                 "images": len(kept),
                 "skipped": skipped,
                 "dim": network.dim,

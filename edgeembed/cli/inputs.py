@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from edgeembed.errors import UserError
 from edgeembed.images import IMAGE_SUFFIXES, find_images
+
+NOT_SHOWN = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\ud800-\\udfff]")  # control characters; bytes that are not UTF-8
 
 
 def gather_images(paths: Sequence[Path]) -> list[str]:
@@ -22,9 +25,12 @@ def gather_images(paths: Sequence[Path]) -> list[str]:
     return list(found)
 
 
-def printable(path: str) -> str:
-    """A path for people: file names that are not UTF-8 must not stop a command's output."""
-    return path.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+def printable(text: str) -> str:
+    """Text for one line of a terminal: control characters, and bytes of a name that are not UTF-8, are escaped.
+
+    JSON needs no such thing: it has escapes of its own, from which a program gets the very name back.
+    """
+    return NOT_SHOWN.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
 
 
 def _images_of(path: Path) -> Iterable[str | Path]:

@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from edgeembed.cli.app import app, print_json
+from edgeembed.cli.help import CommandGroup
 
-recipes_app = typer.Typer(help="List the recipes, or show one.", rich_markup_mode=None)
+recipes_app = typer.Typer(cls=CommandGroup, help="List the recipes, or show one.", rich_markup_mode=None)
 app.add_typer(recipes_app, name="recipes", invoke_without_command=True)
 
 KINDS = ("teacher", "student", "export")

@@ -64,7 +64,7 @@ def search(
     if as_json:
         print_json(
             {
-                "index": printable(str(index)),
+                "index": str(index),
                 "images": len(stored.paths),
                 "model": network.name,
                 "space_id": network.space_id,
@@ -72,12 +72,12 @@ def search(
                 "runtime": network.runtime,
                 "provider": network.provider,
                 "k": position_QK.shape[1],
-                "sheet": printable(str(sheet)) if sheet else None,
+                "sheet": str(sheet) if sheet else None,
                 "queries": [
                     {
-                        "path": printable(file),
+                        "path": file,
                         "results": [
-                            {"rank": rank, "path": printable(path), "similarity": round(similarity, 6)}
+                            {"rank": rank, "path": path, "similarity": round(similarity, 6)}
                             for rank, (path, similarity) in enumerate(results, 1)
                         ],
                     }

@@ -10,12 +10,16 @@ import typer
 
 from edgeembed.cli.app import app, print_json
 from edgeembed.cli.distill import manifest_of
+from edgeembed.cli.help import CommandGroup
 from edgeembed.errors import UserError
 
 log = logging.getLogger(__name__)
 
 targets_app = typer.Typer(
-    help="A teacher's answers, stored once for any number of students.", rich_markup_mode=None, no_args_is_help=True
+    cls=CommandGroup,
+    help="A teacher's answers, stored once for any number of students.",
+    rich_markup_mode=None,
+    no_args_is_help=True,
 )
 app.add_typer(targets_app, name="targets")
 
