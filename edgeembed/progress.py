@@ -1,11 +1,14 @@
-"""What a person watches during a long run: a progress line on stderr, metrics.jsonl, TensorBoard."""
+"""What a person watches during a long run: a progress line on stderr, metrics.jsonl, TensorBoard.
+
+Whoever logs warnings only, as `--quiet` does, sees neither progress lines nor stages.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import importlib.util
+import logging
 import math
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,6 +21,8 @@ from edgeembed.run import RunFolder
 
 if TYPE_CHECKING:
     from rich.progress import Progress
+
+log = logging.getLogger(__name__)
 
 ItemT = TypeVar("ItemT")
 
@@ -69,7 +74,7 @@ class TrainingLog:
         if not self.progress.console.is_terminal and time.monotonic() - self.printed > LOG_EVERY_SECONDS:
             self.printed = time.monotonic()
             left = duration(self._seconds_left(step))
-            print(f"step {step}/{self.total_steps}  {note}  {rate:.0f} images/s  {left} left", file=sys.stderr)
+            log.info("step %d/%d  %s  %.0f images/s  %s left", step, self.total_steps, note, rate, left)
 
     def _note_moment(self, step: int) -> None:
         """Keeps the moments of the last minutes; the first step is forgotten as soon as there is another."""
@@ -102,8 +107,8 @@ class TrainingLog:
         return float((time.monotonic() - since) * left / max(done, 1e-9))
 
     def _say(self, step: int, basis: str) -> None:
-        text = f"about {duration(self._seconds_left(step))} to go, evaluation apart {basis}{self.remark}"
-        self.progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        left = duration(self._seconds_left(step))
+        log.info("about %s to go, evaluation apart %s%s", left, basis, self.remark)
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """Logs values; one that is not finite, say the gradient norm of a step left out in fp16, is none."""
@@ -123,7 +128,7 @@ def duration(seconds: float) -> str:
 
 
 def progress_bar(note: str = "") -> Progress:
-    """A rich progress line on stderr; silent where stderr is not a terminal."""
+    """A rich progress line on stderr; silent where stderr is not a terminal, or only warnings are logged."""
     from rich.console import Console  # not in the base install, which needs `stage` alone
     from rich.progress import (
         BarColumn,
@@ -136,14 +141,14 @@ def progress_bar(note: str = "") -> Progress:
 
     console = Console(stderr=True)
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn(note),
+        TextColumn(note, markup=False),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         console=console,
-        disable=not console.is_terminal,
+        disable=not (console.is_terminal and log.isEnabledFor(logging.INFO)),
     )
 
 
@@ -160,7 +165,7 @@ def track(items: Iterable[ItemT], text: str, *, total: int) -> Iterator[ItemT]:
         if done and now > next_line:
             next_line = now + LOG_EVERY_SECONDS
             left = duration((now - started) * (total - done) / done)
-            print(f"{text}: {done} of {total} done, about {left} to go", file=sys.stderr)
+            log.info("%s: %d of %d done, about %s to go", text, done, total, left)
         yield item
 
 
@@ -177,8 +182,8 @@ def counter(text: str, *, total: int) -> Iterator[Callable[[int], None]]:
 
 @contextlib.contextmanager
 def stage(text: str) -> Iterator[None]:
-    """Says on stderr what is being done and, afterwards, how long it took."""
+    """Logs what is being done and, afterwards, how long it took."""
     started = time.monotonic()
-    print(f"{text} ...", file=sys.stderr, flush=True)
+    log.info("%s ...", text)
     yield
-    print(f"{text}: {time.monotonic() - started:.1f} s", file=sys.stderr, flush=True)
+    log.info("%s: %.1f s", text, time.monotonic() - started)

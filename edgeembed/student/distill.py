@@ -67,7 +67,7 @@ def distil(
     )
     if run.finished:
         log.warning("%s: already finished, nothing to resume", run.path)
-        return dict(json.loads((run.path / "eval.json").read_text()))
+        return dict(json.loads((run.path / "eval.json").read_text(encoding="utf-8")))
 
     train, image = recipe.train, recipe.image
     canvas_px = training_canvas_px(recipe, teacher.size_px)

@@ -61,7 +61,7 @@ def train_teacher(recipe: TeacherRecipe, manifest: Manifest, run: RunFolder, *, 
     run.open(config_yaml=to_yaml(recipe), resume=resume, is_same=functools.partial(is_same_recipe, recipe))
     if run.finished:
         log.warning("%s: already finished, nothing to resume", run.path)
-        return dict(json.loads((run.path / "eval.json").read_text()))
+        return dict(json.loads((run.path / "eval.json").read_text(encoding="utf-8")))
 
     train = recipe.train
     files = [manifest.files[row] for row in rows]
