@@ -14,7 +14,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from edgeembed.errors import CheckFailed, UserError
-from edgeembed.run import write_atomically
+from edgeembed.run import what_is, write_atomically
 from edgeembed.seal import changed, read_sealed, write_sealed
 
 SCHEMA, UNSEALED_SCHEMA = "edgeembed-bundle/2", "edgeembed-bundle/1"
@@ -174,7 +174,7 @@ def read_bundle(folder: Path) -> BundleManifest:
         packed = f"is a packed bundle: `edgeembed artifacts unpack {folder}` makes it a folder"
         raise UserError(f"{folder}: {packed if is_packed(folder) else 'is a file, expected a bundle folder'}")
     if not os.path.lexists(folder / MANIFEST):
-        raise UserError(f"{folder}: not a bundle (no {MANIFEST}): `edgeembed export` writes one")
+        raise UserError(f"{folder}: not a bundle ({what_is(folder)}): `edgeembed export` writes one")
     path = regular_file(folder, MANIFEST)
     value, sealed = read_sealed(path)
     schema = value.get("schema")

@@ -24,6 +24,14 @@ PACKAGES = (
     "pyarrow", "safetensors", "tensorrt", "timm", "torch", "torchvision",
 )  # fmt: skip
 
+KINDS_OF_FOLDER = {
+    "bundle.json": "a bundle",
+    "source.json": "imported embeddings",
+    "targets.json": "a store of teacher embeddings",
+    "config.yaml": "an unfinished run",
+}
+"""What a folder is that holds a file of this name, the first that applies."""
+
 
 class Interrupted(Exception):
     """Ctrl-C or SIGTERM came, and what was done is on disk. Exit code 128 + signal number."""
@@ -234,6 +242,39 @@ class RunFolder:
 
 def environment() -> dict[str, Any]:
     return {"machine": machine(), "versions": package_versions(), "command": sys.argv}
+
+
+def what_is(path: Path) -> str:
+    """What a path holds, for an error where something else was expected."""
+    if not path.is_dir():
+        return "a file" if path.exists() else "no such file or folder"
+    if (path / "model.json").is_file():
+        return f"a finished {read_json(path / 'model.json').get('role')} run"
+    for name, what in KINDS_OF_FOLDER.items():
+        if (path / name).is_file():
+            return what
+    return "a folder without a run or a bundle"
+
+
+def require_run(path: Path, *, role: str | None = None) -> None:
+    """Raises UserError for a path that is not a finished run, or one of another role ("teacher" or "student").
+
+    Needs no torch: a command can call it before it imports what takes seconds.
+    """
+    what = what_is(path)
+    if not RunFolder(path=path).finished:
+        raise UserError(f"{path}: holds no finished run ({what}): name a run folder, or finish it with --resume")
+    facts = read_json(RunFolder(path=path).model_json)
+    if role is not None and facts.get("role") != role:
+        origin = (facts.get("teacher") or {}).get("path")
+        remedy = f"it was distilled from {origin}" if origin else f"name a {role} run"
+        raise UserError(f"{path}: is {what}, expected a {role} run: {remedy}")
+
+
+def require_teacher(path: Path) -> None:
+    """Raises UserError for a path that no student can learn from: neither a teacher run nor imported embeddings."""
+    if not (path / "targets.json").is_file():
+        require_run(path, role="teacher")
 
 
 def latest_run(role: str, root: Path = Path("runs")) -> Path:

@@ -26,7 +26,6 @@ from edgeembed.bench.retrieval import (
 )
 from edgeembed.bench.rows import Row, Setting, student_rows, with_floor
 from edgeembed.bench.summary import best_student, summaries
-from edgeembed.bench.terminal import print_summary
 from edgeembed.data.manifest import Manifest
 from edgeembed.errors import CheckFailed
 from edgeembed.progress import stage
@@ -123,7 +122,6 @@ def bench(
     best = best_student(summaries(report))
     shown = next((one for candidate, one in embedded.items() if best is not None and best.is_of(candidate)), None)
     write_report(out, report, choose_examples(evaluation, shown, by_teacher, readable_N))
-    print_summary(report)
     return report
 
 

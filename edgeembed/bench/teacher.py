@@ -20,7 +20,7 @@ from edgeembed.embeddings import long_space_id
 from edgeembed.errors import UserError
 from edgeembed.images import UInt8Array
 from edgeembed.progress import stage
-from edgeembed.run import RunFolder
+from edgeembed.run import RunFolder, require_run
 from edgeembed.student.zoo import count_macs
 from edgeembed.teacher.device import pick_device
 from edgeembed.teacher.evaluate import embed_files
@@ -93,7 +93,11 @@ class Teacher:
 
 
 def load_teacher(path: Path, candidates: Sequence[Candidate]) -> Teacher:
-    """The teacher, when every bundle lives in its space. Raises UserError naming both spaces otherwise."""
+    """The teacher, when every bundle lives in its space. Raises UserError naming both spaces otherwise.
+
+    A student run has its teacher's space id too, but another one's embeddings: it is refused.
+    """
+    require_run(path, role="teacher")
     model, facts = load_model(path)
     for candidate in candidates:
         if long_space_id(candidate.bundle.space_id) != facts["space_id"]:

@@ -1,8 +1,7 @@
-"""Prints the table of files and the headline on stderr; needs the base install only."""
+"""Prints the table of files and the headline on stdout; needs the base install only."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -44,10 +43,10 @@ def print_summary(report: Mapping[str, Any]) -> None:
         for row in file.singles
     ]
     for line in as_table([(*TEXT_COLUMNS, *NUMBER_COLUMNS), *lines]):
-        print(line, file=sys.stderr)
+        print(line)
     for item in report["skipped"]:
-        print(f"skipped: {item['name']}: {item['reason']}", file=sys.stderr)
-    print(headline(report), file=sys.stderr)
+        print(f"skipped: {item['name']}: {item['reason']}")
+    print(headline(report))
 
 
 def as_table(lines: Sequence[Sequence[str]]) -> list[str]:

@@ -33,9 +33,13 @@ def bench(
     as_json: Annotated[bool, typer.Option("--json", help="Print the report on stdout.")] = False,
 ) -> None:
     """Measure speed, size, memory and retrieval of bundles on this machine, beside their teacher."""
+    from edgeembed.run import require_run
+
     if teacher is not None:
+        require_run(teacher, role="teacher")
         import edgeembed.bench.teacher  # noqa: F401  # a missing torch should be told before images are rendered
     from edgeembed.bench.run import bench as measure
+    from edgeembed.bench.terminal import print_summary
     from edgeembed.bundle import read_bundle
     from edgeembed.data.manifest import read_manifest
     from edgeembed.embedder import default_bundle
@@ -49,6 +53,8 @@ def bench(
     report = measure(bundles, manifest, teacher=teacher, out=out, quick=quick)
     if as_json:
         print_json(report)
+    else:
+        print_summary(report)
 
 
 def embedded_data() -> Manifest:

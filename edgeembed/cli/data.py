@@ -41,10 +41,13 @@ def synth(
 
 
 @data_app.command("sources")
-def list_sources() -> None:
+def list_sources(as_json: Json = False) -> None:
     """List what `data import` reads."""
     from edgeembed.data.importers import SOURCES
 
+    if as_json:
+        print_json({"sources": [{"name": name, "description": described} for name, (_, described) in SOURCES.items()]})
+        return
     for name, (_, described) in SOURCES.items():
         print(f"{name:10} {described}")
 
@@ -113,16 +116,19 @@ def check(
     as_json: Json = False,
 ) -> None:
     """Decode every image; exit 1 naming each one that cannot be."""
+    from edgeembed.cli.inputs import printable
     from edgeembed.data.checking import undecodable
     from edgeembed.data.manifest import read_manifest
     from edgeembed.errors import CheckFailed
 
     table = read_manifest(manifest)
     bad = undecodable(table, workers=workers)
-    for reason in bad:
-        log.error("%s", reason)
     if as_json:
         print_json({"images": len(table), "bad": bad})
+    else:
+        for reason in bad:
+            print(printable(reason))
     if bad:
         raise CheckFailed(f"{manifest}: {len(bad)} of {len(table)} images cannot be read: remove or replace them")
-    log.info("%s: all %d images can be read", manifest, len(table))
+    if not as_json:
+        print(f"{manifest}: all {len(table)} images can be read")

@@ -27,6 +27,10 @@ def distill(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
 ) -> None:
     """Distil a teacher's space into a small student; unlabelled images are welcome."""
+    from edgeembed.run import require_teacher
+
+    if teacher is not None:
+        require_teacher(teacher)  # before torch, which takes seconds
     from edgeembed.config import load_recipe
     from edgeembed.data.manifest import read_manifest
     from edgeembed.run import RunFolder, latest_run

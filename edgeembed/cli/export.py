@@ -70,6 +70,7 @@ def export(
     from edgeembed.config import load_recipe
     from edgeembed.export.gate import require_nothing_refused
     from edgeembed.export.recipe import ExportRecipe
+    from edgeembed.run import require_run
 
     settings = load_recipe(ExportRecipe, kind="export", name=recipe, overrides=overrides or ())
     if (run / "bundle.json").is_file():
@@ -80,6 +81,7 @@ def export(
         target = out or run
         manifest, refused = export_engines(run, target, precision, data, settings, accept_worse)
     else:
+        require_run(run)  # before torch, which takes seconds
         target = out or Path("bundles") / run.name
         manifest, refused = export_files(
             run,

@@ -25,6 +25,7 @@ def quickstart(
 ) -> None:
     """Images, teacher, student, ONNX files and a report in minutes on two CPU cores."""
     from edgeembed.bench.run import bench
+    from edgeembed.bench.terminal import print_summary
     from edgeembed.config import load_recipe
     from edgeembed.data.embedded import write_embedded
     from edgeembed.data.manifest import read_manifest
@@ -65,6 +66,8 @@ def quickstart(
 
     announce(5, "measuring")
     report = bench([out / "bundle"], manifest, teacher=teacher.path, out=out, batches=(1,), quick=True)
-    announce(5, f"done: open {out / 'report.html'}")
     if as_json:
         print_json(report)
+    else:
+        print_summary(report)
+    announce(5, f"done: open {out / 'report.html'}")

@@ -39,6 +39,7 @@ def build(
     as_json: Json = False,
 ) -> None:
     """Ask the teacher for every view that a recipe will show its students; torchrun splits the work."""
+    teacher = chosen_teacher(teacher)
     from edgeembed.config import load_recipe
     from edgeembed.data.manifest import read_manifest
     from edgeembed.student.build import build_targets
@@ -46,7 +47,6 @@ def build(
 
     overrides = [*(set_ or []), *([f"targets.views={views}"] if views else [])]
     settings = load_recipe(DistillRecipe, kind="student", name=recipe, overrides=overrides)
-    teacher = chosen_teacher(teacher)
     result = build_targets(settings, read_manifest(data or manifest_of(teacher)), teacher)
     log.info("%s: %d targets known, %d new in %.1f s", *(result[k] for k in ("store", "known", "computed", "seconds")))
     if as_json:
@@ -84,15 +84,16 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Ask the teacher again for a sample of what is stored, and compare."""
+    teacher = chosen_teacher(teacher)
     from edgeembed.data.manifest import read_manifest
     from edgeembed.student.build import verify_targets
 
-    teacher = chosen_teacher(teacher)
     manifest = read_manifest(data or manifest_of(teacher))
     result = verify_targets(store or only_store(teacher), manifest, teacher, pairs=pairs, workers=workers)
-    log.info("%s: %d compared, cosine at least %.6f", *(result[key] for key in ("store", "compared", "cosine_min")))
     if as_json:
         print_json(result)
+    else:
+        print(f"{result['store']}: {result['compared']} compared, cosine at least {result['cosine_min']:.6f}")
 
 
 @targets_app.command()
@@ -109,9 +110,11 @@ def stats(store: Store = None, teacher: Teacher = None, as_json: Json = False) -
 
 
 def chosen_teacher(teacher: Path | None) -> Path:
-    from edgeembed.run import latest_run
+    from edgeembed.run import latest_run, require_teacher
 
-    if teacher is None:
+    if teacher is not None:
+        require_teacher(teacher)
+    else:
         teacher = latest_run("teacher")
         log.info("teacher: %s (the latest run)", teacher)
     return teacher

@@ -17,7 +17,7 @@ from torch import Tensor
 from edgeembed.data.manifest import Manifest, Rows
 from edgeembed.embeddings import FloatArray
 from edgeembed.errors import UserError
-from edgeembed.run import read_json
+from edgeembed.run import read_json, require_teacher
 from edgeembed.student.answers import (
     Answers,
     choose_targets_precision,
@@ -61,6 +61,7 @@ class Teacher(Protocol):
 
 def open_teacher(path: Path) -> Teacher:
     """A teacher run, or a store that `targets import` made. Raises UserError for anything else."""
+    require_teacher(path)
     return OwnTeacher(path) if (path / "targets.json").is_file() else RunTeacher(path)
 
 

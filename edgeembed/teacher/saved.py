@@ -12,7 +12,7 @@ import torch
 
 from edgeembed.checkpoint import load_module, save_tensors
 from edgeembed.errors import UserError
-from edgeembed.run import RunFolder, read_json, write_json
+from edgeembed.run import RunFolder, read_json, require_run, write_json
 from edgeembed.teacher.model import EmbeddingModel, JoinedModel, Network
 
 SCHEMA = "edgeembed-model/1"
@@ -52,9 +52,8 @@ def finish_run(
 
 def load_model(path: Path) -> tuple[Network, dict[str, Any]]:
     """A finished run's network, in eval mode, and its model.json. Raises UserError where there is none."""
+    require_run(path)
     run = RunFolder(path=path)
-    if not run.finished:
-        raise UserError(f"{path}: holds no finished run (no model.json): name a run folder, or finish it with --resume")
     facts = read_json(run.model_json)
     if facts.get("schema") != SCHEMA:
         raise UserError(f"{run.model_json}: schema {facts.get('schema')!r}, this version reads {SCHEMA!r}")

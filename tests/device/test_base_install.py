@@ -49,10 +49,17 @@ def run(tmp_path: Path) -> Run:
         "XDG_CACHE_HOME": str(tmp_path / "cache"),
     }
 
-    def call(*arguments: object) -> subprocess.CompletedProcess[str]:
+    def call(*arguments: object, stdin: str = "") -> subprocess.CompletedProcess[str]:
         command = [sys.executable, *(str(argument) for argument in arguments)]
         return subprocess.run(
-            command, env=environment, cwd=tmp_path / "work", capture_output=True, text=True, check=False, timeout=300
+            command,
+            env=environment,
+            cwd=tmp_path / "work",
+            input=stdin,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
         )
 
     return call
@@ -95,9 +102,10 @@ def test_bench_measures_the_bundled_model_on_a_csv_manifest(run: Run, data: Path
     rates = report["floor"]["gemm_gflops"]
     assert set(rates["bf16"].values()) == {None}
     assert all(rate > 0 for precision in ("fp32", "fp16", "int8") for rate in rates[precision].values())
-    lines = done.stderr.splitlines()
-    (told,) = (line for line in lines if "report.html" in line)
+    (told,) = (line for line in done.stderr.splitlines() if "report.html" in line)
     assert "which the extra [bench] provides: in a clone of edgeembed, pip install '.[bench]'" in told
+    code = "import json, sys; from edgeembed.bench.terminal import print_summary; print_summary(json.load(sys.stdin))"
+    lines = run("-c", code, stdin=done.stdout).stdout.splitlines()
     header = next(number for number, line in enumerate(lines) if line.startswith("model "))
     assert "mobilenetv4_s fp32  onnxruntime" in lines[header + 1]
     assert "reaches mAP" in lines[-1]

@@ -195,7 +195,7 @@ def test_mistakes_are_one_line(edgeembed: Run, bundle: Path, packed: Path, tmp_p
     packed.rename(tmp_path / "other.zip")
     for command, code, told in (
         (["pack", bundle, "--out", tmp_path / "b.tar"], 2, "expected a name that ends in .edgeembed.zip"),
-        (["pack", tmp_path], 2, "not a bundle (no bundle.json)"),
+        (["pack", tmp_path], 2, "not a bundle (a folder without a run or a bundle)"),
         (["unpack", tmp_path / "none.edgeembed.zip"], 2, "no such file"),
         (["unpack", tmp_path / "pipe.edgeembed.zip"], 2, "not a file"),
         (["unpack", tmp_path / "other.zip"], 2, "name the folder with --out"),
