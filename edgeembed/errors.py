@@ -14,9 +14,15 @@ class CheckFailed(RuntimeError):
     """Work ran and its result is not acceptable: a gate, a checksum, a verification. Exit code 1."""
 
 
-def unknown_choice(kind: str, value: str, choices: Iterable[str], remedy: str = "") -> UserError:
-    """An error for a name that is not among `choices`, with the nearest valid one."""
+LISTED_CHOICES = 20
+
+
+def unknown_choice(
+    kind: str, value: str, choices: Iterable[str], remedy: str = "", *, similarity: float = 0.4
+) -> UserError:
+    """An error for a name that is not among `choices`, with the nearest valid one that is similar enough (0..1)."""
     names = sorted(choices)
-    nearest = difflib.get_close_matches(value, names, n=1, cutoff=0.4)
-    hint = f"did you mean {nearest[0]!r}?" if nearest else "choose one of " + ", ".join(names[:12])
+    nearest = difflib.get_close_matches(value, names, n=1, cutoff=similarity)
+    listed = ", ".join(names[:LISTED_CHOICES]) + (", ..." if len(names) > LISTED_CHOICES else "")
+    hint = f"did you mean {nearest[0]!r}?" if nearest else f"choose one of {listed}"
     return UserError(f"unknown {kind} {value!r}: {hint}{' ' + remedy if remedy else ''}")

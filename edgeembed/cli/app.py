@@ -21,6 +21,7 @@ import typer
 from edgeembed import __version__
 from edgeembed.cli.help import CommandGroup
 from edgeembed.cli.streams import StderrHandler
+from edgeembed.cli.usage import usage_message
 from edgeembed.errors import CheckFailed, UserError
 from edgeembed.extras import is_known, needed
 
@@ -147,18 +148,6 @@ def report(error: BaseException) -> int:
             message = f"{type(error).__name__}: {message} (--debug shows where)"
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
     return int(code)
-
-
-def usage_message(error: Any) -> str:
-    """What is wrong with the arguments, in our words where Typer's lack the remedy, and which help to read.
-
-    Typer's exceptions are click's in some versions and its own in others: they are told apart by what they hold.
-    """
-    command = error.ctx.command_path if error.ctx is not None else "edgeembed"
-    if hasattr(error, "possibilities"):
-        nearest = f"did you mean {error.possibilities[0]}?" if error.possibilities else "see"
-        return f"unknown option {error.option_name!r} of `{command}`: {nearest} `{command} --help` lists all"
-    return f"{error.format_message().rstrip('.')}: see `{command} --help`"
 
 
 @contextlib.contextmanager

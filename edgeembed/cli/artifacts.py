@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from edgeembed.cli import completion
 from edgeembed.cli.app import app, print_json
 from edgeembed.cli.help import CommandGroup
 
@@ -20,7 +21,10 @@ log = logging.getLogger(__name__)
 artifacts_app = typer.Typer(cls=CommandGroup, help="Bundles: list, verify, pack, unpack, diff.", rich_markup_mode=None)
 app.add_typer(artifacts_app, name="artifacts", invoke_without_command=True)
 
-Bundle = Annotated[Path | None, typer.Argument(help="A bundle of your own; default: all bundled ones.")]
+Bundle = Annotated[
+    Path | None,
+    typer.Argument(help="A bundle of your own; default: all bundled ones.", autocompletion=completion.bundles),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 
 
@@ -65,7 +69,7 @@ def verify_artifacts(bundle: Bundle = None, as_json: Json = False) -> None:
 
 @artifacts_app.command("pack")
 def pack_artifact(
-    bundle: Annotated[Path, typer.Argument(help="A bundle folder.")],
+    bundle: Annotated[Path, typer.Argument(help="A bundle folder.", autocompletion=completion.bundles)],
     out: Annotated[Path | None, typer.Option(help="Default: BUNDLE.edgeembed.zip beside the folder.")] = None,
     as_json: Json = False,
 ) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from edgeembed.cli import completion
 from edgeembed.cli.app import app, print_json
 
 if TYPE_CHECKING:
@@ -19,12 +20,18 @@ log = logging.getLogger(__name__)
 @app.command()
 def bench(
     bundles: Annotated[
-        list[Path] | None, typer.Argument(metavar="BUNDLE", help="Bundle folders; default: the bundled model.")
+        list[Path] | None,
+        typer.Argument(
+            metavar="BUNDLE", help="Bundle folders; default: the bundled model.", autocompletion=completion.bundles
+        ),
     ] = None,
     data: Annotated[Path | None, typer.Option(help="Manifest; default: the embedded data set.")] = None,
     teacher: Annotated[
         Path | None,
-        typer.Option(help="The run that the bundles were distilled from, to say how much they keep; needs torch."),
+        typer.Option(
+            help="The run that the bundles were distilled from, to say how much they keep; needs torch.",
+            autocompletion=completion.runs,
+        ),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for report.json, report.html and pictures.")] = Path(
         "reports/bench"

@@ -30,13 +30,13 @@ def runs(incomplete: str) -> list[str]:
     return folders_with("model.json", incomplete, default="runs/")
 
 
+def models(incomplete: str) -> list[str]:
+    """What `--model` takes: bundles and runs."""
+    return [*bundles(incomplete), *runs(incomplete)]
+
+
 def folders_with(file: str, incomplete: str, *, default: str) -> list[str]:
     """Empty where there is none: the shell then offers its own file names."""
     folder = (incomplete if "/" in incomplete else default).rpartition("/")[0]
     found = sorted(path.parent.as_posix() for path in Path(folder or "/").glob(f"*/{file}"))
     return [path for path in found if path.startswith(incomplete)]
-
-
-def names(*known: str) -> Completion:
-    """A fixed set of values."""
-    return lambda incomplete: [name for name in known if name.startswith(incomplete)]

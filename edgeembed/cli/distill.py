@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from edgeembed.cli import completion
 from edgeembed.cli.app import app, print_json
 from edgeembed.errors import UserError
 
@@ -18,9 +19,14 @@ log = logging.getLogger(__name__)
 @app.command()
 def distill(
     student: Annotated[str | None, typer.Option(help="Alias (vit_b16, mobilenetv4_s, ...) or timm name.")] = None,
-    teacher: Annotated[Path | None, typer.Option(help="Run, or imported targets; default: the latest run.")] = None,
+    teacher: Annotated[
+        Path | None,
+        typer.Option(help="Run, or imported targets; default: the latest run.", autocompletion=completion.runs),
+    ] = None,
     data: Annotated[Path | None, typer.Option(help="Manifest; default: the teacher's.")] = None,
-    recipe: Annotated[str, typer.Option(help="Recipe name, or a .yaml file.")] = "default",
+    recipe: Annotated[
+        str, typer.Option(help="Recipe name, or a .yaml file.", autocompletion=completion.recipes("student"))
+    ] = "default",
     out: Annotated[Path | None, typer.Option(help="Run folder; default: runs/STUDENT.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Override a key: train.epochs=3.")] = None,

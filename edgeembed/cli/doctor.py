@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from edgeembed.cli import completion
 from edgeembed.cli.app import app, print_json
 from edgeembed.cli.artifacts import print_table
 
@@ -32,7 +33,10 @@ NEEDED_FOR = {
 @app.command()
 def doctor(
     bundles: Annotated[
-        list[Path] | None, typer.Argument(metavar="BUNDLE", help="Bundle folders; default: the bundled model.")
+        list[Path] | None,
+        typer.Argument(
+            metavar="BUNDLE", help="Bundle folders; default: the bundled model.", autocompletion=completion.bundles
+        ),
     ] = None,
     no_measure: Annotated[bool, typer.Option("--no-measure", help="Leave the bundles alone.")] = False,
     images: Annotated[

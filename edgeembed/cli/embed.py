@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from edgeembed.cli import completion
 from edgeembed.cli.app import app, print_json
 
 log = logging.getLogger(__name__)
@@ -18,7 +19,10 @@ log = logging.getLogger(__name__)
 def embed(
     paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Images, folders or manifests.")],
     model: Annotated[
-        Path | None, typer.Option(help="Bundle, or a run folder (needs torch); default: the bundled model.")
+        Path | None,
+        typer.Option(
+            help="Bundle, or a run folder (needs torch); default: the bundled model.", autocompletion=completion.models
+        ),
     ] = None,
     out: Annotated[Path, typer.Option(help=".safetensors, .parquet or .npy.")] = Path("embeddings.safetensors"),
     encoding: Annotated[str, typer.Option(help="float32, int8 or binary: 256, 64 or 8 bytes an image.")] = "float32",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from edgeembed.cli import completion
 from edgeembed.cli.app import app, print_json
 from edgeembed.cli.web import make_page, page_pictures
 from edgeembed.errors import UserError
@@ -25,12 +26,21 @@ log = logging.getLogger(__name__)
 @app.command()
 def export(
     run: Annotated[
-        Path, typer.Argument(help="A finished student or teacher run; with --tensorrt or --web a bundle too.")
+        Path,
+        typer.Argument(
+            help="A finished student or teacher run; with --tensorrt or --web a bundle too.",
+            autocompletion=completion.runs,
+        ),
     ],
     out: Annotated[Path | None, typer.Option(help="Bundle folder; default: bundles/RUN, or the bundle itself.")] = None,
     precision: Annotated[str, typer.Option(help="Comma-separated: fp32, fp16, int8.")] = "fp32,int8",
     data: Annotated[Path | None, typer.Option(help="Manifest to calibrate and judge on; default: the run's.")] = None,
-    recipe: Annotated[str, typer.Option(help="Thresholds and calibration; a name or a .yaml file.")] = "default",
+    recipe: Annotated[
+        str,
+        typer.Option(
+            help="Thresholds and calibration; a name or a .yaml file.", autocompletion=completion.recipes("export")
+        ),
+    ] = "default",
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a recipe key, repeatable.")
     ] = None,

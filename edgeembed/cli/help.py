@@ -38,7 +38,7 @@ class CommandGroup(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         if not ctx.resilient_parsing and args[0] not in self.commands and not args[0].startswith("-"):
-            raise unknown_choice(f"{ctx.command_path} command", args[0], self.commands)
+            raise unknown_choice(f"{ctx.command_path} command", args[0], self.commands, similarity=0.6)
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from edgeembed.cli import completion
 from edgeembed.cli.app import app, print_json
 from edgeembed.cli.help import CommandGroup
 
@@ -40,7 +41,9 @@ def list_recipes(as_json: Annotated[bool, typer.Option("--json", help="Print JSO
 
 @recipes_app.command("show")
 def show_recipe(
-    name: Annotated[str, typer.Argument(help="Recipe name, or a .yaml file.")],
+    name: Annotated[
+        str, typer.Argument(help="Recipe name, or a .yaml file.", autocompletion=completion.recipes(*KINDS))
+    ],
     kind: Annotated[
         str | None, typer.Option(help="teacher, student or export; default: both, or what a file is.")
     ] = None,

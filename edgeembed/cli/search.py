@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from edgeembed.cli import completion
 from edgeembed.cli.app import app, print_json
 
 log = logging.getLogger(__name__)
@@ -19,7 +20,10 @@ def search(
     queries: Annotated[list[Path], typer.Argument(metavar="QUERY...", help="Images, folders or manifests.")],
     index: Annotated[Path, typer.Option(help="File that `edgeembed embed` wrote.")] = Path("embeddings.safetensors"),
     model: Annotated[
-        Path | None, typer.Option(help="Bundle, or a run folder (needs torch); default: the bundled model.")
+        Path | None,
+        typer.Option(
+            help="Bundle, or a run folder (needs torch); default: the bundled model.", autocompletion=completion.models
+        ),
     ] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="Results a query.")] = 5,
     sheet: Annotated[Path | None, typer.Option(help="Also draw the results: .png, .jpg or .webp.")] = None,

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from edgeembed.cli import completion
 from edgeembed.cli.app import app, print_json
 from edgeembed.cli.distill import manifest_of
 from edgeembed.cli.help import CommandGroup
@@ -23,7 +24,9 @@ targets_app = typer.Typer(
 )
 app.add_typer(targets_app, name="targets")
 
-Teacher = Annotated[Path | None, typer.Option(help="Teacher run; default: the latest under runs/.")]
+Teacher = Annotated[
+    Path | None, typer.Option(help="Teacher run; default: the latest under runs/.", autocompletion=completion.runs)
+]
 Data = Annotated[Path | None, typer.Option(help="Manifest; default: the teacher's.")]
 Store = Annotated[Path | None, typer.Argument(help="Folder of a store; default: the only one of the teacher.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
@@ -33,7 +36,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 def build(
     teacher: Teacher = None,
     data: Data = None,
-    recipe: Annotated[str, typer.Option(help="Distillation recipe, name or .yaml file.")] = "default",
+    recipe: Annotated[
+        str, typer.Option(help="Distillation recipe, name or .yaml file.", autocompletion=completion.recipes("student"))
+    ] = "default",
     views: Annotated[int | None, typer.Option(help="Views an image; default: the recipe's.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Override a key: image.size_px=160.")] = None,
     as_json: Json = False,

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from edgeembed.cli import completion
 from edgeembed.cli.app import app, print_json
 
 log = logging.getLogger(__name__)
@@ -17,10 +18,17 @@ log = logging.getLogger(__name__)
 @app.command("teacher-train")
 def teacher_train(
     data: Annotated[Path, typer.Option(help="Manifest, .parquet or .csv.")],
-    recipe: Annotated[str, typer.Option(help="Recipe name, or a .yaml file.")] = "vit_h14",
+    recipe: Annotated[
+        str, typer.Option(help="Recipe name, or a .yaml file.", autocompletion=completion.recipes("teacher"))
+    ] = "vit_h14",
     out: Annotated[Path, typer.Option(help="Run folder.")] = Path("runs/teacher"),
     from_: Annotated[
-        Path | None, typer.Option("--from", help="Train on from this finished teacher: more images, more classes.")
+        Path | None,
+        typer.Option(
+            "--from",
+            help="Train on from this finished teacher: more images, more classes.",
+            autocompletion=completion.runs,
+        ),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Override a key: train.epochs=3.")] = None,

@@ -18,7 +18,7 @@ Run = Callable[..., Outcome]
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["teech"], "No such command"),
+        (["teacher-trian"], "did you mean 'teacher-train'?"),
         (["teacher-train"], "--data"),
         (["teacher-train", "--data", "x.parquet", "--bogus"], "bogus"),
         (["teacher-train", "--data", "nowhere.parquet"], "nowhere.parquet: no such manifest"),
