@@ -20,7 +20,7 @@ import typer
 
 from edgeembed import __version__
 from edgeembed.cli.help import CommandGroup
-from edgeembed.cli.streams import StderrHandler
+from edgeembed.cli.streams import StderrHandler, read_as_utf8
 from edgeembed.cli.usage import usage_message
 from edgeembed.errors import CheckFailed, UserError
 from edgeembed.extras import is_known, needed
@@ -86,30 +86,39 @@ def set_up_logging(level: int, *, verbose: bool) -> None:
 
 def print_json(value: dict[str, Any]) -> None:
     """One JSON object, alone, on stdout: in ASCII, which every terminal and pipe takes, and with null for NaN."""
-    print(json.dumps(without_nan(value), allow_nan=False))
+    print(json.dumps(as_json_value(value), allow_nan=False))
 
 
-def without_nan(value: Any) -> Any:
-    """A JSON value with null for NaN and infinity, which JSON has no number for."""
+def as_json_value(value: Any) -> Any:
+    """A value with null for NaN and infinity, which JSON has no number for, and with names read as UTF-8."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
+    if isinstance(value, str):
+        return read_as_utf8(value)
     if isinstance(value, dict):
-        return {key: without_nan(item) for key, item in value.items()}
-    return [without_nan(item) for item in value] if isinstance(value, (list, tuple)) else value
+        return {as_json_value(key): as_json_value(item) for key, item in value.items()}
+    return [as_json_value(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def run(arguments: list[str] | None = None) -> int:
     """Runs one command and returns its exit code: 0 done, 1 failed, 2 misused, 128 + n stopped by signal n."""
     arguments = global_options_first(sys.argv[1:] if arguments is None else arguments)
-    try:
-        with leaving_on_sigterm():
+    with signals_that_stop() as received:
+        try:
             result = app(args=arguments, prog_name="edgeembed", standalone_mode=False)
             if sys.stdout is not None:
                 sys.stdout.flush()  # here, where a full disk is still an error of the command
-    except (Exception, KeyboardInterrupt) as error:
-        if "--debug" in arguments:
-            traceback.print_exc()
-        return report(error)
+        except SystemExit:
+            if received:
+                print("stopped", file=sys.stderr)
+            raise
+        except (Exception, KeyboardInterrupt) as error:
+            if "--debug" in arguments:
+                traceback.print_exc()
+            if received and not hasattr(error, "exit_code"):  # a module half imported may make any error of a signal
+                print("stopped", file=sys.stderr)
+                return 128 + received[0]
+            return report(error)
     if result == INTERRUPTED:  # what Typer makes of Ctrl-C
         print("stopped", file=sys.stderr)
     return result if isinstance(result, int) else DONE
@@ -151,22 +160,31 @@ def report(error: BaseException) -> int:
 
 
 @contextlib.contextmanager
-def leaving_on_sigterm() -> Iterator[None]:
-    """Within the block, SIGTERM raises SystemExit, so that the command cleans up; the previous handler comes back.
+def signals_that_stop() -> Iterator[list[int]]:
+    """Within the block, SIGTERM raises SystemExit and Ctrl-C KeyboardInterrupt, so that the command cleans up.
 
-    Nothing changes outside the main thread, the only one that may handle signals, or where the previous handler was not
-    set from Python.
+    Gives the list of the signals received so far. The previous handlers come back. Nothing changes outside the main
+    thread, the only one that may handle signals, or where a handler was not set from Python; Ctrl-C keeps a handler of
+    the surrounding program.
     """
-    previous = signal.getsignal(signal.SIGTERM)
-    if threading.current_thread() is not threading.main_thread() or previous is None:
-        yield
+    received: list[int] = []
+
+    def stop(signum: int, _frame: FrameType | None) -> NoReturn:
+        received.append(signum)
+        if signum == signal.SIGINT:
+            raise KeyboardInterrupt
+        raise SystemExit(128 + signum)
+
+    previous = {signal.SIGTERM: signal.getsignal(signal.SIGTERM)}
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        previous[signal.SIGINT] = signal.default_int_handler
+    if threading.current_thread() is not threading.main_thread() or None in previous.values():
+        yield received
         return
-    signal.signal(signal.SIGTERM, leave)
+    for number in previous:
+        signal.signal(number, stop)
     try:
-        yield
+        yield received
     finally:
-        signal.signal(signal.SIGTERM, previous)
-
-
-def leave(signum: int, _frame: FrameType | None) -> NoReturn:
-    raise SystemExit(128 + signum)
+        for number, handler in previous.items():
+            signal.signal(number, handler)

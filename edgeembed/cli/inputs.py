@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from edgeembed.cli.streams import read_as_utf8
 from edgeembed.errors import UserError
 from edgeembed.images import IMAGE_SUFFIXES, find_images
 
@@ -30,7 +31,7 @@ def printable(text: str) -> str:
 
     JSON needs no such thing: it has escapes of its own, from which a program gets the very name back.
     """
-    return NOT_SHOWN.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
+    return NOT_SHOWN.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), read_as_utf8(text))
 
 
 def _images_of(path: Path) -> Iterable[str | Path]:

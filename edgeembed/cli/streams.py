@@ -19,8 +19,10 @@ class SafeStream(io.TextIOWrapper):
     """
 
     def write(self, text: str) -> int:
+        if text == "":  # with which Typer probes a stream, and passes over any error
+            return 0
         try:
-            return super().write(text)
+            return super().write(read_as_utf8(text))
         except OSError as error:
             self._drop_the_rest(error)
             return len(text)
@@ -36,11 +38,22 @@ class SafeStream(io.TextIOWrapper):
 
         Raises OSError where not the reader but something else is missing, such as space on the disk.
         """
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, self.fileno())
+        descriptor, nowhere = self.fileno(), os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, descriptor)
         os.close(nowhere)
         if error.errno not in CLOSED_PIPE:
-            raise OSError(error.errno, error.strerror, "standard output or error")
+            raise OSError(error.errno, error.strerror, f"standard {'error' if descriptor == 2 else 'output'}")
+
+
+def read_as_utf8(text: str) -> str:
+    """Text in which bytes that the locale could not decode, as in file names under LC_ALL=C, are read as UTF-8.
+
+    Bytes that are not UTF-8 either stay what they are, lone surrogates.
+    """
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # another kind of surrogate, from Windows or JSON
+        return text
 
 
 def make_streams_safe() -> None:
