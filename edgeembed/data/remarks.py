@@ -28,10 +28,7 @@ def remarks(manifest: Manifest) -> list[str]:
         )
     evaluated = {split for split, label in zip(manifest.split, manifest.label, strict=True) if label} - {"train"}
     if not evaluated:
-        found.append(
-            "no labelled image is in val or test: retrieval cannot be measured. Splits are drawn where none are given "
-            "and classes have 3 images and more"
-        )
+        found.append("no labelled image is in val or test: retrieval cannot be measured")
     return found
 
 

@@ -9,13 +9,14 @@ from pathlib import Path
 
 
 def paths_on_disk(root: Path, paths: Sequence[str]) -> list[str]:
-    """Each path as it is where a file has this name, else as the file is spelled that it means, else as it is.
+    """Each path as it is where a file has this name, else as the file is spelled that it means, else without the spaces
+    around it.
 
     macOS writes `é` as two characters (NFD), most other programs as one (NFC); Windows writes `a\\b.png`.
     Plain ASCII paths are not looked up: a data set may have millions, on a disk in a network.
     """
     folders: dict[str, dict[str, str]] = {}
-    return [path if _is_plain(path) else _find(str(root), path, folders) or path for path in paths]
+    return [path if _is_plain(path) else _find(str(root), path, folders) or path.strip() for path in paths]
 
 
 def same_path(path: str) -> str:

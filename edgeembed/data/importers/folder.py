@@ -101,16 +101,18 @@ def find_layout(root: Path, relative: Sequence[Parts]) -> Layout:
     others = sorted(name for name in holds_folders if not split_named(name))
     if splits:
         return _first_level(root, splits, others, holds_folders)
-    inside = sum(count for names in below.values() for name, count in names.items() if split_named(name))
-    kinds = {split for names in below.values() for name in names if (split := split_named(name))}
-    wrapper = others[0] if len(others) == 1 else None
-    if len(kinds) > 1 or (kinds and wrapper and all(map(split_named, below[wrapper]))):
-        if 2 * inside < len(relative):
+    holders = [name for name in others if any(map(split_named, below[name]))]
+    inside = [parts for parts in relative if len(parts) > 2 and split_named(parts[1])]
+    kinds = {split_named(parts[1]) for parts in inside}
+    wrapper = holders[0] if len(holders) == 1 else None
+    certain = wrapper is not None and all(map(split_named, below[wrapper]))  # of one split, as there is no other
+    if len(kinds) > 1 or (certain and (len(others) == 1 or any(len(parts) > 3 for parts in inside))):
+        if 2 * len(inside) < len(relative):
             raise UserError(
-                f"{printable(str(root))}: {inside} of {len(relative)} images lie in split folders below {named(others)}"
-                ", the others do not: give a folder of splits as ROOT, or rename those that are classes"
+                f"{printable(str(root))}: {len(inside)} of {len(relative)} images lie in split folders below "
+                f"{named(holders)}, the others do not: give a folder of splits as ROOT, or rename those that are classes"
             )
-        log.warning("split folders were found below %s", named(others))
+        log.warning("split folders were found below %s", named(holders))
         return Layout(split_level=1, wrapper=wrapper)
     return Layout()
 
