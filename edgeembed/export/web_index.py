@@ -53,7 +53,8 @@ def pictures_of(source: Path) -> list[Picture]:
     elif source.suffix.lower() in TABLE_SUFFIXES:
         found = list(of_table(source))
     else:
-        raise UserError(f"{source}: expected a folder of pictures, or a table ({', '.join(TABLE_SUFFIXES)})")
+        tables = ", ".join(TABLE_SUFFIXES)
+        raise UserError(f"{source}: expected a folder of pictures, or a manifest or another table ({tables})")
     if not found:
         raise UserError(f"{source}: holds no pictures for the page")
     return spread(found, MOST_PICTURES)

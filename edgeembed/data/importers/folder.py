@@ -110,7 +110,7 @@ def find_layout(root: Path, relative: Sequence[Parts]) -> Layout:
         if 2 * len(inside) < len(relative):
             raise UserError(
                 f"{printable(str(root))}: {len(inside)} of {len(relative)} images lie in split folders below "
-                f"{named(holders)}, the others do not: give a folder of splits as ROOT, or rename those that are classes"
+                f"{named(holders)}, the others do not: give a folder of splits as ROOT, or rename those of classes"
             )
         log.warning("split folders were found below %s", named(holders))
         return Layout(split_level=1, wrapper=wrapper)
