@@ -153,6 +153,8 @@ def check_values(manifest: Manifest, source: str) -> None:
 
 def read_manifest(path: Path) -> Manifest:
     """Reads Parquet, .csv, .tsv or .txt. Raises UserError naming the missing column or the wrong value."""
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder, expected a manifest: `edgeembed data import folder {path}` writes one")
     if not path.is_file():
         raise UserError(f"{path}: no such manifest: `edgeembed data import` or `edgeembed data synth` writes one")
     table = read_table(path, COLUMNS)

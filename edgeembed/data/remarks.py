@@ -9,18 +9,20 @@ from edgeembed.data.manifest import Manifest
 
 def remarks(manifest: Manifest) -> list[str]:
     """One sentence for each limit of a data set that a user may not know of."""
-    labelled = [(domain, label) for domain, label in zip(manifest.domain, manifest.label, strict=True) if label]
+    labelled = [label for label in manifest.label if label]
     found = []
     if not labelled:
         found.append(
             f"none of {len(manifest)} images has a label: they can be distilled on, not trained or evaluated on. "
-            "Labels are the folders below ROOT, or a table's column `label`: of one class folder give the folder above"
+            "Labels are the names of the folders below ROOT (where ROOT itself is a class, give the folder above it), or a "
+            "table's column `label`"
         )
         return found
-    images_of = Counter(labelled)
+    images = {image for image in zip(manifest.domain, manifest.label, manifest.path, strict=True) if image[1]}
+    images_of = Counter((domain, str(label)) for domain, label, _ in images)
     single = [label for (_, label), count in images_of.items() if count == 1]
     if len(images_of) == 1:
-        found.append(f"there is only one class, {labelled[0][1]!r}: training and evaluation need two at least")
+        found.append(f"there is only one class, {labelled[0]!r}: training and evaluation need two at least")
     if single:
         found.append(
             f"{len(single)} of {len(images_of)} classes have a single image, first {min(single)!r}: "
@@ -40,4 +42,4 @@ def repeated_paths(manifest: Manifest) -> str | None:
         (repeated.append if path in seen else seen.add)(path)
     if not repeated:
         return None
-    return f"{len(repeated)} rows name an image that another row names, first {repeated[0]}"
+    return f"rows that name an image again: {len(repeated)} (first {repeated[0]})"

@@ -41,6 +41,8 @@ def draw_splits(labels: Sequence[str | None], *, seed: int = 0) -> tuple[list[st
         if label is not None:
             by_class[label].append(image)
     splits, draw = ["train"] * len(labels), random.Random(seed)
+    if not by_class:
+        return splits, [None] * len(labels)
     by_whole_class = len(by_class) >= MANY_CLASSES
     if by_whole_class:
         names = sorted(label for label, images in by_class.items() if len(images) > 1)
