@@ -14,8 +14,8 @@ def remarks(manifest: Manifest) -> list[str]:
     if not labelled:
         found.append(
             f"none of {len(manifest)} images has a label: they can be distilled on, not trained or evaluated on. "
-            "Labels are a table's column `label`, or the names of the folders below ROOT: where ROOT itself is a class, "
-            "give the folder above it"
+            "Labels are a table's column `label`, or the names of the folders below ROOT; where ROOT itself is a "
+            "class, give the folder above it"
         )
         return found
     images = {image for image in zip(manifest.domain, manifest.label, manifest.path, strict=True) if image[1]}
