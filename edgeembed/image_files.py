@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import re
 import stat
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,6 +60,7 @@ SPECIAL = "neither a file nor a folder"
 UNREADABLE = "folder that cannot be read"
 NO_SUFFIX = "file without a suffix"
 
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 MOST_REASONS = 20  # named in one line; a folder of numbered suffixes has thousands
 
 
@@ -103,12 +105,15 @@ def image_suffixes() -> frozenset[str]:
     return frozenset(suffix for suffix, name in known if name in Image.OPEN and name not in NOT_READ)
 
 
-def printable(path: str) -> str:
-    """A path or message for people and for JSON: bytes of a file name that are not UTF-8 appear as `\\xe9`."""
+def printable(text: str) -> str:
+    """A path or message on one line, in UTF-8: a byte of a file name that is not UTF-8 appears as `\\xe9`, a line end
+    as `\\n`.
+    """
+    shown = CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
     try:
-        return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+        return shown.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     except UnicodeEncodeError:  # half a surrogate pair, which Windows allows
-        return path.encode("utf-8", "backslashreplace").decode()
+        return shown.encode("utf-8", "backslashreplace").decode()
 
 
 def is_utf8(path: str) -> bool:
