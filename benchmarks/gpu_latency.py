@@ -20,7 +20,8 @@ import numpy as np
 
 from edgeembed.bundle import read_bundle
 from edgeembed.embedder import Embedder, FloatArray, embed_images
-from edgeembed.images import UInt8Array, find_images
+from edgeembed.image_files import find_images
+from edgeembed.images import UInt8Array
 
 WARMUP, RUNS, SECONDS = 20, 1000, 3.0
 Run = Callable[[UInt8Array], FloatArray]

@@ -16,7 +16,8 @@ import onnx
 
 import edgeembed.export.int8 as int8
 from edgeembed.export.recipe import Int8Section
-from edgeembed.images import find_images, load_pixels
+from edgeembed.image_files import find_images
+from edgeembed.images import load_pixels
 
 NUM_IMAGES = 192
 METHOD = "percentile"

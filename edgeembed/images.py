@@ -15,7 +15,6 @@ from PIL import ExifTags, Image, ImageOps
 
 from edgeembed.errors import UserError
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 MAX_PIXELS = 178_956_970  # Pillow's own threshold of warning; above it a file is taken for a bomb
 
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # odd metadata; the pixels are what counts
@@ -80,14 +79,3 @@ def squash(image: Image.Image, height: int, width: int) -> UInt8Array:
 def load_pixels(path: str | Path, height: int, width: int) -> UInt8Array:
     """File to network input: (H, W, 3) uint8. JPEG detail beyond twice the input is never decoded."""
     return squash(load_rgb(path, at_least_px=2 * max(height, width)), height, width)
-
-
-def find_images(folder: Path) -> list[Path]:
-    """Every image file below a folder, sorted, without hidden files and archive droppings."""
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in IMAGE_SUFFIXES
-        and path.is_file()
-        and not any(part.startswith(".") or part == "__MACOSX" for part in path.relative_to(folder).parts)
-    )

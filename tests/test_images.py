@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from edgeembed import images
-from edgeembed.images import ImageError, find_images, load_pixels, load_rgb
+from edgeembed.images import ImageError, load_pixels, load_rgb
 
 
 def gradient(width: int = 60, height: int = 40) -> Image.Image:
@@ -74,10 +74,3 @@ def test_reduced_jpeg_decoding_stays_close_to_full(tmp_path: Path) -> None:
     full = images.squash(load_rgb(tmp_path / "big.jpg"), 64, 64).astype(float)
     assert small.shape == (64, 64, 3)
     assert np.abs(small - full).mean() < 1.0
-
-
-def test_folders_are_searched_without_droppings(tmp_path: Path) -> None:
-    for name in ("b/x.JPG", "a/y.png", "__MACOSX/z.jpg", "a/._y.png", "a/notes.txt"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_bytes(b"")
-    assert [path.name for path in find_images(tmp_path)] == ["y.png", "x.JPG"]

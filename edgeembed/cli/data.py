@@ -54,20 +54,52 @@ def list_sources(as_json: Json = False) -> None:
 
 @data_app.command("import")
 def import_(
-    name: Annotated[str, typer.Argument(help="folder, csv, grocery; `data sources` lists them.")],
-    root: Annotated[Path, typer.Argument(help="Where the data set lies.")],
+    name: Annotated[str, typer.Argument(help="folder, table, grocery; `data sources` lists them.")],
+    root: Annotated[Path, typer.Argument(help="The data set's folder, or a table of images.")],
     out: Annotated[Path, typer.Option(help="Manifest to write, .parquet or .csv.")] = Path("manifest.parquet"),
+    path_column: Annotated[str | None, typer.Option(help="Of a table; default: path.")] = None,
+    label_column: Annotated[
+        str | None, typer.Option(help="Default: label; without one, images are unlabelled.")
+    ] = None,
+    domain_column: Annotated[str | None, typer.Option(help="Default: domain; without one, the folder's name.")] = None,
+    split_column: Annotated[str | None, typer.Option(help="Default: split; without one, splits are drawn.")] = None,
+    role_column: Annotated[str | None, typer.Option(help="Default: role; without one, images have none.")] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="What a table's paths are relative to; default: its folder.")
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="The split of all images of a table: train, val or test.")] = None,
+    skip_missing: Annotated[
+        bool, typer.Option("--skip-missing", help="Leave out a table's images that are gone.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Read a data set's own layout into a manifest."""
-    from edgeembed.data.importers import import_source
-    from edgeembed.data.manifest import summary, write_manifest
+    """Read class folders, a table or a public data set into a manifest; no image is opened."""
+    from edgeembed.data.importers import TableOptions, import_source
+    from edgeembed.data.manifest import check_manifest_name, summary, write_manifest
+    from edgeembed.data.remarks import remarks, repeated_paths
+    from edgeembed.image_files import printable
 
-    manifest = import_source(name, root)
-    manifest.require_files()
+    check_manifest_name(out)
+    columns = {
+        "path": path_column,
+        "label": label_column,
+        "domain": domain_column,
+        "split": split_column,
+        "role": role_column,
+    }
+    options = TableOptions(
+        columns={name: column for name, column in columns.items() if column is not None},
+        images=images,
+        split=split,
+        skip_missing=skip_missing,
+    )
+    manifest = import_source(name, root, options)
     write_manifest(out, manifest)
+    repeated = repeated_paths(manifest)
+    for remark in [*remarks(manifest), *([repeated] if repeated else [])]:
+        log.warning("%s: %s", printable(str(out)), remark)
     described = summary(manifest)
-    log.info("%s: %s", out, described)
+    log.info("%s: %s", printable(str(out)), described)
     if as_json:
         print_json(described)
 
@@ -83,13 +115,17 @@ def prepare(
     as_json: Json = False,
 ) -> None:
     """Join manifests and balance their training classes."""
-    from edgeembed.data.manifest import read_manifest, write_manifest
+    from edgeembed.data.manifest import check_manifest_name, read_manifest, write_manifest
+    from edgeembed.data.remarks import remarks
     from edgeembed.data.sampling import prepare as balance_classes
 
+    check_manifest_name(out)
     prepared, balance = balance_classes(
         [read_manifest(path) for path in manifests], cap=cap, minimum=minimum, resample_to=resample_to, seed=seed
     )
     write_manifest(out, prepared)
+    for remark in remarks(prepared):
+        log.warning("%s: %s", out, remark)
     figures = dataclasses.asdict(balance)
     log.info("%s: %s", out, ", ".join(f"{key} {value}" for key, value in figures.items()))
     if as_json:
@@ -112,23 +148,56 @@ def stats(manifest: Annotated[Path, typer.Argument(help="Manifest.")], as_json: 
 @data_app.command()
 def check(
     manifest: Annotated[Path, typer.Argument(help="Manifest.")],
+    fix: Annotated[
+        Path | None, typer.Option(metavar="OUT", help="Write a manifest without missing and unreadable images.")
+    ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Decoding threads.")] = 2,
     as_json: Json = False,
 ) -> None:
-    """Decode every image; exit 1 naming each one that cannot be."""
-    from edgeembed.cli.inputs import printable
-    from edgeembed.data.checking import undecodable
-    from edgeembed.data.manifest import read_manifest
+    """Decode every image and compare their bytes: exit 1 naming each that cannot be read or is in two splits."""
+    from edgeembed.data.checking import find_copies, unreadable, without
+    from edgeembed.data.manifest import check_manifest_name, read_manifest, write_manifest
     from edgeembed.errors import CheckFailed
+    from edgeembed.image_files import printable
 
+    if fix is not None:
+        check_manifest_name(fix)
     table = read_manifest(manifest)
-    bad = undecodable(table, workers=workers)
-    if as_json:
-        print_json({"images": len(table), "bad": bad})
-    else:
-        for reason in bad:
-            print(printable(reason))
-    if bad:
-        raise CheckFailed(f"{manifest}: {len(bad)} of {len(table)} images cannot be read: remove or replace them")
+    bad = unreadable(table, workers=workers)
+    copies = find_copies(table, bad=bad)
     if not as_json:
-        print(f"{manifest}: all {len(table)} images can be read")
+        for reason in [*bad.values(), *copies.leaks]:
+            print(printable(reason))
+    for count, what, first in (
+        (copies.num_copies, "images are copies of others in their split", copies.first_copy),
+        (copies.num_other_labels, "rows give an image another label than an earlier row", copies.first_other_label),
+    ):
+        if count:
+            log.warning("%s: %d %s, first %s", manifest, count, what, first)
+    if fix is not None:
+        kept, left_out = without(table, bad)
+        write_manifest(fix, kept)
+        log.info("%s: %d of %d rows; left out: %s", fix, len(kept), len(table), left_out)
+    if as_json:
+        print_json(
+            {
+                "images": len(table),
+                "bad": list(bad.values()),
+                "leaks": copies.leaks,
+                "copies": copies.num_copies,
+                "other_labels": copies.num_other_labels,
+                "fixed": None if fix is None else str(fix),
+            }
+        )
+    failed = []
+    if bad and fix is None:
+        failed.append(
+            f"{len(bad)} of {len(set(table.files))} images cannot be read (paths are relative to {table.root}, "
+            f"{table.root_name}): replace them, or leave them out with --fix OUT"
+        )
+    if copies.leaks:
+        failed.append(f"{len(copies.leaks)} images stand in two splits: remove each from one")
+    if failed:
+        raise CheckFailed(f"{manifest}: {'; '.join(failed)}")
+    if not as_json:
+        print(f"{manifest}: all {len(table) - len(bad)} images can be read, and none is in two splits")

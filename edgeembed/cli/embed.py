@@ -39,7 +39,8 @@ def embed(
 ) -> None:
     """Embed images into a file that `edgeembed search` searches."""
     from edgeembed.cli.counting import ImageCount
-    from edgeembed.cli.inputs import gather_images, printable
+    from edgeembed.cli.inputs import gather_images
+    from edgeembed.image_files import printable
     from edgeembed.cli.models import describe, open_model
     from edgeembed.embedder import embed_images
     from edgeembed.embeddings import Embeddings, check_destination, write_embeddings

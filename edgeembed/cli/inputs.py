@@ -1,60 +1,44 @@
-"""What a person names on the command line, as image files: files, folders and manifests."""
+"""What a person names on the command line, as image files: files, folders and tables."""
 
 from __future__ import annotations
 
-import csv
 import os
-import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from edgeembed.cli.streams import read_as_utf8
 from edgeembed.errors import UserError
-from edgeembed.images import IMAGE_SUFFIXES, find_images
-
-NOT_SHOWN = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\ud800-\\udfff]")  # control characters; bytes that are not UTF-8
+from edgeembed.image_files import list_images, printable
 
 
 def gather_images(paths: Sequence[Path]) -> list[str]:
     """Absolute paths of every image meant, each once, in the order given. Raises UserError for a path without any."""
     found: dict[str, None] = {}
     for path in paths:
-        files = [os.path.abspath(file) for file in _images_of(path)]
-        if not files:
-            raise UserError(f"{path}: holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
-        found.update(dict.fromkeys(files))
+        found.update(dict.fromkeys(os.path.abspath(file) for file in _images_of(path)))
     return list(found)
 
 
-def printable(text: str) -> str:
-    """Text for one line of a terminal: control characters, and bytes of a name that are not UTF-8, are escaped.
-
-    JSON needs no such thing: it has escapes of its own, from which a program gets the very name back.
-    """
-    return NOT_SHOWN.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), read_as_utf8(text))
-
-
 def _images_of(path: Path) -> Iterable[str | Path]:
+    name = printable(str(path))
     if path.is_dir():
-        return find_images(path)
+        listing = list_images(path)
+        if not listing.files:
+            raise UserError(f"{name}: holds no images{f': {listing.left_out}' if listing.left_out.counts else ''}")
+        listing.log_left_out()
+        return listing.files
     if not path.exists():
-        raise UserError(f"{path}: no such file or folder")
-    if path.suffix == ".csv":
-        return _images_of_csv(path)
-    if path.suffix == ".parquet":
-        from edgeembed.data.manifest import read_manifest  # needs pyarrow
-
-        return read_manifest(path).files
+        raise UserError(f"{name}: no such file or folder")
+    if path.suffix.lower() in (".csv", ".tsv", ".txt", ".parquet"):
+        return _images_of_table(path)
     return [path]
 
 
-def _images_of_csv(path: Path) -> list[Path]:
-    """The `path` column, relative to the table's folder; read without pyarrow, which a device need not have."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = csv.DictReader(file)
-            if "path" not in (rows.fieldnames or []):
-                raise UserError(f"{path}: lacks column 'path'")
-            return [path.parent / row["path"] for row in rows if row["path"]]
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not a readable .csv table ({error})") from None
+def _images_of_table(path: Path) -> list[str]:
+    """The `path` column of any table, a manifest or not; only Parquet needs pyarrow."""
+    from edgeembed.data.tables import read_table
+
+    table = read_table(path, ("path",))
+    paths = table.paths()
+    if not paths:
+        raise UserError(f"{printable(str(path))}: holds no images")
+    return [os.path.join(table.root, file) for file in paths]

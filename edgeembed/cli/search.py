@@ -38,7 +38,8 @@ def search(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
 ) -> None:
     """Find the images of an index that look most like each query."""
-    from edgeembed.cli.inputs import gather_images, printable
+    from edgeembed.cli.inputs import gather_images
+    from edgeembed.image_files import printable
     from edgeembed.cli.models import describe, open_model
     from edgeembed.embedder import embed_images, refuse
     from edgeembed.embeddings import read_embeddings, require_same_space, shorten

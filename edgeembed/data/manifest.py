@@ -15,7 +15,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgeembed.errors import UserError
+from edgeembed.data.spelling import same_path
+from edgeembed.data.tables import clean, empty_value, is_text_table, read_table
+from edgeembed.errors import UserError, unknown_choice
+from edgeembed.image_files import is_utf8, printable
 
 COLUMNS = ("path", "label", "domain", "split", "role")
 SPLITS = ("train", "val", "test")
@@ -46,6 +49,7 @@ class Manifest:
     split: tuple[str, ...]
     role: tuple[str | None, ...]
     source: Path | None = None  # the file it was read from
+    root_name: str = "the root of the manifest"  # for messages: where `root` comes from
 
     def __len__(self) -> int:
         return len(self.path)
@@ -61,7 +65,8 @@ class Manifest:
         """Names the table's content, independent of where its root is mounted."""
         digest = hashlib.sha256()
         for row in zip(self.path, self.label, self.domain, self.split, self.role, strict=True):
-            digest.update("\x1f".join(value or "" for value in row).encode() + b"\x1e")
+            text = "\x1f".join(value or "" for value in (same_path(row[0]), *row[1:]))
+            digest.update(text.encode() + b"\x1e")
         return digest.hexdigest()[:16]
 
     def rows(self, split: str) -> Rows:
@@ -78,12 +83,16 @@ class Manifest:
 
     def require_files(self, limit: int = 200_000) -> None:
         """Raises UserError when images are not where the table says (a sample of `limit` on large sets)."""
-        chosen = self.files[:: max(1, len(self) // limit)]
-        missing = [file for file in chosen if not os.path.isfile(file)]
+        step = max(1, len(self) // limit)
+        missing = [row for row in range(0, len(self), step) if not os.path.isfile(self.files[row])]
         if missing:
+            first = self.path[missing[0]]
+            relative = not os.path.isabs(first)
+            where = f"paths are relative to {self.root}, {self.root_name}" if relative else "its path is absolute"
             raise UserError(
-                f"{len(missing)} of {len(chosen)} images of the manifest do not exist, first {missing[0]}: "
-                "correct the paths or the manifest's root"
+                f"{len(missing)} of {len(range(0, len(self), step))} images of {self.source or 'the manifest'} do not "
+                f"exist, first {first} ({where}): move the images or correct the paths; `edgeembed data check "
+                f"{self.source or 'MANIFEST'} --fix OUT` writes a manifest without them"
             )
 
     def evaluation(self, split: str) -> tuple[Rows, Rows]:
@@ -112,10 +121,10 @@ class Manifest:
 
 
 def build_manifest(root: Path, rows: Iterable[ManifestRow], *, source: str) -> Manifest:
-    """A validated manifest from rows."""
+    """A validated manifest from rows; labels and domains in the form that `clean` gives."""
     listed = list(rows)
     columns: dict[str, Any] = {name: tuple(getattr(row, name) for row in listed) for name in COLUMNS}
-    manifest = Manifest(root=root, **columns)
+    manifest = Manifest(root=root, **_cleaned(columns))
     check_values(manifest, source)
     return manifest
 
@@ -125,80 +134,62 @@ def check_values(manifest: Manifest, source: str) -> None:
         raise UserError(f"{source}: holds no images")
     for name, allowed in (("split", SPLITS), ("role", (*ROLES, None))):
         wrong = set(getattr(manifest, name)) - set(allowed)
+        if wrong == {None}:
+            raise empty_value(source, name, getattr(manifest, name).index(None))
         if wrong:
             expected = ", ".join(str(value) for value in allowed if value)
             raise UserError(
-                f"{source}: column {name!r} holds {sorted(map(str, wrong))[0]!r}, expected one of {expected}"
+                f"{source}: column {name!r} holds {min(map(str, wrong - {None}))!r}, expected one of {expected}"
             )
     for name in ("path", "domain"):
-        if not all(getattr(manifest, name)):
-            raise UserError(
-                f"{source}: column {name!r} has an empty value in row {getattr(manifest, name).index(None)}"
-            )
+        column = getattr(manifest, name)
+        if not all(column):
+            raise empty_value(source, name, next(row for row, value in enumerate(column) if not value))
+    for name in ("path", "label", "domain"):
+        wrong = {value for value in getattr(manifest, name) if value and not value.isascii() and not is_utf8(value)}
+        if wrong:
+            raise UserError(f"{source}: {name} {printable(min(wrong))} is not UTF-8: rename the file or folder")
 
 
 def read_manifest(path: Path) -> Manifest:
-    """Reads .parquet or .csv. Raises UserError naming the missing column or the wrong value."""
+    """Reads Parquet, .csv, .tsv or .txt. Raises UserError naming the missing column or the wrong value."""
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder, expected a manifest: `edgeembed data import folder {path}` writes one")
     if not path.is_file():
         raise UserError(f"{path}: no such manifest: `edgeembed data import` or `edgeembed data synth` writes one")
-    root, columns = _read_csv(path) if path.suffix == ".csv" else _read_parquet(path)
-    if root is None or not root.is_dir():  # the data set was moved together with its manifest
-        root = path.parent.resolve()
-    manifest = Manifest(root=root, source=path.resolve(), **columns)
+    table = read_table(path, COLUMNS)
+    remedy = f"a manifest has {', '.join(COLUMNS)}; `edgeembed data import table {path}` needs `path` alone"
+    columns: dict[str, Any] = {name: table.require(name, remedy) for name in COLUMNS}
+    columns["path"] = table.paths(remedy=remedy) if table.num_rows else ()
+    manifest = Manifest(root=table.root, root_name=table.root_name, source=path.resolve(), **_cleaned(columns))
     check_values(manifest, str(path))
     return manifest
 
 
-def _read_csv(path: Path) -> tuple[None, dict[str, Any]]:
-    """The columns of a table, read without pyarrow, which a device need not have; an empty cell is None."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            lines = csv.reader(file, strict=True)
-            header = next(lines, [])
-            _check_columns(path, header)
-            positions = [header.index(name) for name in COLUMNS]
-            rows = []
-            for line in lines:
-                if not line:
-                    continue
-                if len(line) != len(header):
-                    place = f"{path}: line {lines.line_num}"
-                    raise UserError(f"{place} has {len(line)} values, expected {len(header)} as in the header")
-                rows.append([line[position] or None for position in positions])
-    except (csv.Error, UnicodeDecodeError, OSError) as error:
-        raise UserError(f"{path}: not a readable .csv manifest ({error})") from None
-    return None, {name: tuple(row[column] for row in rows) for column, name in enumerate(COLUMNS)}
+def _cleaned(columns: dict[str, Any]) -> dict[str, Any]:
+    return {name: column if name == "path" else tuple(map(clean, column)) for name, column in columns.items()}
 
 
-def _read_parquet(path: Path) -> tuple[Path | None, dict[str, Any]]:
-    """The root that the metadata names, if any, and the columns."""
-    import pyarrow as pa
-    import pyarrow.parquet
-
-    try:
-        table = pa.parquet.read_table(path)
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{path}: not a readable {path.suffix or 'Parquet'} manifest ({error})") from None
-    _check_columns(path, table.column_names)
-    root = (table.schema.metadata or {}).get(b"root", b"").decode()
-    columns = {name: tuple(table.column(name).cast(pa.string()).to_pylist()) for name in COLUMNS}
-    return Path(root) if root else None, columns
-
-
-def _check_columns(path: Path, present: Sequence[str]) -> None:
-    missing = [name for name in COLUMNS if name not in present]
-    if missing:
-        raise UserError(f"{path}: lacks column {missing[0]!r}; a manifest has {', '.join(COLUMNS)}")
+def check_manifest_name(path: Path) -> None:
+    """Raises UserError, before any work is done, for what `write_manifest` could not write."""
+    if path.suffix.lower() not in (".parquet", ".csv"):
+        raise unknown_choice("suffix", path.suffix, (".parquet", ".csv"), f"({path})")
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder, expected a file name")
+    if not is_text_table(path):
+        import pyarrow.parquet  # noqa: F401  # missing in the base install: better said now
 
 
 def write_manifest(path: Path, manifest: Manifest) -> None:
     """Writes .parquet (root kept in the metadata) or .csv, atomically."""
+    check_manifest_name(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        if path.suffix == ".csv":
+        if is_text_table(path):
             with temporary.open("w", newline="", encoding="utf-8") as file:
-                writer = csv.writer(file)
+                spaces = any(path != path.strip() for path in manifest.path)  # readers drop them where not quoted
+                writer = csv.writer(file, quoting=csv.QUOTE_ALL if spaces else csv.QUOTE_MINIMAL)
                 writer.writerow(COLUMNS)
                 base = path.parent.resolve()
                 for file_path, *rest in zip(manifest.files, *(getattr(manifest, c) for c in COLUMNS[1:]), strict=True):
@@ -208,7 +199,7 @@ def write_manifest(path: Path, manifest: Manifest) -> None:
             import pyarrow as pa
             import pyarrow.parquet
 
-            metadata = {"root": str(manifest.root.resolve())}
+            metadata = {b"root": os.fsencode(manifest.root.resolve())}
             schema = pa.schema([(name, pa.string()) for name in COLUMNS], metadata=metadata)
             table = pa.table({name: list(getattr(manifest, name)) for name in COLUMNS}, schema=schema)
             pa.parquet.write_table(table, temporary, compression="zstd")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import logging
 import os
 import random
 from collections import defaultdict
@@ -11,8 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-from edgeembed.data.manifest import COLUMNS, Manifest
+from edgeembed.data.manifest import COLUMNS, SPLITS, Manifest
+from edgeembed.data.spelling import same_path
 from edgeembed.errors import UserError
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +33,10 @@ class Balance:
 
 
 def join(manifests: Sequence[Manifest]) -> Manifest:
-    """One manifest of several; refuses an image that stands in train and in val or test (a leak)."""
+    """One manifest of several; rows that say the same of an image are taken once, and counted in the log.
+
+    Raises UserError for an image that stands in two splits (a leak).
+    """
     root = Path(os.path.commonpath([manifest.root for manifest in manifests]))
     columns: dict[str, list[str | None]] = {name: [] for name in COLUMNS}
     for manifest in manifests:
@@ -36,14 +44,29 @@ def join(manifests: Sequence[Manifest]) -> Manifest:
         for name in COLUMNS[1:]:
             columns[name] += getattr(manifest, name)
     joined = Manifest(root=root, **{name: tuple(values) for name, values in columns.items()})  # type: ignore[arg-type]
-    train = {joined.path[row] for row in joined.rows("train")}
-    for split in ("val", "test"):
-        leaked = sorted(train & {joined.path[row] for row in joined.rows(split)})
-        if leaked:
+    image = [same_path(path) for path in joined.path]
+    for first, second in itertools.combinations(SPLITS, 2):
+        both = {image[row] for row in joined.rows(first)} & {image[row] for row in joined.rows(second)}
+        if both:
             raise UserError(
-                f"{len(leaked)} images stand in train and in {split}, first {leaked[0]}: remove them from one"
+                f"{len(both)} images stand in {first} and in {second}, first {min(both)}: remove them from one"
             )
-    return joined
+    rows = {row: number for number, row in reversed(list(enumerate(zip(image, *_others(joined), strict=True))))}
+    if len(rows) < len(joined):
+        twice = sorted(set(range(len(joined))) - set(rows.values()))
+        log.warning("%d rows stand there twice and are taken once, first %s", len(twice), joined.path[twice[0]])
+    unique = joined.take(np.array(sorted(rows.values()), dtype=np.int64))
+    labels_of: dict[str, set[object]] = defaultdict(set)
+    for path, domain, label in zip(unique.path, unique.domain, unique.label, strict=True):
+        labels_of[same_path(path)].add((domain, label))
+    several = [path for path, labels in labels_of.items() if len(labels) > 1]
+    if several:
+        log.warning("%d images have more than one label, first %s", len(several), min(several))
+    return unique
+
+
+def _others(manifest: Manifest) -> list[tuple[str | None, ...]]:
+    return [getattr(manifest, name) for name in COLUMNS[1:]]
 
 
 def resample(rows: list[int], *, cap: int | None, repeat_to: int, draw: random.Random) -> list[int]:
@@ -81,6 +104,11 @@ def prepare(
         over_cap += max(0, len(rows) - cap)
         repeated += len(balanced) - min(len(rows), cap)
         kept += balanced
+    if dropped and not kept and not any(joined.split[row] == "train" for row in others):
+        raise UserError(
+            f"nothing is left to train on: all {dropped} classes have fewer than {minimum} training images: "
+            "choose a lower minimum (--min)"
+        )
     balance = Balance(
         classes=len(by_class) - dropped,
         classes_dropped=dropped,

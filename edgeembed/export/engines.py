@@ -24,7 +24,8 @@ from edgeembed.export.checking import Checked, Checker, Judged, is_transformer, 
 from edgeembed.export.gate import AveragePrecisions, Refused
 from edgeembed.export.recipe import EngineSection, ExportRecipe
 from edgeembed.extras import needed
-from edgeembed.images import ImageError, UInt8Array, find_images, load_pixels
+from edgeembed.image_files import find_images
+from edgeembed.images import ImageError, UInt8Array, load_pixels
 from edgeembed.metrics import RetrievalScores
 from edgeembed.packing import replace_folder
 from edgeembed.progress import stage

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import itertools
 import json
 import logging
@@ -14,9 +13,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from edgeembed.data.tables import TABLE_SUFFIXES, read_table
 from edgeembed.embedder import Embedder, FloatArray, embed_images
 from edgeembed.errors import UserError
-from edgeembed.images import find_images, load_rgb
+from edgeembed.image_files import find_images, printable
+from edgeembed.images import load_rgb
 from edgeembed.run import read_json
 
 log = logging.getLogger(__name__)
@@ -49,10 +50,11 @@ def pictures_of(source: Path) -> list[Picture]:
         found = [Picture(path=path, label=label_of(path, source)) for path in find_images(source)]
     elif not source.is_file():
         raise UserError(f"{source}: no such folder or manifest of pictures")
-    elif source.suffix in (".csv", ".parquet"):
-        found = list(of_csv(source) if source.suffix == ".csv" else of_parquet(source))
+    elif source.suffix.lower() in TABLE_SUFFIXES:
+        found = list(of_table(source))
     else:
-        raise UserError(f"{source}: expected a folder of pictures, or a manifest (.csv, .parquet)")
+        tables = ", ".join(TABLE_SUFFIXES)
+        raise UserError(f"{source}: expected a folder of pictures, or a manifest or another table ({tables})")
     if not found:
         raise UserError(f"{source}: holds no pictures for the page")
     return spread(found, MOST_PICTURES)
@@ -61,30 +63,18 @@ def pictures_of(source: Path) -> list[Picture]:
 def label_of(path: Path, folder: Path) -> str:
     """The folders between, or the file's own name where there are none."""
     between = path.parent.relative_to(folder).as_posix()
-    return path.stem if between == "." else between
+    return printable(path.stem if between == "." else between)
 
 
-def of_csv(source: Path) -> Iterator[Picture]:
-    """Read without pyarrow, which a device need not have."""
-    try:
-        with source.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise UserError(f"{source}: not a readable .csv table ({error})") from None
-    if rows and "path" not in rows[0]:
-        raise UserError(f"{source}: lacks column 'path'")
-    for row in meant_as_index([row.get("role") or "" for row in rows], [row.get("split") or "" for row in rows]):
-        path = source.parent / rows[row]["path"]
-        yield Picture(path=path, label=rows[row].get("label") or path.stem)
-
-
-def of_parquet(source: Path) -> Iterator[Picture]:
-    from edgeembed.data.manifest import read_manifest  # needs pyarrow
-
-    manifest = read_manifest(source)
-    for row in meant_as_index([role or "" for role in manifest.role], manifest.split):
-        path = Path(manifest.files[row])
-        yield Picture(path=path, label=manifest.label[row] or path.stem)
+def of_table(source: Path) -> Iterator[Picture]:
+    """Of any table with a column `path`; only Parquet needs pyarrow."""
+    table = read_table(source, ("path", "label", "split", "role"))
+    paths = table.paths()
+    empty = (None,) * len(paths)
+    labels, splits, roles = (table.columns.get(name, empty) for name in ("label", "split", "role"))
+    for row in meant_as_index([role or "" for role in roles], [split or "" for split in splits]):
+        path = table.root / paths[row]
+        yield Picture(path=path, label=labels[row] or path.stem)
 
 
 def meant_as_index(roles: Sequence[str], splits: Sequence[str]) -> list[int]:

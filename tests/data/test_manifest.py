@@ -87,8 +87,8 @@ def test_csv_of_other_programs_is_read(tmp_path: Path) -> None:
     [
         (b"", "lacks column 'path'"),
         (b"path,label,domain,split,role\na,1,d,train\n", "line 2 has 4 values, expected 5"),
-        (b"path,label,domain,split,role\n\xff,1,d,train,\n", "not a readable .csv manifest"),
-        (b'path,label,domain,split,role\n"a"b,1,d,train,\n', "not a readable .csv manifest"),
+        (b"path,label,domain,split,role\n\xff,1,d,train,\n", "not a readable .csv table"),
+        (b'path,label,domain,split,role\n"a"b,1,d,train,\n', "not a readable .csv table"),
     ],
 )
 def test_csv_that_cannot_be_read_is_refused_by_what_is_wrong(tmp_path: Path, content: bytes, told: str) -> None:

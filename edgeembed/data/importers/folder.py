@@ -1,85 +1,136 @@
-"""A person's own images: one folder a class."""
+"""A person's own images: one folder a class, with or without split folders."""
 
 from __future__ import annotations
 
 import logging
-import random
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from edgeembed.data.manifest import SPLITS, Manifest, ManifestRow, build_manifest
+from edgeembed.data.importers.splits import draw_splits, split_named
+from edgeembed.data.manifest import Manifest, ManifestRow, build_manifest
+from edgeembed.data.tables import clean
 from edgeembed.errors import UserError
-from edgeembed.images import find_images
+from edgeembed.image_files import ImageListing, is_utf8, list_images, printable
 
 log = logging.getLogger(__name__)
 
-MANY_CLASSES = 50
-TEST_SHARE, VAL_SHARE = 0.2, 0.1
-SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+NOT_UTF8 = "file or folder name that is not UTF-8, which a manifest cannot hold: rename it"
+OUTSIDE = "image outside the split folders"
+MOST_NAMED = 3  # folders in a message
+
+Parts = tuple[str, ...]  # of a path below the root: the folders, then the file
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """Where the split folders are, if there are any: ROOT/train/class (level 0) or ROOT/x/train/class (level 1).
+
+    The label is made of all other folders; `wrapper` is the one folder around the whole set, which says nothing.
+    """
+
+    split_level: int | None = None
+    wrapper: str | None = None
+
+    def split(self, parts: Parts) -> str | None:
+        level = self.split_level
+        return split_named(parts[level]) if level is not None and len(parts) > level + 1 else None
+
+    def label(self, parts: Parts) -> str | None:
+        folders = [name for level, name in enumerate(parts[:-1]) if level != self.split_level]
+        return "/".join(folders[1:] if self.wrapper else folders) or None
 
 
 def import_folder(root: Path, *, seed: int = 0) -> Manifest:
-    """Reads ROOT/class/... or ROOT/split/class/...; images directly in ROOT are unlabelled training images.
+    """Reads ROOT/class/... or ROOT/split/class/...; images directly in ROOT or in a split folder are unlabelled.
 
-    Without split folders the split is drawn: with 50 classes and more, whole classes are held out for val and
-    test, so that retrieval is measured on things never trained on; with fewer, images of every class are.
+    Where there are split folders, images outside of them are left out and counted. Without any, splits are drawn.
+    Raises UserError for folders that could be meant in either way.
     """
-    if not root.is_dir():
-        raise UserError(f"{root}: no such folder")
-    files = find_images(root)
-    if not files:
-        raise UserError(f"{root}: holds no images")
-    top = {path.relative_to(root).parts[0] for path in files}
-    split_already = top <= set(SPLIT_NAMES)
-    rows = [split_row(root, path) for path in files] if split_already else draw_split(root, files, seed)
-    return build_manifest(root.resolve(), rows, source=str(root))
+    listing = list_images(root)
+    relative = [file.relative_to(root).parts for file in _in_utf8(listing)]
+    layout = find_layout(root, relative)
+    if layout.split_level is None:
+        kept, labels = relative, [clean(layout.label(parts)) for parts in relative]
+        splits, roles = draw_splits(labels, seed=seed) if kept else ([], [])
+    else:
+        kept = [parts for parts in relative if layout.split(parts) is not None]
+        for parts in relative:
+            if layout.split(parts) is None:
+                listing.left_out.add(OUTSIDE, "/".join(parts))
+        labels = [layout.label(parts) for parts in kept]
+        splits = [split for parts in kept if (split := layout.split(parts)) is not None]
+        roles = ["both" if split == "test" else None for split in splits]
+    if not kept:
+        raise UserError(f"{printable(str(root))}: holds no images{f': {told}' if (told := _told(listing)) else ''}")
+    listing.log_left_out()
+    domain = printable(root.resolve().name) or "images"
+    rows = [
+        ManifestRow(path="/".join(parts), label=label, domain=domain, split=split, role=role)
+        for parts, label, split, role in zip(kept, labels, splits, roles, strict=True)
+    ]
+    return build_manifest(root.resolve(), rows, source=printable(str(root)))
 
 
-def split_row(root: Path, path: Path) -> ManifestRow:
-    split, *folders, _name = path.relative_to(root).parts
-    split = SPLIT_NAMES[split]
-    label = "/".join(folders) or None
-    role = {"train": None, "val": None, "test": "both"}[split]
-    return ManifestRow(
-        path=path.relative_to(root).as_posix(), label=label, domain=root.resolve().name, split=split, role=role
+def _told(listing: ImageListing) -> str:
+    return str(listing.left_out) if listing.left_out.counts else ""
+
+
+def _in_utf8(listing: ImageListing) -> list[Path]:
+    kept = []
+    for file in listing.files:
+        name = file.relative_to(listing.folder).as_posix()
+        if is_utf8(name):
+            kept.append(file)
+        else:
+            listing.left_out.add(NOT_UTF8, name)
+    return kept
+
+
+def find_layout(root: Path, relative: Sequence[Parts]) -> Layout:
+    """Decides by names and by what the folders hold: split folders hold class folders, class folders hold images."""
+    holds_folders: dict[str, bool] = defaultdict(bool)
+    below: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))  # images by first and second folder
+    for parts in relative:
+        if len(parts) > 1:
+            holds_folders[parts[0]] |= len(parts) > 2
+        if len(parts) > 2:
+            below[parts[0]][parts[1]] += 1
+    splits = sorted(name for name in holds_folders if split_named(name))
+    others = sorted(name for name in holds_folders if not split_named(name))
+    if splits:
+        return _first_level(root, splits, others, holds_folders)
+    holders = [name for name in others if any(map(split_named, below[name]))]
+    inside = [parts for parts in relative if len(parts) > 2 and split_named(parts[1])]
+    kinds = {split_named(parts[1]) for parts in inside}
+    wrapper = holders[0] if len(holders) == 1 else None
+    certain = wrapper is not None and all(map(split_named, below[wrapper]))  # of one split, as there is no other
+    if len(kinds) > 1 or (certain and (len(others) == 1 or any(len(parts) > 3 for parts in inside))):
+        if 2 * len(inside) < len(relative):
+            raise UserError(
+                f"{printable(str(root))}: {len(inside)} of {len(relative)} images lie in split folders below "
+                f"{named(holders)}, the others do not: give a folder of splits as ROOT, or rename those of classes"
+            )
+        log.warning("split folders were found below %s", named(holders))
+        return Layout(split_level=1, wrapper=wrapper)
+    return Layout()
+
+
+def _first_level(root: Path, splits: Sequence[str], others: Sequence[str], holds_folders: Mapping[str, bool]) -> Layout:
+    kinds = {split_named(name) for name in splits}
+    has_classes = any(holds_folders[name] for name in splits)
+    if len(kinds) > 1 or not others or (has_classes and not any(holds_folders[name] for name in others)):
+        return Layout(split_level=0)
+    if kinds == {"train"} and not has_classes:
+        log.warning("%s is taken for a class, as %s beside it are", named(splits), named(others))
+        return Layout()
+    raise UserError(
+        f"{printable(str(root))}: {named(splits)} is called like a split, but {named(others)} beside it are not: "
+        "rename it where it is a class, else put all images into split folders (train, val, test)"
     )
 
 
-def draw_split(root: Path, files: list[Path], seed: int) -> list[ManifestRow]:
-    by_class: dict[str | None, list[Path]] = defaultdict(list)
-    for path in files:
-        by_class["/".join(path.relative_to(root).parts[:-1]) or None].append(path)
-    labels = sorted(label for label in by_class if label is not None)
-    draw = random.Random(seed)
-    split_of: dict[Path, str] = dict.fromkeys(by_class.get(None, []), "train")
-    by_whole_class = len(labels) >= MANY_CLASSES
-    if by_whole_class:
-        shuffled = draw.sample(labels, len(labels))
-        for number, name in enumerate(shuffled):
-            for path in by_class[name]:
-                split_of[path] = share_split(number, len(labels))
-    else:
-        for name in labels:
-            shuffled_files = draw.sample(by_class[name], len(by_class[name]))
-            for number, path in enumerate(shuffled_files):
-                split_of[path] = share_split(number, len(shuffled_files))
-    held_out = "whole classes" if by_whole_class else "images of every class"
-    counts = {split: sum(value == split for value in split_of.values()) for split in SPLITS}
-    log.warning("no train/val/test folders: held out %s: %s images", held_out, counts)
-    roles = {"test": "both"} if by_whole_class else {"test": "query", "train": "index"}
-    rows = []
-    for path in files:
-        relative, split = path.relative_to(root), split_of[path]
-        label = "/".join(relative.parts[:-1]) or None
-        role = None if label is None else roles.get(split)
-        rows.append(
-            ManifestRow(path=relative.as_posix(), label=label, domain=root.resolve().name, split=split, role=role)
-        )
-    return rows
-
-
-def share_split(number: int, count: int) -> str:
-    """The first fifth is test, the next tenth val; at least two of a set of three or more are left to train."""
-    if number < round(TEST_SHARE * count):
-        return "test"
-    return "val" if number < round((TEST_SHARE + VAL_SHARE) * count) else "train"
+def named(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return printable(", ".join(f"{name}/" for name in names[:MOST_NAMED]) + more)

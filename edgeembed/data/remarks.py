@@ -1,0 +1,45 @@
+"""What a data set cannot be used for, said where it is made rather than where a run fails."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from edgeembed.data.manifest import Manifest
+
+
+def remarks(manifest: Manifest) -> list[str]:
+    """One sentence for each limit of a data set that a user may not know of."""
+    labelled = [label for label in manifest.label if label]
+    found = []
+    if not labelled:
+        found.append(
+            f"none of {len(manifest)} images has a label: they can be distilled on, not trained or evaluated on. "
+            "Labels are a table's column `label`, or the names of the folders below ROOT; where ROOT itself is a "
+            "class, give the folder above it"
+        )
+        return found
+    images = {image for image in zip(manifest.domain, manifest.label, manifest.path, strict=True) if image[1]}
+    images_of = Counter((domain, str(label)) for domain, label, _ in images)
+    single = [label for (_, label), count in images_of.items() if count == 1]
+    if len(images_of) == 1:
+        found.append(f"there is only one class, {labelled[0]!r}: training and evaluation need two at least")
+    if single:
+        found.append(
+            f"{len(single)} of {len(images_of)} classes have a single image, first {min(single)!r}: "
+            "no other image can be found for it, so that it is not evaluated"
+        )
+    evaluated = {split for split, label in zip(manifest.split, manifest.label, strict=True) if label} - {"train"}
+    if not evaluated:
+        found.append("no labelled image is in val or test: retrieval cannot be measured")
+    return found
+
+
+def repeated_paths(manifest: Manifest) -> str | None:
+    """How many rows name an image that an earlier row names, and the first such image; None without any."""
+    seen: set[str] = set()
+    repeated: list[str] = []
+    for path in manifest.files:
+        (repeated.append if path in seen else seen.add)(path)
+    if not repeated:
+        return None
+    return f"rows that name an image again: {len(repeated)} (first {repeated[0]})"

@@ -1,0 +1,218 @@
+"""Tables of images as spreadsheets and data frames save them: CSV of any dialect, or Parquet, as columns of text."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import math
+import os
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from edgeembed.data.spelling import paths_on_disk
+from edgeembed.errors import UserError
+from edgeembed.image_files import printable
+
+TEXT_SUFFIXES = (".csv", ".tsv", ".txt")
+TABLE_SUFFIXES = (*TEXT_SUFFIXES, ".parquet")
+DELIMITERS = ",;\t|"
+ENCODINGS = (  # by the byte order mark; UTF-32 first, whose mark begins with that of UTF-16
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+
+Column: TypeAlias = "tuple[str | None, ...]"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """The columns asked for that a file has, by the name asked for; None where a cell is empty.
+
+    `root` is what relative paths start from, `root_name` says in words where it comes from.
+    """
+
+    source: Path
+    header: tuple[str, ...]
+    columns: Mapping[str, Column]
+    num_rows: int
+    root: Path
+    root_name: str
+
+    def require(self, name: str, remedy: str = "") -> Column:
+        """A column. Raises UserError, naming those that the table has, where it is missing."""
+        if name not in self.columns:
+            present = ", ".join(self.header) or "no columns"
+            raise UserError(f"{self.source}: lacks column {name!r}, has {present}{': ' + remedy if remedy else ''}")
+        return self.columns[name]
+
+    def paths(self, name: str = "path", remedy: str = "") -> tuple[str, ...]:
+        """A column of paths as the disk spells them. Raises UserError for an empty one."""
+        column = self.require(name, remedy)
+        listed = [path for path in column if path is not None]
+        if len(listed) < len(column):
+            raise empty_value(str(self.source), name, column.index(None))
+        return tuple(paths_on_disk(self.root, listed))
+
+
+def empty_value(source: str, name: str, row: int) -> UserError:
+    return UserError(f"{source}: column {name!r} has an empty value in row {row} (the first row is 0): fill it in")
+
+
+def clean(text: str | None) -> str | None:
+    """A name as names are compared: composed (NFC), without spaces around it; None where nothing is left."""
+    return unicodedata.normalize("NFC", text).strip() or None if text else None
+
+
+def is_text_table(path: Path) -> bool:
+    return path.suffix.lower() in TEXT_SUFFIXES
+
+
+def read_table(path: Path, names: Sequence[str]) -> Table:
+    """Reads the columns of these names, in any case, that .csv, .tsv, .txt or Parquet has; text tables without pyarrow,
+    which a device need not have.
+
+    Raises UserError for a file that is not such a table, or where two columns could be meant by one name.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}, expected a table")
+    header, columns, num_rows, root = (_read_text if is_text_table(path) else _read_parquet)(path, names)
+    folder = path.parent.resolve()
+    paths = next(iter(columns.values()), ())
+    if root is None:
+        root, root_name = folder, "the folder of the table"
+    elif not root.is_dir() or _moved(root, folder, next((text for text in paths if text), None)):
+        root, root_name = folder, f"the folder of the table, as its recorded root {root} does not hold them"
+    else:
+        root_name = "the root that the table records"
+    return Table(source=path, header=header, columns=columns, num_rows=num_rows, root=root, root_name=root_name)
+
+
+def _moved(root: Path, folder: Path, first: str | None) -> bool:
+    """Whether the first image lies beside the table and not where the table was written."""
+    return first is not None and not os.path.exists(root / first) and os.path.exists(folder / first)
+
+
+def _positions(path: Path, header: Sequence[str], names: Sequence[str]) -> dict[str, int]:
+    """Where each name stands in a header: exactly, else in any case and with any spaces around it."""
+    positions = {}
+    for name in names:
+        found = [position for position, text in enumerate(header) if text == name] or [
+            position for position, text in enumerate(header) if _key(text) == _key(name)
+        ]
+        if len(found) > 1:
+            raise UserError(f"{path}: has {len(found)} columns {name!r}: rename all but one")
+        if found:
+            positions[name] = found[0]
+    return positions
+
+
+def _key(text: str) -> str:
+    return (clean(text) or "").casefold()
+
+
+def _read_text(path: Path, names: Sequence[str]) -> tuple[tuple[str, ...], dict[str, Column], int, None]:
+    text = _decode(path)
+    stated = re.match(r'\ufeff?\s*"?sep=([,;|:\t])"?[^\S\r\n]*(\r\n|\r|\n|$)', text)  # how Excel is told the delimiter
+    body = text[stated.end() :] if stated else text
+    try:
+        delimiter = stated[1] if stated else _delimiter(body, names)
+        lines = _lines(body, delimiter)
+        header: list[str] = next((line for line in lines if any(map(str.strip, line))), [])
+        positions = _positions(path, header, names)
+        rows = []
+        for line in lines:
+            if not any(map(str.strip, line)):  # a spreadsheet's empty rows, with delimiters or without
+                continue
+            if len(line) < len(header) or any(map(str.strip, line[len(header) :])):
+                place = f"{path}: line {lines.line_num + (stated is not None)}"
+                raise UserError(f"{place} has {len(line)} values, expected {len(header)} as in the header")
+            rows.append([line[position] if line[position].strip() else None for position in positions.values()])
+    except csv.Error as error:
+        raise UserError(f"{path}: not a readable .csv table ({error})") from None
+    columns = {name: tuple(row[place] for row in rows) for place, name in enumerate(positions)}
+    return tuple(name.strip() for name in header), columns, len(rows), None
+
+
+def _lines(text: str, delimiter: str) -> Any:  # the type of csv's reader has no public name
+    return csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter, skipinitialspace=True)
+
+
+def _delimiter(text: str, names: Sequence[str]) -> str:
+    """The one with which the header has most of the names asked for, else most columns."""
+
+    def score(delimiter: str) -> tuple[int, int]:
+        try:
+            header: list[str] = next((line for line in _lines(text, delimiter) if any(map(str.strip, line))), [])
+        except csv.Error:
+            return -1, 0
+        keys = {_key(name) for name in header}
+        return sum(_key(name) in keys for name in names), len(header)
+
+    return max(DELIMITERS, key=score)
+
+
+def _decode(path: Path) -> str:
+    """The text of a file in UTF-8, or in UTF-16 or UTF-32 with a byte order mark, as Excel's "Unicode text" is.
+
+    Any other encoding is refused: which one it is can only be guessed, and a wrong guess gives other names.
+    """
+    remedy = "save it as UTF-8 (in Excel: CSV UTF-8)"
+    try:
+        content = path.read_bytes()
+        encoding = next((encoding for mark, encoding in ENCODINGS if content.startswith(mark)), "utf-8-sig")
+        text = content.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise UserError(
+            f"{path}: not a readable .csv table: byte 0x{content[error.start]:02x} in line {line} is not "
+            f"{error.encoding.upper()}: {remedy}"
+        ) from None
+    except OSError as error:
+        raise UserError(f"{path}: not a readable .csv table ({error.strerror})") from None
+    if "\0" in text:
+        raise UserError(f"{path}: not a readable .csv table: it holds null bytes: {remedy}")
+    return text
+
+
+def _read_parquet(path: Path, names: Sequence[str]) -> tuple[tuple[str, ...], dict[str, Column], int, Path | None]:
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    try:
+        schema = pa.parquet.read_schema(path)
+        positions = _positions(path, schema.names, names)
+        table = pa.parquet.read_table(path, columns=[schema.names[position] for position in positions.values()])
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{path}: not a readable {path.suffix or 'Parquet'} table ({error})") from None
+    columns = {}
+    for name, position in positions.items():
+        place = f"{path}: column {schema.names[position]!r}"
+        values = table.column(schema.names[position]).to_pylist()
+        columns[name] = tuple(_cell(value, place) for value in values)
+    root = os.fsdecode((schema.metadata or {}).get(b"root", b""))
+    return tuple(schema.names), columns, table.num_rows, Path(root) if root else None
+
+
+def _cell(value: object, place: str) -> str | None:
+    """A value of a data frame as text. pandas writes a missing text as NaN, and integers beside one as 7.0."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if isinstance(value, bytes):
+        try:
+            value = value.decode()
+        except UnicodeDecodeError:
+            raise UserError(f"{place} holds {printable(repr(value))}, expected text in UTF-8") from None
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    if isinstance(value, (int, float)):
+        return str(value)
+    if not isinstance(value, str):
+        raise UserError(f"{place} holds a {type(value).__name__}, expected text or numbers")
+    return value if value.strip() else None
