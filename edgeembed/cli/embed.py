@@ -34,9 +34,9 @@ def embed(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
 ) -> None:
     """Embed images into a file that `edgeembed search` searches."""
-    from edgeembed.cli.counting import ImageCount
     from edgeembed.cli.inputs import gather_images, printable
     from edgeembed.cli.models import describe, open_model
+    from edgeembed.counting import ImageCount
     from edgeembed.embedder import embed_images
     from edgeembed.embeddings import Embeddings, check_destination, write_embeddings
     from edgeembed.errors import UserError

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from edgeembed.embedder import Embedder, FloatArray, ImageSource, PixelModel
+from edgeembed.embedder import Embedder, FloatArray, PixelModel
 from edgeembed.errors import UserError
 from edgeembed.images import UInt8Array
+from edgeembed.sources import ImageSource
 
 if TYPE_CHECKING:
     from edgeembed.teacher.model import Network
@@ -65,11 +65,12 @@ class RunModel:
         self.dim = network.dim
         self.threads = torch.get_num_threads()
 
-    def shapes(self, images: Sequence[ImageSource]) -> Sequence[tuple[int, int]]:
+    def shape(self, image: ImageSource) -> tuple[int, int]:
         from edgeembed.teacher.evaluate import input_shapes
 
-        files = [str(image) for image in images]  # the command line passes no other kind
-        return [(height, width) for height, width in input_shapes(self.network, files, workers=2).tolist()]
+        # The command line passes nothing but paths.
+        height, width = input_shapes(self.network, [str(image)], workers=1)[0].tolist()
+        return height, width
 
     def embed_pixels(self, image_NHWC: UInt8Array) -> FloatArray:
         import torch
