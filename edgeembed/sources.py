@@ -1,4 +1,4 @@
-"""What may stand for an image: files, folders, bytes, file objects, PIL images, arrays; decoded ahead of the network."""
+"""What may stand for an image (a path, bytes, a file object, a PIL image, an array), decoded ahead of the network."""
 
 from __future__ import annotations
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from edgeembed.embedder import Embedder, FloatArray, PixelModel
+from edgeembed.bundle import read_bundle
+from edgeembed.embedder import Embedder, FloatArray, PixelModel, bundled_artifacts
+from edgeembed.embeddings import Embeddings, long_space_id
 from edgeembed.errors import UserError
 from edgeembed.images import UInt8Array
 from edgeembed.sources import ImageSource
@@ -36,6 +38,26 @@ def open_model(
     if runtime is not None or provider is not None:
         raise UserError(f"{path}: a run computes in torch, on the GPU where there is one: export it for other runtimes")
     return RunModel(path, threads=threads)
+
+
+def model_of_index(index: Path, stored: Embeddings) -> Path:
+    """The model that an index was embedded with, or a bundled one of the same embedding space.
+
+    Raises UserError, naming the model, where there is neither.
+    """
+    if stored.model_path is not None and Path(stored.model_path).exists():
+        return Path(stored.model_path)
+    in_space = [
+        (manifest.name == stored.model, folder)
+        for folder in bundled_artifacts()
+        if long_space_id((manifest := read_bundle(folder)).space_id) == long_space_id(stored.space_id)
+    ]
+    if in_space:
+        return max(in_space)[1]
+    raise UserError(
+        f"index {index} was embedded with {stored.model!r}, in space {stored.space_id}, which no bundled model has: "
+        "give that model, or a student of the same teacher, with --model"
+    )
 
 
 def describe(model: Model) -> str:
