@@ -55,6 +55,8 @@ def load_rgb(source: str | Path | BinaryIO, *, at_least_px: int | None = None, n
         raise ImageError(f"{name}: {error}") from None
     except FileNotFoundError:
         raise ImageError(f"{name}: no such file") from None
+    except Image.DecompressionBombError:
+        raise ImageError(f"{name}: more pixels than the limit of {MAX_PIXELS}: resize the image first") from None
     except UnidentifiedImageError:
         raise ImageError(f"{name}: not a readable image (of no format that Pillow knows, or damaged)") from None
     except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, ValueError and more

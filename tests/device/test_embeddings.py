@@ -77,7 +77,7 @@ def test_labels_root_and_model_come_back(tmp_path: Path, suffix: str) -> None:
     assert read.files("/elsewhere")[2] == os.path.join("/elsewhere", "b/ü.jpg")
 
 
-def test_absolute_paths_have_no_root_to_move(tmp_path: Path) -> None:
+def test_absolute_paths_have_no_root_to_move() -> None:
     written = some_embeddings()
     assert written.files() == written.paths
     with pytest.raises(UserError, match=r"--root /x: the index holds absolute paths: embed the images with --root"):
