@@ -107,8 +107,8 @@ def embed_all(run: Run, files: list[Path], height: int, width: int) -> FloatArra
     class Model:
         dim = run(np.zeros((1, height, width, 3), np.uint8)).shape[1]
 
-        def shapes(self, images: Any) -> list[tuple[int, int]]:
-            return [(height, width)] * len(images)
+        def shape(self, _image: Any) -> tuple[int, int]:
+            return height, width
 
         def embed_pixels(self, image_NHWC: UInt8Array) -> FloatArray:
             missing = 16 - len(image_NHWC)  # one more shape would be compiled for the last few

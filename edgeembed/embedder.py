@@ -4,41 +4,43 @@ from __future__ import annotations
 
 import functools
 import logging
-import warnings
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Sized
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from edgeembed.bundle import (
     PLAN,
     BundleFile,
     BundleManifest,
     choose_file,
+    is_packed,
     read_bundle,
     require_shapes,
     require_unit,
     verified_file,
 )
+from edgeembed.counting import ImageCount
 from edgeembed.errors import CheckFailed, UserError
-from edgeembed.images import ImageError, UInt8Array, load_pixels, squash, to_rgb
-from edgeembed.runtimes import RUNTIMES, Session, available_cores, has_int8_dot_product
+from edgeembed.images import ImageError, UInt8Array
+from edgeembed.packing import unpack
+from edgeembed.runtimes import RUNTIMES, Session, has_int8_dot_product
 from edgeembed.runtimes.fastest import Pair, open_file_of, recall, verified_pairs
+from edgeembed.sources import ImageSource, decode_ahead, images_in
 
 log = logging.getLogger(__name__)
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
-ImageSource = str | Path | Image.Image
 
 ARTIFACTS = Path(__file__).parent / "artifacts"
 DEFAULT_ARTIFACT = "groceries_clothes_mobilenetv4_s"
-MAX_DECODERS = 4
-DECODED_AHEAD = 16
+FORKED_SESSIONS: list[Session] = []
+"""Sessions of the process that this one was forked from. They are kept: to end one would wait for its threads."""
 
 
 class PixelModel(Protocol):
@@ -46,15 +48,19 @@ class PixelModel(Protocol):
 
     dim: int
 
-    def shapes(self, images: Sequence[ImageSource]) -> Sequence[tuple[int, int]]:
-        """Height and width that each image is resized to."""
+    def shape(self, image: ImageSource) -> tuple[int, int]:
+        """Height and width that an image is resized to; called from several threads."""
         ...
 
     def embed_pixels(self, image_NHWC: UInt8Array) -> FloatArray: ...
 
 
 class Embedder:
-    """A bundle, opened: `Embedder("bundles/vit_b16").embed(["a.jpg", "b.jpg"])` gives (2, D) float32, unit length."""
+    """A bundle, opened: `Embedder("bundles/vit_b16").embed(["a.jpg", "b.jpg"])` gives (2, D) float32, unit length.
+
+    It can be pickled, and so be used in a pool of processes: each process opens the bundle again, from the same path,
+    with the same file, runtime and number of threads. A process that was forked opens it again too.
+    """
 
     def __init__(
         self,
@@ -65,7 +71,8 @@ class Embedder:
         provider: str | None = None,
         threads: int | None = None,
     ) -> None:
-        """Without a bundle, the one that comes with the package.
+        """`bundle` is a folder, or one file that `edgeembed artifacts pack` wrote. Without it, the one that comes with
+        the package.
 
         What is given of `precision`, `runtime` and `provider` is used. Where nothing is, the file and runtime that
         `edgeembed doctor` or `bench` measured as the fastest on this machine, of those whose embeddings agree here with
@@ -75,26 +82,58 @@ class Embedder:
         Raises UserError for what is not a bundle or not offered here, CheckFailed for a file whose checksum is not the
         bundle's and for a provider that leaves the work to another.
         """
-        folder = default_bundle() if bundle is None else Path(bundle)
+        self.bundle = Path(os.path.abspath(default_bundle() if bundle is None else bundle))
+        if self.bundle.is_file() and is_packed(self.bundle):
+            # Runtimes read a file whole; Windows may not delete one that is still mapped into memory.
+            with tempfile.TemporaryDirectory(prefix="edgeembed-", ignore_cleanup_errors=True) as folder:
+                unpack(self.bundle, Path(folder) / "bundle")
+                self._open(Path(folder) / "bundle", precision, runtime, provider, threads)
+        else:
+            self._open(self.bundle, precision, runtime, provider, threads)
+
+    def _open(
+        self, folder: Path, precision: str | None, runtime: str | None, provider: str | None, threads: int | None
+    ) -> None:
         manifest = read_bundle(folder)
         pair, self.session = open_pair(
             folder, manifest, precision=precision, runtime=runtime, provider=provider, threads=threads
         )
         require_shapes(folder / pair.file.path, manifest, self.session.input_shape, self.session.output_shape)
-        self.file = folder / pair.file.path
+        self.file = self.bundle / pair.file.path
         self.name, self.space_id, self.precision = manifest.name, manifest.space_id, pair.file.precision
         self.dim, self.height, self.width = manifest.embedding.dim, manifest.input.height, manifest.input.width
         self.runtime, self.provider, self.threads = self.session.runtime, self.session.provider, self.session.threads
+        self._asked_provider, self._sha256, self._process = provider, pair.file.sha256, os.getpid()
 
-    def shapes(self, images: Sequence[ImageSource]) -> Sequence[tuple[int, int]]:
-        """Height and width that each image is resized to: the bundle's for all."""
-        return [(self.height, self.width)] * len(images)
+    def _open_after_fork(self) -> None:
+        """Opens the session again: its threads stayed in the process that this one was forked from."""
+        FORKED_SESSIONS.append(self.session)
+        again = open_again(self.bundle, self.precision, self.runtime, self._asked_provider, self.threads, self._sha256)
+        self.session, self._process = again.session, os.getpid()
+
+    def __repr__(self) -> str:
+        threads = f"{self.threads} thread{'' if self.threads == 1 else 's'}"
+        return (
+            f"Embedder({self.name!r}: {self.precision}, {self.runtime} {self.provider}, {threads}, "
+            f"{self.height} x {self.width} pixels to {self.dim} dimensions, space {self.space_id})"
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """What opens the same file of the same bundle again; a session itself cannot be pickled."""
+        facts = (self.bundle, self.precision, self.runtime, self._asked_provider, self.threads, self._sha256)
+        return unpickled, facts
+
+    def shape(self, _image: ImageSource) -> tuple[int, int]:
+        """Height and width that an image is resized to: the bundle's for all."""
+        return self.height, self.width
 
     def embed_pixels(self, image_NHWC: UInt8Array) -> FloatArray:
         """RGB pixels (N, height, width, 3), 0..255, to (N, dim) unit vectors."""
         require_pixels(image_NHWC, self.height, self.width)
         if len(image_NHWC) == 0:
             return np.empty((0, self.dim), np.float32)
+        if self._process != os.getpid():
+            self._open_after_fork()
         embedding_ND = self.session.run(np.ascontiguousarray(image_NHWC))
         if embedding_ND.shape != (len(image_NHWC), self.dim):
             raise CheckFailed(f"{self.file}: gives {embedding_ND.shape}, bundle.json says {self.dim} numbers an image")
@@ -103,10 +142,39 @@ class Embedder:
         require_unit(self.file, embedding_ND)
         return embedding_ND
 
-    def embed(self, images: Sequence[ImageSource] | ImageSource, *, batch_size: int = 8) -> FloatArray:
-        """Files or PIL images, or a single one, to (N, dim). Raises ImageError for one that cannot be decoded."""
-        listed = [images] if isinstance(images, (str, Path, Image.Image)) else images
-        return embed_images(self, listed, batch_size=batch_size, on_skip=refuse)[0]
+    def embed(
+        self, images: Iterable[ImageSource] | ImageSource, *, batch_size: int = 8, progress: bool = False
+    ) -> FloatArray:
+        """Images, or a single one, to unit vectors (N, dim), one for each image, in order.
+
+        An image is a path, an encoded file as bytes or as a binary file object, a PIL image, or a uint8 array of any
+        size: (H, W, 3) RGB, (H, W, 4) RGBA or (H, W) grey, 0..255. `images` may be any iterable of these, a generator
+        too; a batch (N, H, W, 3); or a folder, whose images come sorted by path. docs/preprocessing.md says how each
+        becomes the network's input. `progress` draws a line on a terminal while the work takes longer than 2 seconds.
+
+        Raises ImageError for one that cannot be decoded, UserError for what is no image.
+        """
+        given = images_in(images)
+        count = ImageCount(len(given) if isinstance(given, Sized) else None, asked_for=True) if progress else None
+        try:
+            return embed_images(self, given, batch_size=batch_size, on_skip=refuse, on_progress=count)[0]
+        finally:
+            if count is not None:
+                count.clear()
+
+
+def open_again(bundle: Path, precision: str, runtime: str, provider: str | None, threads: int, sha256: str) -> Embedder:
+    """An embedder as it was in another process. Raises CheckFailed where the bundle holds another file by now."""
+    embedder = Embedder(bundle, precision=precision, runtime=runtime, provider=provider, threads=threads)
+    if embedder._sha256 != sha256:
+        raise CheckFailed(f"{embedder.file}: was replaced since this embedder was opened: open the bundle again")
+    return embedder
+
+
+@functools.lru_cache(maxsize=8)
+def unpickled(*facts: Any) -> Embedder:
+    """`open_again` once in a process: a pool unpickles an embedder with every task."""
+    return open_again(*facts)
 
 
 def bundled_artifacts() -> list[Path]:
@@ -196,7 +264,7 @@ def verified_with_weights(folder: Path, manifest: BundleManifest, file: BundleFi
 
 def embed_images(
     model: PixelModel,
-    images: Sequence[ImageSource],
+    images: Iterable[ImageSource],
     *,
     batch_size: int = 8,
     on_skip: Callable[[str], None],
@@ -211,55 +279,20 @@ def embed_images(
     embeddings: list[FloatArray] = [np.empty((0, model.dim), np.float32)]
     kept: list[int] = []
     batch: list[UInt8Array] = []
-    for position, decoded in enumerate(decode_ahead(images, model.shapes(images))):
+    for position, decoded in enumerate(decode_ahead(images, model.shape)):
         if isinstance(decoded, ImageError):
             on_skip(str(decoded))
         else:
-            if batch and batch[0].shape != decoded.shape:
+            if batch and (len(batch) == batch_size or batch[0].shape != decoded.shape):
                 embeddings.append(model.embed_pixels(np.stack(batch)))
                 batch = []
             kept.append(position)
             batch.append(decoded)
-        if batch and (len(batch) == batch_size or position == len(images) - 1):
-            embeddings.append(model.embed_pixels(np.stack(batch)))
-            batch = []
         if on_progress is not None:
             on_progress(position + 1)
+    if batch:
+        embeddings.append(model.embed_pixels(np.stack(batch)))
     return np.concatenate(embeddings), np.array(kept, np.int64)
-
-
-def decode_ahead(images: Sequence[ImageSource], shapes: Sequence[tuple[int, int]]) -> Iterator[UInt8Array | ImageError]:
-    """(height, width, 3) uint8 of each image, in order, or why there is none; decoded in threads, a few ahead."""
-    if len(images) < 2:
-        yield from (decode(image, *shape) for image, shape in zip(images, shapes, strict=True))
-        return
-    from concurrent.futures import Future, ThreadPoolExecutor  # not for one image: the first answer should come fast
-
-    ahead: deque[Future[UInt8Array | ImageError]] = deque()
-    # Decoding silences Pillow's warnings by itself, but the filters are the process's: where blocks of several threads
-    # overlap, the last to end could leave its own behind. This block, which outlives them all, puts them back.
-    with warnings.catch_warnings(), ThreadPoolExecutor(min(MAX_DECODERS, available_cores())) as pool:
-        warnings.simplefilter("ignore")
-        for image, shape in zip(images, shapes, strict=True):
-            ahead.append(pool.submit(decode, image, *shape))
-            if len(ahead) > DECODED_AHEAD:
-                yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()
-
-
-def decode(image: ImageSource, height: int, width: int) -> UInt8Array | ImageError:
-    if isinstance(image, Image.Image):
-        try:
-            return squash(to_rgb(image), height, width)
-        except (OSError, SyntaxError, ValueError) as error:  # a file opened lazily, broken further on
-            return ImageError(f"{image!r}: cannot be decoded ({error})")
-    if not isinstance(image, (str, Path)):
-        raise UserError(f"image of type {type(image).__name__}: expected a path or a PIL image; arrays: embed_pixels")
-    try:
-        return load_pixels(image, height, width)
-    except ImageError as error:
-        return error
 
 
 def require_pixels(image_NHWC: UInt8Array, height: int, width: int) -> None:

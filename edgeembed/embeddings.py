@@ -1,10 +1,11 @@
-"""Embeddings on disk: vectors, the files they came from, and the id of the space they live in."""
+"""Embeddings on disk: vectors, the files they came from with their labels, and the id of the space they live in."""
 
 from __future__ import annotations
 
 import io
 import itertools
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,9 @@ FloatArray = npt.NDArray[np.float32]
 class Embeddings:
     """One unit vector an image; `model` names what computed them, for people. `encoding` is how a file keeps them:
     float32, or one of `ENCODINGS`, which rounds them.
+
+    `paths` are absolute, or, with forward slashes, relative to `root`. `labels`, where there are any, holds one for
+    each path, None for an image without. `model_path` is where the model lay, for searching on the same machine.
     """
 
     embedding_ND: FloatArray
@@ -38,6 +42,34 @@ class Embeddings:
     space_id: str
     model: str
     encoding: str = "float32"
+    labels: tuple[str | None, ...] | None = None
+    root: str | None = None
+    model_path: str | None = None
+
+    def files(self, root: str | None = None) -> tuple[str, ...]:
+        """Where each image lies; `root` is where the folder that paths are relative to lies on this machine.
+
+        Raises UserError for a `root` given to absolute paths.
+        """
+        if root is not None and self.root is None:
+            raise UserError(f"--root {root}: the index holds absolute paths: embed the images with --root FOLDER")
+        base = root or self.root
+        return self.paths if base is None else tuple(os.path.join(base, path) for path in self.paths)
+
+
+def relative_paths(files: Sequence[str], root: Path) -> tuple[str, ...]:
+    """Absolute paths as paths relative to a folder, with forward slashes. Raises UserError for one outside of it."""
+    base = os.path.abspath(root)
+    relative = []
+    for file in files:
+        try:
+            path = os.path.relpath(file, base)
+        except ValueError:  # another drive of Windows
+            path = os.pardir
+        if path.split(os.sep, 1)[0] == os.pardir:
+            raise UserError(f"{file}: lies outside of --root {root}: name a folder that holds all images")
+        relative.append(path.replace(os.sep, "/"))
+    return tuple(relative)
 
 
 def short_space_id(space_id: str, dim: int) -> str:
@@ -104,12 +136,21 @@ def read_embeddings(path: Path) -> Embeddings:
 
 
 def require_sound(source: str, embeddings: Embeddings) -> None:
-    """Raises UserError unless there is one finite vector of length 1 for each path."""
+    """Raises UserError unless there is one finite vector of length 1 for each path, and one path for each image."""
     embedding_ND = embeddings.embedding_ND
     if embedding_ND.ndim != 2 or embedding_ND.dtype != np.float32 or embedding_ND.size == 0:
         raise UserError(f"{source}: embedding is {embedding_ND.dtype} {embedding_ND.shape}, expected float32 (N, D)")
     if len(embedding_ND) != len(embeddings.paths):
         raise UserError(f"{source}: {len(embedding_ND)} embeddings for {len(embeddings.paths)} paths")
+    if embeddings.labels is not None and len(embeddings.labels) != len(embeddings.paths):
+        raise UserError(f"{source}: {len(embeddings.labels)} labels for {len(embeddings.paths)} paths")
+    first: dict[str, int] = {}
+    for at, path in enumerate(embeddings.paths):
+        if first.setdefault(path, at) != at:
+            raise UserError(
+                f"{source}: embeddings {first[path]} and {at} are both of {path!r}: expected one for each path, "
+                "remove one of them or embed the images again"
+            )
     length_N = np.sqrt(np.einsum("nd,nd->n", embedding_ND, embedding_ND))
     wrong = np.flatnonzero(~(np.abs(length_N - 1.0) <= LENGTH_TOLERANCE))  # NaN and infinity are wrong too
     if wrong.size:
@@ -120,9 +161,6 @@ def require_sound(source: str, embeddings: Embeddings) -> None:
 
 
 def _to_safetensors(embeddings: Embeddings) -> bytes:
-    names = [path.encode("utf-8", "surrogateescape") for path in embeddings.paths]  # file names may be any bytes
-    offsets = np.zeros(len(names) + 1, np.int64)
-    np.cumsum([len(name) for name in names], out=offsets[1:])
     if embeddings.encoding == "float32":
         numbers: dict[str, npt.NDArray[Any]] = {"embedding": np.ascontiguousarray(embeddings.embedding_ND)}
     else:
@@ -130,12 +168,30 @@ def _to_safetensors(embeddings: Embeddings) -> bytes:
         numbers = {"embedding": encoded.code}
         if encoded.rotation_DD is not None:
             numbers["rotation"] = encoded.rotation_DD
-    tensors = {
-        **numbers,
-        "paths": np.frombuffer(b"".join(names), np.uint8),
-        "path_offsets": offsets,
-    }
+    tensors = {**numbers, **_text_tensors("paths", "path_offsets", embeddings.paths)}
+    if embeddings.labels is not None:  # of an image without a label: empty
+        tensors |= _text_tensors("labels", "label_offsets", [label or "" for label in embeddings.labels])
+    if embeddings.root is not None:
+        tensors["root"] = np.frombuffer(_as_bytes(embeddings.root), np.uint8)
+    if embeddings.model_path is not None:
+        tensors["model_path"] = np.frombuffer(_as_bytes(embeddings.model_path), np.uint8)
     return safetensors.numpy.save(tensors, metadata=_facts(embeddings))
+
+
+def _text_tensors(blob: str, bounds: str, texts: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
+    """Texts as one uint8 blob, and where each begins; file names may be any bytes."""
+    encoded = [_as_bytes(text) for text in texts]
+    offsets = np.zeros(len(encoded) + 1, np.int64)
+    np.cumsum([len(each) for each in encoded], out=offsets[1:])
+    return {blob: np.array(bytearray(b"".join(encoded)), np.uint8), bounds: offsets}
+
+
+def _as_bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
+
+
+def _as_text(content: bytes) -> str:
+    return content.decode("utf-8", "surrogateescape")
 
 
 def _from_safetensors(path: Path) -> Embeddings:
@@ -148,16 +204,24 @@ def _from_safetensors(path: Path) -> Embeddings:
                 "path_offsets",
                 *(("rotation",) if facts.get("encoding") == "binary" else ()),
             )
-            tensors = {name: file.get_tensor(name) for name in wanted}
+            held = set(file.keys())
+            optional = [name for name in ("labels", "label_offsets", "root", "model_path") if name in held]
+            tensors = {name: file.get_tensor(name) for name in (*wanted, *optional)}
     except (safetensors.SafetensorError, TypeError, ValueError) as error:  # TypeError: a dtype that numpy lacks
         raise UserError(f"{path}: not a readable embeddings file ({error}): embed the images again") from None
     _require_facts(path, facts)
+    labels = None
+    if {"labels", "label_offsets"} <= tensors.keys():
+        labels = tuple(label or None for label in paths_of(path, tensors["labels"], tensors["label_offsets"]))
     return Embeddings(
         embedding_ND=_decoded(path, facts.get("encoding", "float32"), tensors),
         paths=paths_of(path, tensors["paths"], tensors["path_offsets"]),
         space_id=facts["space_id"],
         model=facts["model"],
         encoding=facts.get("encoding", "float32"),
+        labels=labels,
+        root=_as_text(tensors["root"].tobytes()) if "root" in tensors else None,
+        model_path=_as_text(tensors["model_path"].tobytes()) if "model_path" in tensors else None,
     )
 
 
@@ -182,7 +246,7 @@ def paths_of(source: Path, blob: npt.NDArray[Any], offsets: npt.NDArray[Any]) ->
     if not sound or offsets.size == 0 or offsets[0] != 0 or offsets[-1] != blob.size or (np.diff(offsets) < 0).any():
         raise UserError(f"{source}: paths and path_offsets do not fit together: embed the images again")
     joined, bounds = blob.tobytes(), offsets.tolist()
-    return tuple(joined[begin:end].decode("utf-8", "surrogateescape") for begin, end in itertools.pairwise(bounds))
+    return tuple(_as_text(joined[begin:end]) for begin, end in itertools.pairwise(bounds))
 
 
 def _to_parquet(embeddings: Embeddings) -> bytes:
@@ -195,9 +259,14 @@ def _to_parquet(embeddings: Embeddings) -> bytes:
         paths = pa.array(embeddings.paths, pa.string())
     except UnicodeEncodeError as error:
         raise UserError(f"path {error.object!r} is not UTF-8, which Parquet cannot hold: write .safetensors") from None
-    table = pa.table({"path": paths, "embedding": pa.FixedSizeListArray.from_arrays(numbers, dim)})
+    columns = {"path": paths, "embedding": pa.FixedSizeListArray.from_arrays(numbers, dim)}
+    if embeddings.labels is not None:
+        columns["label"] = pa.array(embeddings.labels, pa.string())
+    table = pa.table(columns)
     sink = pa.BufferOutputStream()
-    pyarrow.parquet.write_table(table.replace_schema_metadata(_facts(embeddings)), sink)
+    places = {"root": embeddings.root, "model_path": embeddings.model_path}
+    facts = {**_facts(embeddings), **{key: _as_bytes(place) for key, place in places.items() if place is not None}}
+    pyarrow.parquet.write_table(table.replace_schema_metadata(facts), sink)
     return bytes(sink.getvalue().to_pybytes())
 
 
@@ -210,10 +279,12 @@ def _from_parquet(path: Path) -> Embeddings:
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{path}: not a readable Parquet file ({error}): embed the images again") from None
     metadata: dict[bytes, bytes] = table.schema.metadata or {}
-    facts = {key.decode("utf-8", "replace"): value.decode("utf-8", "replace") for key, value in metadata.items()}
+    facts = {
+        key.decode("utf-8", "replace"): value.decode("utf-8", "surrogateescape") for key, value in metadata.items()
+    }
     _require_facts(path, facts)
     columns = dict(zip(table.column_names, table.columns, strict=True))
-    if not {"path", "embedding"} <= columns.keys() or any(column.null_count for column in columns.values()):
+    if any(name not in columns or columns[name].null_count for name in ("path", "embedding")):
         raise UserError(f"{path}: expected columns path and embedding without missing values")
     kind = columns["embedding"].type
     if not pa.types.is_fixed_size_list(kind) or kind.value_type != pa.float32() or not kind.list_size:
@@ -224,6 +295,9 @@ def _from_parquet(path: Path) -> Embeddings:
         paths=tuple(map(str, columns["path"].to_pylist())),
         space_id=facts["space_id"],
         model=facts["model"],
+        labels=tuple(columns["label"].cast(pa.string()).to_pylist()) if "label" in columns else None,
+        root=facts.get("root"),
+        model_path=facts.get("model_path"),
     )
 
 

@@ -70,7 +70,14 @@ def test_a_decompression_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_reduced_jpeg_decoding_stays_close_to_full(tmp_path: Path) -> None:
     gradient(800, 600).save(tmp_path / "big.jpg", quality=95)
-    small = load_pixels(tmp_path / "big.jpg", 64, 64).astype(float)
-    full = images.squash(load_rgb(tmp_path / "big.jpg"), 64, 64).astype(float)
-    assert small.shape == (64, 64, 3)
-    assert np.abs(small - full).mean() < 1.0
+    reduced = load_rgb(tmp_path / "big.jpg", at_least_px=128)
+    assert (reduced.width, reduced.height) == (200, 150)
+    full = load_pixels(tmp_path / "big.jpg", 64, 64).astype(float)
+    assert np.abs(images.squash(reduced, 64, 64) - full).mean() < 1.0
+
+
+def test_a_network_s_input_is_computed_from_all_pixels(tmp_path: Path) -> None:
+    gradient(800, 600).save(tmp_path / "big.jpg", quality=95)
+    with Image.open(tmp_path / "big.jpg") as image:
+        expected = np.asarray(image.convert("RGB").resize((64, 64), Image.Resampling.BILINEAR))
+    np.testing.assert_array_equal(load_pixels(tmp_path / "big.jpg", 64, 64), expected)

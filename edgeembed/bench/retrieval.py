@@ -16,13 +16,13 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeembed.data.manifest import Manifest, Rows
-from edgeembed.embedder import decode_ahead
 from edgeembed.embeddings import shorten
 from edgeembed.errors import UserError
 from edgeembed.evaluation import FloatArray, score_rows
 from edgeembed.images import ImageError, UInt8Array
 from edgeembed.metrics import RetrievalScores
 from edgeembed.runtimes import Session
+from edgeembed.sources import decode_ahead
 
 log = logging.getLogger(__name__)
 
@@ -107,7 +107,7 @@ class DecodedFiles:
                 yield image, pixels_HWC
 
     def _decode(self) -> Iterator[tuple[int, UInt8Array]]:
-        for image, found in enumerate(decode_ahead(self.files, [(self.height, self.width)] * len(self.files))):
+        for image, found in enumerate(decode_ahead(self.files, lambda _: (self.height, self.width))):
             if not isinstance(found, ImageError):
                 yield image, found
             elif image not in self.unreadable:

@@ -30,8 +30,8 @@ def diff_artifacts(
     Without a precision both sides use the one that the other names, else fp32. Exit code 0 whether or not they differ.
     """
     from edgeembed.cli.inputs import gather_images
-    from edgeembed.image_files import printable
     from edgeembed.difference import compare, open_sides
+    from edgeembed.image_files import printable
 
     side_a, side_b = open_sides(a, b)
     files = gather_images(data) if data else None

@@ -123,11 +123,12 @@ def measure(folder: Path, images: Sequence[Path | Image], threads: int | None) -
     import numpy as np
 
     from edgeembed.bundle import read_bundle
-    from edgeembed.embedder import decode_ahead, verified_with_weights
+    from edgeembed.embedder import verified_with_weights
     from edgeembed.errors import UserError
     from edgeembed.images import ImageError
     from edgeembed.runtimes import available_cores
     from edgeembed.runtimes.fastest import LEAST_IMAGES, measure_pairs, refusal, remember, verified_pairs
+    from edgeembed.sources import decode_ahead
 
     manifest = read_bundle(folder)
     files = {file.path: file for file in manifest.files}
@@ -135,7 +136,7 @@ def measure(folder: Path, images: Sequence[Path | Image], threads: int | None) -
     for path in dict.fromkeys(pair.file.path for pair in pairs):
         verified_with_weights(folder, manifest, files[path])
     pixels = []
-    for decoded in decode_ahead(images, [(manifest.input.height, manifest.input.width)] * len(images)):
+    for decoded in decode_ahead(images, lambda _: (manifest.input.height, manifest.input.width)):
         if isinstance(decoded, ImageError):
             log.warning("skipped: %s", decoded)
         else:

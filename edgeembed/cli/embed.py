@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from pathlib import Path
 from typing import Annotated
@@ -25,6 +26,9 @@ def embed(
         ),
     ] = None,
     out: Annotated[Path, typer.Option(help=".safetensors, .parquet or .npy.")] = Path("embeddings.safetensors"),
+    root: Annotated[
+        Path | None, typer.Option(help="Store paths relative to this folder, so that it can move: `search --root`.")
+    ] = None,
     encoding: Annotated[str, typer.Option(help="float32, int8 or binary: 256, 64 or 8 bytes an image.")] = "float32",
     precision: Annotated[
         str | None, typer.Option(help="fp32, fp16 or int8; default: what `doctor` found, else fp32.")
@@ -38,16 +42,19 @@ def embed(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
 ) -> None:
     """Embed images into a file that `edgeembed search` searches."""
-    from edgeembed.cli.counting import ImageCount
     from edgeembed.cli.inputs import gather_images
-    from edgeembed.image_files import printable
+    from edgeembed.cli.labels import labels_of
     from edgeembed.cli.models import describe, open_model
+    from edgeembed.counting import ImageCount
     from edgeembed.embedder import embed_images
-    from edgeembed.embeddings import Embeddings, check_destination, write_embeddings
+    from edgeembed.embeddings import Embeddings, check_destination, relative_paths, write_embeddings
     from edgeembed.errors import UserError
+    from edgeembed.image_files import printable
 
     check_destination(out, encoding)
     files = gather_images(paths)
+    stored_paths = files if root is None else relative_paths(files, root)
+    label_of = labels_of(paths)
     network = open_model(model, precision=precision, runtime=runtime, provider=provider, threads=threads)
     log.info("embedding %d images with %s", len(files), describe(network))
 
@@ -65,15 +72,19 @@ def embed(
     count.clear()
     if not len(kept):
         raise UserError(f"none of {len(files)} images can be decoded, first {skipped[0]}")
-    named = tuple(files[position] for position in kept)
+    labels = tuple(label_of.get(files[position]) for position in kept)
     write_embeddings(
         out,
         Embeddings(
             embedding_ND=embedding_ND,
-            paths=named,
+            paths=tuple(stored_paths[position] for position in kept),
             space_id=network.space_id,
             model=network.name,
             encoding=encoding,
+            labels=labels if any(labels) else None,
+            root=None if root is None else os.path.abspath(root),
+            # A file that travels does not tell where its model lay.
+            model_path=os.path.abspath(model) if model is not None and root is None else None,
         ),
     )
     if out.suffix == ".npy":
@@ -84,6 +95,8 @@ def embed(
             {
                 "out": str(out),
                 "images": len(kept),
+                "labelled": sum(label is not None for label in labels),
+                "root": None if root is None else os.path.abspath(root),
                 "skipped": skipped,
                 "dim": network.dim,
                 "encoding": encoding,

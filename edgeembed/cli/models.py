@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from edgeembed.embedder import Embedder, FloatArray, ImageSource, PixelModel
+from edgeembed.bundle import read_bundle
+from edgeembed.embedder import Embedder, FloatArray, PixelModel, bundled_artifacts
+from edgeembed.embeddings import Embeddings, long_space_id
 from edgeembed.errors import UserError
 from edgeembed.images import UInt8Array
+from edgeembed.sources import ImageSource
 
 if TYPE_CHECKING:
     from edgeembed.teacher.model import Network
@@ -38,6 +40,26 @@ def open_model(
     return RunModel(path, threads=threads)
 
 
+def model_of_index(index: Path, stored: Embeddings) -> Path:
+    """The model that an index was embedded with, or a bundled one of the same embedding space.
+
+    Raises UserError, naming the model, where there is neither.
+    """
+    if stored.model_path is not None and Path(stored.model_path).exists():
+        return Path(stored.model_path)
+    in_space = [
+        (manifest.name == stored.model, folder)
+        for folder in bundled_artifacts()
+        if long_space_id((manifest := read_bundle(folder)).space_id) == long_space_id(stored.space_id)
+    ]
+    if in_space:
+        return max(in_space)[1]
+    raise UserError(
+        f"index {index} was embedded with {stored.model!r}, in space {stored.space_id}, which no bundled model has: "
+        "give that model, or a student of the same teacher, with --model"
+    )
+
+
 def describe(model: Model) -> str:
     """One line that says what was chosen."""
     cores = f"{model.threads} thread{'' if model.threads == 1 else 's'}"
@@ -65,11 +87,12 @@ class RunModel:
         self.dim = network.dim
         self.threads = torch.get_num_threads()
 
-    def shapes(self, images: Sequence[ImageSource]) -> Sequence[tuple[int, int]]:
+    def shape(self, image: ImageSource) -> tuple[int, int]:
         from edgeembed.teacher.evaluate import input_shapes
 
-        files = [str(image) for image in images]  # the command line passes no other kind
-        return [(height, width) for height, width in input_shapes(self.network, files, workers=2).tolist()]
+        # The command line passes nothing but paths.
+        height, width = input_shapes(self.network, [str(image)], workers=1)[0].tolist()
+        return height, width
 
     def embed_pixels(self, image_NHWC: UInt8Array) -> FloatArray:
         import torch

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +15,16 @@ from edgeembed.cli.app import app, print_json
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """One image that was found for a query."""
+
+    rank: int
+    path: str
+    label: str | None
+    similarity: float
+
+
 @app.command()
 def search(
     queries: Annotated[list[Path], typer.Argument(metavar="QUERY...", help="Images, folders or manifests.")],
@@ -22,8 +32,12 @@ def search(
     model: Annotated[
         Path | None,
         typer.Option(
-            help="Bundle, or a run folder (needs torch); default: the bundled model.", autocompletion=completion.models
+            help="Bundle, or a run folder (needs torch); default: the model of the index.",
+            autocompletion=completion.models,
         ),
+    ] = None,
+    root: Annotated[
+        Path | None, typer.Option(help="Where the folder given to `embed --root` lies on this machine.")
     ] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="Results a query.")] = 5,
     sheet: Annotated[Path | None, typer.Option(help="Also draw the results: .png, .jpg or .webp.")] = None,
@@ -39,16 +53,21 @@ def search(
 ) -> None:
     """Find the images of an index that look most like each query."""
     from edgeembed.cli.inputs import gather_images
-    from edgeembed.image_files import printable
-    from edgeembed.cli.models import describe, open_model
+    from edgeembed.cli.models import describe, model_of_index, open_model
     from edgeembed.embedder import embed_images, refuse
     from edgeembed.embeddings import read_embeddings, require_same_space, shorten
+    from edgeembed.errors import UserError
+    from edgeembed.image_files import printable
     from edgeembed.search import Index, check_sheet, contact_sheet
 
     if sheet is not None:
         check_sheet(sheet)
     files = gather_images(queries)
     stored = read_embeddings(index)
+    if root is not None and not root.is_dir():
+        raise UserError(f"--root {root}: no such folder")
+    found_files = stored.files(None if root is None else str(root))
+    model = model or model_of_index(index, stored)
     network = open_model(model, precision=precision, runtime=runtime, provider=provider, threads=threads)
     require_same_space(f"index {index}", stored.space_id, f"model {network.name}", network.space_id)
     log.info("searching %d images of %s with %s", len(stored.paths), index, describe(network))
@@ -59,12 +78,17 @@ def search(
         stored = replace(stored, embedding_ND=shorten(stored.embedding_ND, dim))
         log.info("comparing the first %d numbers", dim)
     position_QK, similarity_QK = Index(stored).search(embedding_QD, k)
+    labels = stored.labels or (None,) * len(stored.paths)
     found = [
-        (file, [(stored.paths[position], float(similarity)) for position, similarity in zip(*row, strict=True)])
-        for file, *row in zip(files, position_QK, similarity_QK, strict=True)
+        [
+            Result(rank=rank, path=found_files[position], label=labels[position], similarity=float(similarity))
+            for rank, (position, similarity) in enumerate(zip(*row, strict=True), 1)
+        ]
+        for row in zip(position_QK, similarity_QK, strict=True)
     ]
     if sheet is not None:
-        contact_sheet(found, sheet)
+        rows = [[(result.path, result.similarity) for result in results] for results in found]
+        contact_sheet(list(zip(files, rows, strict=True)), sheet)
         log.info("contact sheet: %s", sheet)
     if as_json:
         print_json(
@@ -82,16 +106,22 @@ def search(
                     {
                         "path": file,
                         "results": [
-                            {"rank": rank, "path": path, "similarity": round(similarity, 6)}
-                            for rank, (path, similarity) in enumerate(results, 1)
+                            {
+                                "rank": result.rank,
+                                "path": result.path,
+                                "label": result.label,
+                                "similarity": round(result.similarity, 6),
+                            }
+                            for result in results
                         ],
                     }
-                    for file, results in found
+                    for file, results in zip(files, found, strict=True)
                 ],
             }
         )
         return
-    for file, results in found:
+    for file, results in zip(files, found, strict=True):
         print(printable(file))
-        for rank, (path, similarity) in enumerate(results, 1):
-            print(f"{rank:>5}  {similarity:7.4f}  {printable(path)}")
+        for result in results:
+            label = "" if result.label is None else f"  [{printable(result.label)}]"
+            print(f"{result.rank:>5}  {result.similarity:7.4f}  {printable(result.path)}{label}")

@@ -19,7 +19,7 @@ from edgeembed.config import TrainSection
 from edgeembed.data.manifest import Rows
 from edgeembed.data.shapes import Shapes
 from edgeembed.errors import UserError
-from edgeembed.images import ImageError, UInt8Array, load_rgb
+from edgeembed.images import ImageError, UInt8Array, load_pixels, load_rgb
 from edgeembed.progress import track
 from edgeembed.run import machine
 
@@ -43,6 +43,7 @@ class Canvases:
     """Files decoded to `shapes_N2` (height, width), held in memory when they fit.
 
     A file that cannot be decoded is named in the log once, listed in `unreadable`, and left out of its batch.
+    `reduced` says that files are decoded faster, for training views: see `load_canvas`.
     """
 
     files: Sequence[str]
@@ -50,6 +51,7 @@ class Canvases:
     workers: int
     memory: list[UInt8Array] | None = None
     unreadable: set[int] = field(default_factory=set)
+    reduced: bool = False
 
     def batches(self, wanted: Sequence[Rows]) -> Iterator[Batch]:
         """The batches asked for, in order, each of images of one shape; one may come smaller, or empty, where files
@@ -62,7 +64,7 @@ class Canvases:
             return
         workers = min(self.workers, machine()["cores"])
         loader: DataLoader[ReadBatch] = DataLoader(
-            _BatchReader(self.files, self.shapes_N2, wanted),
+            _BatchReader(self.files, self.shapes_N2, wanted, self.reduced),
             batch_size=None,
             collate_fn=_as_read,
             num_workers=workers,
@@ -83,10 +85,15 @@ class Canvases:
         return np.array([image for image in range(len(self.files)) if image not in self.unreadable], dtype=np.int64)
 
 
-def load_canvas(path: str, height: int, width: int) -> UInt8Array:
-    """Decodes and squashes a file: (H, W, 3) uint8, as `images.load_pixels` does, but for one grey level in a few of
-    10,000 values: torch's antialiased resize takes a third of Pillow's time.
+def load_canvas(path: str, height: int, width: int, *, reduced: bool) -> UInt8Array:
+    """Decodes and squashes a file: (H, W, 3) uint8, exactly as `images.load_pixels` does, or, where `reduced`, faster.
+
+    Training views are cropped, turned and recoloured anyway. For them JPEG detail beyond twice the canvas is left
+    out by the decoder, and torch's antialiased resize takes a third of Pillow's time; it differs from Pillow's by one
+    grey level in a few of 10,000 values.
     """
+    if not reduced:
+        return load_pixels(path, height, width)
     pixels_HWC = np.array(load_rgb(path, at_least_px=2 * max(height, width)))
     image_1CHW = torch.from_numpy(pixels_HWC).permute(2, 0, 1)[None]
     resized = F.interpolate(image_1CHW, (height, width), mode="bilinear", antialias=True)
@@ -108,8 +115,8 @@ def _as_read(batch: Any) -> Any:
 class _BatchReader(Dataset[ReadBatch]):
     """Decodes one whole batch in a worker process."""
 
-    def __init__(self, files: Sequence[str], shapes_N2: Shapes, wanted: Sequence[Rows]) -> None:
-        self.files, self.shapes_N2, self.wanted = files, shapes_N2, wanted
+    def __init__(self, files: Sequence[str], shapes_N2: Shapes, wanted: Sequence[Rows], reduced: bool) -> None:
+        self.files, self.shapes_N2, self.wanted, self.reduced = files, shapes_N2, wanted, reduced
 
     def __len__(self) -> int:
         return len(self.wanted)
@@ -118,7 +125,7 @@ class _BatchReader(Dataset[ReadBatch]):
         kept, pixels, failures = [], [], []
         for image in self.wanted[number]:
             try:
-                pixels.append(load_canvas(self.files[image], *self.shapes_N2[image].tolist()))
+                pixels.append(load_canvas(self.files[image], *self.shapes_N2[image].tolist(), reduced=self.reduced))
                 kept.append(image)
             except ImageError as error:
                 failures.append((int(image), str(error)))
@@ -128,22 +135,22 @@ class _BatchReader(Dataset[ReadBatch]):
 def open_canvases(
     files: Sequence[str], *, shapes_N2: Shapes, workers: int, cache: str = "never", visits: int = 0
 ) -> Canvases:
-    """Decodes all files into memory where `cache`, the free memory and the number of `visits` (how many images the
-    run will ask for in total) speak for it, else prepares to read them as needed.
+    """For training views: decodes all files into memory where `cache`, the free memory and the number of `visits` (how
+    many images the run will ask for in total) speak for it, else prepares to read them as needed.
 
     Raises UserError when no file at all can be decoded.
     """
     needed = int(shapes_N2.prod(axis=1).sum()) * 3
     fits = needed <= MEMORY_SHARE * psutil.virtual_memory().available
     if cache == "never" or (cache == "auto" and not (fits and visits > len(files))):
-        return Canvases(files=files, shapes_N2=shapes_N2, workers=workers)
+        return Canvases(files=files, shapes_N2=shapes_N2, workers=workers, reduced=True)
     empty = np.zeros((0, 0, 3), np.uint8)
     memory: list[UInt8Array] = [empty] * len(files)
-    canvases = Canvases(files=files, shapes_N2=shapes_N2, workers=workers, memory=memory)
+    canvases = Canvases(files=files, shapes_N2=shapes_N2, workers=workers, memory=memory, reduced=True)
 
     def decode(image: int) -> tuple[int, str | None]:
         try:
-            memory[image] = load_canvas(files[image], *shapes_N2[image].tolist())
+            memory[image] = load_canvas(files[image], *shapes_N2[image].tolist(), reduced=True)
         except ImageError as error:
             return image, str(error)
         return image, None

@@ -11,10 +11,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from edgeembed.orientation import SWAPS_SIDES, orientation_of
+
 Shapes = npt.NDArray[np.int64]  # (N, 2): height and width in pixels
 
 ASPECTS = (1 / 2, 2 / 3, 3 / 4, 1.0, 4 / 3, 3 / 2, 2.0)  # width over height; batches hold images of one of them
-EXIF_ORIENTATION, SIDEWAYS = 0x0112, (5, 6, 7, 8)
 STEP_PX = 16
 
 
@@ -47,7 +48,7 @@ def read_aspect(file: str) -> float:
         with warnings.catch_warnings(), Image.open(file) as image:
             warnings.simplefilter("ignore")
             width, height = image.size
-            sideways = image.getexif().get(EXIF_ORIENTATION) in SIDEWAYS
+            sideways = orientation_of(image) in SWAPS_SIDES
     except Exception:  # found again, named and counted, when the file is decoded
         return 1.0
     return height / width if sideways else width / height

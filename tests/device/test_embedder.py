@@ -141,12 +141,6 @@ def test_pixels_need_not_be_contiguous(embedder: Embedder) -> None:
     np.testing.assert_array_equal(embedder.embed_pixels(half), embedder.embed_pixels(half.copy()))
 
 
-def test_an_array_among_the_images_is_refused_with_the_way_to_give_it(embedder: Embedder) -> None:
-    wrong: Any = np.zeros((SIZE_PX, SIZE_PX, 3), np.uint8)
-    with pytest.raises(UserError, match=r"ndarray.*embed_pixels"):
-        embedder.embed([wrong])
-
-
 def test_a_batch_size_below_one_is_refused(embedder: Embedder) -> None:
     with pytest.raises(UserError, match="batch_size is 0"):
         embed_images(embedder, [], batch_size=0, on_skip=print)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,7 +16,15 @@ import pyarrow.parquet
 import pytest
 import safetensors.numpy
 
-from edgeembed.embeddings import SCHEMA, Embeddings, read_embeddings, require_same_space, write_embeddings
+from edgeembed import embeddings as embeddings_module
+from edgeembed.embeddings import (
+    SCHEMA,
+    Embeddings,
+    read_embeddings,
+    relative_paths,
+    require_same_space,
+    write_embeddings,
+)
 from edgeembed.errors import UserError
 
 Tensors = dict[str, Any]
@@ -24,7 +33,7 @@ Tensors = dict[str, Any]
 def some_embeddings(count: int = 5, dim: int = 8) -> Embeddings:
     vectors = np.random.default_rng(0).standard_normal((count, dim)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    paths = ("/a/b.jpg", "", "/ü/Käse 🧀.png", "/same.jpg", "/same.jpg", *(f"/n/{i}.jpg" for i in range(count)))
+    paths = ("/a/b.jpg", "", "/ü/Käse 🧀.png", "/same.jpg", "/same.jpeg", *(f"/n/{i}.jpg" for i in range(count)))
     return Embeddings(embedding_ND=vectors, paths=paths[:count], space_id="0123abcd", model="vit_b16")
 
 
@@ -49,6 +58,62 @@ def test_the_safetensors_file_is_the_documented_one(tmp_path: Path) -> None:
         blob, offsets = file.get_tensor("paths"), file.get_tensor("path_offsets")
     assert (blob.dtype, offsets.dtype, offsets.shape) == (np.uint8, np.int64, (6,))
     assert blob.tobytes() == "".join(written.paths).encode()
+
+
+def with_labels() -> Embeddings:
+    labels = ("mug", None, "Käse", "mug", "[a] b")
+    paths = ("a/0.jpg", "a/1.jpg", "b/ü.jpg", "b/3.jpg", "4.jpg")
+    return dataclasses.replace(some_embeddings(), labels=labels, paths=paths, root="/photos/ü", model_path="/b/x")
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".parquet"])
+def test_labels_root_and_model_come_back(tmp_path: Path, suffix: str) -> None:
+    written, file = with_labels(), tmp_path / f"e{suffix}"
+    write_embeddings(file, written)
+    read = read_embeddings(file)
+    for name in ("labels", "root", "model_path", "paths", "space_id", "model"):
+        assert getattr(read, name) == getattr(written, name)
+    assert read.files()[2] == os.path.join("/photos/ü", "b/ü.jpg")
+    assert read.files("/elsewhere")[2] == os.path.join("/elsewhere", "b/ü.jpg")
+
+
+def test_absolute_paths_have_no_root_to_move() -> None:
+    written = some_embeddings()
+    assert written.files() == written.paths
+    with pytest.raises(UserError, match=r"--root /x: the index holds absolute paths: embed the images with --root"):
+        written.files("/x")
+
+
+def test_a_root_that_is_not_utf8_survives(tmp_path: Path) -> None:
+    root = os.fsdecode(b"/caf\xe9")
+    write_embeddings(tmp_path / "e.safetensors", dataclasses.replace(with_labels(), root=root))
+    assert read_embeddings(tmp_path / "e.safetensors").root == root
+
+
+def test_paths_relative_to_a_root_have_forward_slashes_and_lie_inside_it(tmp_path: Path) -> None:
+    files = [str(tmp_path / "a" / "0.jpg"), str(tmp_path / "..b.jpg")]
+    assert relative_paths(files, tmp_path) == ("a/0.jpg", "..b.jpg")
+    with pytest.raises(UserError, match=r"0\.jpg: lies outside of --root .*other"):
+        relative_paths(files, tmp_path / "other")
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".parquet"])
+def test_two_vectors_of_one_path_are_refused_by_name_when_written_and_when_read(tmp_path: Path, suffix: str) -> None:
+    twice = dataclasses.replace(some_embeddings(), paths=("a.jpg", "b.jpg", "c.jpg", "b.jpg", "d.jpg"))
+    file = tmp_path / f"e{suffix}"
+    with pytest.raises(UserError, match=r"embeddings 1 and 3 are both of 'b\.jpg'"):
+        write_embeddings(file, twice)
+    assert not file.exists()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(embeddings_module, "require_sound", lambda *_: None)
+        write_embeddings(file, twice)
+    with pytest.raises(UserError, match=rf"e{suffix}: embeddings 1 and 3 are both of 'b\.jpg'"):
+        read_embeddings(file)
+
+
+def test_as_many_labels_as_paths(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="4 labels for 5 paths"):
+        write_embeddings(tmp_path / "e.safetensors", dataclasses.replace(with_labels(), labels=("x",) * 4))
 
 
 def test_npy_holds_the_numbers_and_cannot_be_searched(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A progress line on stderr that needs nothing but the standard library, for commands that run on a device."""
+"""A progress line on stderr that needs nothing but the standard library, for work on a device."""
 
 from __future__ import annotations
 
@@ -14,10 +14,14 @@ LOG_EVERY_SECONDS = 15.0  # where stderr is a file
 
 
 class ImageCount:
-    """Called with the number of images done; draws on a terminal, writes a line now and then elsewhere."""
+    """Called with the number of images done; draws on a terminal, writes a line now and then elsewhere.
 
-    def __init__(self, total: int) -> None:
-        self.total = total
+    `total` is None where it is not known how many images come. With `asked_for` the line is drawn whatever the level
+    of the log, and nothing is written where stderr is no terminal.
+    """
+
+    def __init__(self, total: int | None, *, asked_for: bool = False) -> None:
+        self.total, self.asked_for = total, asked_for
         self.on_terminal = sys.stderr.isatty()
         self.started = time.monotonic()
         self.shown = self.started + SILENT_SECONDS - (REDRAW_SECONDS if self.on_terminal else LOG_EVERY_SECONDS)
@@ -29,10 +33,14 @@ class ImageCount:
             return
         self.shown = now
         rate = done / max(1e-9, now - self.started)
-        text = f"{done}/{self.total} images, {rate:.0f} images/s, {(self.total - done) / max(rate, 1e-9):.0f} s left"
+        text = f"{done} images, {rate:.0f} images/s"
+        if self.total is not None:
+            left = (self.total - done) / max(rate, 1e-9)
+            text = f"{done}/{self.total} images, {rate:.0f} images/s, {left:.0f} s left"
         if not self.on_terminal:
-            log.info("%s", text)
-        elif log.isEnabledFor(logging.INFO):
+            if not self.asked_for:
+                log.info("%s", text)
+        elif self.asked_for or log.isEnabledFor(logging.INFO):
             self.drawn = True
             print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
 

@@ -1,0 +1,137 @@
+"""What may stand for an image (a path, bytes, a file object, a PIL image, an array), decoded ahead of the network."""
+
+from __future__ import annotations
+
+import io
+import os
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, TypeAlias
+
+import numpy as np
+from PIL import Image
+
+from edgeembed.errors import UserError
+from edgeembed.image_files import find_images
+from edgeembed.images import ImageError, UInt8Array, load_rgb, squash, to_rgb
+from edgeembed.runtimes import available_cores
+
+ImageSource: TypeAlias = str | Path | bytes | BinaryIO | Image.Image | UInt8Array
+"""A path, an encoded file as bytes or as a binary file object, a PIL image, or a uint8 array of RGB or grey pixels."""
+
+MAX_DECODERS = 4
+DECODED_AHEAD = 16
+ONE_IMAGE = (str, os.PathLike, bytes, bytearray, memoryview, Image.Image)
+EXPECTED = (
+    "a path, bytes, a binary file object, a PIL image, or a uint8 array (H, W), (H, W, 3) or (H, W, 4), 0..255, "
+    "RGB or RGBA"
+)
+
+
+def images_in(given: Any) -> Iterable[ImageSource]:
+    """The images that a caller means: one, or those of a folder, of a batch (N, H, W, 3) or of any iterable.
+
+    Raises UserError for a folder without images and for what is none of these.
+    """
+    if isinstance(given, (str, os.PathLike)) and os.path.isdir(given):
+        files = find_images(Path(given))
+        if not files:
+            raise UserError(f"{os.fspath(given)}: the folder holds no images")
+        return files
+    if isinstance(given, np.ndarray) and given.ndim != 4:
+        return [given]
+    if isinstance(given, ONE_IMAGE) or hasattr(given, "read"):
+        return [given]
+    if not isinstance(given, Iterable):
+        raise UserError(f"images of type {type(given).__name__}: expected {EXPECTED}, or an iterable of these")
+    return given
+
+
+def decode_ahead(
+    images: Iterable[ImageSource], shape_of: Callable[[ImageSource], tuple[int, int]]
+) -> Iterator[UInt8Array | ImageError]:
+    """(height, width, 3) uint8 of each image, in order, or why there is none; decoded in threads, a few ahead.
+
+    `shape_of` gives the height and width that an image is resized to.
+    """
+    if isinstance(images, (list, tuple)) and len(images) < 2:
+        for image in images:
+            yield decode(image, 0, shape_of)
+        return
+    from concurrent.futures import Future, ThreadPoolExecutor  # not for one image: the first answer should come fast
+
+    ahead: deque[Future[UInt8Array | ImageError]] = deque()
+    # Decoding silences Pillow's warnings by itself, but the filters are the process's: where blocks of several threads
+    # overlap, the last to end could leave its own behind. This block, which outlives them all, puts them back.
+    with warnings.catch_warnings(), ThreadPoolExecutor(min(MAX_DECODERS, available_cores())) as pool:
+        warnings.simplefilter("ignore")
+        for position, image in enumerate(images):
+            # A camera's loop may write its next frame into the same array.
+            kept = image.copy() if isinstance(image, np.ndarray) else image
+            ahead.append(pool.submit(decode, kept, position, shape_of))
+            if len(ahead) > DECODED_AHEAD:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+
+
+def decode(
+    image: ImageSource, position: int, shape_of: Callable[[ImageSource], tuple[int, int]]
+) -> UInt8Array | ImageError:
+    """One image at the size that the network takes, or why it cannot be decoded.
+
+    Raises UserError for what cannot be an image: another type, or an array of another shape or type.
+    """
+    name = name_of(image, position)
+    try:
+        return squash(open_source(image, name), *shape_of(image))
+    except ImageError as error:
+        return error
+
+
+def open_source(image: ImageSource, name: str) -> Image.Image:
+    """An upright RGB image. Raises ImageError where it cannot be decoded, UserError for what cannot be an image."""
+    if isinstance(image, np.ndarray):
+        return to_rgb(Image.fromarray(require_picture(image, name)))
+    if isinstance(image, Image.Image):
+        try:
+            return to_rgb(image)
+        except UserError as error:
+            raise ImageError(f"{name}: {error}") from None
+        except Exception as error:  # a file opened lazily, broken further on: as in `load_rgb`
+            raise ImageError(f"{name}: cannot be decoded ({type(error).__name__}: {error})") from None
+    if isinstance(image, (str, os.PathLike)):
+        return load_rgb(Path(image))
+    if isinstance(image, (bytes, bytearray, memoryview)):
+        return load_rgb(io.BytesIO(image), name=name)
+    if not hasattr(image, "read") or isinstance(image, io.TextIOBase):
+        raise UserError(f"{name} is of type {type(image).__name__}: expected {EXPECTED}")
+    try:
+        if image.seekable():
+            image.seek(0)
+        content = image.read()
+    except (OSError, ValueError) as error:  # ValueError: a closed file
+        raise ImageError(f"{name}: cannot be read ({error})") from None
+    return load_rgb(io.BytesIO(content), name=name)
+
+
+def require_picture(array: UInt8Array, name: str) -> UInt8Array:
+    """Raises UserError for anything but uint8 pixels (H, W), (H, W, 3) or (H, W, 4), at least one of them."""
+    expected = "expected a uint8 array (H, W), (H, W, 3) or (H, W, 4), 0..255"
+    if array.dtype != np.uint8:
+        hint = ": multiply values from 0 to 1 by 255 and round" if np.issubdtype(array.dtype, np.floating) else ""
+        raise UserError(f"{name} is an array of {array.dtype}: {expected}{hint}")
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)) or 0 in array.shape:
+        hint = ": move the channels to the end" if array.ndim == 3 and array.shape[0] in (3, 4) else ""
+        raise UserError(f"{name} is an array of shape {array.shape}: {expected}{hint}")
+    return np.ascontiguousarray(array)
+
+
+def name_of(image: object, position: int) -> str:
+    """What an error message calls an image: its path, where it has one, else its place among the images."""
+    if isinstance(image, (str, os.PathLike)):
+        return str(image)
+    path = getattr(image, "filename", None) or getattr(image, "name", None)
+    return f"{path} (image {position})" if isinstance(path, str) and path else f"image {position}"
