@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from edgeembed.data.tables import TABLE_SUFFIXES, read_table
 from edgeembed.errors import UserError
 from edgeembed.image_files import list_images, printable
 
@@ -28,15 +29,13 @@ def _images_of(path: Path) -> Iterable[str | Path]:
         return listing.files
     if not path.exists():
         raise UserError(f"{name}: no such file or folder")
-    if path.suffix.lower() in (".csv", ".tsv", ".txt", ".parquet"):
+    if path.suffix.lower() in TABLE_SUFFIXES:
         return _images_of_table(path)
     return [path]
 
 
 def _images_of_table(path: Path) -> list[str]:
     """The `path` column of any table, a manifest or not; only Parquet needs pyarrow."""
-    from edgeembed.data.tables import read_table
-
     table = read_table(path, ("path",))
     paths = table.paths()
     if not paths:
