@@ -68,7 +68,7 @@ class Embedder:
         """Without a bundle, the one that comes with the package.
 
         What is given of `precision`, `runtime` and `provider` is used. Where nothing is, the file and runtime that
-        `edgeembed doctor` or `bench` measured as the fastest on this machine, of those whose embeddings agree here with
+        `edgeembed doctor` or `bench --remember` measured as the fastest on this machine, of those whose embeddings agree here with
         the fp32 file's; unmeasured, the fp32 file in ONNX Runtime, and in a bundle without one the first file that is
         right for this CPU.
 
