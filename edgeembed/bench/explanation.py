@@ -38,12 +38,15 @@ def recommendation_lines(report: Mapping[str, Any]) -> list[str]:
 
 COLUMN_MEANINGS = {
     "p50, p90, p95, p99": "so many in a hundred calls took no longer; p50 is the median",
+    "memory": "peak memory of a process that opens the file and embeds one image",
+    "MACs": "multiply-accumulate operations for one image",
     "mAP": "mean average precision: how far up the right images stand in the ranking of the index, 1 is best",
     "R@1": "recall at 1: share of queries whose first result is right",
     "mP@5": "mean precision at 5: share of right images among the first five results",
     "own index": "the file embeds queries and index images (symmetric retrieval)",
     "teacher's index": "the file embeds queries, the teacher embedded the index images (asymmetric retrieval)",
     "kept": "the file's mAP as a share of the teacher's mAP on its own index",
+    "cosine": "of the file's embedding of an image with the teacher's; p50 is the median over images",
     "% of roofline": "speed as a share of the fastest that this machine's measured matrix products and memory allow",
 }
 """What a reader needs to know of the columns of a report, one line each."""

@@ -73,7 +73,9 @@ def doctor(
         print_table([as_cells(row) for row in measured["timed"]])
         for row in measured["timed"]:
             if row["refused"] is not None:
-                print(f"not used by default: {row['file']} in {row['runtime']}: {row['refused']}{instead(row, measured)}")
+                print(
+                    f"not used by default: {row['file']} in {row['runtime']}: {row['refused']}{instead(row, measured)}"
+                )
 
 
 def instead(refused: dict[str, Any], measured: dict[str, Any]) -> str:

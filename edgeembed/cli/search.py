@@ -38,7 +38,7 @@ def search(
     from edgeembed.cli.models import describe, open_model
     from edgeembed.embedder import embed_images, refuse
     from edgeembed.embeddings import read_embeddings, require_same_space, shorten
-    from edgeembed.search import Index, check_sheet, contact_sheet
+    from edgeembed.search import Index, check_sheet, contact_sheet, similarity_texts
 
     if sheet is not None:
         check_sheet(sheet)
@@ -77,7 +77,7 @@ def search(
                     {
                         "path": printable(file),
                         "results": [
-                            {"rank": rank, "path": printable(path), "similarity": round(similarity, 6)}
+                            {"rank": rank, "path": printable(path), "similarity": round(similarity, 7)}
                             for rank, (path, similarity) in enumerate(results, 1)
                         ],
                     }
@@ -88,5 +88,6 @@ def search(
         return
     for file, results in found:
         print(printable(file))
-        for rank, (path, similarity) in enumerate(results, 1):
-            print(f"{rank:>5}  {similarity:7.4f}  {printable(path)}")
+        texts = similarity_texts([similarity for _, similarity in results])
+        for rank, ((path, _), text) in enumerate(zip(results, texts, strict=True), 1):
+            print(f"{rank:>5}  {text:>7}  {printable(path)}")
