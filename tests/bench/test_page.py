@@ -13,7 +13,6 @@ from PIL import Image
 
 from edgeembed.bench.examples import THUMBNAIL_PX, Example, _picture
 from edgeembed.bench.explanation import COLUMN_MEANINGS
-from edgeembed.bench.page import render_html
 from edgeembed.bench.retrieval import EvaluationSet
 from edgeembed.bench.terminal import print_summary
 from edgeembed.data.manifest import ManifestRow, build_manifest
@@ -58,6 +57,13 @@ MEASURE = """
 """
 
 
+def rendered(name: str) -> str:
+    """The page of one of the reports."""
+    page = pytest.importorskip("edgeembed.bench.page", reason="the page needs jinja2 and matplotlib")
+    text: str = page.render_html(*REPORTS[name])
+    return text
+
+
 @pytest.fixture(scope="module")
 def window() -> Iterator[Browser]:
     with browser() as opened:
@@ -67,7 +73,7 @@ def window() -> Iterator[Browser]:
 @pytest.fixture(scope="module", params=REPORTS)
 def page(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("page")
-    (folder / "report.html").write_text(render_html(*REPORTS[request.param]), encoding="utf-8")
+    (folder / "report.html").write_text(rendered(request.param), encoding="utf-8")
     return folder / "report.html"
 
 
@@ -102,15 +108,15 @@ def test_on_paper_every_table_is_whole(window: Browser, page: Path, width: int) 
 
 
 def test_names_are_text_and_never_markup() -> None:
-    page = render_html(*REPORTS["markup"])
+    page = rendered("markup")
     assert "<script" not in page
     assert html.escape(MARKUP).replace("&quot;", "&#34;").replace("&#x27;", "&#39;") in page
 
 
 @pytest.mark.parametrize("name", REPORTS)
 def test_every_column_is_explained(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    report, examples = REPORTS[name]
-    page = render_html(report, examples)
+    report, _ = REPORTS[name]
+    page = rendered(name)
     text = html.unescape(re.sub(r"<[^>]+>", " ", page))
     for column, meaning in COLUMN_MEANINGS.items():
         assert column in text
@@ -122,8 +128,8 @@ def test_every_column_is_explained(name: str, capsys: pytest.CaptureFixture[str]
 
 
 def test_what_was_not_scored_is_said_and_not_zero(capsys: pytest.CaptureFixture[str]) -> None:
-    report, examples = REPORTS["not scored"]
-    page = render_html(report, examples)
+    report, _ = REPORTS["not scored"]
+    page = rendered("not scored")
     assert "tiny fp32 embeds at 12.3 ms an image on 2 threads; its retrieval could not be scored." in page
     assert "not scored" in page
     assert "0.000" not in page
