@@ -132,14 +132,13 @@ def picture(rng: random.Random, width: int = 24, height: int = 16) -> Image.Imag
 
 
 def save(rng: random.Random, path: Path | str) -> None:
-    """A picture of its own into a file, in the format of its suffix."""
+    """A picture of its own into a file, in the format of its suffix; PNG where the suffix names none."""
+    suffix = os.path.splitext(os.fspath(path))[1].lower()
+    stream = io.BytesIO()
+    picture(rng).save(stream, Image.registered_extensions()[suffix] if suffix in suffixes() else "PNG")
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    picture(rng).save(os.fsencode(path) if os.name == "posix" else path, **options_of(str(path)))
-
-
-def options_of(path: str) -> dict[str, str]:
-    """PNG for a suffix that names no format."""
-    return {} if os.path.splitext(path)[1].lower() in suffixes() else {"format": "PNG"}
+    with open(path, "wb") as file:
+        file.write(stream.getvalue())
 
 
 def suffixes() -> tuple[str, ...]:
