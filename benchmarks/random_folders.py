@@ -274,8 +274,9 @@ def build(rng: random.Random, top: Path) -> Folder:
     return folder
 
 
-def check(rng: random.Random, top: Path, *, apart: bool) -> list[Outcome]:
+def check(rng: random.Random, top: Path, *, turn: int, apart: bool) -> list[Outcome]:
     """Imports a random folder, checks the manifest's images, and embeds some folders; one outcome a kind."""
+    del turn
     folder = build(rng, top)
     table = top / rng.choice(["m.parquet", "m.csv"])
     runner = command_apart if apart else command
@@ -352,10 +353,17 @@ def kind_of_inner(folder: Folder, path: str) -> str:
     return next(inside, "whole folder")
 
 
-def accounted_for(folder: Folder, ran: Ran, imported: set[str]) -> tuple[set[str], bool]:
-    """Entries that the log names, and whether the number left out that it gives covers all that are missing."""
-    missing = {path for path, entry in folder.expected.items() if entry.fate in (OUT, EITHER) and path not in imported}
-    return {path for path in missing if ran.names(path)}, ran.num_left_out >= len(missing)
+def accounted_for(folder: Folder, ran: Ran, taken: set[str], *, bad_too: bool = True) -> tuple[set[str], bool]:
+    """Entries that the log names, and whether the number left out that it gives is that of all that were not taken.
+
+    Files that nobody takes for images are counted or not, all of them alike. `bad_too` False: what is no image by its
+    content is not in that number, as it was named where it was opened.
+    """
+    missing = {path for path, entry in folder.expected.items() if entry.fate in (OUT, EITHER) and path not in taken}
+    missing -= set() if bad_too else {path for path in missing if folder.expected[path].bad}
+    num_free = sum(entry.fate == FREE for entry in folder.expected.values())
+    right = (len(missing), len(missing) + num_free)
+    return {path for path in missing if ran.names(path)}, ran.num_left_out in right
 
 
 def check_faults(folder: Folder, ran: Ran, rows: dict[str, tuple[str | None, str]]) -> list[tuple[str, str]]:
@@ -383,15 +391,18 @@ def embed_faults(folder: Folder, top: Path) -> list[tuple[str, str]]:
     if ran.code or ran.fault():
         return [("whole folder", f"embed: exit code {ran.code}: {ran.error}")]
     found = {os.path.relpath(path, folder.root) for path in read_embeddings(top / "e.safetensors").paths}
-    counted, whole = accounted_for(folder, ran, found)
+    counted, whole = accounted_for(folder, ran, found, bad_too=False)
     faults = []
     for path, entry in folder.expected.items():
-        name, is_image = spelled(path), entry.fate in (IN, EITHER) and not entry.bad
-        if path in found and not is_image:
-            faults.append((entry.kind, f"embed: {name} was embedded"))
-        elif path not in found and is_image and (entry.fate == IN or not (whole or path in counted)):
+        name, is_named = spelled(path), whole or path in counted
+        if path in found:
+            if entry.bad or entry.fate in (OUT, FREE):
+                faults.append((entry.kind, f"embed: {name} was embedded"))
+        elif entry.bad:
+            faults += [] if ran.names(path) else [(entry.kind, f"embed: {name} was left out silently")]
+        elif entry.fate == IN:
             faults.append((entry.kind, f"embed: {name} was not embedded"))
-        elif entry.bad and not ran.names(path):
+        elif entry.fate != FREE and not is_named:
             faults.append((entry.kind, f"embed: {name} was left out silently"))
     faults += [
         (kind_of_inner(folder, path), f"embed: {spelled(path)} was embedded") for path in found - set(folder.expected)

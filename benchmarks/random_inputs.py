@@ -61,9 +61,9 @@ def main() -> None:
 
 
 def outcomes_of(seed: int, number: int, sample: Path) -> list[Outcome]:
-    """Everything that one sample tried; a fault of the check itself counts as wrong."""
-    check = CHECKS[number % len(CHECKS)]
-    return check(random.Random(f"{seed} {number}"), sample, apart=number % APART_EVERY == 0)
+    """Everything that one sample tried; each kind of table comes in its turn, all else is drawn."""
+    turn, kind = divmod(number, len(CHECKS))
+    return CHECKS[kind](random.Random(f"{seed} {number}"), sample, turn=turn, apart=number % APART_EVERY == 0)
 
 
 def special_files(folder: str, names: list[str]) -> list[str]:
