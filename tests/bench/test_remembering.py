@@ -154,7 +154,7 @@ def test_a_pair_that_was_not_verified_is_never_recommended(recommended: Recommen
 @pytest.mark.usefixtures("hurried", "without_int8_dot_products")
 @pytest.mark.parametrize(("seed", "reduce_range", "told"), [(1, True, "cosine p1"), (0, False, "8-bit weights")])
 def test_a_bench_recommends_no_int8_file_that_is_wrong_here(
-    manifest: Manifest, tmp_path: Path, capsys: pytest.CaptureFixture[str], seed: int, reduce_range: bool, told: str
+    manifest: Manifest, tmp_path: Path, seed: int, reduce_range: bool, told: str
 ) -> None:
     folder = write_bundle(tmp_path / "tiny", extra={"model.int8.onnx": "onnxruntime"})
     onnx.save(tiny_onnx(seed), folder / "model.int8.onnx")
@@ -166,16 +166,10 @@ def test_a_bench_recommends_no_int8_file_that_is_wrong_here(
     )
     write_json(folder / "bundle.json", value)
     report = bench([folder], manifest, teacher=None, out=tmp_path / "r", quick=True, remember=True)
-    (line,) = [line for line in printed(capsys) if "model.int8.onnx in onnxruntime" in line]
+    (line,) = [line for line in recommendation_lines(report) if "model.int8.onnx in onnxruntime" in line]
     assert "is not recommended: " in line
     assert told in line
     assert report["recommended"][0]["precision"] == Embedder(folder).precision == "fp32"
-
-
-def printed(capsys: pytest.CaptureFixture[str]) -> list[str]:
-    """On whichever stream."""
-    out, err = capsys.readouterr()
-    return [*out.splitlines(), *err.splitlines()]
 
 
 def test_nothing_measured_is_nothing_recommended() -> None:
