@@ -75,9 +75,9 @@ class Embedder:
         the package.
 
         What is given of `precision`, `runtime` and `provider` is used. Where nothing is, the file and runtime that
-        `edgeembed doctor` or `bench` measured as the fastest on this machine, of those whose embeddings agree here with
-        the fp32 file's; unmeasured, the fp32 file in ONNX Runtime, and in a bundle without one the first file that is
-        right for this CPU.
+        `edgeembed doctor` or `bench --remember` measured as the fastest on this machine, of those whose embeddings
+        agree here with the fp32 file's; unmeasured, the fp32 file in ONNX Runtime, and in a bundle without one the
+        first file that is right for this CPU.
 
         Raises UserError for what is not a bundle or not offered here, CheckFailed for a file whose checksum is not the
         bundle's and for a provider that leaves the work to another.

@@ -40,6 +40,15 @@ class Index:
         return top_k(query_QD, self.embeddings.embedding_ND, min(k, len(self)))
 
 
+def similarity_texts(similarities: Sequence[float]) -> list[str]:
+    """Of one query's results, with as many digits as tell different ones apart: from 4 to the 7 of float32 below 1."""
+    for digits in (4, 5, 6, 7):
+        texts = [f"{similarity:.{digits}f}" for similarity in similarities]
+        if len(set(texts)) == len(set(similarities)):
+            break
+    return texts
+
+
 def check_sheet(path: Path) -> None:
     """Raises UserError, before any work is done, for a picture that `contact_sheet` could not write."""
     if path.suffix.lower() not in SHEET_FORMATS:
@@ -68,9 +77,10 @@ def contact_sheet(rows: Sequence[tuple[str, Sequence[tuple[str, float]]]], out: 
         _draw_tile(sheet, (MARGIN_PX, top), query, "query", ACCENT)
         frame = (MARGIN_PX - FRAME_PX, top - FRAME_PX, MARGIN_PX + TILE_PX + FRAME_PX - 1, top + TILE_PX + FRAME_PX - 1)
         draw.rectangle(frame, outline=ACCENT, width=FRAME_PX)
-        for column, (path, similarity) in enumerate(results, 1):
+        texts = similarity_texts([similarity for _, similarity in results])
+        for column, ((path, _), text) in enumerate(zip(results, texts, strict=True), 1):
             left = MARGIN_PX + GAP_PX + column * (TILE_PX + GAP_PX)
-            _draw_tile(sheet, (left, top), path, f"{column}.  {similarity:.3f}", INK)
+            _draw_tile(sheet, (left, top), path, f"{column}.  {text}", INK)
     sink = io.BytesIO()
     sheet.save(sink, SHEET_FORMATS[out.suffix.lower()])
     write_atomically(out, sink.getvalue())

@@ -88,6 +88,7 @@ def _write(axes: Axes, point: tuple[float, float], text: str, place: Place, ink:
         fontsize=FONT_POINTS,
         color=ink,
         va="center",
+        parse_math=False,  # a $ in a name is a $
         ha="left" if place.align == 0 else "right" if place.align == 1 else "center",
         arrowprops=leader if abs(place.dy) > LEADER_FROM_POINTS else None,
     )

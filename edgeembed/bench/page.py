@@ -11,19 +11,25 @@ import jinja2
 
 from edgeembed.bench import plots
 from edgeembed.bench.examples import Example
+from edgeembed.bench.explanation import COLUMN_MEANINGS, recommendation_lines
 from edgeembed.bench.summary import (
     MISSING,
     best_student,
     headline,
+    latency_on,
     megabytes,
     milliseconds,
     percent,
+    score_text,
     summaries,
     teacher_of,
     thread_text,
     three_figures,
 )
 from edgeembed.run import write_atomically
+
+DOMAINS_A_TABLE = 8
+"""So many columns fit beside the files' names on paper."""
 
 
 def write_page(out: Path, report: Mapping[str, Any], examples: Sequence[Example]) -> None:
@@ -41,24 +47,27 @@ def render_html(report: Mapping[str, Any], examples: Sequence[Example]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(ms=milliseconds, mb=megabytes, threads=thread_text, share=_share, percent=percent)
+    environment.filters.update(ms=milliseconds, mb=megabytes, threads=thread_text, score=score_text, percent=percent)
     environment.filters.update(count=_count, figures=three_figures)
     files = summaries(report)
+    best = best_student(report)
+    threads = report["machine"]["cores"]
     return environment.get_template("report.html").render(
         report=report,
         files=files,
         teacher=teacher_of(files),
-        best=best_student(files),
+        best=best,
+        best_row=best and latency_on(best, threads),
+        latency_on=latency_on,
         headline=headline(report),
+        recommendations=recommendation_lines(report),
+        meanings=COLUMN_MEANINGS,
         domains=sorted(report["data"]["domains"]),
+        domains_a_table=DOMAINS_A_TABLE,
         pareto=plots.as_inline_svg(plots.pareto(report, ink=plots.INK_IN_SVG)),
         examples=examples,
         date=datetime.date.today().isoformat(),
     )
-
-
-def _share(value: float | None) -> str:
-    return MISSING if value is None else f"{value:.3f}"
 
 
 def _count(value: float | None) -> str:

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from edgeembed.bench.labels import label_points
-from edgeembed.bench.summary import Summary, summaries, teacher_of
+from edgeembed.bench.summary import NOT_SCORED, Summary, summaries, teacher_of
 
 PALETTE = ("#3b82c4", "#d9822b", "#2f9e74", "#c2528b", "#8a6fd1", "#a08a1a")
 """One colour a model, told apart also by colour-blind readers and legible on white and on black."""
 INK = "#1c2430"
 INK_IN_SVG = "#010203"  # replaced by the page's own text colour
+MOST_LETTERS = 44
+"""Of a name beside its point."""
 
 
 def pareto(report: Mapping[str, Any], *, ink: str = INK) -> Figure:
@@ -30,13 +34,15 @@ def pareto(report: Mapping[str, Any], *, ink: str = INK) -> Figure:
     for file in files:
         if file is teacher:
             continue
+        if file.map is None:
+            continue
         colour = PALETTE[names.index(file.name) % len(PALETTE)]
         if file.map_asymmetric is not None:
             axes.plot([file.best_ms] * 2, [file.map, file.map_asymmetric], color=colour, linewidth=1, alpha=0.6)
             axes.plot(file.best_ms, file.map_asymmetric, "o", color=colour, markerfacecolor="none", markersize=8)
         axes.plot(file.best_ms, file.map, "o", color=colour, markersize=8)
-        labels.append((file.best_ms, file.map, file.title))
-    if teacher is not None:
+        labels.append((file.best_ms, file.map, shortened(file.title)))
+    if teacher is not None and teacher.map is not None:
         axes.axhline(teacher.map, color=ink, linestyle=(0, (5, 4)), linewidth=1, alpha=0.7)
         axes.plot(teacher.best_ms, teacher.map, "*", color=ink, markersize=13)
         labels.append((teacher.best_ms, teacher.map, "teacher"))
@@ -46,6 +52,12 @@ def pareto(report: Mapping[str, Any], *, ink: str = INK) -> Figure:
     return figure
 
 
+def shortened(title: str) -> str:
+    """Leaves out the middle of a name that would fill the plot: precision and runtime at its end tell files apart."""
+    half = MOST_LETTERS // 2
+    return title if len(title) <= MOST_LETTERS else f"{title[: half - 1]}\N{HORIZONTAL ELLIPSIS}{title[-half:]}"
+
+
 def _style(axes: Axes, files: Sequence[Summary], ink: str) -> None:
     times = [file.best_ms for file in files]
     values = [value for file in files for value in (file.map, file.map_asymmetric) if value is not None]
@@ -53,8 +65,11 @@ def _style(axes: Axes, files: Sequence[Summary], ink: str) -> None:
     low, high = min(times), max(times)
     span = max((high / low) ** 0.12, 1.5)
     axes.set_xlim(low / span**1.5, high * span**2)
-    margin = max(0.12 * (max(values) - min(values)), 0.01)
-    axes.set_ylim(min(values) - margin, max(values) + margin)
+    if values:
+        margin = max(0.12 * (max(values) - min(values)), 0.01)
+        axes.set_ylim(min(values) - margin, max(values) + margin)
+    else:
+        axes.text(0.5, 0.5, f"retrieval {NOT_SCORED}", transform=axes.transAxes, ha="center", color=ink)
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 200 else (1,)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _position: _tick(value)))
     axes.xaxis.set_minor_formatter(NullFormatter())
@@ -87,13 +102,20 @@ def _legend(axes: Axes, ink: str, *, with_teacher: bool) -> None:
 
 def as_png(figure: Figure, *, dpi: int = 150) -> bytes:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi, facecolor="white")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # a name in another script: boxes
+        figure.savefig(buffer, format="png", dpi=dpi, facecolor="white")
     return buffer.getvalue()
 
 
 def as_inline_svg(figure: Figure) -> str:
-    """An <svg> element without XML prologue; what was drawn in INK_IN_SVG takes the text colour of the page."""
+    """An <svg> element without XML prologue; what was drawn in INK_IN_SVG takes the text colour of the page.
+
+    Text stays text, so that the browser draws names in scripts that matplotlib's font lacks.
+    """
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, facecolor="none")
+    with warnings.catch_warnings(), matplotlib.rc_context({"svg.fonttype": "none"}):
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, facecolor="none")
     text = buffer.getvalue()
     return text[text.index("<svg") :].replace(INK_IN_SVG, "currentColor")

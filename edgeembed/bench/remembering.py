@@ -1,56 +1,156 @@
-"""What a bench found to be fastest is what this machine uses from then on, if its embeddings are right here."""
+"""Which file and runtime of each bundle to use on this machine: a bench recommends it, and remembers it if asked to.
+
+One rule for both, that of `edgeembed doctor`: the fastest pair that `runtimes.fastest.refusal` does not refuse.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from edgeembed.bench.candidates import Candidate
 from edgeembed.bench.retrieval import Embedded
-from edgeembed.bench.summary import milliseconds
-from edgeembed.bundle import fp32_file
-from edgeembed.runtimes.fastest import REFERENCE_RUNTIME, Agreement, Measured, agree, refusal, remember, verified_pairs
+from edgeembed.bundle import BundleManifest, fp32_file
+from edgeembed.embedder import choose_pair
+from edgeembed.errors import UserError
+from edgeembed.runtimes.fastest import (
+    REFERENCE_RUNTIME,
+    Agreement,
+    Measured,
+    Pair,
+    agree,
+    fastest_right,
+    recall,
+    refusal,
+    remember,
+    verified_pairs,
+)
 
 log = logging.getLogger(__name__)
 
 
-def remember_fastest(
-    embedded: Mapping[Candidate, Embedded], rows: Sequence[Mapping[str, Any]], *, threads: int
-) -> None:
-    """Of each bundle, remembers the fastest pair of file and runtime at batch 1, and says so.
+@dataclass(frozen=True, kw_only=True)
+class Refused:
+    """A file in a runtime that must not become the default here, and why; `p50_ms` of one image on all cores."""
 
-    Only pairs that passed the exporter's gate take part; of those, none that `runtimes.fastest.refusal` refuses by
-    its embeddings of the evaluation images.
+    path: str
+    precision: str
+    runtime: str
+    p50_ms: float
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recommendation:
+    """What to use of one bundle on this machine, as an `Embedder` would open it with `threads` threads.
+
+    `path` to `p50_ms` are None where nothing of the bundle can be recommended. `is_measured` is False where no pair
+    could be compared or none was right, and it is what is used on a machine where nothing was measured. `in_use` is the
+    default of an `Embedder` here now, `PATH in RUNTIME`.
     """
+
+    name: str
+    folder: str
+    path: str | None
+    precision: str | None
+    runtime: str | None
+    sha256: str | None
+    p50_ms: float | None
+    threads: int
+    is_measured: bool
+    in_use: str | None
+    refused: tuple[Refused, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+def recommend(
+    embedded: Mapping[Candidate, Embedded], rows: Sequence[Mapping[str, Any]], *, threads: int, keep: bool
+) -> list[Recommendation]:
+    """For each bundle, from rows of batch 1 on all cores; with `keep` it becomes this machine's default."""
     by_folder: dict[Path, list[tuple[Candidate, Measured]]] = {}
     for candidate in embedded:
-        verified = {(pair.file.path, pair.runtime) for pair in verified_pairs(candidate.bundle)}
+        pairs = by_folder.setdefault(candidate.folder, [])
         row = row_of(candidate, rows, threads)
-        if row is None or (candidate.file.path, candidate.runtime) not in verified:
-            continue
-        one = Measured(
-            path=candidate.file.path,
-            runtime=candidate.runtime,
-            provider=row["provider"],
-            p50_ms=row["latency_ms"]["p50"],
-            agreement=agreement_of(candidate, embedded),
-        )
-        if (reason := refusal(candidate.file, one.agreement)) is not None:
-            log.warning("%s is not used by default on this machine: %s", candidate.label, reason)
-        by_folder.setdefault(candidate.folder, []).append((candidate, one))
-    for folder, measured in by_folder.items():
-        candidate = measured[0][0]
-        fastest = remember(folder, candidate.bundle, [one for _, one in measured], threads=threads)
-        if fastest is not None:
-            log.info(
-                "%s: from now on %s in %s is used on this machine (%s an image), unless something else is asked for",
-                candidate.name,
-                fastest.path,
-                fastest.runtime,
-                milliseconds(fastest.p50_ms),
+        if row is not None:
+            pairs.append((candidate, measured_in(row, candidate, agreement_of(candidate, embedded))))
+    return [_recommend(pairs, folder, threads, keep) for folder, pairs in by_folder.items() if pairs]
+
+
+def _recommend(pairs: Sequence[tuple[Candidate, Measured]], folder: Path, threads: int, keep: bool) -> Recommendation:
+    bundle, name = pairs[0][0].bundle, pairs[0][0].name
+    reasons = [(candidate, one, reason_against(candidate, one)) for candidate, one in pairs]
+    verified = [one for candidate, one in pairs if is_verified(candidate)]
+    best = fastest_right(bundle, verified)
+    if keep and verified:
+        remember(folder, bundle, verified, threads=threads)
+    default = unmeasured_default(bundle)
+    wanted = (best.path, best.runtime) if best is not None else default and (default.file.path, default.runtime)
+    chosen = next((pair for pair in pairs if (pair[1].path, pair[1].runtime) == wanted), None)
+    in_use = recall(folder, bundle, threads=threads) or default
+    return Recommendation(
+        name=name,
+        folder=str(folder),
+        path=chosen[1].path if chosen else None,
+        precision=chosen[0].file.precision if chosen else None,
+        runtime=chosen[1].runtime if chosen else None,
+        sha256=chosen[0].file.sha256 if chosen else None,
+        p50_ms=chosen[1].p50_ms if chosen else None,
+        threads=threads,
+        is_measured=best is not None,
+        in_use=f"{in_use.file.path} in {in_use.runtime}" if in_use else None,
+        refused=tuple(
+            Refused(
+                path=one.path,
+                precision=candidate.file.precision,
+                runtime=one.runtime,
+                p50_ms=one.p50_ms,
+                reason=reason,
             )
+            for candidate, one, reason in reasons
+            if reason is not None
+        ),
+    )
+
+
+def unmeasured_default(bundle: BundleManifest) -> Pair | None:
+    """What an `Embedder` opens where nothing was measured; None where it would refuse the bundle."""
+    try:
+        return choose_pair(bundle, None, None, None)
+    except UserError as error:
+        log.warning("%s: has no default on this machine: %s", bundle.name, error)
+        return None
+
+
+def is_verified(candidate: Candidate) -> bool:
+    return any(
+        (pair.file.path, pair.runtime) == (candidate.file.path, candidate.runtime)
+        for pair in verified_pairs(candidate.bundle)
+    )
+
+
+def reason_against(candidate: Candidate, measured: Measured) -> str | None:
+    """Why a measured pair must not become the default; None where it may."""
+    if candidate.file.accepted_worse:
+        return "its export's gate refused it, and it was written with --accept-worse"
+    if not is_verified(candidate):
+        return f"it was not verified in {candidate.runtime} when it was exported"
+    return refusal(candidate.file, measured.agreement)
+
+
+def measured_in(row: Mapping[str, Any], candidate: Candidate, agreement: Agreement) -> Measured:
+    return Measured(
+        path=candidate.file.path,
+        runtime=candidate.runtime,
+        provider=row["provider"],
+        p50_ms=row["latency_ms"]["p50"],
+        agreement=agreement,
+    )
 
 
 def agreement_of(candidate: Candidate, embedded: Mapping[Candidate, Embedded]) -> Agreement:
@@ -66,7 +166,9 @@ def agreement_of(candidate: Candidate, embedded: Mapping[Candidate, Embedded]) -
 
 
 def row_of(candidate: Candidate, rows: Sequence[Mapping[str, Any]], threads: int) -> Mapping[str, Any] | None:
-    """The row of a candidate, one image at a time."""
-    wanted = (candidate.name, candidate.file.sha256, candidate.runtime, 1, threads)
-    keys = ("name", "sha256", "runtime", "batch", "threads")
-    return next((row for row in rows if tuple(row[key] for key in keys) == wanted), None)
+    """The row of a candidate, one image at a time; an engine on a GPU has no number of threads."""
+    wanted = (candidate.name, candidate.file.sha256, candidate.runtime, 1)
+    keys = ("name", "sha256", "runtime", "batch")
+    return next(
+        (row for row in rows if tuple(row[key] for key in keys) == wanted and row["threads"] in (None, threads)), None
+    )

@@ -12,7 +12,7 @@ from edgeembed.bench.candidates import Candidate, find_candidates
 from edgeembed.bench.examples import choose_examples
 from edgeembed.bench.floor import measure_floor
 from edgeembed.bench.latency import Budget
-from edgeembed.bench.remembering import remember_fastest
+from edgeembed.bench.remembering import recommend
 from edgeembed.bench.report import SCHEMA, write_report
 from edgeembed.bench.retrieval import (
     DecodedFiles,
@@ -25,7 +25,7 @@ from edgeembed.bench.retrieval import (
     readable_by_all,
 )
 from edgeembed.bench.rows import Row, Setting, student_rows, with_floor
-from edgeembed.bench.summary import best_student, summaries
+from edgeembed.bench.summary import best_student
 from edgeembed.data.manifest import Manifest
 from edgeembed.errors import CheckFailed
 from edgeembed.progress import stage
@@ -59,9 +59,12 @@ def bench(
     batches: Sequence[int] = (1, 8),
     threads: Sequence[int] | None = None,
     quick: bool = False,
+    remember: bool = False,
 ) -> dict[str, Any]:
     """Measures bundles (and the teacher they came from) and writes `out`; returns what report.json holds.
 
+    `remember`: what is recommended of each bundle becomes the default of an `Embedder` on this machine. Not otherwise,
+    as it changes the results of every later command.
     Raises CheckFailed for a file that is not what its bundle says or when nothing can run, UserError for a bundle of
     another space than the teacher's. Files that cannot run here are listed in `skipped`.
     """
@@ -118,8 +121,9 @@ def bench(
         "rows": [with_floor(row, floor).as_json() for row in rows],
         "skipped": skipped,
     }
-    remember_fastest(embedded, report["rows"], threads=cores)
-    best = best_student(summaries(report))
+    recommended = recommend(embedded, report["rows"], threads=cores, keep=remember)
+    report["recommended"] = [one.as_json() for one in recommended]
+    best = best_student(report)
     shown = next((one for candidate, one in embedded.items() if best is not None and best.is_of(candidate)), None)
     write_report(out, report, choose_examples(evaluation, shown, by_teacher, readable_N))
     return report

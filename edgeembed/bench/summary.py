@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from edgeembed.bench.candidates import Candidate
 
 MISSING = "\N{EN DASH}"
+NOT_SCORED = "not scored"
 
 NEAR_BEST = 0.99
-"""Among files whose mAP is at least this share of the best one's, the fastest is the one to recommend."""
+"""Of several bundles, those whose mAP is at least this share of the best one's are compared by their speed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,13 +50,32 @@ class Summary:
         return self.rows[0]
 
     @property
-    def map(self) -> float:
-        return float(self.first["retrieval"]["symmetric"]["map"])
+    def map(self) -> float | None:
+        return self.score("symmetric", "map")
 
     @property
     def map_asymmetric(self) -> float | None:
-        asymmetric = self.first["retrieval"]["asymmetric"]
-        return None if asymmetric is None else float(asymmetric["map"])
+        return self.score("asymmetric", "map")
+
+    def score(self, kind: str, figure: str) -> float | None:
+        """A retrieval figure of "symmetric" (own index) or "asymmetric" (the teacher's); None where not scored."""
+        value = (self.first["retrieval"].get(kind) or {}).get(figure)
+        return None if value is None else float(value)
+
+    def interval(self, kind: str, figure: str) -> Sequence[float] | None:
+        """The 95 % interval of a retrieval figure, (low, high); None where not scored."""
+        ends = ((self.first["retrieval"].get(kind) or {}).get("ci95") or {}).get(figure)
+        return None if ends is None or None in ends else ends
+
+    def of_domain(self, domain: str | None) -> float | None:
+        """mAP on its own index over a domain's queries, or the mean over domains for None."""
+        own = self.first["retrieval"].get("symmetric") or {}
+        scores = own.get("domain_mean") if domain is None else (own.get("per_domain") or {}).get(domain)
+        return (scores or {}).get("map")
+
+    def kept(self, kind: str) -> float | None:
+        """Its mAP as a share of the teacher's, which searches its own index."""
+        return (self.first["retention"] or {}).get(kind)
 
     def is_of(self, candidate: Candidate) -> bool:
         return (candidate.name, candidate.runtime, candidate.file.sha256) == (self.name, self.runtime, self.sha256)
@@ -75,30 +95,41 @@ def teacher_of(files: list[Summary]) -> Summary | None:
     return next((file for file in files if file.role == "teacher" and file.runtime == "torch"), None)
 
 
-def best_student(files: list[Summary]) -> Summary | None:
-    """The fastest file that is as good as the best one, or nearly."""
-    exported = [file for file in files if file.runtime != "torch"]
-    if not exported:
-        return None
-    best_map = max(file.map for file in exported)
-    return min((file for file in exported if file.map >= NEAR_BEST * best_map), key=lambda file: file.best_ms)
+def best_student(report: Mapping[str, Any]) -> Summary | None:
+    """Of the files that are recommended, one a bundle, the fastest that is as good as the best one, or nearly.
+
+    Where nothing was scored, the fastest of them.
+    """
+    keys = [(one["name"], one["runtime"], one["sha256"]) for one in report["recommended"]]
+    files = [file for file in summaries(report) if (file.name, file.runtime, file.sha256) in keys]
+    threads = {one["name"]: one["threads"] for one in report["recommended"]}
+    best_map = max((file.map for file in files if file.map is not None), default=0.0)
+    good = [file for file in files if (file.map or 0.0) >= NEAR_BEST * best_map]
+    return min(good, key=lambda file: latency_on(file, threads[file.name])["latency_ms"]["p50"], default=None)
+
+
+def latency_on(file: Summary, threads: int) -> Mapping[str, Any]:
+    """The file's row of batch 1 with so many threads; an engine on a GPU has a single one."""
+    return next((row for row in file.singles if row["threads"] == threads), file.singles[-1])
 
 
 def headline(report: Mapping[str, Any]) -> str:
     """The result in one sentence."""
-    best = best_student(summaries(report))
+    best = best_student(report)
     if best is None:
-        return "Nothing was measured."
-    row, threads = best.fastest, best.fastest["threads"]
-    speed = f"at {milliseconds(best.best_ms)} an image"
+        return "No file is recommended."
+    row = latency_on(best, next(one["threads"] for one in report["recommended"] if one["name"] == best.name))
+    threads = row["threads"]
+    speed = f"at {milliseconds(row['latency_ms']['p50'])} an image"
     if threads is not None:
         speed += " on one thread" if threads == 1 else f" on {threads} threads"
-    retention = row["retention"] or {}
-    if retention.get("symmetric") is None:
+    if best.map is None:
+        return f"{best.title} embeds {speed}; its retrieval could not be scored."
+    if best.kept("symmetric") is None:
         return f"{best.title} reaches mAP {best.map:.3f} {speed}."
-    text = f"{best.title} keeps {100 * retention['symmetric']:.1f} % of the teacher's mAP {speed}"
-    if retention.get("asymmetric") is not None:
-        text += f", and {100 * retention['asymmetric']:.1f} % when it searches the teacher's own index"
+    text = f"{best.title} keeps {percent(best.kept('symmetric'))} of the teacher's mAP {speed}"
+    if best.kept("asymmetric") is not None:
+        text += f", and {percent(best.kept('asymmetric'))} when it searches the teacher's own index"
     return text + "."
 
 
@@ -113,6 +144,11 @@ def megabytes(value: float | None) -> str:
     if value is None:
         return MISSING
     return f"{three_figures(value / 1e6)} MB" if value < 1e9 else f"{three_figures(value / 1e9)} GB"
+
+
+def score_text(value: float | None) -> str:
+    """A retrieval figure as a table shows it."""
+    return NOT_SCORED if value is None else f"{value:.4f}"
 
 
 def percent(share: float | None) -> str:

@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from edgeembed.bench.summary import MISSING, headline, megabytes, milliseconds, percent, summaries, thread_text
+from edgeembed.bench.explanation import COLUMN_MEANINGS, recommendation_lines
+from edgeembed.bench.summary import (
+    MISSING,
+    headline,
+    megabytes,
+    milliseconds,
+    percent,
+    score_text,
+    summaries,
+    thread_text,
+)
 
 TEXT_COLUMNS = ("model", "runtime")
 NUMBER_COLUMNS = (
@@ -18,8 +28,9 @@ NUMBER_COLUMNS = (
     "mAP",
     "mAP on teacher's",
     "kept",
-    "% of floor",
+    "% of roofline",
 )
+EXPLAINED = ("mAP", "kept", "% of roofline")
 
 
 def print_summary(report: Mapping[str, Any]) -> None:
@@ -34,9 +45,9 @@ def print_summary(report: Mapping[str, Any]) -> None:
             milliseconds(row["end_to_end_ms"]),
             megabytes(row["size_bytes"]),
             megabytes(row["peak_rss_bytes"]),
-            f"{file.map:.4f}",
-            MISSING if file.map_asymmetric is None else f"{file.map_asymmetric:.4f}",
-            percent((row["retention"] or {}).get("symmetric")),
+            score_text(file.map),
+            MISSING if row["retrieval"]["asymmetric"] is None else score_text(file.map_asymmetric),
+            percent(file.kept("symmetric")),
             MISSING if row["percent_of_floor"] is None else f"{row['percent_of_floor']:.0f}",
         )
         for file in summaries(report)
@@ -46,6 +57,10 @@ def print_summary(report: Mapping[str, Any]) -> None:
         print(line)
     for item in report["skipped"]:
         print(f"skipped: {item['name']}: {item['reason']}")
+    for name in EXPLAINED:
+        print(f"{name}: {COLUMN_MEANINGS[name]}")
+    for line in recommendation_lines(report):
+        print(line)
     print(headline(report))
 
 

@@ -37,9 +37,16 @@ def bench(
         "reports/bench"
     ),
     quick: Annotated[bool, typer.Option("--quick", help="Fewer samples; the same figures, less certain.")] = False,
+    remember: Annotated[
+        bool,
+        typer.Option("--remember", help="Use what is recommended by default on this machine from now on."),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report on stdout.")] = False,
 ) -> None:
-    """Measure speed, size, memory and retrieval of bundles on this machine, beside their teacher."""
+    """Measure speed, size, memory and retrieval of bundles on this machine, beside their teacher.
+
+    Recommended is the fastest file whose embeddings agree on this machine with those of the bundle's fp32 file.
+    """
     from edgeembed.run import require_run
 
     if teacher is not None:
@@ -57,7 +64,7 @@ def bench(
     for folder in bundles:
         read_bundle(folder)  # and so should a wrong name
     manifest = read_manifest(data) if data is not None else embedded_data()
-    report = measure(bundles, manifest, teacher=teacher, out=out, quick=quick)
+    report = measure(bundles, manifest, teacher=teacher, out=out, quick=quick, remember=remember)
     if as_json:
         print_json(report)
     else:

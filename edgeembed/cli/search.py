@@ -58,7 +58,7 @@ def search(
     from edgeembed.embeddings import read_embeddings, require_same_space, shorten
     from edgeembed.errors import UserError
     from edgeembed.image_files import printable
-    from edgeembed.search import Index, check_sheet, contact_sheet
+    from edgeembed.search import Index, check_sheet, contact_sheet, similarity_texts
 
     if sheet is not None:
         check_sheet(sheet)
@@ -110,7 +110,7 @@ def search(
                                 "rank": result.rank,
                                 "path": result.path,
                                 "label": result.label,
-                                "similarity": round(result.similarity, 6),
+                                "similarity": round(result.similarity, 7),
                             }
                             for result in results
                         ],
@@ -122,6 +122,7 @@ def search(
         return
     for file, results in zip(files, found, strict=True):
         print(printable(file))
-        for result in results:
+        texts = similarity_texts([result.similarity for result in results])
+        for result, text in zip(results, texts, strict=True):
             label = "" if result.label is None else f"  [{printable(result.label)}]"
-            print(f"{result.rank:>5}  {result.similarity:7.4f}  {printable(result.path)}{label}")
+            print(f"{result.rank:>5}  {text:>7}  {printable(result.path)}{label}")

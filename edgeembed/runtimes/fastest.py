@@ -97,7 +97,7 @@ def verified_pairs(manifest: BundleManifest) -> list[Pair]:
 def refusal(file: BundleFile, agreement: Agreement) -> str | None:
     """Why a file must not become this machine's default in the runtime that was measured; None where it may.
 
-    The one rule, whoever measured: `edgeembed doctor` or `edgeembed bench`.
+    The one rule, whoever measured: what `edgeembed bench` recommends, and what it or `edgeembed doctor` remembers.
     """
     if file.needs_int8_dot_products and not has_int8_dot_product():
         return "its 8-bit weights need int8 dot products, which this CPU is not known to have: export again with 7 bits"
@@ -178,19 +178,27 @@ def turn_ms(session: Session, image_NHWC: UInt8Array) -> float:
     return 1e3 * float(np.median(samples_s))
 
 
+def fastest_right(manifest: BundleManifest, measured: Sequence[Measured]) -> Measured | None:
+    """The fastest measured pair that `refusal` does not refuse: what is recommended and what is remembered.
+
+    None where all are refused: the default is then what an `Embedder` opens on a machine where nothing was measured.
+    """
+    files = {file.path: file for file in manifest.files}
+    allowed = [one for one in measured if refusal(files[one.path], one.agreement) is None]
+    return min(allowed, key=lambda one: one.p50_ms, default=None)
+
+
 def remember(
     folder: Path, manifest: BundleManifest, measured: Sequence[Measured], *, threads: int | None = None
 ) -> Measured | None:
-    """Keeps the fastest pair that the rule does not refuse for later starts on this machine, and returns it.
+    """Keeps `fastest_right` for later starts on this machine, and returns it.
 
     None where all are refused: nothing is remembered any more, but what was is kept where these images cannot tell.
     Where it cannot be written, a warning says so.
     """
     if all(one.agreement.cosine_p1 is None or one.agreement.images < LEAST_IMAGES for one in measured):
         return None
-    files = {file.path: file for file in manifest.files}
-    allowed = [one for one in measured if refusal(files[one.path], one.agreement) is None]
-    fastest = min(allowed, key=lambda one: one.p50_ms) if allowed else None
+    fastest = fastest_right(manifest, measured)
     known = read_cache()
     known.pop(key := cache_key(folder, threads), None)  # the newest comes last
     if fastest is not None:

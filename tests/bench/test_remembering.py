@@ -1,9 +1,8 @@
-"""What a bench leaves for later starts."""
+"""What a bench recommends, and what it leaves for later starts: one rule."""
 
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,11 @@ import onnx
 import pytest
 
 from edgeembed.bench.candidates import find_candidates
-from edgeembed.bench.remembering import remember_fastest
+from edgeembed.bench.explanation import recommendation_lines
+from edgeembed.bench.remembering import recommend
 from edgeembed.bench.retrieval import Embedded
 from edgeembed.bench.run import bench
+from edgeembed.bench.summary import best_student
 from edgeembed.bundle import read_bundle, sha256_of
 from edgeembed.data.manifest import Manifest
 from edgeembed.embedder import Embedder
@@ -24,18 +25,22 @@ from edgeembed.runtimes import fastest
 from tests.bench.conftest import tiny_onnx, write_bundle
 from tests.runtimes.conftest import say_verified
 
-Remembered = Callable[[dict[str, tuple[float, float]]], tuple[str, str] | None]
-"""From the p50 (ms) and the cosine to the fp32 file in ONNX Runtime, by runtime, to the pair that is used then."""
+Recommend = Callable[..., dict[str, Any]]
+"""From the p50 (ms) and the cosine to the fp32 file in ONNX Runtime, by runtime, to what is recommended."""
 
 
 @pytest.fixture
-def remembered(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Remembered:
-    """Remembers from rows and embeddings with these figures."""
-    caplog.set_level(logging.INFO)
-    folder = write_bundle(tmp_path / "tiny")
-    say_verified(folder, {"model.fp32.onnx": True})
+def folder(tmp_path: Path) -> Path:
+    written = write_bundle(tmp_path / "tiny")
+    say_verified(written, {"model.fp32.onnx": True})
+    return written
 
-    def after(measured: dict[str, tuple[float, float]]) -> tuple[str, str] | None:
+
+@pytest.fixture
+def recommended(folder: Path) -> Recommend:
+    """Recommends from rows and embeddings with these figures."""
+
+    def after(measured: dict[str, tuple[float, float]], *, keep: bool = False, images: int = 19) -> dict[str, Any]:
         rows: list[dict[str, Any]] = [
             {
                 "name": "tiny",
@@ -51,52 +56,105 @@ def remembered(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Remembered:
             for threads in (1, 2)
         ]
         embedded = {
-            candidate: embedded_at(measured[candidate.runtime][1])
+            candidate: embedded_at(measured[candidate.runtime][1], images)
             for candidate in find_candidates([folder])
             if candidate.runtime in measured
         }
-        remember_fastest(embedded, rows, threads=2)
-        pair = fastest.recall(folder, read_bundle(folder), threads=2)
-        return None if pair is None else (pair.file.path, pair.runtime)
+        (found,) = recommend(embedded, rows, threads=2, keep=keep)
+        return found.as_json()
 
     return after
 
 
-def embedded_at(cosine: float) -> Embedded:
-    """Unit vectors at that cosine to those of cosine 1; the last image could not be read."""
-    embedding_ND = np.zeros((20, 64), np.float32)
-    embedding_ND[:19, 0], embedding_ND[:19, 1] = cosine, np.sqrt(1 - cosine**2)
-    return Embedded(embedding_ND=embedding_ND, readable_N=np.arange(20) < 19)
+def chosen(found: dict[str, Any]) -> tuple[str, str]:
+    return found["path"], found["runtime"]
 
 
-def test_the_fastest_verified_pair_at_batch_1_on_all_cores_is_used_from_then_on(
-    remembered: Remembered, caplog: pytest.LogCaptureFixture
+def used(folder: Path) -> tuple[str, str] | None:
+    pair = fastest.recall(folder, read_bundle(folder), threads=2)
+    return None if pair is None else (pair.file.path, pair.runtime)
+
+
+def embedded_at(cosine: float, images: int) -> Embedded:
+    """Unit vectors, spread over the space, at that cosine to those of cosine 1; the last image could not be read."""
+    vector_ND = np.random.default_rng(0).standard_normal((images + 1, 62)).astype(np.float32)
+    vector_ND /= np.linalg.norm(vector_ND, axis=1, keepdims=True)
+    embedding_ND = np.zeros((images + 1, 64), np.float32)
+    embedding_ND[:, :62], embedding_ND[:, 62] = cosine * vector_ND, np.sqrt(1 - cosine**2)
+    return Embedded(embedding_ND=embedding_ND, readable_N=np.arange(images + 1) < images)
+
+
+FP32, OTHER = ("model.fp32.onnx", "onnxruntime"), ("model.fp32.onnx", "openvino")
+
+
+@pytest.mark.parametrize(
+    ("measured", "expected"),
+    [
+        ({"onnxruntime": (2.0, 1.0), "openvino": (1.0, 0.9999)}, OTHER),
+        ({"onnxruntime": (2.0, 1.0), "openvino": (3.0, 1.0)}, FP32),
+        ({"onnxruntime": (2.0, 1.0), "openvino": (1.0, 0.9)}, FP32),
+        ({"onnxruntime": (2.0, 1.0)}, FP32),
+    ],
+)
+def test_what_is_recommended_is_what_is_remembered(
+    recommended: Recommend, folder: Path, measured: dict[str, tuple[float, float]], expected: tuple[str, str]
 ) -> None:
-    assert remembered({"onnxruntime": (2.0, 1.0), "openvino": (1.0, 0.995)}) == ("model.fp32.onnx", "openvino")
-    assert "tiny: from now on model.fp32.onnx in openvino is used on this machine (1.00 ms an image)" in caplog.text
-    assert remembered({"onnxruntime": (2.0, 1.0), "openvino": (3.0, 1.0)}) == ("model.fp32.onnx", "onnxruntime")
-    assert remembered({"onnxruntime": (2.0, 1.0)}) == ("model.fp32.onnx", "onnxruntime")
+    assert chosen(recommended(measured)) == expected
+    assert used(folder) is None, "not before it is asked for"
+    kept = recommended(measured, keep=True)
+    assert chosen(kept) == used(folder) == expected
+    assert kept["in_use"] == " in ".join(expected)
 
 
-def test_a_runtime_whose_embeddings_differ_is_not_used_and_the_log_says_why(
-    remembered: Remembered, caplog: pytest.LogCaptureFixture
+def test_a_faster_pair_that_is_refused_is_named_with_the_reason_and_what_is_used_instead(
+    recommended: Recommend,
 ) -> None:
-    assert remembered({"onnxruntime": (2.0, 1.0), "openvino": (1.0, 0.98)}) == ("model.fp32.onnx", "onnxruntime")
-    assert "tiny fp32 (openvino) is not used by default on this machine: cosine p1 to the fp32" in caplog.text
-    assert "is 0.9800, below 0.99" in caplog.text
+    found = recommended({"onnxruntime": (2.0, 1.0), "openvino": (1.0, 0.9)})
+    (refused,) = found["refused"]
+    assert (refused["path"], refused["runtime"], refused["p50_ms"]) == (*OTHER, 1.0)
+    lines = recommendation_lines({"recommended": [found]})
+    assert lines[0] == "tiny: recommended is model.fp32.onnx in onnxruntime (2.00 ms an image)"
+    assert lines[1].startswith("tiny: model.fp32.onnx in openvino (1.00 ms an image) is not recommended: cosine p1")
+    assert lines[1].endswith("; model.fp32.onnx in onnxruntime is used instead")
+    assert lines[2] == "tiny: model.fp32.onnx in onnxruntime is the default on this machine"
 
 
-def test_without_the_fp32_file_in_onnx_runtime_nothing_is_remembered(
-    remembered: Remembered, caplog: pytest.LogCaptureFixture
+def test_a_default_that_would_change_says_how_to_change_it(recommended: Recommend, folder: Path) -> None:
+    found = recommended({"onnxruntime": (2.0, 1.0), "openvino": (1.0, 1.0)})
+    (*_, last) = recommendation_lines({"recommended": [found]})
+    assert "the default on this machine stays model.fp32.onnx in onnxruntime: add --remember" in last
+    assert f"`edgeembed doctor {folder}`" in last
+
+
+@pytest.mark.parametrize(
+    ("measured", "images", "told"),
+    [
+        ({"openvino": (1.0, 1.0)}, 19, "no embeddings of an fp32 file in ONNX Runtime to compare with"),
+        ({"onnxruntime": (2.0, 1.0), "openvino": (1.0, 1.0)}, 5, "compared on 5 images only"),
+    ],
+)
+def test_what_cannot_be_compared_is_not_recommended_nor_remembered(
+    recommended: Recommend, folder: Path, measured: dict[str, tuple[float, float]], images: int, told: str
 ) -> None:
-    assert remembered({"openvino": (1.0, 1.0)}) is None
-    assert "no embeddings of an fp32 file in ONNX Runtime to compare with" in caplog.text
+    found = recommended(measured, keep=True, images=images)
+    assert used(folder) is None
+    assert not found["is_measured"]
+    assert all(told in refused["reason"] for refused in found["refused"])
+    assert chosen(found) == (FP32 if "onnxruntime" in measured else (None, None))
+    assert found["in_use"] == " in ".join(FP32)
+
+
+def test_a_pair_that_was_not_verified_is_never_recommended(recommended: Recommend, folder: Path) -> None:
+    say_verified(folder, {"model.fp32.onnx": False})
+    found = recommended({"onnxruntime": (2.0, 1.0), "openvino": (1.0, 1.0)}, keep=True)
+    assert chosen(found) == used(folder) == FP32
+    assert found["refused"][0]["reason"] == "it was not verified in openvino when it was exported"
 
 
 @pytest.mark.usefixtures("hurried", "without_int8_dot_products")
 @pytest.mark.parametrize(("seed", "reduce_range", "told"), [(1, True, "cosine p1"), (0, False, "8-bit weights")])
-def test_a_bench_remembers_no_int8_file_that_is_wrong_here(
-    manifest: Manifest, tmp_path: Path, caplog: pytest.LogCaptureFixture, seed: int, reduce_range: bool, told: str
+def test_a_bench_recommends_no_int8_file_that_is_wrong_here(
+    manifest: Manifest, tmp_path: Path, seed: int, reduce_range: bool, told: str
 ) -> None:
     folder = write_bundle(tmp_path / "tiny", extra={"model.int8.onnx": "onnxruntime"})
     onnx.save(tiny_onnx(seed), folder / "model.int8.onnx")
@@ -107,20 +165,35 @@ def test_a_bench_remembers_no_int8_file_that_is_wrong_here(
         quantisation={"reduce_range": reduce_range},
     )
     write_json(folder / "bundle.json", value)
+    report = bench([folder], manifest, teacher=None, out=tmp_path / "r", quick=True, remember=True)
+    (line,) = [line for line in recommendation_lines(report) if "model.int8.onnx in onnxruntime" in line]
+    assert "is not recommended: " in line
+    assert told in line
+    assert report["recommended"][0]["precision"] == Embedder(folder).precision == "fp32"
+
+
+def test_nothing_measured_is_nothing_recommended() -> None:
+    assert recommend({}, [], threads=2, keep=True) == []
+    assert not fastest.cache_file().exists()
+
+
+@pytest.mark.usefixtures("hurried")
+def test_a_bench_changes_no_default_unless_asked_to(manifest: Manifest, tmp_path: Path) -> None:
+    folder = write_bundle(tmp_path / "tiny")
+    say_verified(folder, {"model.fp32.onnx": True})
     bench([folder], manifest, teacher=None, out=tmp_path / "r", quick=True)
-    assert "tiny int8 (onnxruntime) is not used by default on this machine: " in caplog.text
-    assert told in caplog.text
-    assert Embedder(folder).precision == "fp32"
-
-
-def test_nothing_measured_is_nothing_remembered(remembered: Remembered) -> None:
-    assert remembered({}) is None
+    assert not fastest.cache_file().exists()
+    report = bench([folder], manifest, teacher=None, out=tmp_path / "r", quick=True, remember=True)
+    (found,) = report["recommended"]
+    opened = Embedder(folder)
+    assert (found["path"], found["runtime"]) == (opened.file.name, opened.runtime)
+    assert best_student(report).sha256 == found["sha256"]  # type: ignore[union-attr]
 
 
 @pytest.mark.usefixtures("hurried")
 def test_a_bench_remembers_verified_pairs_only(manifest: Manifest, tmp_path: Path) -> None:
     folder = write_bundle(tmp_path / "tiny")
-    report = bench([folder], manifest, teacher=None, out=tmp_path / "r", quick=True)
+    report = bench([folder], manifest, teacher=None, out=tmp_path / "r", quick=True, remember=True)
     assert {row["runtime"] for row in report["rows"]} == {"onnxruntime", "openvino"}
     (value,) = json.loads(fastest.cache_file().read_text()).values()
     assert [(one["path"], one["runtime"]) for one in value["measured"]] == [("model.fp32.onnx", "onnxruntime")]

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from edgeembed.bench.run import bench
-from edgeembed.bench.summary import best_student, headline, megabytes, milliseconds, summaries
+from edgeembed.bench.summary import best_student, headline, megabytes, milliseconds
 from edgeembed.data.manifest import Manifest
 from edgeembed.errors import CheckFailed, UserError
 from edgeembed.run import machine
@@ -19,7 +19,7 @@ from tests.bench.conftest import SPACE, write_bundle
 
 pytestmark = pytest.mark.training  # beside a teacher, in torch
 
-TOP_KEYS = {"schema", "machine", "versions", "data", "floor", "rows", "skipped"}
+TOP_KEYS = {"schema", "machine", "versions", "data", "floor", "rows", "skipped", "recommended"}
 ROW_KEYS = {
     "role", "name", "runtime", "provider", "precision", "batch", "threads", "size_bytes", "params", "macs",
     "latency_ms", "preprocess_ms", "end_to_end_ms", "images_per_second", "peak_rss_bytes", "load_ms",
@@ -126,18 +126,25 @@ def test_pictures_lie_beside_the_page(folder: Path) -> None:
             assert min(image.size) > 300
 
 
-def test_the_fastest_of_the_nearly_best_is_recommended(report: dict[str, Any]) -> None:
+def test_of_several_bundles_the_fastest_of_the_nearly_best_comes_first(report: dict[str, Any]) -> None:
     def row(name: str, map_: float, p50: float) -> dict[str, Any]:
         base = next(one for one in report["rows"] if one["role"] == "student")
         scores = {**base["retrieval"]["symmetric"], "map": map_}
         latency = {**base["latency_ms"], "p50": p50}
         return {**base, "name": name, "retrieval": {"symmetric": scores, "asymmetric": None}, "latency_ms": latency}
 
-    rows = [row("slow", 0.9, 9.0), row("good", 0.895, 3.0), row("bad", 0.5, 1.0)]
-    best = best_student(summaries({"rows": rows}))
+    rows = [row("slow", 0.9, 9.0), row("good", 0.895, 3.0), row("bad", 0.5, 1.0), row("refused", 0.9, 0.5)]
+    keys = ("name", "runtime", "sha256")
+    named = [{**{key: row[key] for key in keys}, "threads": row["threads"]} for row in rows[:3]]
+    best = best_student({"rows": rows, "recommended": named})
     assert best is not None
     assert best.name == "good"
-    assert best_student([]) is None
+    assert best_student({"rows": rows, "recommended": []}) is None
+    for one in rows:
+        one["retrieval"] = {"symmetric": None, "asymmetric": None}
+    unscored = best_student({"rows": rows, "recommended": named})
+    assert unscored is not None
+    assert unscored.name == "bad"
 
 
 def test_a_bundle_of_another_space_is_refused(tmp_path: Path, manifest: Manifest, teacher: Path) -> None:

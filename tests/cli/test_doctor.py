@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from edgeembed.bundle import read_bundle
+from edgeembed.cli.doctor import instead
 from edgeembed.embedder import Embedder
 from edgeembed.runtimes import available_cores, fastest
 from tests.conftest import Outcome
@@ -170,3 +171,13 @@ def test_doctor_compares_on_the_users_own_images(edgeembed: Run, make_bundle: Ma
     assert "no such folder" in edgeembed("doctor", folder, "--images", tmp_path / "nowhere").stderr
     assert "is a file, expected a folder" in edgeembed("doctor", folder, "--images", images / "1.png").stderr
     assert fastest.recall(folder, read_bundle(folder)) is not None  # what was remembered holds
+
+
+@pytest.mark.parametrize(
+    ("p50_ms", "told"), [(1.0, "; model.fp32.onnx in onnxruntime is used instead"), (3.0, ""), (2.0, "")]
+)
+def test_what_is_used_in_place_of_a_faster_refused_file_is_said(p50_ms: float, told: str) -> None:
+    chosen = {"file": "model.fp32.onnx", "runtime": "onnxruntime", "p50_ms": 2.0, "chosen": True}
+    refused = {"file": "model.int8.onnx", "runtime": "onnxruntime", "p50_ms": p50_ms, "chosen": False}
+    assert instead(refused, {"timed": [chosen, refused]}) == told
+    assert instead(refused, {"timed": [refused]}) == ""

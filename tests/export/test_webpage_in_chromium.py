@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import urllib.parse
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ from edgeembed.export.web import build_page
 from edgeembed.export.web_index import pictures_of
 from edgeembed.images import UInt8Array, load_pixels
 from edgeembed.run import read_json
+from edgeembed.search import similarity_texts
 from tests.export.bad_drops import EITHER, REFUSED, SHOWN, bad_drops
 from tests.export.chromium import Browser, PageError, browser, is_installed, served
 
@@ -45,6 +47,7 @@ OUTCOME = """
         problem: text("problem"),
         status: text("status"),
         labels: [...document.querySelectorAll("#found:not([hidden]) .label")].map((label) => label.textContent),
+        scores: [...document.querySelectorAll("#found:not([hidden]) .score")].map((score) => score.textContent),
         since_load_ms: performance.now() - performance.getEntriesByType("navigation")[0].loadEventEnd,
     };
 """
@@ -153,10 +156,28 @@ def test_a_dropped_picture_finds_itself_and_four_more(page: Browser, site: Site,
     assert outcome["problem"] == ""
     assert len(outcome["labels"]) == 5
     assert outcome["labels"][0] == picture.label
-    assert outcome["status"] == f"Found. Most similar: {picture.label}, 1.00."
+    assert re.fullmatch(rf"Found\. Most similar: {picture.label}, [01]\.\d{{4,7}}\.", outcome["status"])
+    assert len(set(outcome["scores"])) == 5
     shown = "return [...document.querySelectorAll('#results img')].map((image) => image.naturalWidth)"
     page.run("for (const image of document.querySelectorAll('#results img')) await image.decode()")
     assert all(width > 0 for width in page.run(shown))
+
+
+@pytest.mark.parametrize(
+    ("scores", "texts"),
+    [
+        ([0.9, 0.5, 0.25], ["0.9000", "0.5000", "0.2500"]),
+        ([0.99999, 0.99998, 0.99996], ["0.99999", "0.99998", "0.99996"]),
+        ([0.9999999, 0.9999998, 0.5], ["0.9999999", "0.9999998", "0.5000000"]),
+        ([1.0, 1.0, -0.2], ["1.0000", "1.0000", "-0.2000"]),
+        ([1 - 2e-8, 1 - 3e-8], ["1.0000000", "1.0000000"]),
+    ],
+)
+def test_neighbours_that_differ_are_told_apart(page: Browser, scores: list[float], texts: list[str]) -> None:
+    source = (Path(web.__file__).parent / "webpage/app.js").read_text()
+    function = source[source.index("function asTexts") : source.index("// Searching")]
+    assert page.run(f"{function} return asTexts(args[0])", scores) == texts
+    assert similarity_texts(scores) == texts
 
 
 def test_rendered_files_get_python_s_embeddings(page: Browser, site: Site, tiny_data: Path) -> None:

@@ -49,18 +49,18 @@ function showPreview(bitmap) {
 }
 
 function showResults(results) {
-  element("results").replaceChildren(...results.map(asItem));
+  const scores = asTexts(results.map(({ score }) => score));
+  element("results").replaceChildren(...results.map((result, place) => asItem(result, scores[place])));
   element("found").hidden = false;
-  const best = results[0];
-  say(`Found. Most similar: ${best.label}, ${asScore(best.score)}.`);
+  say(`Found. Most similar: ${results[0].label}, ${scores[0]}.`);
 }
 
-function asItem({ label, thumbnail, score }) {
+function asItem({ label, thumbnail }, score) {
   const item = document.createElement("li");
   const image = document.createElement("img");
   image.src = thumbnail;
   image.alt = "";
-  item.append(image, asText("label", label), asText("score", asScore(score)));
+  item.append(image, asText("label", label), asText("score", score));
   return item;
 }
 
@@ -71,8 +71,11 @@ function asText(kind, text) {
   return span;
 }
 
-function asScore(score) {
-  return score.toFixed(2);
+/** Similarities with as many digits as tell different ones apart, from 4 to the 7 that float32 has below 1. */
+function asTexts(scores) {
+  let digits = 4;
+  while (digits < 7 && new Set(scores.map((score) => score.toFixed(digits))).size < new Set(scores).size) digits += 1;
+  return scores.map((score) => score.toFixed(digits));
 }
 
 // Searching

@@ -1,0 +1,52 @@
+"""What a report says in words: which file to use on this machine and why, and what its columns mean."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+from edgeembed.bench.summary import milliseconds
+
+
+def recommendation_lines(report: Mapping[str, Any]) -> list[str]:
+    """For each bundle what to use on this machine, what must not be used and why, and what is used now."""
+    lines = []
+    for one in report["recommended"]:
+        name, chosen = one["name"], f"{one['path']} in {one['runtime']}"
+        if one["path"] is None:
+            lines.append(f"{name}: no file is recommended")
+        elif one["is_measured"]:
+            lines.append(f"{name}: recommended is {chosen} ({milliseconds(one['p50_ms'])} an image)")
+        else:
+            lines.append(f"{name}: recommended is {chosen}, as no file was found right here")
+        for refused in one["refused"]:
+            faster = one["p50_ms"] is not None and refused["p50_ms"] < one["p50_ms"]
+            lines.append(
+                f"{name}: {refused['path']} in {refused['runtime']} ({milliseconds(refused['p50_ms'])} an image) is "
+                f"not recommended: {refused['reason']}" + (f"; {chosen} is used instead" if faster else "")
+            )
+        if one["path"] is not None and one["in_use"] == chosen:
+            lines.append(f"{name}: {chosen} is the default on this machine")
+        elif one["path"] is not None:
+            lines.append(
+                f"{name}: the default on this machine stays {one['in_use']}: add --remember to use {chosen} from now "
+                f"on, or run `edgeembed doctor {shlex.quote(one['folder'])}`"
+            )
+    return lines
+
+
+COLUMN_MEANINGS = {
+    "p50, p90, p95, p99": "so many in a hundred calls took no longer; p50 is the median",
+    "memory": "peak memory of a process that opens the file and embeds one image",
+    "MACs": "multiply-accumulate operations for one image",
+    "mAP": "mean average precision: how far up the right images stand in the ranking of the index, 1 is best",
+    "R@1": "recall at 1: share of queries whose first result is right",
+    "mP@5": "mean precision at 5: share of right images among the first five results",
+    "own index": "the file embeds queries and index images (symmetric retrieval)",
+    "teacher's index": "the file embeds queries, the teacher embedded the index images (asymmetric retrieval)",
+    "kept": "the file's mAP as a share of the teacher's mAP on its own index",
+    "cosine": "of the file's embedding of an image with the teacher's; p50 is the median over images",
+    "% of roofline": "speed as a share of the fastest that this machine's measured matrix products and memory allow",
+}
+"""What a reader needs to know of the columns of a report, one line each."""
