@@ -27,6 +27,7 @@ def distill(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
 ) -> None:
     """Distil a teacher's space into a small student; unlabelled images are welcome."""
+    from edgeembed.chance import describe_scores
     from edgeembed.config import load_recipe
     from edgeembed.data.manifest import read_manifest
     from edgeembed.run import RunFolder, latest_run
@@ -45,8 +46,12 @@ def distill(
         log.info("data: %s (the teacher's)", data)
     run = RunFolder(path=out or Path("runs") / settings.student.name)
     result = distil(settings, read_manifest(data), teacher, run, resume=resume)
+    untrained = result.get("untrained") or {}
     for kind, scores in (result.get("scores") or {}).items():
-        log.info("val, %s: mAP %.4f, recall@1 %.4f", kind, scores["map"], scores["recall_at_1"])
+        beside = {"chance": (scores.get("chance") or {}).get("map"), "untrained": (untrained.get(kind) or {}).get("map")}
+        log.info("val, %s: %s", kind, describe_scores(scores, **beside))
+    if not result.get("scores"):
+        log.info("val: not scored: %s", result.get("not_scored") or "the run was not evaluated")
     log.info("student: %s", run.path)
     if as_json:
         print_json(result)
