@@ -39,9 +39,9 @@ def harmonic_number(count: int) -> float:
     return math.log(count) + EULER_GAMMA + 1 / (2 * count) - 1 / (12 * count**2) + 1 / (120 * count**4)
 
 
-def describe_scores(scores: Mapping[str, Any], *, chance: float | None, untrained: float | None) -> str:
+def describe_scores(scores: Mapping[str, Any], *, untrained: float | None) -> str:
     """Scores of eval.json in one line, beside chance; those of an earlier version have no chance."""
-    text = beside_chance(scores["map"], chance=chance, untrained=untrained)
+    text = beside_chance(scores["map"], chance=(scores.get("chance") or {}).get("map"), untrained=untrained)
     counts = f"{scores['queries']} queries, {scores['queries_without_match']} of them without a match"
     recall = scores["recall_at_1"]
     return f"{text}{'' if recall is None else f', recall@1 {recall:.4f}'} ({counts})"

@@ -6,11 +6,12 @@ counted, said and left empty; it ends nothing.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import logging
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -40,11 +41,13 @@ class EvaluationSet:
     unlabelled: int = 0
     queries_without_match: int = 0
     not_scored: str | None = None
+    others: Rows = field(default_factory=lambda: np.zeros(0, np.int64))
+    """Rows that are embedded and not scored."""
 
     @functools.cached_property
     def rows(self) -> Rows:
-        """Queries and index together, each row once, ascending."""
-        return np.union1d(self.query, self.index)
+        """Queries, index and others together, each row once, ascending."""
+        return np.union1d(np.union1d(self.query, self.index), self.others)
 
     @property
     def files(self) -> list[str]:
@@ -111,6 +114,17 @@ def plan_evaluation(manifest: Manifest, split: str) -> EvaluationSet:
         queries_without_match=without_match,
         not_scored=reason,
     )
+
+
+def choose_split(manifest: Manifest, *splits: str) -> EvaluationSet:
+    """The first of some splits that can be scored; where none can, the first that has images, with every reason."""
+    planned = [plan_evaluation(manifest, split) for split in splits]
+    for one in planned:
+        if one.not_scored is None:
+            return one
+    reason = "; ".join(f"{one.split}: {one.not_scored}" for one in planned)
+    first = next((one for one in planned if manifest.rows(one.split).size), planned[0])
+    return dataclasses.replace(first, not_scored=reason)
 
 
 def have_match(manifest: Manifest, query: Rows, index: Rows) -> npt.NDArray[np.bool_]:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 FloatArray = npt.NDArray[np.float32]
 Float64Array = npt.NDArray[np.float64]
 
+MOST_RELATIVE_ERROR = 0.05
 MOST_MEAN_COSINE = 0.9
 LEAST_EFFECTIVE_DIM = 4.0
 LEAST_IMAGES = 16
@@ -65,6 +66,16 @@ def relative_errors(reference_ND: FloatArray, candidate_ND: FloatArray) -> Float
     return error_N / max(1.0 - spread.mean_cosine, SMALLEST_DISTANCE)
 
 
+def error_beside_spread(relative_error_p50: float | None, most: float = MOST_RELATIVE_ERROR) -> str | None:
+    """Why embeddings are refused whose error is too large beside the distances between images; None where it is not."""
+    if relative_error_p50 is None or relative_error_p50 <= most:
+        return None
+    return (
+        f"error is {relative_error_p50:.3f} of the mean distance between images (median of 1 - cosine over mean of "
+        f"1 - cosine between different images), above {most:g}: nearest neighbours change"
+    )
+
+
 def is_collapsed(spread: Spread | None, *, num_classes: int | None = None) -> bool:
     """Whether nearly all images lie in one direction, or along a few.
 
@@ -85,12 +96,12 @@ def describe(spread: Spread) -> str:
     )
 
 
-def collapse_warning(name: str, spread: Spread | None, *, dim: int, num_classes: int | None = None) -> str | None:
+def collapse_warning(name: str, spread: Spread | None, *, num_classes: int | None = None) -> str | None:
     """One line that names a collapsed space and what to do; None for any other."""
     if spread is None or not is_collapsed(spread, num_classes=num_classes):
         return None
     return (
-        f"{name}: the embedding space is collapsed on these {spread.images} images ({describe(spread)} of {dim}): small "
-        "errors change results; train for more steps, from pretrained weights, with more different classes and images "
+        f"{name}: the embedding space is collapsed on these {spread.images} images ({describe(spread)}): "
+        "small errors change results; train for more steps, from pretrained weights, on more classes and on images "
         "like these, or with a larger head.margin"
     )

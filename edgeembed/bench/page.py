@@ -13,17 +13,20 @@ from edgeembed.bench import plots
 from edgeembed.bench.examples import Example
 from edgeembed.bench.summary import (
     MISSING,
+    Summary,
     best_student,
     headline,
     megabytes,
     milliseconds,
     percent,
+    share,
     summaries,
     teacher_of,
     thread_text,
     three_figures,
 )
 from edgeembed.run import write_atomically
+from edgeembed.spread import Spread, collapse_warning
 
 
 def write_page(out: Path, report: Mapping[str, Any], examples: Sequence[Example]) -> None:
@@ -41,7 +44,7 @@ def render_html(report: Mapping[str, Any], examples: Sequence[Example]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(ms=milliseconds, mb=megabytes, threads=thread_text, share=_share, percent=percent)
+    environment.filters.update(ms=milliseconds, mb=megabytes, threads=thread_text, share=share, percent=percent)
     environment.filters.update(count=_count, figures=three_figures)
     files = summaries(report)
     return environment.get_template("report.html").render(
@@ -50,6 +53,7 @@ def render_html(report: Mapping[str, Any], examples: Sequence[Example]) -> str:
         teacher=teacher_of(files),
         best=best_student(files),
         headline=headline(report),
+        collapsed=collapse_warnings(report, files),
         domains=sorted(report["data"]["domains"]),
         pareto=plots.as_inline_svg(plots.pareto(report, ink=plots.INK_IN_SVG)),
         examples=examples,
@@ -57,8 +61,17 @@ def render_html(report: Mapping[str, Any], examples: Sequence[Example]) -> str:
     )
 
 
-def _share(value: float | None) -> str:
-    return MISSING if value is None else f"{value:.3f}"
+def collapse_warnings(report: Mapping[str, Any], files: Sequence[Summary]) -> list[str]:
+    """One line for each file whose space is collapsed on the evaluation images."""
+    found = []
+    for file in files:
+        known = file.first.get("spread")
+        if known is None:
+            continue
+        labels = report["data"]["labels"] or None
+        warning = collapse_warning(file.title, Spread(**known), num_classes=labels)
+        found += [warning] if warning else []
+    return found
 
 
 def _count(value: float | None) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgeembed.bench.candidates import Candidate
+from edgeembed.chance import beside_chance
 
 MISSING = "\N{EN DASH}"
 
@@ -49,13 +50,29 @@ class Summary:
         return self.rows[0]
 
     @property
-    def map(self) -> float:
-        return float(self.first["retrieval"]["symmetric"]["map"])
+    def map(self) -> float | None:
+        """None where retrieval could not be scored."""
+        return self._figure("symmetric")
 
     @property
     def map_asymmetric(self) -> float | None:
-        asymmetric = self.first["retrieval"]["asymmetric"]
-        return None if asymmetric is None else float(asymmetric["map"])
+        return self._figure("asymmetric")
+
+    @property
+    def chance(self) -> float | None:
+        """The mAP of a random ranking, in either index; None in reports of earlier versions."""
+        chance = self.first["retrieval"]["symmetric"].get("chance") or {}
+        return chance.get("map")
+
+    @property
+    def untrained(self) -> float | None:
+        """The mAP of the same architecture with random weights, in its own index."""
+        figures = (self.first.get("untrained") or {}).get("symmetric") or {}
+        return figures.get("map")
+
+    def _figure(self, kind: str) -> float | None:
+        scores = self.first["retrieval"][kind]
+        return None if scores is None or scores["map"] is None else float(scores["map"])
 
     def is_of(self, candidate: Candidate) -> bool:
         return (candidate.name, candidate.runtime, candidate.file.sha256) == (self.name, self.runtime, self.sha256)
@@ -76,12 +93,12 @@ def teacher_of(files: list[Summary]) -> Summary | None:
 
 
 def best_student(files: list[Summary]) -> Summary | None:
-    """The fastest file that is as good as the best one, or nearly."""
+    """The fastest file that is as good as the best one, or nearly; of files without scores the fastest."""
     exported = [file for file in files if file.runtime != "torch"]
     if not exported:
         return None
-    best_map = max(file.map for file in exported)
-    return min((file for file in exported if file.map >= NEAR_BEST * best_map), key=lambda file: file.best_ms)
+    best_map = max(file.map or 0.0 for file in exported)
+    return min((file for file in exported if (file.map or 0.0) >= NEAR_BEST * best_map), key=lambda file: file.best_ms)
 
 
 def headline(report: Mapping[str, Any]) -> str:
@@ -94,12 +111,15 @@ def headline(report: Mapping[str, Any]) -> str:
     if threads is not None:
         speed += " on one thread" if threads == 1 else f" on {threads} threads"
     retention = row["retention"] or {}
+    if best.map is None:
+        return f"{best.title}: retrieval was not scored; {speed.removeprefix('at ')}."
+    reached = beside_chance(best.map, chance=best.chance, untrained=best.untrained, digits=3)
     if retention.get("symmetric") is None:
-        return f"{best.title} reaches mAP {best.map:.3f} {speed}."
+        return f"{best.title} reaches {reached} {speed}."
     text = f"{best.title} keeps {100 * retention['symmetric']:.1f} % of the teacher's mAP {speed}"
     if retention.get("asymmetric") is not None:
         text += f", and {100 * retention['asymmetric']:.1f} % when it searches the teacher's own index"
-    return text + "."
+    return f"{text}: {reached}."
 
 
 def milliseconds(value: float | None) -> str:
@@ -113,6 +133,11 @@ def megabytes(value: float | None) -> str:
     if value is None:
         return MISSING
     return f"{three_figures(value / 1e6)} MB" if value < 1e9 else f"{three_figures(value / 1e9)} GB"
+
+
+def share(value: float | None) -> str:
+    """A figure of 0..1 with three digits."""
+    return MISSING if value is None else f"{value:.3f}"
 
 
 def percent(share: float | None) -> str:

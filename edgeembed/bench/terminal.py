@@ -17,6 +17,8 @@ NUMBER_COLUMNS = (
     "size",
     "memory",
     "mAP",
+    "chance",
+    "untrained",
     "mAP on teacher's",
     "kept",
     "% of floor",
@@ -35,8 +37,7 @@ def print_summary(report: Mapping[str, Any]) -> None:
             milliseconds(row["end_to_end_ms"]),
             megabytes(row["size_bytes"]),
             megabytes(row["peak_rss_bytes"]),
-            f"{file.map:.4f}",
-            MISSING if file.map_asymmetric is None else f"{file.map_asymmetric:.4f}",
+            *(four_digits(value) for value in (file.map, file.chance, file.untrained, file.map_asymmetric)),
             percent((row["retention"] or {}).get("symmetric")),
             MISSING if row["percent_of_floor"] is None else f"{row['percent_of_floor']:.0f}",
         )
@@ -47,7 +48,13 @@ def print_summary(report: Mapping[str, Any]) -> None:
         print(line, file=sys.stderr)
     for item in report["skipped"]:
         print(f"skipped: {item['name']}: {item['reason']}", file=sys.stderr)
+    if report["data"].get("not_scored"):
+        print(f"retrieval not scored: {report['data']['not_scored']}", file=sys.stderr)
     print(headline(report), file=sys.stderr)
+
+
+def four_digits(value: float | None) -> str:
+    return MISSING if value is None else f"{value:.4f}"
 
 
 def as_table(lines: Sequence[Sequence[str]]) -> list[str]:

@@ -113,13 +113,17 @@ def check(
     from edgeembed.data.checking import undecodable
     from edgeembed.data.manifest import read_manifest
     from edgeembed.errors import CheckFailed
+    from edgeembed.evaluation import log_scope, plan_evaluation
 
     table = read_manifest(manifest)
+    planned = [plan_evaluation(table, split) for split in ("val", "test")]
+    for one in planned:
+        log_scope(one)
     bad = undecodable(table, workers=workers)
     for reason in bad:
         log.error("%s", reason)
     if as_json:
-        print_json({"images": len(table), "bad": bad})
+        print_json({"images": len(table), "bad": bad, "evaluation": [one.counts() for one in planned]})
     if bad:
         raise CheckFailed(f"{manifest}: {len(bad)} of {len(table)} images cannot be read: remove or replace them")
     log.info("%s: all %d images can be read", manifest, len(table))

@@ -48,8 +48,7 @@ def distill(
     result = distil(settings, read_manifest(data), teacher, run, resume=resume)
     untrained = result.get("untrained") or {}
     for kind, scores in (result.get("scores") or {}).items():
-        beside = {"chance": (scores.get("chance") or {}).get("map"), "untrained": (untrained.get(kind) or {}).get("map")}
-        log.info("val, %s: %s", kind, describe_scores(scores, **beside))
+        log.info("val, %s: %s", kind, describe_scores(scores, untrained=(untrained.get(kind) or {}).get("map")))
     if not result.get("scores"):
         log.info("val: not scored: %s", result.get("not_scored") or "the run was not evaluated")
     log.info("student: %s", run.path)

@@ -38,8 +38,7 @@ def teacher_train(
     settings = load_recipe(TeacherRecipe, kind="teacher", name=recipe, overrides=[*overrides, *(set_ or [])])
     result = train_teacher(settings, read_manifest(data), RunFolder(path=out), resume=resume)
     if scores := result.get("scores"):
-        chance = (scores.get("chance") or {}).get("map")
-        log.info("val: %s", describe_scores(scores, chance=chance, untrained=None))
+        log.info("val: %s", describe_scores(scores, untrained=None))
     else:
         log.info("val: not scored: %s", result.get("not_scored") or "the run was not evaluated")
     log.info("teacher: %s", out)

@@ -14,7 +14,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from edgeembed.checkpoint import load_checkpoint, save_checkpoint
@@ -217,7 +216,7 @@ def distil(
         }
         result = finish_run(run, student, facts, evaluation=evaluation, seconds=seconds, steps=total_steps)
     if evaluated is not None:
-        warn_if_collapsed(str(run.path), evaluated.spread, planned, dim=student.dim)
+        warn_if_collapsed(str(run.path), evaluated.spread, planned)
     return result
 
 

@@ -105,8 +105,8 @@ def evaluate(
     return Evaluated(scores=scores, spread=spread_of(embedding_ND))
 
 
-def warn_if_collapsed(name: str, spread: Spread | None, evaluation: EvaluationSet, *, dim: int) -> None:
+def warn_if_collapsed(name: str, spread: Spread | None, evaluation: EvaluationSet) -> None:
     """Names a collapsed space at the end of a run."""
     num_classes = len(evaluation.manifest.class_names(evaluation.rows))
-    if (warning := collapse_warning(name, spread, dim=dim, num_classes=num_classes)) is not None:
+    if (warning := collapse_warning(name, spread, num_classes=num_classes)) is not None:
         log.warning("%s", warning)

@@ -291,7 +291,7 @@ def train_teacher(recipe: TeacherRecipe, manifest: Manifest, run: RunFolder, *, 
         }
         result = finish_run(run, finished, facts, evaluation=evaluation, seconds=seconds, steps=total_steps)
     if evaluated is not None:
-        warn_if_collapsed(str(run.path), evaluated.spread, validation, dim=finished.dim)
+        warn_if_collapsed(str(run.path), evaluated.spread, validation)
     if parent is not None:
         report_space(parent, identity)
     return result
