@@ -14,7 +14,13 @@ import numpy.typing as npt
 FloatArray = npt.NDArray[np.float32]
 Float64Array = npt.NDArray[np.float64]
 
-MOST_RELATIVE_ERROR = 0.05
+MOST_RELATIVE_ERROR = 0.04
+"""What a cosine of .98, the least that the gate of int8 takes, means where images lie at a mean cosine of .5.
+
+How many nearest neighbours change follows this figure whatever the space: with random errors a tenth of them at .0025,
+a fifth at .01, a third at .025, half at .05, for 300 vectors of mean cosine .97 and effective dimension 2.8 as for 300
+of .52 and 24. The bundled int8 file: .0002 on Grocery Store (7 % change), .002 on renderings (22 %).
+"""
 MOST_MEAN_COSINE = 0.9
 LEAST_EFFECTIVE_DIM = 4.0
 LEAST_IMAGES = 16

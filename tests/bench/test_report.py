@@ -23,7 +23,7 @@ TOP_KEYS = {"schema", "machine", "versions", "data", "floor", "rows", "skipped"}
 ROW_KEYS = {
     "role", "name", "runtime", "provider", "precision", "batch", "threads", "size_bytes", "params", "macs",
     "latency_ms", "preprocess_ms", "end_to_end_ms", "images_per_second", "peak_rss_bytes", "load_ms",
-    "percent_of_floor", "retrieval", "retention", "cosine_to_teacher", "sha256",
+    "percent_of_floor", "retrieval", "retention", "cosine_to_teacher", "untrained", "spread", "sha256",
 }  # fmt: skip
 SCORE_KEYS = {"map", "map_at_100", "mp_at_5", "recall_at_1", "ci95"}
 

@@ -206,8 +206,8 @@ def test_the_gate_judges_on_as_many_images_as_it_can_pay_for(
     recipe = ExportRecipe(gate=GateSection(max_macs=budget))
     images = gate_images(model.size_px, count_macs(model), facts, all_val, recipe)
     assert len(images.rows) == images.num_parity == judged
-    assert np.isin(images.query, images.rows).all()
-    assert np.isin(images.index, images.rows).all()
+    assert np.isin(images.evaluation.query, images.rows).all()
+    assert np.isin(images.evaluation.index, images.rows).all()
 
 
 def test_of_too_many_images_a_quarter_are_queries_unless_the_index_is_small() -> None:
