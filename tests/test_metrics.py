@@ -17,8 +17,8 @@ from edgeembed.metrics import (
     METRICS,
     average_precision,
     global_average_precision,
-    precision_at,
     not_scored,
+    precision_at,
     retrieval_scores,
     top_k,
 )

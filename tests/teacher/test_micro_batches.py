@@ -20,7 +20,16 @@ def small(*, batch_norm: bool) -> nn.Module:
 
 @pytest.mark.parametrize(
     ("num_images", "steps", "sizes"),
-    [(8, 2, [4, 4]), (5, 4, [3, 2]), (3, 3, [3]), (2, 2, [2]), (9, 8, [3, 2, 2, 2]), (1, 4, [1]), (0, 4, []), (7, 1, [7])],
+    [
+        (8, 2, [4, 4]),
+        (5, 4, [3, 2]),
+        (3, 3, [3]),
+        (2, 2, [2]),
+        (9, 8, [3, 2, 2, 2]),
+        (1, 4, [1]),
+        (0, 4, []),
+        (7, 1, [7]),
+    ],
 )
 def test_no_part_is_of_one_image_unless_the_batch_is(num_images: int, steps: int, sizes: list[int]) -> None:
     parts = list(micro_batches(small(batch_norm=True), num_images, steps))
