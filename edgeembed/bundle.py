@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from edgeembed.errors import CheckFailed, UserError
 from edgeembed.run import what_is, write_atomically
 from edgeembed.seal import changed, read_sealed, write_sealed
+from edgeembed.spread import relative_errors
 
 SCHEMA, UNSEALED_SCHEMA = "edgeembed-bundle/2", "edgeembed-bundle/1"
 MANIFEST, CARD = "bundle.json", "MODEL_CARD.md"
@@ -55,10 +56,15 @@ class InputSpec(Part):
 
 
 class Parity(Part):
-    """Agreement with the torch model on real images: cosine percentiles over images, largest element difference."""
+    """Agreement with the torch model on real images: cosine percentiles over images, largest element difference.
+
+    `relative_error_p50`: median over images of (1 - cosine) as a share of the mean of (1 - cosine) between different
+    images; None where a single image, or an earlier version, has none.
+    """
 
     cosine_p1: Cosine
     cosine_p50: Cosine
+    relative_error_p50: float | None = Field(default=None, ge=0)
     max_abs: float = Field(ge=0)
     images: int = Field(default=0, ge=0)
 
@@ -92,6 +98,47 @@ class Quantisation(Part):
         if isinstance(value, dict) and value.get("cpus") is None:
             return {**value, "cpus": "any" if value.get("reduce_range") is True else "int8 dot products"}
         return value
+
+
+class Untrained(Part):
+    """The retrieval figures, in its own index, of the network's architecture with random weights."""
+
+    fingerprint: Text
+    """Of the queries and index images; figures of others mean nothing beside these."""
+    split: Text
+    figures: dict[str, float | None]
+
+
+class SpreadFacts(Part):
+    """How far apart the fp32 embeddings of the judged images lie, see `spread.Spread`."""
+
+    images: int = Field(ge=0)
+    mean_cosine: float
+    effective_dim: float = Field(ge=0)
+
+
+class EvaluationFacts(Part):
+    """What files were scored on, and what their figures are read beside.
+
+    `not_scored` is the reason where nothing could be: files were then judged by cosine alone. `chance`: the figures of
+    a random ranking.
+    """
+
+    split: Text
+    fingerprint: Text
+    queries: int = Field(ge=0)
+    index: int = Field(ge=0)
+    queries_without_match: int = Field(default=0, ge=0)
+    unlabelled: int = Field(default=0, ge=0)
+    not_scored: str | None = None
+    chance: dict[str, float | None] | None = None
+    untrained: tuple[Untrained, ...] = ()
+    spread: SpreadFacts | None = None
+    collapsed: bool = False
+
+    def untrained_on(self, fingerprint: str) -> dict[str, float | None] | None:
+        """The untrained figures on queries and index images of that fingerprint, where they were measured."""
+        return next((one.figures for one in self.untrained if one.fingerprint == fingerprint), None)
 
 
 class EngineFacts(Part):
@@ -151,6 +198,7 @@ class BundleManifest(Part):
     teacher: dict[str, Any] | None = None
     student: dict[str, Any] | None = None
     data: dict[str, Any] | None = None
+    evaluation: EvaluationFacts | None = None
     licence: str | None = None
     versions: dict[str, str] = Field(default_factory=dict)
 
@@ -306,8 +354,14 @@ def parity(reference_ND: npt.NDArray[np.float32], candidate_ND: npt.NDArray[np.f
         return Parity(cosine_p1=-1.0, cosine_p50=-1.0, max_abs=2.0, images=len(reference_ND))  # unit vectors' worst
     cosine_N = np.einsum("nd,nd->n", reference_ND.astype(np.float64), candidate_ND.astype(np.float64))
     p1, p50 = np.percentile(cosine_N, [1, 50])
-    largest = float(np.abs(reference_ND - candidate_ND).max())
-    return Parity(cosine_p1=float(p1), cosine_p50=float(p50), max_abs=largest, images=len(reference_ND))
+    error_N = relative_errors(reference_ND, candidate_ND)
+    return Parity(
+        cosine_p1=float(p1),
+        cosine_p50=float(p50),
+        relative_error_p50=None if error_N is None else float(np.median(error_N)),
+        max_abs=float(np.abs(reference_ND - candidate_ND).max()),
+        images=len(reference_ND),
+    )
 
 
 def fp32_file(manifest: BundleManifest) -> BundleFile | None:

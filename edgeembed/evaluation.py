@@ -1,16 +1,146 @@
-"""Retrieval scores of embeddings of manifest rows: one protocol for training, the gate of an export and the bench."""
+"""Retrieval scores of embeddings of manifest rows: one protocol for training, the gate of an export and the bench.
+
+What can be scored is known from the manifest alone, before a network is built or an image is read. What cannot be is
+counted, said and left empty; it ends nothing.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+import hashlib
+import logging
+from collections import Counter
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from edgeembed.data.manifest import Manifest, Rows
-from edgeembed.metrics import RetrievalScores, retrieval_scores
+from edgeembed.errors import UserError
+from edgeembed.metrics import RetrievalScores, not_scored, retrieval_scores
+
+log = logging.getLogger(__name__)
 
 FloatArray = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationSet:
+    """The queries and index images of one split, as rows of the manifest, and what of the split cannot be scored.
+
+    `not_scored` is the reason where nothing can be, else None. `unlabelled` counts the split's rows without a label;
+    `queries_without_match` those queries that have no other image of their label and domain in the index.
+    """
+
+    manifest: Manifest
+    split: str
+    query: Rows
+    index: Rows
+    unlabelled: int = 0
+    queries_without_match: int = 0
+    not_scored: str | None = None
+    others: Rows = field(default_factory=lambda: np.zeros(0, np.int64))
+    """Rows that are embedded and not scored."""
+
+    @functools.cached_property
+    def rows(self) -> Rows:
+        """Queries, index and others together, each row once, ascending."""
+        return np.union1d(np.union1d(self.query, self.index), self.others)
+
+    @property
+    def files(self) -> list[str]:
+        return [self.manifest.files[row] for row in self.rows]
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Names the queries and index images, independent of where their root is mounted."""
+        parts = [self.manifest.take(rows).fingerprint for rows in (self.query, self.index)]
+        return hashlib.sha256("".join(parts).encode()).hexdigest()[:16]
+
+    def counts(self) -> dict[str, Any]:
+        """What a result says of the protocol, beside its figures."""
+        return {
+            "split": self.split,
+            "queries": len(self.query),
+            "index": len(self.index),
+            "queries_without_match": self.queries_without_match,
+            "unlabelled": self.unlabelled,
+            "not_scored": self.not_scored,
+        }
+
+    def describe(self) -> str:
+        """One line: what can be scored, and what cannot."""
+        if self.not_scored is not None:
+            return f"{self.split}: retrieval is not scored: {self.not_scored}"
+        left_out = []
+        if self.queries_without_match:
+            left_out.append(f"{self.queries_without_match} queries have no other image of their label in the index")
+        if self.unlabelled:
+            left_out.append(f"{self.unlabelled} images have no label")
+        text = f"{self.split}: {len(self.query)} queries against {len(self.index)} index images"
+        return "; ".join([text, *left_out])
+
+    @property
+    def is_partial(self) -> bool:
+        return self.not_scored is not None or self.queries_without_match + self.unlabelled > 0
+
+
+def plan_evaluation(manifest: Manifest, split: str) -> EvaluationSet:
+    """What the manifest's protocol can score of "val" or "test"; never an error."""
+    rows = manifest.rows(split)
+    unlabelled = sum(manifest.label[row] is None for row in rows)
+    query = index = np.zeros(0, np.int64)
+    reason: str | None = None
+    if rows.size == 0:
+        reason = f"the manifest has no {split} split"
+    elif unlabelled == rows.size:
+        reason = f"none of the {rows.size} images of the {split} split has a label"
+    else:
+        try:
+            query, index = manifest.evaluation(split)
+        except UserError as error:
+            reason = str(error)
+    without_match = int(np.count_nonzero(~have_match(manifest, query, index)))
+    if reason is None and without_match == query.size:
+        reason = f"none of its {query.size} queries has another image of its label and domain in the index"
+    return EvaluationSet(
+        manifest=manifest,
+        split=split,
+        query=query,
+        index=index,
+        unlabelled=unlabelled,
+        queries_without_match=without_match,
+        not_scored=reason,
+    )
+
+
+def choose_split(manifest: Manifest, *splits: str) -> EvaluationSet:
+    """The first of some splits that can be scored; where none can, the first that has images, with every reason."""
+    planned = [plan_evaluation(manifest, split) for split in splits]
+    for one in planned:
+        if one.not_scored is None:
+            return one
+    reason = "; ".join(f"{one.split}: {one.not_scored}" for one in planned)
+    first = next((one for one in planned if manifest.rows(one.split).size), planned[0])
+    return dataclasses.replace(first, not_scored=reason)
+
+
+def have_match(manifest: Manifest, query: Rows, index: Rows) -> npt.NDArray[np.bool_]:
+    """Which queries have an index image of their label and domain that is not the query itself (Q,)."""
+
+    def name(row: int) -> tuple[str, str | None]:
+        return manifest.domain[row], manifest.label[row]
+
+    count_of = Counter(name(row) for row in index.tolist())
+    itself = set(index.tolist())
+    return np.array([count_of[name(row)] > (row in itself) for row in query.tolist()], dtype=np.bool_)
+
+
+def log_scope(evaluation: EvaluationSet) -> None:
+    """Says before any work what will be scored; as a warning where something cannot be."""
+    log.log(logging.WARNING if evaluation.is_partial else logging.INFO, "%s", evaluation.describe())
 
 
 def score_rows(
@@ -22,13 +152,27 @@ def score_rows(
     query: Rows,
     index: Rows,
 ) -> RetrievalScores:
-    """Scores embeddings given for some manifest rows: those of `query` against those of `index`."""
-    as_query, as_index = np.isin(query_rows_M, query), np.isin(index_rows_N, index)
+    """Scores embeddings given for some manifest rows: those of `query` against those of `index`.
+
+    Figures are None where no query or index image is among them, or no query has a match. Embeddings that are not
+    finite are left out, with a warning.
+    """
+    as_query = np.isin(query_rows_M, query) & are_finite(query_embedding_MD)
+    as_index = np.isin(index_rows_N, index) & are_finite(index_embedding_ND)
+    if not as_query.any() or not as_index.any():
+        return not_scored(int(np.count_nonzero(as_query)))
     return retrieval_scores(
         query_embedding_MD[as_query],
         index_embedding_ND[as_index],
         **protocol(manifest, query_rows_M[as_query], index_rows_N[as_index]),
     )
+
+
+def are_finite(embedding_ND: FloatArray) -> npt.NDArray[np.bool_]:
+    finite_N = np.asarray(np.isfinite(embedding_ND).all(axis=1))
+    if not finite_N.all():
+        log.warning("left out: %d of %d embeddings hold NaN or infinity", (~finite_N).sum(), finite_N.size)
+    return finite_N
 
 
 def protocol(manifest: Manifest, query_rows: Rows, index_rows: Rows) -> dict[str, Any]:

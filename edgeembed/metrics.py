@@ -18,6 +18,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from edgeembed.chance import expected_average_precision
 from edgeembed.errors import UserError
 
 IntArray: TypeAlias = npt.NDArray[np.int64]
@@ -40,21 +41,28 @@ _NOWHERE: IntArray = np.empty(0, np.int64)
 
 @dataclass(frozen=True, kw_only=True)
 class RetrievalScores:
-    """What a report says about one set of embeddings; every share is in 0..1.
+    """What a report says about one set of embeddings; every share is in 0..1, and None where no query has a match.
 
-    `per_domain` and `domain_mean` (the unweighted mean over domains, UnED's headline) are empty without domains.
+    `chance`: what a random ranking reaches in each metric. `per_domain` and `domain_mean` (the unweighted mean over the
+    domains that could be scored, UnED's headline) are empty without domains.
     """
 
-    map: float
-    map_at_100: float
-    mp_at_5: float
-    recall_at_1: float
-    map_at_r: float
-    ci95: dict[str, tuple[float, float]]
+    map: float | None
+    map_at_100: float | None
+    mp_at_5: float | None
+    recall_at_1: float | None
+    map_at_r: float | None
+    ci95: dict[str, tuple[float, float] | None]
+    chance: dict[str, float | None]
     queries: int
     queries_without_match: int
-    per_domain: dict[str, dict[str, float]]
-    domain_mean: dict[str, float]
+    per_domain: dict[str, dict[str, float | None]]
+    domain_mean: dict[str, float | None]
+
+    @property
+    def figures(self) -> dict[str, float | None]:
+        """The METRICS alone."""
+        return {name: getattr(self, name) for name in METRICS}
 
 
 def retrieval_scores(
@@ -73,12 +81,12 @@ def retrieval_scores(
     """Score a ranking of the whole index per query; a hit has the query's label and the query's domain.
 
     An index image that carries the query's id is the query itself: it is neither ranked nor counted as relevant.
-    `ci95` is the percentile bootstrap over the queries that a metric averages. Raises UserError where a figure would be
-    undefined: malformed inputs, no query with a match, or a domain without one.
+    `ci95` is the percentile bootstrap over the queries that a metric averages. Where no query, or none of a domain, has
+    a match, figures are None. Raises UserError for malformed inputs.
     """
     if num_resamples < 1:
         raise UserError(f"num_resamples is {num_resamples}: the bootstrap needs at least 1")
-    value_QM, matched_Q = query_values(
+    value_QM, num_relevant_Q, num_ranked_Q = _values(
         query_embedding_QD,
         index_embedding_ND,
         query_label=query_label,
@@ -88,19 +96,30 @@ def retrieval_scores(
         query_id=query_id,
         index_id=index_id,
     )
-    if not matched_Q.any():
-        raise UserError(
-            f"none of the {len(matched_Q)} queries has an index image of its label and domain: "
-            "check that queries and index spell their labels alike"
-        )
+    matched_Q = num_relevant_Q > 0
+    chance_QM = _chance_values(num_relevant_Q, num_ranked_Q)
     per_domain = {} if query_domain is None else _per_domain(value_QM, matched_Q, query_domain)
     return RetrievalScores(
         **_means(value_QM, matched_Q),
         ci95=_ci95(value_QM, matched_Q, seed, num_resamples),
+        chance=_means(chance_QM, matched_Q),
         queries=len(matched_Q),
         queries_without_match=int(np.count_nonzero(~matched_Q)),
         per_domain=per_domain,
         domain_mean=_unweighted_mean(per_domain),
+    )
+
+
+def not_scored(num_queries: int) -> RetrievalScores:
+    """The scores of queries none of which has a match, or which have no index to be searched in."""
+    return RetrievalScores(
+        **dict.fromkeys(METRICS),
+        ci95=dict.fromkeys(METRICS),
+        chance=dict.fromkeys(METRICS),
+        queries=num_queries,
+        queries_without_match=num_queries,
+        per_domain={},
+        domain_mean={},
     )
 
 
@@ -116,19 +135,44 @@ def query_values(
     index_id: IntArray | None = None,
 ) -> tuple[Float64Array, BoolArray]:
     """Each query's METRICS (Q, M), and which queries have a match; what `retrieval_scores` averages."""
+    value_QM, num_relevant_Q, _ = _values(
+        query_embedding_QD,
+        index_embedding_ND,
+        query_label=query_label,
+        index_label=index_label,
+        query_domain=query_domain,
+        index_domain=index_domain,
+        query_id=query_id,
+        index_id=index_id,
+    )
+    return value_QM, num_relevant_Q > 0
+
+
+def _values(
+    query_embedding_QD: FloatArray,
+    index_embedding_ND: FloatArray,
+    *,
+    query_label: Sequence[str],
+    index_label: Sequence[str],
+    query_domain: Sequence[str] | None,
+    index_domain: Sequence[str] | None,
+    query_id: IntArray | None,
+    index_id: IntArray | None,
+) -> tuple[Float64Array, IntArray, IntArray]:
+    """Each query's METRICS (Q, M), its number of relevant images, and that of the images ranked for it."""
     query_QD, index_ND = _checked_embeddings(query_embedding_QD, index_embedding_ND)
     _check_counts("label", query_label, index_label, query_QD, index_ND)
     _check_counts("domain", query_domain, index_domain, query_QD, index_ND)
     query_group = _groups(query_label, query_domain)
     group_positions = _positions(_groups(index_label, index_domain))
     value_QM = np.zeros((len(query_group), len(METRICS)))
-    matched_Q = np.zeros(len(query_group), np.bool_)
-    for query, similarity_N in _similarity_rows(query_QD, index_ND, query_id, index_id):
+    num_relevant_Q, num_ranked_Q = np.zeros((2, len(query_group)), np.int64)
+    for query, similarity_N, num_ranked in _similarity_rows(query_QD, index_ND, query_id, index_id):
         relevant_P = group_positions.get(query_group[query], _NOWHERE)
         relevant_P = relevant_P[similarity_N[relevant_P] > -np.inf]  # without the query itself
-        matched_Q[query] = relevant_P.size > 0
+        num_relevant_Q[query], num_ranked_Q[query] = relevant_P.size, num_ranked
         value_QM[query] = _one_query(_relevant_sorted(similarity_N, relevant_P), relevant_P.size)
-    return value_QM, matched_Q
+    return value_QM, num_relevant_Q, num_ranked_Q
 
 
 def mean_and_ci95(
@@ -156,7 +200,7 @@ def top_k(
         raise UserError(f"k is {k}: choose 1 to {len(index_ND)}, the number of index images")
     position_QK = np.full((len(query_QD), k), -1, np.int64)
     similarity_QK = np.full((len(query_QD), k), -np.inf, np.float32)
-    for query, similarity_N in _similarity_rows(query_QD, index_ND, query_id, index_id):
+    for query, similarity_N, _ in _similarity_rows(query_QD, index_ND, query_id, index_id):
         kth_best = np.partition(similarity_N, -k)[-k]
         candidate = np.flatnonzero(similarity_N >= kth_best)  # more than k where others tie with the k-th
         best_K = candidate[np.argsort(-similarity_N[candidate], kind="stable")[:k]]
@@ -206,8 +250,10 @@ def global_average_precision(
 
 def _similarity_rows(
     query_QD: FloatArray, index_ND: FloatArray, query_id: IntArray | None, index_id: IntArray | None
-) -> Iterator[tuple[int, FloatArray]]:
-    """Each query's number and similarities_N, the query itself at -inf; a row is overwritten after its block."""
+) -> Iterator[tuple[int, FloatArray, int]]:
+    """Each query's number, similarities_N with the query itself at -inf, and the number of images without it; a row is
+    overwritten after its block.
+    """
     _check_counts("id", query_id, index_id, query_QD, index_ND)
     own_positions: list[IntArray] | None = None
     if query_id is not None and index_id is not None:
@@ -220,9 +266,9 @@ def _similarity_rows(
         block_BD = query_QD[start : start + block_size]
         similarity_BN = np.matmul(block_BD, index_ND.T, out=buffer_BN[: len(block_BD)])
         for query, similarity_N in enumerate(similarity_BN, start):
-            if own_positions is not None:
-                similarity_N[own_positions[query]] = -np.inf
-            yield query, similarity_N
+            own = _NOWHERE if own_positions is None else own_positions[query]
+            similarity_N[own] = -np.inf
+            yield query, similarity_N, similarity_N.size - own.size
 
 
 def _relevant_sorted(similarity_N: FloatArray, relevant_P: IntArray) -> BoolArray:
@@ -255,34 +301,47 @@ def _one_query(relevant_sorted: BoolArray, num_relevant: int) -> tuple[float, ..
     )
 
 
-def _means(value_QM: Float64Array, matched_Q: BoolArray) -> dict[str, float]:
+def _chance_values(num_relevant_Q: IntArray, num_ranked_Q: IntArray) -> Float64Array:
+    """What a random ranking reaches in each of a query's METRICS, in expectation: (Q, M)."""
+    pairs_P2, place_Q = np.unique(np.stack([num_relevant_Q, num_ranked_Q], axis=1), axis=0, return_inverse=True)
+    value_PM = np.zeros((len(pairs_P2), len(METRICS)))
+    for value_M, (num_relevant, num_ranked) in zip(value_PM, pairs_P2.tolist(), strict=True):
+        if num_relevant:
+            share = num_relevant / num_ranked  # of hits, at any rank
+            average = [expected_average_precision(num_relevant, num_ranked, k) for k in (None, 100, num_relevant)]
+            value_M[:] = average[0], average[1], share, share, average[2]
+    return value_PM[place_Q.reshape(-1)]
+
+
+def _means(value_QM: Float64Array, matched_Q: BoolArray) -> dict[str, float | None]:
+    if not matched_Q.any():
+        return dict.fromkeys(METRICS)
     mean_M = np.where(_OVER_ALL_QUERIES, value_QM.mean(axis=0), value_QM[matched_Q].mean(axis=0))
     return dict(zip(METRICS, mean_M.tolist(), strict=True))
 
 
 def _per_domain(
     value_QM: Float64Array, matched_Q: BoolArray, query_domain: Sequence[str]
-) -> dict[str, dict[str, float]]:
-    scores: dict[str, dict[str, float]] = {}
-    for domain, queries in sorted(_positions(query_domain).items()):
-        if not matched_Q[queries].any():
-            raise UserError(
-                f"domain {domain!r}: none of its {queries.size} queries has a match, so a mean over domains is "
-                "undefined; add index images of it or leave its queries out"
-            )
-        scores[str(domain)] = _means(value_QM[queries], matched_Q[queries])
-    return scores
+) -> dict[str, dict[str, float | None]]:
+    return {
+        str(domain): _means(value_QM[queries], matched_Q[queries])
+        for domain, queries in sorted(_positions(query_domain).items())
+    }
 
 
-def _unweighted_mean(per_domain: dict[str, dict[str, float]]) -> dict[str, float]:
-    if not per_domain:
-        return {}
-    return {name: float(np.mean([scores[name] for scores in per_domain.values()])) for name in METRICS}
+def _unweighted_mean(per_domain: dict[str, dict[str, float | None]]) -> dict[str, float | None]:
+    means: dict[str, float | None] = {}
+    for name in METRICS if per_domain else ():
+        known = [value for scores in per_domain.values() if (value := scores[name]) is not None]
+        means[name] = float(np.mean(known)) if known else None
+    return means
 
 
 def _ci95(
     value_QM: Float64Array, matched_Q: BoolArray, seed: int, num_resamples: int
-) -> dict[str, tuple[float, float]]:
+) -> dict[str, tuple[float, float] | None]:
+    if not matched_Q.any():
+        return dict.fromkeys(METRICS)
     over_all_M2 = _bootstrap_interval(value_QM, seed, num_resamples)
     over_matched_M2 = over_all_M2 if matched_Q.all() else _bootstrap_interval(value_QM[matched_Q], seed, num_resamples)
     interval_M2 = np.where(_OVER_ALL_QUERIES[:, None], over_all_M2, over_matched_M2)

@@ -11,7 +11,7 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
@@ -110,10 +110,12 @@ class TrainingLog:
         left = duration(self._seconds_left(step))
         log.info("about %s to go, evaluation apart %s%s", left, basis, self.remark)
 
-    def scalars(self, step: int, values: dict[str, float]) -> None:
-        """Logs values; one that is not finite, say the gradient norm of a step left out in fp16, is none."""
+    def scalars(self, step: int, values: Mapping[str, float | None]) -> None:
+        """Logs values; one that is not finite, say the gradient norm of a step left out in fp16, is none, as is a
+        retrieval figure that could not be scored.
+        """
         rate = self.images / max(1e-9, time.monotonic() - self.started)
-        finite = {name: value for name, value in values.items() if math.isfinite(value)}
+        finite = {name: value for name, value in values.items() if value is not None and math.isfinite(value)}
         self.run.log({"step": step, **finite, "images_per_second": round(rate, 1)})
         for name, value in finite.items():
             self.writer.add_scalar(name, value, step)

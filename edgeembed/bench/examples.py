@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from edgeembed.bench.retrieval import BoolArray, Embedded, EvaluationSet
+from edgeembed.bench.retrieval import BoolArray, Embedded
 from edgeembed.data.manifest import Rows
+from edgeembed.evaluation import EvaluationSet, have_match
 from edgeembed.images import load_rgb
 from edgeembed.metrics import IntArray, top_k
 
@@ -58,7 +59,9 @@ def choose_examples(
         return []
     rows = evaluation.rows[readable_N]
     query, index = np.intersect1d(evaluation.query, rows), np.intersect1d(evaluation.index, rows)
-    query = query[_has_match(evaluation, query, index)]
+    query = query[have_match(evaluation.manifest, query, index)]
+    if not query.size:
+        return []
     searching = {"student": student} if teacher is None else {"teacher": teacher, "student": student}
     found = {name: _search(evaluation, embedded, query, index) for name, embedded in searching.items()}
     hit = {name: _is_right(evaluation, query, found_QK[:, 0]) for name, found_QK in found.items()}
@@ -88,15 +91,6 @@ def _search(evaluation: EvaluationSet, embedded: Embedded, query: Rows, index: R
     index_ND = embedded.embedding_ND[np.searchsorted(evaluation.rows, index)]
     position_QK, _ = top_k(query_ND, index_ND, min(NUM_SHOWN, len(index)), query_id=query, index_id=index)
     return np.where(position_QK >= 0, index[position_QK], -1)
-
-
-def _has_match(evaluation: EvaluationSet, query: Rows, index: Rows) -> BoolArray:
-    rows_of: dict[tuple[str, str | None], set[int]] = {}
-    for row in index.tolist():
-        rows_of.setdefault(_name(evaluation, row), set()).add(row)
-    return np.array(
-        [bool(rows_of.get(_name(evaluation, row), set()) - {row}) for row in query.tolist()], dtype=np.bool_
-    )
 
 
 def _is_right(evaluation: EvaluationSet, query: Rows, found: IntArray) -> BoolArray:

@@ -41,6 +41,8 @@ COLUMN_MEANINGS = {
     "memory": "peak memory of a process that opens the file and embeds one image",
     "MACs": "multiply-accumulate operations for one image",
     "mAP": "mean average precision: how far up the right images stand in the ranking of the index, 1 is best",
+    "chance": "the expected mAP of a random ranking of the same images",
+    "untrained": "the mAP of the same network with random weights",
     "R@1": "recall at 1: share of queries whose first result is right",
     "mP@5": "mean precision at 5: share of right images among the first five results",
     "own index": "the file embeds queries and index images (symmetric retrieval)",

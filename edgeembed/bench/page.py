@@ -14,11 +14,13 @@ from edgeembed.bench.examples import Example
 from edgeembed.bench.explanation import COLUMN_MEANINGS, recommendation_lines
 from edgeembed.bench.summary import (
     MISSING,
+    Summary,
     best_student,
     headline,
     latency_on,
     megabytes,
     milliseconds,
+    optional_score,
     percent,
     score_text,
     summaries,
@@ -27,6 +29,7 @@ from edgeembed.bench.summary import (
     three_figures,
 )
 from edgeembed.run import write_atomically
+from edgeembed.spread import Spread, collapse_warning
 
 DOMAINS_A_TABLE = 8
 """So many columns fit beside the files' names on paper."""
@@ -48,6 +51,7 @@ def render_html(report: Mapping[str, Any], examples: Sequence[Example]) -> str:
         lstrip_blocks=True,
     )
     environment.filters.update(ms=milliseconds, mb=megabytes, threads=thread_text, score=score_text, percent=percent)
+    environment.filters.update(optional=optional_score)
     environment.filters.update(count=_count, figures=three_figures)
     files = summaries(report)
     best = best_student(report)
@@ -62,12 +66,26 @@ def render_html(report: Mapping[str, Any], examples: Sequence[Example]) -> str:
         headline=headline(report),
         recommendations=recommendation_lines(report),
         meanings=COLUMN_MEANINGS,
+        collapsed=collapse_warnings(report, files),
         domains=sorted(report["data"]["domains"]),
         domains_a_table=DOMAINS_A_TABLE,
         pareto=plots.as_inline_svg(plots.pareto(report, ink=plots.INK_IN_SVG)),
         examples=examples,
         date=datetime.date.today().isoformat(),
     )
+
+
+def collapse_warnings(report: Mapping[str, Any], files: Sequence[Summary]) -> list[str]:
+    """One line for each file whose space is collapsed on the evaluation images."""
+    found = []
+    for file in files:
+        known = file.first.get("spread")
+        if known is None:
+            continue
+        labels = report["data"]["labels"] or None
+        warning = collapse_warning(file.title, Spread(**known), num_classes=labels)
+        found += [warning] if warning else []
+    return found
 
 
 def _count(value: float | None) -> str:

@@ -34,9 +34,9 @@ def pareto(report: Mapping[str, Any], *, ink: str = INK) -> Figure:
     for file in files:
         if file is teacher:
             continue
+        colour = PALETTE[names.index(file.name) % len(PALETTE)]
         if file.map is None:
             continue
-        colour = PALETTE[names.index(file.name) % len(PALETTE)]
         if file.map_asymmetric is not None:
             axes.plot([file.best_ms] * 2, [file.map, file.map_asymmetric], color=colour, linewidth=1, alpha=0.6)
             axes.plot(file.best_ms, file.map_asymmetric, "o", color=colour, markerfacecolor="none", markersize=8)
@@ -46,6 +46,12 @@ def pareto(report: Mapping[str, Any], *, ink: str = INK) -> Figure:
         axes.axhline(teacher.map, color=ink, linestyle=(0, (5, 4)), linewidth=1, alpha=0.7)
         axes.plot(teacher.best_ms, teacher.map, "*", color=ink, markersize=13)
         labels.append((teacher.best_ms, teacher.map, "teacher"))
+    for value, name in ((files[0].chance, "chance"), (best_untrained(files), "untrained")) if files else ():
+        if value is not None and labels:
+            axes.axhline(value, color=ink, linestyle=":", linewidth=1, alpha=0.7)
+            axes.text(0.01, value, name, transform=axes.get_yaxis_transform(), va="bottom", fontsize=8, color=ink)
+    if not labels:
+        axes.text(0.5, 0.5, "retrieval not scored", transform=axes.transAxes, ha="center", color=ink)
     _style(axes, files, ink)
     _legend(axes, ink, with_teacher=teacher is not None)
     label_points(figure, axes, labels, ink=ink)
@@ -58,9 +64,15 @@ def shortened(title: str) -> str:
     return title if len(title) <= MOST_LETTERS else f"{title[: half - 1]}\N{HORIZONTAL ELLIPSIS}{title[-half:]}"
 
 
+def best_untrained(files: Sequence[Summary]) -> float | None:
+    """The highest mAP that an untrained network of a measured kind reaches."""
+    return max((file.untrained for file in files if file.untrained is not None), default=None)
+
+
 def _style(axes: Axes, files: Sequence[Summary], ink: str) -> None:
     times = [file.best_ms for file in files]
-    values = [value for file in files for value in (file.map, file.map_asymmetric) if value is not None]
+    values = [value for file in files for value in (file.map, file.map_asymmetric, file.chance) if value is not None]
+    values = values or [0.0, 1.0]
     axes.set_xscale("log")
     low, high = min(times), max(times)
     span = max((high / low) ** 0.12, 1.5)

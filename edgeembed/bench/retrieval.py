@@ -18,52 +18,49 @@ import numpy.typing as npt
 from edgeembed.data.manifest import Manifest, Rows
 from edgeembed.embeddings import shorten
 from edgeembed.errors import UserError
-from edgeembed.evaluation import FloatArray, score_rows
+from edgeembed.evaluation import (
+    EvaluationSet,
+    FloatArray,
+    choose_split,
+    have_match,
+    log_scope,
+    plan_evaluation,
+    score_rows,
+)
 from edgeembed.images import ImageError, UInt8Array
 from edgeembed.metrics import RetrievalScores
 from edgeembed.runtimes import Session
 from edgeembed.sources import decode_ahead
+from edgeembed.spread import Spread, collapse_warning, spread_of
 
 log = logging.getLogger(__name__)
 
 CACHE_BYTES = 1_500_000_000  # decoded squares above it are decoded again for each file
 
+MOST_UNSCORED = 256  # images of a data set that retrieval cannot be scored on
+
 BoolArray = npt.NDArray[np.bool_]
 
 
-@dataclass(frozen=True, kw_only=True)
-class EvaluationSet:
-    """The manifest's rows of one protocol; `rows` holds queries and index together, each once, ascending."""
-
-    manifest: Manifest
-    split: str
-    query: Rows
-    index: Rows
-
-    @property
-    def rows(self) -> Rows:
-        return np.union1d(self.query, self.index)
-
-    @property
-    def files(self) -> list[str]:
-        return [self.manifest.files[row] for row in self.rows]
-
-    def describe(self, readable_N: BoolArray) -> dict[str, Any]:
-        """`data` of the report; queries and index are counted as they were scored, without unreadable images."""
-        manifest, scored = self.manifest, self.rows[readable_N]
-        query, index = np.intersect1d(self.query, scored), np.intersect1d(self.index, scored)
-        return {
-            "fingerprint": manifest.fingerprint,
-            "split": self.split,
-            "queries": len(query),
-            "index": len(index),
-            "labels": len(manifest.class_names(scored)),
-            "unreadable": int(np.count_nonzero(~readable_N)),
-            "domains": {
-                domain: {"queries": _count(manifest, query, domain), "index": _count(manifest, index, domain)}
-                for domain in sorted({manifest.domain[row] for row in scored})
-            },
-        }
+def describe_data(evaluation: EvaluationSet, readable_N: BoolArray) -> dict[str, Any]:
+    """`data` of the report; queries and index are counted as they were scored, without unreadable images."""
+    manifest, scored = evaluation.manifest, evaluation.rows[readable_N]
+    query, index = np.intersect1d(evaluation.query, scored), np.intersect1d(evaluation.index, scored)
+    return {
+        "fingerprint": manifest.fingerprint,
+        "split": evaluation.split,
+        "queries": len(query),
+        "index": len(index),
+        "labels": len(manifest.class_names(scored)),
+        "unreadable": int(np.count_nonzero(~readable_N)),
+        "queries_without_match": int(np.count_nonzero(~have_match(manifest, query, index))),
+        "unlabelled": evaluation.unlabelled,
+        "not_scored": evaluation.not_scored,
+        "domains": {
+            domain: {"queries": _count(manifest, query, domain), "index": _count(manifest, index, domain)}
+            for domain in sorted({manifest.domain[row] for row in scored})
+        },
+    }
 
 
 def _count(manifest: Manifest, rows: Rows, domain: str) -> int:
@@ -71,15 +68,22 @@ def _count(manifest: Manifest, rows: Rows, domain: str) -> int:
 
 
 def evaluation_set(manifest: Manifest) -> EvaluationSet:
-    """The test protocol; where the manifest has no labelled test rows, the one of val, with a notice."""
-    has_test = any(manifest.label[row] is not None for row in manifest.rows("test"))
-    if not has_test and manifest.rows("val").size == 0:
-        raise UserError("the manifest has neither a test nor a val split with labels: set `split` of some rows to test")
-    split = "test" if has_test else "val"
-    if not has_test:
-        log.warning("the manifest has no labelled test split: measuring on val, which training may have looked at")
-    query, index = manifest.evaluation(split)
-    chosen = EvaluationSet(manifest=manifest, split=split, query=query, index=index)
+    """The test protocol; where test cannot be scored, the one of val, with a notice.
+
+    Where neither can be, times and cosines are measured all the same, on up to `MOST_UNSCORED` images.
+    """
+    chosen = choose_split(manifest, "test", "val")
+    if chosen.not_scored is not None:
+        rows = next(rows for split in ("test", "val", "train") if (rows := manifest.rows(split)).size)
+        spread_out = rows[:: max(1, len(rows) // MOST_UNSCORED)][:MOST_UNSCORED]
+        chosen = dataclasses.replace(chosen, split=manifest.split[rows[0]], others=spread_out)
+        log.warning("retrieval is not scored (%s): times and cosines only", chosen.not_scored)
+    elif chosen.split == "val":
+        log.warning(
+            "measuring on val, which training may have looked at: %s", plan_evaluation(manifest, "test").describe()
+        )
+    else:
+        log_scope(chosen)
     manifest.take(chosen.rows).require_files()
     return chosen
 
@@ -142,6 +146,7 @@ class Quality:
     retrieval: dict[str, Any]
     retention: dict[str, float | None] | None
     cosine_to_teacher: dict[str, float] | None
+    spread: Spread | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +154,7 @@ class Reference:
     """What students are held against: the teacher's embeddings, and its own mAP on them."""
 
     embedded: Embedded
-    map: float
+    map: float | None
 
 
 def judge(
@@ -157,8 +162,9 @@ def judge(
 ) -> Quality:
     """A model's figures over the rows that every model could read; one of a short space searches a shortened index."""
     symmetric = _score(evaluation, student, student, readable_N)
+    spread = spread_of(student.embedding_ND[readable_N])
     if teacher is None:
-        return Quality(retrieval=_retrieval(symmetric, None), retention=None, cosine_to_teacher=None)
+        return Quality(retrieval=_retrieval(symmetric, None), retention=None, cosine_to_teacher=None, spread=spread)
     searched_ND = teacher.embedded.embedding_ND
     if (dim := student.embedding_ND.shape[1]) != searched_ND.shape[1]:
         searched_ND = shorten(searched_ND, dim)
@@ -169,11 +175,23 @@ def judge(
     return Quality(
         retrieval=_retrieval(symmetric, asymmetric),
         retention={
-            "symmetric": symmetric.map / teacher.map if teacher.map else None,
-            "asymmetric": asymmetric.map / teacher.map if teacher.map else None,
+            "symmetric": _share(symmetric.map, teacher.map),
+            "asymmetric": _share(asymmetric.map, teacher.map),
         },
         cosine_to_teacher={"p1": p1, "p50": p50},
+        spread=spread,
     )
+
+
+def _share(value: float | None, whole: float | None) -> float | None:
+    return value / whole if value is not None and whole else None
+
+
+def warn_if_collapsed(name: str, quality: Quality, evaluation: EvaluationSet) -> None:
+    """Names a collapsed space, whose retrieval figures small errors change."""
+    num_classes = len(evaluation.manifest.class_names(evaluation.rows)) or None
+    if (warning := collapse_warning(name, quality.spread, num_classes=num_classes)) is not None:
+        log.warning("%s", warning)
 
 
 def readable_by_all(embedded: Sequence[Embedded]) -> BoolArray:

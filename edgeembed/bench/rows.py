@@ -17,6 +17,7 @@ from edgeembed.bench.probe import probe
 from edgeembed.bench.retrieval import Quality
 from edgeembed.images import UInt8Array, load_pixels
 from edgeembed.runtimes import open_session
+from edgeembed.spread import Spread
 
 Run = Callable[[UInt8Array], object]
 
@@ -49,6 +50,9 @@ class Row:
     retrieval: dict[str, Any]
     retention: dict[str, float | None] | None
     cosine_to_teacher: dict[str, float] | None
+    untrained: dict[str, Any] | None = None
+    """`symmetric` and `asymmetric` figures of the same architecture with random weights."""
+    spread: Spread | None = None
     sha256: str
 
     def as_json(self) -> dict[str, Any]:
@@ -67,7 +71,9 @@ class Setting:
     teacher_budget: Budget
 
 
-def student_rows(candidate: Candidate, quality: Quality, setting: Setting) -> Iterator[Row]:
+def student_rows(
+    candidate: Candidate, quality: Quality, setting: Setting, untrained: dict[str, Any] | None = None
+) -> Iterator[Row]:
     """A bundle's file at every batch size and number of threads, in the runtime that it is for."""
     height, width = candidate.bundle.input.height, candidate.bundle.input.width
     for threads in [None] if candidate.runtime == "tensorrt" else setting.threads:
@@ -89,6 +95,8 @@ def student_rows(candidate: Candidate, quality: Quality, setting: Setting) -> It
             retrieval=quality.retrieval,
             retention=quality.retention,
             cosine_to_teacher=quality.cosine_to_teacher,
+            untrained=untrained,
+            spread=quality.spread,
             sha256=candidate.file.sha256,
         )
         for batch in setting.batches:

@@ -17,17 +17,20 @@ from edgeembed.bench.report import SCHEMA, write_report
 from edgeembed.bench.retrieval import (
     DecodedFiles,
     Embedded,
-    EvaluationSet,
     Reference,
+    describe_data,
     embed_with_session,
     evaluation_set,
     judge,
     readable_by_all,
+    warn_if_collapsed,
 )
 from edgeembed.bench.rows import Row, Setting, student_rows, with_floor
 from edgeembed.bench.summary import best_student
+from edgeembed.bench.untrained import Untrained
 from edgeembed.data.manifest import Manifest
 from edgeembed.errors import CheckFailed
+from edgeembed.evaluation import EvaluationSet
 from edgeembed.progress import stage
 from edgeembed.run import machine, package_versions
 from edgeembed.runtimes.fastest import Pair, open_file_of
@@ -102,12 +105,16 @@ def bench(
     if known is not None and by_teacher is not None:
         own = judge(evaluation, by_teacher, readable_N)
         reference = Reference(embedded=by_teacher, map=own.retrieval["symmetric"]["map"])
+        warn_if_collapsed(f"the teacher, {known.model.name}", own, evaluation)
         with stage(f"timing the teacher, {known.model.name}"):
             rows += known.rows(own, setting)
+    untrained = Untrained(evaluation, readable_N, reference)
     for candidate, one in embedded.items():
         quality = judge(evaluation, one, readable_N, reference)
+        warn_if_collapsed(candidate.label, quality, evaluation)
+        figures = untrained.figures(candidate)
         with stage(f"timing {candidate.label}"):
-            rows += student_rows(candidate, quality, setting)
+            rows += student_rows(candidate, quality, setting, figures)
     if not quick:
         with stage("measuring the machine once more, as other work may have slowed it"):
             floor = floor.best_of(measure_floor(timed_threads))
@@ -116,7 +123,7 @@ def bench(
         "schema": SCHEMA,
         "machine": system,
         "versions": package_versions(),
-        "data": evaluation.describe(readable_N),
+        "data": describe_data(evaluation, readable_N),
         "floor": floor.as_json(),
         "rows": [with_floor(row, floor).as_json() for row in rows],
         "skipped": skipped,

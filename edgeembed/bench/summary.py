@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgeembed.bench.candidates import Candidate
+from edgeembed.chance import beside_chance
 
 MISSING = "\N{EN DASH}"
 NOT_SCORED = "not scored"
@@ -67,6 +68,18 @@ class Summary:
         ends = ((self.first["retrieval"].get(kind) or {}).get("ci95") or {}).get(figure)
         return None if ends is None or None in ends else ends
 
+    @property
+    def chance(self) -> float | None:
+        """The mAP of a random ranking, in either index; None in reports of earlier versions."""
+        own = self.first["retrieval"].get("symmetric") or {}
+        return (own.get("chance") or {}).get("map")
+
+    @property
+    def untrained(self) -> float | None:
+        """The mAP of the same architecture with random weights, in its own index."""
+        figures = (self.first.get("untrained") or {}).get("symmetric") or {}
+        return figures.get("map")
+
     def of_domain(self, domain: str | None) -> float | None:
         """mAP on its own index over a domain's queries, or the mean over domains for None."""
         own = self.first["retrieval"].get("symmetric") or {}
@@ -125,12 +138,13 @@ def headline(report: Mapping[str, Any]) -> str:
         speed += " on one thread" if threads == 1 else f" on {threads} threads"
     if best.map is None:
         return f"{best.title} embeds {speed}; its retrieval could not be scored."
+    reached = beside_chance(best.map, chance=best.chance, untrained=best.untrained, digits=3)
     if best.kept("symmetric") is None:
-        return f"{best.title} reaches mAP {best.map:.3f} {speed}."
+        return f"{best.title} reaches {reached} {speed}."
     text = f"{best.title} keeps {percent(best.kept('symmetric'))} of the teacher's mAP {speed}"
     if best.kept("asymmetric") is not None:
         text += f", and {percent(best.kept('asymmetric'))} when it searches the teacher's own index"
-    return text + "."
+    return f"{text}: {reached}."
 
 
 def milliseconds(value: float | None) -> str:
@@ -149,6 +163,11 @@ def megabytes(value: float | None) -> str:
 def score_text(value: float | None) -> str:
     """A retrieval figure as a table shows it."""
     return NOT_SCORED if value is None else f"{value:.4f}"
+
+
+def optional_score(value: float | None) -> str:
+    """A figure that may not be known, as a table shows it."""
+    return MISSING if value is None else f"{value:.4f}"
 
 
 def percent(share: float | None) -> str:

@@ -13,11 +13,12 @@ import torch
 
 from edgeembed.bench.candidates import Candidate
 from edgeembed.bench.probe import probe
-from edgeembed.bench.retrieval import Embedded, EvaluationSet, Quality
+from edgeembed.bench.retrieval import Embedded, Quality
 from edgeembed.bench.rows import Row, Setting, timed
 from edgeembed.bundle import sha256_of
 from edgeembed.embeddings import long_space_id
 from edgeembed.errors import UserError
+from edgeembed.evaluation import EvaluationSet
 from edgeembed.images import UInt8Array
 from edgeembed.progress import stage
 from edgeembed.run import RunFolder, require_run
@@ -75,6 +76,7 @@ class Teacher:
             retrieval=quality.retrieval,
             retention=quality.retention,
             cosine_to_teacher=quality.cosine_to_teacher,
+            spread=quality.spread,
             sha256=sha256_of(weights),
         )
 

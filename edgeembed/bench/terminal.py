@@ -11,6 +11,7 @@ from edgeembed.bench.summary import (
     headline,
     megabytes,
     milliseconds,
+    optional_score,
     percent,
     score_text,
     summaries,
@@ -26,11 +27,13 @@ NUMBER_COLUMNS = (
     "size",
     "memory",
     "mAP",
+    "chance",
+    "untrained",
     "mAP on teacher's",
     "kept",
     "% of roofline",
 )
-EXPLAINED = ("mAP", "kept", "% of roofline")
+EXPLAINED = ("mAP", "chance", "untrained", "kept", "% of roofline")
 
 
 def print_summary(report: Mapping[str, Any]) -> None:
@@ -46,6 +49,8 @@ def print_summary(report: Mapping[str, Any]) -> None:
             megabytes(row["size_bytes"]),
             megabytes(row["peak_rss_bytes"]),
             score_text(file.map),
+            optional_score(file.chance),
+            optional_score(file.untrained),
             MISSING if row["retrieval"]["asymmetric"] is None else score_text(file.map_asymmetric),
             percent(file.kept("symmetric")),
             MISSING if row["percent_of_floor"] is None else f"{row['percent_of_floor']:.0f}",
@@ -57,6 +62,8 @@ def print_summary(report: Mapping[str, Any]) -> None:
         print(line)
     for item in report["skipped"]:
         print(f"skipped: {item['name']}: {item['reason']}")
+    if report["data"].get("not_scored"):
+        print(f"retrieval not scored: {report['data']['not_scored']}")
     for name in EXPLAINED:
         print(f"{name}: {COLUMN_MEANINGS[name]}")
     for line in recommendation_lines(report):

@@ -158,11 +158,15 @@ def check(
     from edgeembed.data.checking import find_copies, unreadable, without
     from edgeembed.data.manifest import check_manifest_name, read_manifest, write_manifest
     from edgeembed.errors import CheckFailed
+    from edgeembed.evaluation import log_scope, plan_evaluation
     from edgeembed.image_files import printable
 
     if fix is not None:
         check_manifest_name(fix)
     table = read_manifest(manifest)
+    planned = [plan_evaluation(table, split) for split in ("val", "test")]
+    for one in planned:
+        log_scope(one)
     bad = unreadable(table, workers=workers)
     copies = find_copies(table, bad=bad)
     if not as_json:
@@ -186,6 +190,7 @@ def check(
                 "leaks": copies.leaks,
                 "copies": copies.num_copies,
                 "other_labels": copies.num_other_labels,
+                "evaluation": [one.counts() for one in planned],
                 "fixed": None if fix is None else str(fix),
             }
         )

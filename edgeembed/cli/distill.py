@@ -37,6 +37,7 @@ def distill(
 
     if teacher is not None:
         require_teacher(teacher)  # before torch, which takes seconds
+    from edgeembed.chance import describe_scores
     from edgeembed.config import load_recipe
     from edgeembed.data.manifest import read_manifest
     from edgeembed.run import RunFolder, latest_run
@@ -55,8 +56,11 @@ def distill(
         log.info("data: %s (the teacher's)", data)
     run = RunFolder(path=out or Path("runs") / settings.student.name)
     result = distil(settings, read_manifest(data), teacher, run, resume=resume)
+    untrained = result.get("untrained") or {}
     for kind, scores in (result.get("scores") or {}).items():
-        log.info("val, %s: mAP %.4f, recall@1 %.4f", kind, scores["map"], scores["recall_at_1"])
+        log.info("val, %s: %s", kind, describe_scores(scores, untrained=(untrained.get(kind) or {}).get("map")))
+    if not result.get("scores"):
+        log.info("val: not scored: %s", result.get("not_scored") or "the run was not evaluated")
     log.info("student: %s", run.path)
     if as_json:
         print_json(result)

@@ -163,6 +163,7 @@ def measure(folder: Path, images: Sequence[Path | Image], threads: int | None) -
             "provider": one.provider,
             "p50_ms": round(one.p50_ms, 4),
             "cosine_p1": one.agreement.cosine_p1,
+            "relative_error_p50": one.agreement.relative_error_p50,
             "chosen": one is fastest,
             "refused": refusal(files[one.path], one.agreement),
         }

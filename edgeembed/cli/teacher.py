@@ -35,6 +35,7 @@ def teacher_train(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
 ) -> None:
     """Train the teacher, whose embedding space students learn."""
+    from edgeembed.chance import describe_scores
     from edgeembed.config import load_recipe
     from edgeembed.data.manifest import read_manifest
     from edgeembed.run import RunFolder
@@ -45,7 +46,9 @@ def teacher_train(
     settings = load_recipe(TeacherRecipe, kind="teacher", name=recipe, overrides=[*overrides, *(set_ or [])])
     result = train_teacher(settings, read_manifest(data), RunFolder(path=out), resume=resume)
     if scores := result.get("scores"):
-        log.info("val: mAP %.4f, recall@1 %.4f (%d queries)", scores["map"], scores["recall_at_1"], scores["queries"])
+        log.info("val: %s", describe_scores(scores, untrained=None))
+    else:
+        log.info("val: not scored: %s", result.get("not_scored") or "the run was not evaluated")
     log.info("teacher: %s", out)
     if as_json:
         print_json(result)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from edgeembed.bundle import BundleFile, BundleManifest, CpuRequirement
+from edgeembed.spread import Spread, describe
 
 USE = """## Use
 
@@ -40,9 +43,43 @@ def remarks(file: BundleFile) -> list[str]:
     return ["", f"`{file.path}`: {'; '.join(said)}."] if said else []
 
 
+@dataclass(frozen=True, kw_only=True)
+class Beside:
+    """The columns and remarks that retrieval is read beside; empty for bundles of versions that did not measure them,
+    whose cards must not change.
+    """
+
+    header: str = ""
+    rule: str = ""
+    cells: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, manifest: BundleManifest) -> Beside:
+        known = manifest.evaluation
+        if known is None:
+            return cls()
+        untrained = known.untrained_on(known.fingerprint) or {}
+        figures = ((known.chance or {}).get("map"), untrained.get("map"))
+        said = ["chance: a random ranking; untrained: the same network with random weights, in its own index."]
+        if known.not_scored is not None:
+            said = [f"Retrieval was not scored, files were judged by cosine alone: {known.not_scored}."]
+        if known.spread is not None:
+            spread = Spread(**known.spread.model_dump())
+            warned = "**The embedding space is collapsed**, small errors change results: " if known.collapsed else ""
+            said.append(f"{warned}{describe(spread)} ({spread.images} images).")
+        return cls(
+            header=" chance | untrained |",
+            rule="---|---|",
+            cells=tuple("-" if figure is None else f"{figure:.4f}" for figure in figures),
+            remarks=("", " ".join(said)),
+        )
+
+
 def model_card(manifest: BundleManifest, notes: str = "") -> str:
     """Markdown for MODEL_CARD.md, from what the manifest holds; nothing in it is assumed."""
     student, teacher, data = manifest.student or {}, manifest.teacher or {}, manifest.data or {}
+    beside = Beside.of(manifest)
     lines = [
         f"# {manifest.name}",
         "",
@@ -60,18 +97,21 @@ def model_card(manifest: BundleManifest, notes: str = "") -> str:
         "",
         "## Files",
         "",
-        "| file | precision | bytes | cosine to torch p1 / p50 | mAP | recall@1 | measured on |",
-        "|---|---|---|---|---|---|---|",
+        f"| file | precision | bytes | cosine to torch p1 / p50 | mAP |{beside.header} recall@1 | measured on |",
+        f"|---|---|---|---|---|{beside.rule}---|---|",
     ]
     for file in manifest.files:
         agreement = f"{file.parity.cosine_p1:.5f} / {file.parity.cosine_p50:.5f}" if file.parity else "-"
         scores = file.retrieval or {}
-        figures = [f"{scores[key]:.4f}" if key in scores else "-" for key in ("map", "recall_at_1")]
+        missing = "-" if manifest.evaluation is None else "not scored"
+        map_, recall = (f"{scores[key]:.4f}" if key in scores else missing for key in ("map", "recall_at_1"))
+        figures = [map_, *(beside.cells if scores else ["-"] * len(beside.cells)), recall]
         where = f"{scores.get('queries')} queries of the {scores.get('split')} split" if scores else "-"
         cells = [f"`{file.path}`", file.precision, f"{file.bytes:,}", agreement, *figures, where]
         lines.append(f"| {' | '.join(cells)} |")
     for file in manifest.files:
         lines += remarks(file)
+    lines += beside.remarks
     if notes:
         lines += ["", notes.strip()]
     spec = manifest.input

@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 
 from edgeembed.bundle import parity
+from edgeembed.chance import beside_chance
 from edgeembed.embedder import FloatArray
 from edgeembed.errors import CheckFailed, UserError
 from edgeembed.export.gate import AveragePrecisions, MapLoss, Verdict, judge, map_loss
@@ -72,13 +73,14 @@ class Checker:
     reference_ND: FloatArray
     gate: GateSection
     transformer: bool
+    untrained_map: float | None = None
 
     def check(self, path: Path, precision: str, fp32: Checked | None, *, runtime: str = OWN_RUNTIME) -> Checked:
         """Raises what the runtime raises where the file does not run."""
         with stage(f"checking {path.name} on {len(self.images.pixels_NHWC)} images in {runtime}"):
             embedding_ND = run_session(open_session(path, runtime=runtime), self.images.pixels_NHWC)
         checked = self.judged(embedding_ND, precision, fp32)
-        log.info("%s in %s: %s", precision, runtime, describe(checked))
+        log.info("%s in %s: %s", precision, runtime, describe(checked, self.untrained_map))
         return checked
 
     def judged(self, embedding_ND: FloatArray, precision: str, fp32: Checked | None) -> Checked:
@@ -115,11 +117,14 @@ def is_transformer(model: onnx.ModelProto) -> bool:
     return any(node.op_type in ("Softmax", "Attention") for node in model.graph.node)
 
 
-def describe(checked: Checked) -> str:
+def describe(checked: Checked, untrained_map: float | None) -> str:
     agreement, loss = checked.verdict.parity, checked.verdict.map_loss
     figures = f"cosine p1 {agreement.cosine_p1:.5f}, p50 {agreement.cosine_p50:.5f}"
-    if checked.scores is not None:
-        figures += f", mAP {checked.scores.map:.4f}"
+    if agreement.relative_error_p50 is not None:
+        figures += f", error {agreement.relative_error_p50:.5f} of the distance between images"
+    scores = checked.scores
+    chance = None if scores is None else scores.chance["map"]
+    figures += f", {beside_chance(None if scores is None else scores.map, chance=chance, untrained=untrained_map)}"
     if loss is not None:
         figures += f", {100 * loss.value:.2f} points [{100 * loss.low:.2f}, {100 * loss.high:.2f}] below fp32"
     return f"{figures}: {'REFUSED' if checked.verdict.reasons else 'passed'}"

@@ -9,16 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
-import torch
 
 from edgeembed.bundle import BundleFile, BundleManifest, Quantisation, sha256_of, write_bundle
-from edgeembed.embedder import FloatArray
 from edgeembed.embeddings import short_space_id
 from edgeembed.errors import UserError
+from edgeembed.export.baselines import measure_baselines, run_torch
 from edgeembed.export.card import model_card
-from edgeembed.export.checking import BATCH, OWN_RUNTIME, Checked, Checker, is_transformer
+from edgeembed.export.checking import OWN_RUNTIME, Checked, Checker, is_transformer
 from edgeembed.export.engines import build_all
 from edgeembed.export.facts import bundle_facts
 from edgeembed.export.gate import Refused
@@ -27,7 +25,6 @@ from edgeembed.export.int8 import int8_attempts
 from edgeembed.export.onnx import MAX_PROTOBUF_BYTES, OPSET, save, to_onnx
 from edgeembed.export.precision import to_fp16
 from edgeembed.export.recipe import ExportRecipe
-from edgeembed.images import UInt8Array
 from edgeembed.packing import replace_folder
 from edgeembed.progress import stage
 from edgeembed.student.zoo import count_macs
@@ -69,7 +66,14 @@ def export_run(
         fp32 = to_onnx(model, metadata_of(model, facts, licence))
     with stage(f"embedding {images.num_parity} images with torch"):
         reference_ND = run_torch(model, images.pixels_NHWC[: images.num_parity])
-    checker = Checker(images=images, reference_ND=reference_ND, gate=recipe.gate, transformer=is_transformer(fp32))
+    baselines = measure_baselines(model, images, reference_ND, macs)
+    checker = Checker(
+        images=images,
+        reference_ND=reference_ND,
+        gate=recipe.gate,
+        transformer=is_transformer(fp32),
+        untrained_map=baselines.untrained_map,
+    )
 
     partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -94,7 +98,8 @@ def export_run(
             passed = [BundleFile.model_validate(item) for item in files]
             built, missed = build_all(partial, passed, checker, of_fp32, recipe.engine, accept_worse=accept_worse)
             files, refused = [*files, *built], [*refused, *missed]
-        manifest = BundleManifest.model_validate(bundle_facts(model, macs, facts, name, licence, files))
+        described = bundle_facts(model, macs, facts, name, licence, files, baselines.facts(of_fp32))
+        manifest = BundleManifest.model_validate(described)
         manifest = write_bundle(partial, manifest, model_card(manifest, notes))
         replace_folder(out, partial)
     finally:
@@ -197,13 +202,6 @@ def attempts(
             yield found.model, found.facts
     else:
         yield (to_fp16(fp32) if precision == "fp16" else fp32), None
-
-
-def run_torch(model: Network, pixels_NHWC: UInt8Array) -> FloatArray:
-    """(N, D) of the network itself."""
-    with torch.inference_mode():
-        batches = torch.from_numpy(pixels_NHWC).permute(0, 3, 1, 2).split(BATCH)
-        return np.concatenate([model(batch).numpy() for batch in batches])
 
 
 def file_facts(path: Path, precision: str) -> dict[str, Any]:

@@ -10,7 +10,13 @@ from edgeembed.teacher.model import Network
 
 
 def bundle_facts(
-    model: Network, macs: int, facts: dict[str, Any], name: str, licence: str | None, files: list[dict[str, Any]]
+    model: Network,
+    macs: int,
+    facts: dict[str, Any],
+    name: str,
+    licence: str | None,
+    files: list[dict[str, Any]],
+    evaluation: dict[str, Any],
 ) -> dict[str, Any]:
     """Everything of bundle.json; `macs` of one image."""
     network = {
@@ -18,6 +24,7 @@ def bundle_facts(
         "backbone": model.name,
         "params": facts["architecture"]["params"],
         "macs": macs,
+        "architecture": model.describe()["architecture"],
         "weights": facts.get("weights"),
         "role": facts["role"],
     }
@@ -39,6 +46,7 @@ def bundle_facts(
         "teacher": without_paths(teacher) if teacher else None,
         "student": network,
         "data": without_paths(facts["data"]),
+        "evaluation": evaluation,
         "licence": licence,
         "versions": package_versions(),
     }

@@ -12,6 +12,7 @@ from edgeembed.bundle import Parity
 from edgeembed.errors import CheckFailed
 from edgeembed.export.recipe import Thresholds
 from edgeembed.metrics import mean_and_ci95
+from edgeembed.spread import error_beside_spread
 
 AveragePrecisions = npt.NDArray[np.float64]
 
@@ -58,6 +59,9 @@ def judge(agreement: Parity, loss: MapLoss | None, wanted: Thresholds) -> Verdic
         figure, least = getattr(agreement, name), getattr(wanted, name)
         if least is not None and figure < least:
             reasons.append(f"{name.replace('_', ' ')} {figure:.5f} is below {least:g}")
+    if wanted.relative_error_p50 is not None:
+        beside = error_beside_spread(agreement.relative_error_p50, wanted.relative_error_p50)
+        reasons += [beside] if beside else []
     if loss is not None and wanted.map_loss is not None and loss.value > wanted.map_loss and loss.low > 0.0:
         reasons.append(
             f"mAP is {100 * loss.value:.2f} points [{100 * loss.low:.2f}, {100 * loss.high:.2f}] below fp32's, "

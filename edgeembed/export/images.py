@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 
 from edgeembed.data.manifest import Manifest, Rows, read_manifest
 from edgeembed.errors import UserError
-from edgeembed.evaluation import FloatArray, protocol, score_rows
+from edgeembed.evaluation import EvaluationSet, FloatArray, choose_split, have_match, protocol, score_rows
 from edgeembed.export.gate import AveragePrecisions
 from edgeembed.export.recipe import ExportRecipe
 from edgeembed.images import ImageError, UInt8Array, load_pixels
@@ -36,27 +37,27 @@ class GateImages:
     choosing_NHWC: UInt8Array
     pixels_NHWC: UInt8Array
     num_parity: int
-    manifest: Manifest
     rows: Rows
-    query: Rows
-    index: Rows
-    split: str
+    evaluation: EvaluationSet
 
     def score(self, embedding_ND: FloatArray) -> RetrievalScores | None:
-        """Retrieval of a file's embeddings on the gate's split; None where it has no labelled rows."""
-        if self.query.size == 0 or not np.isfinite(embedding_ND).all():
+        """Retrieval of a file's embeddings on the gate's split; None where nothing can be scored."""
+        if self.evaluation.not_scored is not None or not np.isfinite(embedding_ND).all():
             return None
-        return score_rows(embedding_ND, self.rows, embedding_ND, self.rows, self.manifest, self.query, self.index)
+        manifest, query, index = self.evaluation.manifest, self.evaluation.query, self.evaluation.index
+        scores = score_rows(embedding_ND, self.rows, embedding_ND, self.rows, manifest, query, index)
+        return None if scores.map is None else scores
 
     def average_precisions(self, embedding_ND: FloatArray) -> AveragePrecisions | None:
         """Average precision of each query that has a match (Q,); None where there is nothing to score."""
-        if self.query.size == 0 or not np.isfinite(embedding_ND).all():
+        if self.score(embedding_ND) is None:
             return None
-        as_query, as_index = np.isin(self.rows, self.query), np.isin(self.rows, self.index)
+        evaluation = self.evaluation
+        as_query, as_index = np.isin(self.rows, evaluation.query), np.isin(self.rows, evaluation.index)
         value_QM, matched_Q = query_values(
             embedding_ND[as_query],
             embedding_ND[as_index],
-            **protocol(self.manifest, self.rows[as_query], self.rows[as_index]),
+            **protocol(evaluation.manifest, self.rows[as_query], self.rows[as_index]),
         )
         average_precision_Q: AveragePrecisions = value_QM[matched_Q, METRICS.index("map")]
         return average_precision_Q
@@ -64,41 +65,44 @@ class GateImages:
     def summary(self, scores: RetrievalScores) -> dict[str, Any]:
         """`retrieval` of bundle.json."""
         return {
-            "split": self.split,
+            "split": self.evaluation.split,
             "queries": scores.queries,
-            "index": int(np.isin(self.rows, self.index).sum()),
+            "index": int(np.isin(self.rows, self.evaluation.index).sum()),
             "map": scores.map,
             "recall_at_1": scores.recall_at_1,
             "mp_at_5": scores.mp_at_5,
-            "ci95": {"map": list(scores.ci95["map"])},
+            "ci95": {"map": scores.ci95["map"]},
+            "chance": {"map": scores.chance["map"]},
         }
 
 
 def gate_images(size_px: int, macs: int, facts: dict[str, Any], data: Path | None, recipe: ExportRecipe) -> GateImages:
-    """Calibrates on train, judges on val where there is one, else on test; `macs` of an image decide on how many."""
+    """Calibrates on train, judges on val where it can be scored, else on test; `macs` of an image decide on how many.
+
+    Where neither can be, embeddings of training images are compared and nothing is scored.
+    """
     known = (facts.get("data") or {}).get("manifest")
     if data is None and not known:
         raise UserError("the run does not say which data it saw: give a manifest with --data")
     manifest = read_manifest(data or Path(str(known)))
-    split = "val" if manifest.rows("val").size else "test"
     train = manifest.rows("train")
-    try:
-        query, index = manifest.evaluation(split)
-    except UserError as error:
-        log.warning("the gate compares embeddings only: %s", error)
-        query, index = np.zeros((2, 0), dtype=np.int64)
+    planned = choose_split(manifest, "val", "test")
     paid_for = max(LEAST_IMAGES, int(recipe.gate.max_macs / macs))
     most = min(recipe.gate.max_images, paid_for)
-    query, index = within(query, index, most)
+    evaluation = affordable(planned, most)
+    if evaluation.not_scored is not None:
+        log.warning("the gate judges by cosine alone, retrieval is not scored: %s", evaluation.not_scored)
     num_parity = min(PARITY_IMAGES, most)
-    judged = np.union1d(query, index)
-    judged = judged if judged.size else train[sample_evenly(len(train), num_parity)]
+    judged = evaluation.rows
+    if judged.size == 0:
+        there = train if train.size else np.arange(len(manifest))
+        judged = there[sample_evenly(len(there), num_parity)]
     # Parity is taken on images spread over all that are judged; they come first.
     spread = sample_evenly(len(judged), num_parity)
     rows = np.concatenate([judged[spread], np.delete(judged, spread)])
     wanted = min(recipe.int8.calibration_images, max(LEAST_IMAGES, paid_for // 4))
     calibration, choosing = to_calibrate(train if train.size else judged, wanted, recipe.int8.choosing_images)
-    with stage(f"reading {len(rows)} images of the {split} protocol and {len(calibration)} to calibrate"):
+    with stage(f"reading {len(rows)} images of the {evaluation.split} protocol and {len(calibration)} to calibrate"):
         pixels_NHWC, kept = decode(manifest, rows, size_px)
         calibration_NHWC, _ = decode(manifest, calibration, size_px)
         choosing_NHWC, _ = decode(manifest, choosing, size_px)
@@ -107,11 +111,20 @@ def gate_images(size_px: int, macs: int, facts: dict[str, Any], data: Path | Non
         choosing_NHWC=choosing_NHWC,
         pixels_NHWC=pixels_NHWC,
         num_parity=min(num_parity, len(pixels_NHWC)),
-        manifest=manifest,
         rows=rows[kept],
-        query=query,
-        index=index,
-        split=split,
+        evaluation=evaluation,
+    )
+
+
+def affordable(planned: EvaluationSet, most: int) -> EvaluationSet:
+    """The part of an evaluation set that the gate pays for; one without a query that has a match is not scored."""
+    query, index = within(planned.query, planned.index, most)
+    without_match = int(np.count_nonzero(~have_match(planned.manifest, query, index)))
+    not_scored = planned.not_scored
+    if not_scored is None and without_match == len(query):
+        not_scored = f"none of the {len(query)} queries among {most} images drawn has a match: raise gate.max_macs"
+    return dataclasses.replace(
+        planned, query=query, index=index, queries_without_match=without_match, not_scored=not_scored
     )
 
 

@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from edgeembed.config import Section
+from edgeembed.spread import MOST_RELATIVE_ERROR
 
 
 class Thresholds(Section):
@@ -15,10 +16,13 @@ class Thresholds(Section):
 
     `cosine_p1` and `cosine_p50`: percentiles over images of the cosine to torch. `map_loss`: mAP below that of the
     fp32 file, refused where it is exceeded and 95 % of the resampled queries agree that there is a loss at all.
+    `relative_error_p50`: median over images of 1 - cosine, as a share of its mean between different images; a cosine
+    alone says little of a space in which all images lie close together.
     """
 
     cosine_p1: float | None = Field(default=None, ge=-1.0, le=1.0)
     cosine_p50: float | None = Field(default=None, ge=-1.0, le=1.0)
+    relative_error_p50: float | None = Field(default=None, ge=0.0)
     map_loss: float | None = Field(default=None, ge=0.0, le=1.0)
 
 
@@ -30,9 +34,9 @@ class GateSection(Section):
     """
 
     fp32: Thresholds = Thresholds(cosine_p1=0.9999)
-    fp16: Thresholds = Thresholds(cosine_p1=0.999, map_loss=0.005)
-    int8: Thresholds = Thresholds(cosine_p50=0.98, map_loss=0.005)
-    int8_transformer: Thresholds = Thresholds(cosine_p50=0.98, map_loss=0.01)
+    fp16: Thresholds = Thresholds(cosine_p1=0.999, relative_error_p50=MOST_RELATIVE_ERROR, map_loss=0.005)
+    int8: Thresholds = Thresholds(cosine_p50=0.98, relative_error_p50=MOST_RELATIVE_ERROR, map_loss=0.005)
+    int8_transformer: Thresholds = Thresholds(cosine_p50=0.98, relative_error_p50=MOST_RELATIVE_ERROR, map_loss=0.01)
     max_images: int = Field(default=6000, ge=64)
     max_macs: float = Field(default=1e13, gt=0.0)
 

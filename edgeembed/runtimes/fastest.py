@@ -34,6 +34,7 @@ from edgeembed.runtimes import (
     open_session,
     this_machine,
 )
+from edgeembed.spread import error_beside_spread
 
 log = logging.getLogger(__name__)
 
@@ -63,10 +64,12 @@ class Agreement:
     """How close a pair's embeddings are to those of the bundle's fp32 file in ONNX Runtime, on this machine.
 
     `cosine_p1`: 1st percentile over `images` images; None where there is no fp32 file to compare with.
+    `relative_error_p50`: as in `bundle.Parity`.
     """
 
     cosine_p1: float | None
     images: int
+    relative_error_p50: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,14 +110,15 @@ def refusal(file: BundleFile, agreement: Agreement) -> str | None:
         return f"compared on {agreement.images} images only, expected at least {LEAST_IMAGES}"
     if not agreement.cosine_p1 >= LEAST_COSINE_P1:  # NaN is not
         return f"cosine p1 to the fp32 file's embeddings is {agreement.cosine_p1:.4f}, below {LEAST_COSINE_P1:g}"
-    return None
+    return error_beside_spread(agreement.relative_error_p50)
 
 
 def agree(reference_ND: FloatArray | None, embedding_ND: FloatArray) -> Agreement:
     """Compares embeddings of the same images; vectors that are not of unit length agree with nothing."""
     if reference_ND is None:
         return Agreement(cosine_p1=None, images=len(embedding_ND))
-    return Agreement(cosine_p1=parity(reference_ND, embedding_ND).cosine_p1, images=len(reference_ND))
+    found = parity(reference_ND, embedding_ND)
+    return Agreement(cosine_p1=found.cosine_p1, images=len(reference_ND), relative_error_p50=found.relative_error_p50)
 
 
 def measure_pairs(
@@ -217,14 +221,23 @@ def remember(
 def recall(folder: Path, manifest: BundleManifest, *, threads: int | None = None) -> Pair | None:
     """What was measured as the fastest of this very bundle on this machine, if it was, and the rule still allows it.
 
-    What an earlier version remembered without comparing embeddings does not count.
+    What an earlier version remembered without comparing embeddings, or without the spread that an error is held
+    against, does not count.
     """
     known = read_cache()
     if not known:
         return None
     match known.get(cache_key(folder, threads)):
-        case {"fastest": {"path": path, "runtime": runtime, "cosine_p1": float(cosine_p1), "images": int(images)}}:
-            agreement = Agreement(cosine_p1=cosine_p1, images=images)
+        case {
+            "fastest": {
+                "path": path,
+                "runtime": runtime,
+                "cosine_p1": float(cosine_p1),
+                "images": int(images),
+                "relative_error_p50": float() | None as relative_error,
+            }
+        }:
+            agreement = Agreement(cosine_p1=cosine_p1, images=images, relative_error_p50=relative_error)
             pairs = [pair for pair in verified_pairs(manifest) if refusal(pair.file, agreement) is None]
             return next((pair for pair in pairs if (pair.file.path, pair.runtime) == (path, runtime)), None)
     return None

@@ -10,11 +10,10 @@ from __future__ import annotations
 import json
 import logging
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from edgeembed.checkpoint import load_checkpoint, save_checkpoint
@@ -23,22 +22,25 @@ from edgeembed.data.loader import Order, open_training_canvases
 from edgeembed.data.manifest import Manifest, Rows
 from edgeembed.data.shapes import square_shapes
 from edgeembed.errors import UserError
-from edgeembed.evaluation import FloatArray, score_rows
+from edgeembed.evaluation import EvaluationSet, FloatArray, score_rows
 from edgeembed.metrics import RetrievalScores
 from edgeembed.progress import TrainingLog, stage
 from edgeembed.run import Interrupted, RunFolder, stop_request
+from edgeembed.spread import Spread, spread_of
 from edgeembed.student.answers import replay_of, training_canvas_px, with_targets_precision
 from edgeembed.student.objective import build_objective
 from edgeembed.student.recipe import DistillRecipe
 from edgeembed.student.teachers import Teacher, open_teacher
 from edgeembed.student.zoo import build_student
 from edgeembed.teacher.device import pick_device, seed_step, set_allocator, suit_convolutions
-from edgeembed.teacher.evaluate import embed_files, steps_between_evaluations
+from edgeembed.teacher.evaluate import embed_files, plan_validation, steps_between_evaluations, warn_if_collapsed
 from edgeembed.teacher.forecast import warn_if_hopeless
-from edgeembed.teacher.model import EmbeddingModel
+from edgeembed.teacher.micro_batches import micro_batches, warn_if_lone_images
+from edgeembed.teacher.model import EmbeddingModel, Network
 from edgeembed.teacher.precision import autocast, choose_precision, loss_scaler, resume_scale, resumed_precision
 from edgeembed.teacher.saved import finish_run
 from edgeembed.teacher.schedule import build_optimizers, rate_factor, set_rates, take_step
+from edgeembed.teacher.untrained import untrained_network
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +58,7 @@ def distil(
         raise UserError(f"the train split has {rows.size} images, distillation needs at least 2")
     teacher = open_teacher(teacher_path)
     manifest.require_files()
+    planned = plan_validation(recipe.eval, manifest)
     device = pick_device(recipe.train.device)
     recipe = with_precision(recipe, manifest, teacher, run, device, resume=resume)
     precision = recipe.train.precision
@@ -79,9 +82,11 @@ def distil(
     usable = teacher.usable(readable)
     if usable.size < readable.size:
         log.warning("the teacher has no embedding of %d training images: left out", readable.size - usable.size)
+    if usable.size < 2:
+        raise UserError(f"{usable.size} of {len(files)} training images can be used, distillation needs at least 2")
     order = Order(num_images=len(usable), batch_size=min(batch_size, len(usable)), seed=train.seed)
     total_steps = min(train.epochs * order.steps_per_epoch, train.max_steps or 2**62)
-    eval_every = steps_between_evaluations(recipe.eval, manifest, total_steps)
+    eval_every = steps_between_evaluations(recipe.eval, planned, total_steps)
 
     torch.manual_seed(train.seed)
     with stage(f"building {recipe.student.name} (weights: {recipe.student.weights})"):
@@ -109,7 +114,7 @@ def distil(
     images_left = order.batch_size * (total_steps - first_step)
     answer = teacher.answers(recipe, manifest, num_views=num_views, num_images=images_left, device=device)
     objective = build_objective(recipe, manifest, rows, teacher, device)
-    validation = Validation(recipe, manifest, teacher, device) if eval_every else None
+    validation = Validation(recipe, planned, teacher, student, device) if eval_every else None
 
     def save(step: int) -> None:
         state = {"loss_scale": scaler.state_dict()}
@@ -127,8 +132,9 @@ def distil(
     work_S = [float(image.view_px(step / total_steps) ** 2) for step in range(total_steps)]
     recurs = num_views < train.epochs and teacher.size_px and recipe.targets.store != "none"
     remark = f"; less once the teacher has embedded all views, in epoch {num_views} of {train.epochs}" if recurs else ""
-    started, scores = time.monotonic(), None
+    started, evaluated = time.monotonic(), None
     student.train()
+    warn_if_lone_images(student, order.batch_size)
     with (
         stop_request() as stop,
         TrainingLog(run, first_step=first_step, work_S=work_S, remark=remark) as training_log,
@@ -148,9 +154,7 @@ def distil(
 
             # One optimiser step over `accumulate_steps` micro-batches.
             loss_sum = 0.0
-            for micro in np.array_split(np.arange(batch.image_B.size), train.accumulate_steps):
-                if micro.size == 0:
-                    continue
+            for micro in micro_batches(student, batch.image_B.size, train.accumulate_steps):
                 teacher_BD = answer(batch, micro)
                 image_BCHW = batch.render(micro, view_px, device)
                 with autocast(device, precision):
@@ -162,7 +166,8 @@ def distil(
             norm = take_step(optimizers, parameters, loss=loss_sum, step=step, clip_norm=train.clip_norm, scaler=scaler)
 
             done = step + 1
-            shown = f"  val mAP {scores['asymmetric']['map']:.3f} asymmetric" if scores else ""
+            val_map = evaluated.scores["asymmetric"].map if evaluated else None
+            shown = "" if val_map is None else f"  val mAP {val_map:.3f} asymmetric"
             training_log.step(done, f"loss {loss_sum:.4f}{shown}", images=batch.image_B.size)
             if done % 10 == 0 or done == total_steps:
                 training_log.scalars(
@@ -170,8 +175,8 @@ def distil(
                     {"epoch": epoch, "loss": loss_sum, "lr": recipe.optim.lr * factor, "gradient_norm": norm},
                 )
             if validation and (done % eval_every == 0 or done == total_steps):
-                scores = validation.score(student)
-                training_log.scalars(done, {f"val_{kind}_map": value["map"] for kind, value in scores.items()})
+                evaluated = validation.score(student)
+                training_log.scalars(done, {f"val_{kind}_map": one.map for kind, one in evaluated.scores.items()})
             if stop.signum is not None:
                 save(done)
                 raise Interrupted(
@@ -180,8 +185,8 @@ def distil(
             if train.checkpoint_every_steps and (done % train.checkpoint_every_steps == 0 or done == total_steps):
                 save(done)
 
-    if validation and scores is None:  # stopped after its last step
-        scores = validation.score(student)
+    if validation and evaluated is None:  # stopped after its last step
+        evaluated = validation.score(student)
     with stage(f"saving {run.path}"):
         facts = {
             "role": "student",
@@ -203,7 +208,16 @@ def distil(
             },
         }
         seconds = time.monotonic() - started
-        return finish_run(run, student, facts, scores=scores, seconds=seconds, steps=total_steps)
+        evaluation = {
+            **planned.counts(),
+            "scores": {kind: asdict(one) for kind, one in evaluated.scores.items()} if evaluated else None,
+            "untrained": validation.untrained if validation else None,
+            "spread": asdict(evaluated.spread) if evaluated and evaluated.spread else None,
+        }
+        result = finish_run(run, student, facts, evaluation=evaluation, seconds=seconds, steps=total_steps)
+    if evaluated is not None:
+        warn_if_collapsed(str(run.path), evaluated.spread, planned)
+    return result
 
 
 def with_precision(
@@ -220,31 +234,52 @@ def with_precision(
     return recipe.model_copy(update={"train": recipe.train.model_copy(update={"precision": train})})
 
 
+@dataclass(frozen=True, kw_only=True)
+class StudentScores:
+    """A student's retrieval in its own index (symmetric) and in the teacher's (asymmetric), and its spread."""
+
+    scores: dict[str, RetrievalScores]
+    spread: Spread | None
+
+
 class Validation:
-    """Scores a student on the val split against its own index and against the teacher's, embedded once."""
+    """Scores a student on the val split against its own index and against the teacher's, embedded once.
 
-    def __init__(self, recipe: DistillRecipe, manifest: Manifest, teacher: Teacher, device: str) -> None:
-        self.recipe, self.manifest, self.device = recipe, manifest, device
-        self.query, self.index = manifest.evaluation("val")
-        self.rows = np.union1d(self.query, self.index)
-        with stage(f"embedding {len(self.rows)} validation images with the teacher"):
-            self.teacher_embedding_ND, self.teacher_rows = teacher.embed(manifest, self.rows, recipe, device)
+    `untrained`: the figures of the student's architecture with random weights, in both; None where it is too large.
+    """
 
-    def score(self, student: EmbeddingModel) -> dict[str, Any]:
+    def __init__(
+        self, recipe: DistillRecipe, planned: EvaluationSet, teacher: Teacher, student: EmbeddingModel, device: str
+    ) -> None:
+        self.recipe, self.planned, self.device = recipe, planned, device
+        with stage(f"embedding {len(planned.rows)} validation images with the teacher"):
+            embedded = teacher.embed(planned.manifest, planned.rows, recipe, device)
+        self.teacher_embedding_ND, self.teacher_rows = embedded
+        self.untrained: dict[str, Any] | None = None
+        if (untrained := untrained_network(student.describe())) is not None:
+            with stage(f"embedding {len(planned.rows)} validation images with an untrained {untrained.name}"):
+                found = self.score(untrained.to(device)).scores
+            self.untrained = {kind: one.figures for kind, one in found.items()}
+
+    def score(self, student: Network) -> StudentScores:
+        planned = self.planned
         embedding_ND, kept = embed_files(
             student,
-            [self.manifest.files[row] for row in self.rows],
+            planned.files,
             batch_size=self.recipe.eval.batch_size,
             workers=self.recipe.train.workers,
             device=self.device,
             precision=self.recipe.train.precision,
         )
-        rows = self.rows[kept]
+        rows = planned.rows[kept]
 
         def against(index_ND: FloatArray, index_rows: Rows) -> RetrievalScores:
-            return score_rows(embedding_ND, rows, index_ND, index_rows, self.manifest, self.query, self.index)
+            return score_rows(embedding_ND, rows, index_ND, index_rows, planned.manifest, planned.query, planned.index)
 
-        return {
-            "symmetric": asdict(against(embedding_ND, rows)),
-            "asymmetric": asdict(against(self.teacher_embedding_ND, self.teacher_rows)),
-        }
+        return StudentScores(
+            scores={
+                "symmetric": against(embedding_ND, rows),
+                "asymmetric": against(self.teacher_embedding_ND, self.teacher_rows),
+            },
+            spread=spread_of(embedding_ND),
+        )

@@ -80,6 +80,8 @@ def build_objective(recipe: DistillRecipe, manifest: Manifest, rows: Rows, teach
         drawn = np.sort(np.random.default_rng(recipe.targets.seed).permutation(rows.size)[: section.anchors])
         with stage(f"embedding {drawn.size} anchors with the teacher"):
             embedding_MD, _ = teacher.embed(manifest, rows[drawn], recipe, device)
+        if not len(embedding_MD):
+            raise UserError(f"loss.anchor_kl: no teacher embedding of {drawn.size} training images: set it to 0")
         anchor_MD = torch.from_numpy(embedding_MD).to(device)
     return Objective(section=section, centre_KD=centre_KD, anchor_MD=anchor_MD, class_N=class_N)
 

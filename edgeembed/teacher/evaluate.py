@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -13,19 +15,30 @@ from edgeembed.config import EvalSection
 from edgeembed.data.loader import Canvases
 from edgeembed.data.manifest import Manifest, Rows
 from edgeembed.data.shapes import Shapes, aspect_shapes, square_shapes
-from edgeembed.errors import UserError
-from edgeembed.evaluation import FloatArray, score_rows
+from edgeembed.evaluation import EvaluationSet, FloatArray, log_scope, plan_evaluation, score_rows
 from edgeembed.metrics import RetrievalScores
+from edgeembed.spread import Spread, collapse_warning, spread_of
 from edgeembed.teacher.model import Network
 from edgeembed.teacher.precision import autocast
 
 log = logging.getLogger(__name__)
 
 
-def steps_between_evaluations(section: EvalSection, manifest: Manifest, total_steps: int) -> int:
-    """0 for never: where the recipe says so, and, with a warning, where there is nothing to evaluate on."""
-    if section.every_steps != 0 and not manifest.rows("val").size:
-        log.warning("the manifest has no val split: training goes on without evaluation")
+NEVER = "eval.every_steps = 0"
+
+
+def plan_validation(section: EvalSection, manifest: Manifest) -> EvaluationSet:
+    """What of the val split can be scored, said before training starts; nothing where the recipe says never."""
+    planned = plan_evaluation(manifest, "val")
+    if section.every_steps == 0:
+        return dataclasses.replace(planned, not_scored=planned.not_scored or NEVER)
+    log_scope(planned)
+    return planned
+
+
+def steps_between_evaluations(section: EvalSection, validation: EvaluationSet, total_steps: int) -> int:
+    """0 for never: where the recipe says so, and where there is nothing to score."""
+    if validation.not_scored is not None:
         return 0
     return math.ceil(total_steps / 5) if section.every_steps is None else section.every_steps
 
@@ -33,7 +46,10 @@ def steps_between_evaluations(section: EvalSection, manifest: Manifest, total_st
 def embed_files(
     model: Network, files: Sequence[str], *, batch_size: int, workers: int, device: str, precision: str
 ) -> tuple[FloatArray, Rows]:
-    """Embeds files as the device will see them: (M, D) float32 and the positions of the M files that could be read."""
+    """Embeds files as the device will see them: (M, D) float32 and the positions of the M files that could be read.
+
+    M is 0 where none of them could.
+    """
     shapes_N2 = input_shapes(model, files, workers=workers)
     canvases = Canvases(files=files, shapes_N2=shapes_N2, workers=workers)
     embeddings, kept = [], []
@@ -47,7 +63,8 @@ def embed_files(
                 kept.append(batch.image_B)
     model.train(was_training)
     if not kept:
-        raise UserError(f"none of {len(files)} images can be decoded, first {files[0] if files else '(no files)'}")
+        log.warning("none of %d images can be decoded: run `edgeembed data check`", len(files))
+        return np.zeros((0, model.dim), np.float32), np.zeros(0, np.int64)
     position_M = np.concatenate(kept)
     in_order_M = position_M.argsort()
     return np.concatenate(embeddings)[in_order_M], position_M[in_order_M]
@@ -68,25 +85,28 @@ def batches_of_one_shape(shapes_N2: Shapes, batch_size: int) -> list[Rows]:
     return batches
 
 
+@dataclass(frozen=True, kw_only=True)
+class Evaluated:
+    """A model's scores, and the spread of its embeddings of queries and index together; None for fewer than two."""
+
+    scores: RetrievalScores
+    spread: Spread | None
+
+
 def evaluate(
-    model: Network,
-    manifest: Manifest,
-    split: str,
-    *,
-    batch_size: int,
-    workers: int,
-    device: str,
-    precision: str,
-) -> RetrievalScores:
-    """Scores a model on the "val" or "test" protocol; files that cannot be decoded are left out (and logged)."""
-    query, index = manifest.evaluation(split)
-    rows = np.union1d(query, index)
+    model: Network, evaluation: EvaluationSet, *, batch_size: int, workers: int, device: str, precision: str
+) -> Evaluated:
+    """Scores a model on a split's protocol; files that cannot be decoded are left out (and logged)."""
     embedding_ND, kept = embed_files(
-        model,
-        [manifest.files[row] for row in rows],
-        batch_size=batch_size,
-        workers=workers,
-        device=device,
-        precision=precision,
+        model, evaluation.files, batch_size=batch_size, workers=workers, device=device, precision=precision
     )
-    return score_rows(embedding_ND, rows[kept], embedding_ND, rows[kept], manifest, query, index)
+    rows, manifest = evaluation.rows[kept], evaluation.manifest
+    scores = score_rows(embedding_ND, rows, embedding_ND, rows, manifest, evaluation.query, evaluation.index)
+    return Evaluated(scores=scores, spread=spread_of(embedding_ND))
+
+
+def warn_if_collapsed(name: str, spread: Spread | None, evaluation: EvaluationSet) -> None:
+    """Names a collapsed space at the end of a run."""
+    num_classes = len(evaluation.manifest.class_names(evaluation.rows))
+    if (warning := collapse_warning(name, spread, num_classes=num_classes)) is not None:
+        log.warning("%s", warning)

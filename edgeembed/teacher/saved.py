@@ -39,12 +39,12 @@ def finish_run(
     model: Network,
     facts: dict[str, Any],
     *,
-    scores: Mapping[str, Any] | None,
+    evaluation: Mapping[str, Any],
     seconds: float,
     steps: int,
 ) -> dict[str, Any]:
     """Writes eval.json and the model; returns what eval.json holds."""
-    result = {"split": "val", "scores": scores, "seconds": round(seconds, 1), "steps": steps}
+    result = {**evaluation, "seconds": round(seconds, 1), "steps": steps}
     write_json(run.path / "eval.json", result)
     save_model(run, model, facts)
     return result

@@ -54,12 +54,19 @@ def canvas_side(recipe: TeacherRecipe) -> int:
 
 
 def canvas_shapes(recipe: TeacherRecipe, files: Sequence[str]) -> Shapes:
-    """Height and width of each file's canvas, (N, 2); a shape that too few have for a batch becomes a square."""
+    """Height and width of each file's canvas, (N, 2); a shape that too few have for a batch becomes a square.
+
+    A square that stays alone takes the shape that most images have: a batch of one image teaches little, and batch norm
+    cannot take it.
+    """
     if not recipe.image.keep_aspect:
         return square_shapes(len(files), canvas_side(recipe))
     shapes_N2 = aspect_shapes(files, canvas_side(recipe), workers=recipe.train.workers)
     _, group_N, count_G = np.unique(shapes_N2, axis=0, return_inverse=True, return_counts=True)
     shapes_N2[count_G[group_N.reshape(-1)] < recipe.train.batch_size] = canvas_side(recipe)
+    if recipe.train.batch_size > 1:
+        shape_G2, group_N, count_G = np.unique(shapes_N2, axis=0, return_inverse=True, return_counts=True)
+        shapes_N2[count_G[group_N.reshape(-1)] == 1] = shape_G2[count_G.argmax()]
     return shapes_N2
 
 

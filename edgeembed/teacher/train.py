@@ -25,10 +25,17 @@ from edgeembed.progress import TrainingLog, stage
 from edgeembed.run import Interrupted, RunFolder, stop_request, write_json
 from edgeembed.teacher.continued import inherit_centres, open_parent, report_space
 from edgeembed.teacher.device import pick_device, seed_step, set_allocator, suit_convolutions
-from edgeembed.teacher.evaluate import evaluate, steps_between_evaluations
+from edgeembed.teacher.evaluate import (
+    Evaluated,
+    evaluate,
+    plan_validation,
+    steps_between_evaluations,
+    warn_if_collapsed,
+)
 from edgeembed.teacher.forecast import warn_if_hopeless
 from edgeembed.teacher.learning import move_average, set_learning
 from edgeembed.teacher.margin import ClassCentres, class_margins, margin_at, margin_loss
+from edgeembed.teacher.micro_batches import micro_batches, warn_if_lone_images
 from edgeembed.teacher.model import EmbeddingModel, build_model
 from edgeembed.teacher.ordering import Moments, order_dimensions
 from edgeembed.teacher.precision import autocast, choose_precision, loss_scaler, resume_scale, resumed_precision
@@ -54,6 +61,7 @@ def train_teacher(recipe: TeacherRecipe, manifest: Manifest, run: RunFolder, *, 
     class_of_row = codes(classes, manifest, rows)
     rows, class_of_row = rows[class_of_row >= 0], class_of_row[class_of_row >= 0]
     manifest.require_files()
+    validation = plan_validation(recipe.eval, manifest)
     device = pick_device(recipe.train.device)
     kept = resumed_precision(run.config, "train") if resume else None
     precision = choose_precision(recipe.train.precision, device, key="train.precision", kept=kept)
@@ -68,9 +76,11 @@ def train_teacher(recipe: TeacherRecipe, manifest: Manifest, run: RunFolder, *, 
     _, opening = recipe.resolve_stages()[0]
     with stage(f"reading {len(rows)} training images of {len(classes)} classes"):
         canvases = open_training_canvases(opening.train, files, canvas_shapes(opening, files))
+    if canvases.readable().size < 2:
+        raise UserError(f"{canvases.readable().size} of {len(files)} training images can be read, expected at least 2")
     stages = plan_stages(recipe, files, class_of_row, canvases.readable())
     total_steps = stages[-1].end
-    eval_every = steps_between_evaluations(recipe.eval, manifest, total_steps)
+    eval_every = steps_between_evaluations(recipe.eval, validation, total_steps)
 
     # Model: weights are drawn from the seed, then replaced by those asked for.
     torch.manual_seed(train.seed)
@@ -105,21 +115,18 @@ def train_teacher(recipe: TeacherRecipe, manifest: Manifest, run: RunFolder, *, 
     count_K = np.bincount(class_of_row, minlength=len(classes)).tolist()
     finished = model if average is None else average
 
-    def validate() -> dict[str, Any]:
-        return dataclasses.asdict(
-            evaluate(
-                finished,
-                manifest,
-                "val",
-                batch_size=recipe.eval.batch_size,
-                workers=train.workers,
-                device=device,
-                precision=precision,
-            )
+    def validate() -> Evaluated:
+        return evaluate(
+            finished,
+            validation,
+            batch_size=recipe.eval.batch_size,
+            workers=train.workers,
+            device=device,
+            precision=precision,
         )
 
     scaler = loss_scaler(device, precision)
-    started, scores = time.monotonic(), None
+    started, evaluated = time.monotonic(), None
     with stop_request() as stop, TrainingLog(run, first_step=first_step, work_S=work_of(stages)) as training_log:
         for number, current in enumerate(stages):
             if first_step > current.end:
@@ -135,6 +142,7 @@ def train_teacher(recipe: TeacherRecipe, manifest: Manifest, run: RunFolder, *, 
                     network.keep_aspect = image.keep_aspect
             model.require_views(image.view_px(0.0), image.view_px())
             set_learning(settings, model, centres)
+            warn_if_lone_images(model, current.order.batch_size)
             if current.begin <= first_step < current.end:
                 warn_if_hopeless(
                     model,
@@ -183,9 +191,7 @@ def train_teacher(recipe: TeacherRecipe, manifest: Manifest, run: RunFolder, *, 
 
                 # One optimiser step over `accumulate_steps` micro-batches.
                 loss_sum = 0.0
-                for micro in np.array_split(np.arange(batch.image_B.size), settings.train.accumulate_steps):
-                    if micro.size == 0:
-                        continue
+                for micro in micro_batches(model, batch.image_B.size, settings.train.accumulate_steps):
                     image_B = batch.image_B[micro]
                     views = draw_views(settings.augment, seed=train.seed, image_B=image_B, view=epoch)
                     canvas_BCHW = batch.canvas_BCHW[torch.from_numpy(micro)].to(device)
@@ -219,7 +225,8 @@ def train_teacher(recipe: TeacherRecipe, manifest: Manifest, run: RunFolder, *, 
                     move_average(average, model, decay=min(train.ema_decay, (1 + step) / (10 + step)))
 
                 done = step + 1
-                shown = f"loss {loss_sum:.3f}" + (f"  val mAP {scores['map']:.3f}" if scores else "")
+                val_map = evaluated.scores.map if evaluated else None
+                shown = f"loss {loss_sum:.3f}" + ("" if val_map is None else f"  val mAP {val_map:.3f}")
                 training_log.step(done, shown, images=batch.image_B.size)
                 if done % 10 == 0 or done == total_steps:
                     training_log.scalars(
@@ -233,9 +240,10 @@ def train_teacher(recipe: TeacherRecipe, manifest: Manifest, run: RunFolder, *, 
                         },
                     )
                 if eval_every and (done % eval_every == 0 or done == total_steps):
-                    scores = validate()
+                    evaluated = validate()
                     set_learning(settings, model, centres)
-                    training_log.scalars(done, {f"val_{key}": scores[key] for key in ("map", "recall_at_1", "mp_at_5")})
+                    found = evaluated.scores.figures
+                    training_log.scalars(done, {f"val_{key}": found[key] for key in ("map", "recall_at_1", "mp_at_5")})
                 stopped = stop.signum is not None
                 every = train.checkpoint_every_steps
                 if stopped or (every and (done % every == 0 or done == total_steps)):
@@ -253,8 +261,8 @@ def train_teacher(recipe: TeacherRecipe, manifest: Manifest, run: RunFolder, *, 
                     )
 
     # Result: the network without its class centres, which are kept beside it for distillation and more training.
-    if eval_every and scores is None:  # stopped after its last step
-        scores = validate()
+    if eval_every and evaluated is None:  # stopped after its last step
+        evaluated = validate()
     with stage(f"saving {run.path}"):
         if any(parameter.requires_grad for parameter in model.neck.parameters()):  # else the space keeps its id
             order_dimensions(finished, centres, moments)
@@ -276,7 +284,14 @@ def train_teacher(recipe: TeacherRecipe, manifest: Manifest, run: RunFolder, *, 
             "device": device,
         }
         seconds = time.monotonic() - started
-        result = finish_run(run, finished, facts, scores=scores, seconds=seconds, steps=total_steps)
+        evaluation = {
+            **validation.counts(),
+            "scores": dataclasses.asdict(evaluated.scores) if evaluated else None,
+            "spread": dataclasses.asdict(evaluated.spread) if evaluated and evaluated.spread else None,
+        }
+        result = finish_run(run, finished, facts, evaluation=evaluation, seconds=seconds, steps=total_steps)
+    if evaluated is not None:
+        warn_if_collapsed(str(run.path), evaluated.spread, validation)
     if parent is not None:
         report_space(parent, identity)
     return result

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import re
@@ -9,10 +10,13 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from edgeembed.bench.page import render_html
 from edgeembed.bench.run import bench
-from edgeembed.bench.summary import best_student, headline, megabytes, milliseconds
+from edgeembed.bench.summary import best_student, headline, megabytes, milliseconds, summaries
+from edgeembed.bench.terminal import print_summary
 from edgeembed.data.manifest import Manifest
 from edgeembed.errors import CheckFailed, UserError
+from edgeembed.metrics import not_scored
 from edgeembed.run import machine
 from edgeembed.runtimes import READ_ONNX
 from tests.bench.conftest import SPACE, write_bundle
@@ -23,7 +27,7 @@ TOP_KEYS = {"schema", "machine", "versions", "data", "floor", "rows", "skipped",
 ROW_KEYS = {
     "role", "name", "runtime", "provider", "precision", "batch", "threads", "size_bytes", "params", "macs",
     "latency_ms", "preprocess_ms", "end_to_end_ms", "images_per_second", "peak_rss_bytes", "load_ms",
-    "percent_of_floor", "retrieval", "retention", "cosine_to_teacher", "sha256",
+    "percent_of_floor", "retrieval", "retention", "cosine_to_teacher", "untrained", "spread", "sha256",
 }  # fmt: skip
 SCORE_KEYS = {"map", "map_at_100", "mp_at_5", "recall_at_1", "ci95"}
 
@@ -93,6 +97,46 @@ def test_retention_is_the_share_of_the_teachers_map(report: dict[str, Any]) -> N
     best = by_role["teacher"]["retrieval"]["symmetric"]["map"]
     for kind, kept in by_role["student"]["retention"].items():
         assert math.isclose(kept, by_role["student"]["retrieval"][kind]["map"] / best)
+
+
+def test_every_map_stands_beside_chance(folder: Path, report: dict[str, Any]) -> None:
+    student = next(file for file in summaries(report) if file.role == "student")
+    assert student.chance is not None
+    assert 0 < student.chance < 1
+    assert f"(chance {student.chance:.3f}" in headline(report)
+    page = (folder / "report.html").read_text()
+    assert "<th>chance</th><th>untrained</th>" in page
+    assert f"<td>{student.chance:.3f}</td>" in page
+    assert all(row["spread"]["images"] == 16 for row in report["rows"])
+
+
+def test_a_report_that_could_not_be_scored_is_whole(report: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    """Rows without figures, as bench writes them where no query has a match."""
+    empty = json.loads(json.dumps(report))
+    empty["data"]["not_scored"] = "no labels"
+    nothing = dataclasses.asdict(not_scored(0))
+    for row in empty["rows"]:
+        kinds = row["retrieval"]
+        row["retrieval"] = {kind: None if scores is None else nothing for kind, scores in kinds.items()}
+        row["retention"] = row["retention"] and {"symmetric": None, "asymmetric": None}
+    assert "retrieval was not scored" in headline(empty)
+    page = render_html(empty, [])
+    assert "Retrieval was not scored: no labels." in page
+    print_summary(empty)
+    assert "retrieval not scored: no labels" in capsys.readouterr().err
+
+
+def test_a_report_of_an_earlier_version_can_still_be_shown(report: dict[str, Any]) -> None:
+    older = json.loads(json.dumps(report))
+    del older["data"]["not_scored"]
+    for row in older["rows"]:
+        del row["untrained"], row["spread"]
+        for scores in row["retrieval"].values():
+            if scores:
+                del scores["chance"]
+    assert "keeps" in headline(older)
+    assert "chance" not in headline(older)
+    print_summary(older)
 
 
 def test_what_cannot_run_here_is_listed_with_its_reason(report: dict[str, Any]) -> None:

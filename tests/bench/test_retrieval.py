@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from edgeembed.bench.retrieval import (
     DecodedFiles,
     Embedded,
     Reference,
+    describe_data,
     embed_with_session,
     evaluation_set,
     judge,
@@ -44,13 +46,16 @@ def test_a_session_embeds_what_can_be_decoded(bundle: Path, manifest: Manifest) 
     embedded = embed_with_session(open_session(bundle / "model.fp32.onnx"), decoded, dim=DIM)
     assert embedded.readable_N.tolist() == [True] * (NUM_IMAGES - 1) + [False]
     np.testing.assert_allclose(np.linalg.norm(embedded.embedding_ND[:-1], axis=1), 1, rtol=1e-5)
-    assert evaluation.describe(embedded.readable_N) == {
+    assert describe_data(evaluation, embedded.readable_N) == {
         "fingerprint": manifest.fingerprint,
         "split": "test",
         "queries": CLASSES,
         "index": CLASSES * (VIEWS - 1),
         "labels": CLASSES,
         "unreadable": 1,
+        "queries_without_match": 0,
+        "unlabelled": 0,
+        "not_scored": None,
         "domains": {name: {"queries": 2, "index": 2 * (VIEWS - 1)} for name in ("d0", "d1")},
     }
 
@@ -92,9 +97,29 @@ def test_no_test_split_falls_back_to_val_and_says_so(manifest: Manifest, caplog:
     np.testing.assert_array_equal(evaluation.query, evaluation.index)
 
 
-def test_a_manifest_of_training_images_only_is_refused(manifest: Manifest) -> None:
-    with pytest.raises(UserError, match="neither a test nor a val split"):
-        evaluation_set(dataclasses.replace(manifest, split=("train",) * len(manifest)))
+@pytest.mark.parametrize(
+    ("changes", "split", "reason"),
+    [
+        ({"split": ("train",) * NUM_IMAGES}, "train", "the manifest has no test split"),
+        ({"label": (None,) * NUM_IMAGES}, "test", f"none of the {NUM_IMAGES} images of the test split has a label"),
+        ({"label": tuple(map(str, range(NUM_IMAGES)))}, "test", "has another image of its label and domain"),
+        ({"role": ("query",) * NUM_IMAGES}, "test", "no rows of role query, or none of role index"),
+    ],
+)
+def test_what_cannot_be_scored_is_said_and_still_embedded(
+    manifest: Manifest, caplog: pytest.LogCaptureFixture, changes: dict[str, Any], split: str, reason: str
+) -> None:
+    evaluation = evaluation_set(dataclasses.replace(manifest, **changes))
+    assert (evaluation.split, len(evaluation.rows)) == (split, NUM_IMAGES)
+    assert reason in str(evaluation.not_scored)
+    assert "retrieval is not scored" in caplog.text
+    one = perfect(manifest)
+    quality = judge(evaluation, one, one.readable_N, Reference(embedded=one, map=None))
+    assert quality.retrieval["symmetric"]["map"] is quality.retrieval["asymmetric"]["map"] is None
+    assert quality.retention == {"symmetric": None, "asymmetric": None}
+    assert quality.cosine_to_teacher == {"p1": 1.0, "p50": 1.0}
+    assert choose_examples(evaluation, one, one, one.readable_N) == []
+    assert describe_data(evaluation, one.readable_N)["not_scored"] == evaluation.not_scored
 
 
 def test_images_that_nobody_can_read_are_an_error() -> None:

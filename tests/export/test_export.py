@@ -19,6 +19,7 @@ from edgeembed.bundle import BundleManifest, Quantisation, read_bundle, sha256_o
 from edgeembed.data.manifest import read_manifest, write_manifest
 from edgeembed.embedder import Embedder, default_bundle
 from edgeembed.errors import UserError
+from edgeembed.evaluation import choose_split
 from edgeembed.export import export as export_module
 from edgeembed.export import onnx as onnx_module
 from edgeembed.export.card import model_card, notes_in
@@ -206,8 +207,8 @@ def test_the_gate_judges_on_as_many_images_as_it_can_pay_for(
     recipe = ExportRecipe(gate=GateSection(max_macs=budget))
     images = gate_images(model.size_px, count_macs(model), facts, all_val, recipe)
     assert len(images.rows) == images.num_parity == judged
-    assert np.isin(images.query, images.rows).all()
-    assert np.isin(images.index, images.rows).all()
+    assert np.isin(images.evaluation.query, images.rows).all()
+    assert np.isin(images.evaluation.index, images.rows).all()
 
 
 def test_of_too_many_images_a_quarter_are_queries_unless_the_index_is_small() -> None:
@@ -309,3 +310,56 @@ def test_the_bundled_int8_file_is_right_on_every_cpu() -> None:
     weights = int8_weights(onnx.load(default_bundle() / file.path))
     assert len(weights) > 20
     assert max(int(np.abs(weight.astype(np.int32)).max()) for weight in weights) <= 64
+
+
+def test_figures_are_recorded_beside_chance_and_an_untrained_network(bundle: Path, all_val: Path) -> None:
+    manifest = read_bundle(bundle)
+    known = manifest.evaluation
+    assert known is not None
+    assert known.not_scored is None
+    assert known.chance is not None
+    assert known.spread is not None
+    planned = choose_split(read_manifest(all_val), "test", "val")
+    figures = known.untrained_on(planned.fingerprint)
+    assert figures is not None
+    assert figures["map"] is not None
+    assert 0 < figures["map"] < 1
+    assert 0 < (known.chance["map"] or 0) < 0.2  # 5 of 119 images are relevant
+    card = (bundle / "MODEL_CARD.md").read_text()
+    assert "| mAP | chance | untrained | recall@1 |" in card
+    assert f"| {known.chance['map']:.4f} | {figures['map']:.4f} |" in card
+    assert f"mean cosine {known.spread.mean_cosine:.3f} between different images" in card
+    assert ("is collapsed" in card) == known.collapsed
+    file = manifest.files[0]
+    assert file.retrieval is not None
+    assert file.retrieval["chance"]["map"] == known.chance["map"]
+
+
+@pytest.mark.parametrize("case", ["train only", "one image a label", "no labels"])
+def test_an_export_that_cannot_be_scored_is_judged_by_cosine_and_says_so(
+    tiny_data: Path, tiny_student: Path, tmp_path: Path, case: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    table = read_manifest(tiny_data)
+    changes: dict[str, Any] = {
+        "train only": {"split": ("train",) * len(table)},
+        "one image a label": {"split": ("val",) * len(table), "label": tuple(map(str, range(len(table))))},
+        "no labels": {"label": (None,) * len(table)},
+    }[case]
+    write_manifest(data := tmp_path / "m.parquet", dataclasses.replace(table, **changes))
+    manifest, refused = export_run(tiny_student, tmp_path / "b", precisions=["fp32"], data=data)
+    assert manifest is not None
+    assert refused == []
+    assert manifest.evaluation is not None
+    assert "val: " in str(manifest.evaluation.not_scored)
+    assert (manifest.evaluation.untrained, manifest.evaluation.chance) == ((), None)
+    assert manifest.files[0].retrieval is None
+    assert "the gate judges by cosine alone, retrieval is not scored" in caplog.text
+    card = (tmp_path / "b" / "MODEL_CARD.md").read_text()
+    assert "Retrieval was not scored, files were judged by cosine alone" in card
+    assert "| not scored |" in card
+
+
+def test_cards_of_bundles_without_these_figures_stay_as_they_are(bundle: Path) -> None:
+    older = read_bundle(bundle).model_copy(update={"evaluation": None})
+    assert "| mAP | recall@1 |" in model_card(older)
+    assert notes_in(model_card(older, "Notes."), older) == "Notes."

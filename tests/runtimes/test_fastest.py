@@ -162,7 +162,7 @@ def test_only_verified_pairs_are_believed(make_bundle: MakeBundle) -> None:
     remember(folder, [OWN_FP32])
     (key,) = json.loads(fastest.cache_file().read_text())
     for path, runtime in (("../other.onnx", "onnxruntime"), ("model.int8.onnx", "openvino"), ("x", "torch")):
-        entry = {"path": path, "runtime": runtime, "cosine_p1": 1.0, "images": LEAST_IMAGES}
+        entry = {"path": path, "runtime": runtime, "cosine_p1": 1.0, "images": LEAST_IMAGES, "relative_error_p50": 0.0}
         fastest.cache_file().write_text(json.dumps({key: {"fastest": entry}}))
         assert recalled(folder) is None
 
@@ -252,10 +252,24 @@ def test_one_rule_says_what_may_become_the_default(make_bundle: MakeBundle) -> N
 
 def test_vectors_that_are_not_of_unit_length_agree_with_nothing() -> None:
     unit_ND = np.eye(20, 64, dtype=np.float32)
-    assert agree(unit_ND, unit_ND) == Agreement(cosine_p1=1.0, images=20)
+    assert agree(unit_ND, unit_ND) == Agreement(cosine_p1=1.0, images=20, relative_error_p50=0.0)
     assert agree(unit_ND, 2 * unit_ND).cosine_p1 == -1.0
     assert agree(unit_ND, unit_ND * np.nan).cosine_p1 == -1.0
     assert agree(None, unit_ND) == Agreement(cosine_p1=None, images=20)
+
+
+@pytest.mark.parametrize(("error", "is_refused"), [(0.067, True), (0.0401, True), (0.04, False), (0.002, False)])
+def test_a_high_cosine_is_refused_where_the_images_themselves_lie_close_together(
+    make_bundle: MakeBundle, error: float, is_refused: bool
+) -> None:
+    """Median cosine .998 of a space of mean cosine .97: an error of .067 of the distance between images."""
+    folder = make_bundle()
+    agreement = dataclasses.replace(RIGHT, relative_error_p50=error)
+    reason = refusal(read_bundle(folder).files[1], agreement)
+    assert (reason is not None and "of the mean distance between images" in reason) == is_refused
+    int8 = dataclasses.replace(OWN_INT8, p50_ms=0.1, agreement=agreement)
+    assert remember(folder, [OWN_FP32, int8]) == (OWN_FP32 if is_refused else int8)
+    assert recalled(folder) == ((OWN_FP32 if is_refused else int8).path, "onnxruntime")
 
 
 def test_a_pair_that_disagrees_is_never_remembered_however_fast(make_bundle: MakeBundle) -> None:
@@ -287,12 +301,13 @@ def test_another_network_in_the_int8_file_is_measured_and_not_remembered(make_bu
     assert recalled(folder) == ("model.fp32.onnx", "onnxruntime")
 
 
-def test_what_was_remembered_without_a_comparison_is_ignored(make_bundle: MakeBundle) -> None:
+@pytest.mark.parametrize("lacking", [("cosine_p1", "images"), ("relative_error_p50",)])
+def test_what_was_remembered_without_a_comparison_is_ignored(make_bundle: MakeBundle, lacking: tuple[str, ...]) -> None:
     folder = make_bundle()
     remember(folder, [OWN_INT8])
     known = json.loads(fastest.cache_file().read_text())
     for entry in known.values():
-        for key in ("cosine_p1", "images"):
+        for key in lacking:
             del entry["fastest"][key]
     fastest.cache_file().write_text(json.dumps(known))
     assert recalled(folder) is None

@@ -265,3 +265,17 @@ def test_shapes_that_few_images_have_become_squares(tmp_path: Path) -> None:
     (stage,) = plan_stages(recipe, files, np.zeros(9, np.int64), np.arange(9))
     assert stage.view_shape(0, (48, 80)) == (48, 80)
     assert all(len({tuple(shapes[image]) for image in batch}) == 1 for batch in stage.wanted(0))
+
+
+@pytest.mark.parametrize(("batch_size", "lone"), [(4, [80, 48]), (1, [64, 64])])
+def test_a_lone_square_takes_the_shape_of_most_images(tmp_path: Path, batch_size: int, lone: list[int]) -> None:
+    """Unless batches are of one image anyway."""
+    for number in range(6):
+        Image.new("RGB", (40, 60) if number < 5 else (50, 50)).save(tmp_path / f"{number}.png")
+    files = [str(tmp_path / f"{number}.png") for number in range(6)]
+    recipe = TeacherRecipe.model_validate(
+        {"image": {"keep_aspect": True, "size_px": 64, "canvas_factor": 1.0}, "train": {"batch_size": batch_size}}
+    )
+    shapes = canvas_shapes(recipe, files).tolist()
+    assert shapes == [[80, 48]] * 5 + [lone]
+    assert canvas_shapes(recipe, files[5:]).tolist() == [[64, 64]]

@@ -1,0 +1,90 @@
+"""What a bundle's architecture reaches with random weights on the evaluation images: recorded, or measured here."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgeembed.bench.candidates import Candidate
+from edgeembed.bench.retrieval import BoolArray, Embedded, Reference, judge
+from edgeembed.bundle import BundleManifest
+from edgeembed.errors import UserError
+from edgeembed.evaluation import EvaluationSet
+from edgeembed.metrics import METRICS
+from edgeembed.progress import stage
+
+log = logging.getLogger(__name__)
+
+BATCH_SIZE = 16
+NEEDED = ("torch", "timm")
+
+
+class Untrained:
+    """Figures of each bundle, found once for all of its files; None where they are not known.
+
+    Without a teacher the export may have measured them, on the same queries and index images. Else the network is built
+    and run here, in one pass, where torch is installed.
+    """
+
+    def __init__(self, evaluation: EvaluationSet, readable_N: BoolArray, teacher: Reference | None) -> None:
+        self.evaluation, self.readable_N, self.teacher = evaluation, readable_N, teacher
+        self.known: dict[Path, dict[str, Any] | None] = {}
+
+    def figures(self, candidate: Candidate) -> dict[str, Any] | None:
+        """`untrained` of the candidate's rows."""
+        if self.evaluation.not_scored is not None:
+            return None
+        if candidate.folder not in self.known:
+            self.known[candidate.folder] = self.recorded(candidate.bundle) or self.measured(candidate.bundle)
+        return self.known[candidate.folder]
+
+    def recorded(self, bundle: BundleManifest) -> dict[str, Any] | None:
+        """What the export measured, where it had the same images and no index of a teacher is searched here."""
+        if bundle.evaluation is None or self.teacher is not None or not self.readable_N.all():
+            return None
+        figures = bundle.evaluation.untrained_on(self.evaluation.fingerprint)
+        return None if figures is None else {"symmetric": figures, "asymmetric": None}
+
+    def measured(self, bundle: BundleManifest) -> dict[str, Any] | None:
+        architecture = architecture_of(bundle)
+        if architecture is None or any(importlib.util.find_spec(name) is None for name in NEEDED):
+            return None
+        from edgeembed.teacher.evaluate import embed_files
+        from edgeembed.teacher.untrained import untrained_network
+
+        size_px, dim = bundle.input.height, bundle.embedding.dim
+        image = {"height": size_px, "resize": bundle.input.resize}
+        try:
+            model = untrained_network({"architecture": architecture, "input": image, "embedding": {"dim": dim}})
+        except (UserError, KeyError, RuntimeError, TypeError) as error:
+            log.warning("%s: no untrained network to compare with: %s", bundle.name, " ".join(str(error).split()))
+            return None
+        if model is None:
+            return None
+        files = self.evaluation.files
+        with stage(f"embedding {len(files)} images with an untrained {model.name}, to compare with"):
+            found_MD, kept_M = embed_files(
+                model, files, batch_size=BATCH_SIZE, workers=0, device="cpu", precision="fp32"
+            )
+        embedding_ND, readable_N = np.zeros((len(files), dim), np.float32), self.readable_N.copy()
+        embedding_ND[kept_M] = found_MD
+        embedded = Embedded(embedding_ND=embedding_ND, readable_N=readable_N)
+        quality = judge(self.evaluation, embedded, readable_N, self.teacher)
+        return {
+            kind: None if scores is None else {name: scores[name] for name in METRICS}
+            for kind, scores in quality.retrieval.items()
+        }
+
+
+def architecture_of(bundle: BundleManifest) -> dict[str, Any] | None:
+    """As model.json has it; bundles of earlier versions name the backbone alone, which says all of a student."""
+    student = bundle.student or {}
+    if student.get("architecture"):
+        return dict(student["architecture"])
+    if student.get("role") != "student" or not student.get("backbone"):
+        return None
+    return {"backbone": student["backbone"], "dropout": 0.0, "params": student.get("params")}
