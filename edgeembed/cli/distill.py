@@ -31,8 +31,8 @@ def distill(
     from edgeembed.data.manifest import read_manifest
     from edgeembed.run import RunFolder, latest_run
     from edgeembed.student.distill import distil
+    from edgeembed.student.names import timm_name
     from edgeembed.student.recipe import DistillRecipe
-    from edgeembed.student.zoo import timm_name
 
     overrides = [*([f"student.name={student}"] if student else []), *(set_ or [])]
     settings = load_recipe(DistillRecipe, kind="student", name=recipe, overrides=overrides)

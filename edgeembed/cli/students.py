@@ -22,7 +22,7 @@ def students(
 ) -> None:
     """List students: parameters, multiply-accumulates, and what an image takes on this machine."""
     from edgeembed.bench.listing import describe_student
-    from edgeembed.student.zoo import ALIASES, timm_name
+    from edgeembed.student.names import ALIASES, timm_name
 
     chosen = names or list(ALIASES)
     for name in chosen:

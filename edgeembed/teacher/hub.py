@@ -1,0 +1,75 @@
+"""Published weights without long waits: where the hub cannot be reached, its client reads its cache alone."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import ssl
+import threading
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+
+from huggingface_hub import constants
+
+from edgeembed.errors import UserError
+
+ANSWER_SECONDS = 4.0  # for the first reply of the hub
+STALL_SECONDS = 8.0  # for a connection on which nothing comes, of the downloads that set no limit of their own
+
+
+@contextlib.contextmanager
+def hub_within_seconds() -> Iterator[bool]:
+    """Keeps the hub client to its local cache where the hub does not reply; gives whether it does.
+
+    The client by itself tries again for a minute or more.
+    """
+    offline, timeout = constants.HF_HUB_OFFLINE, socket.getdefaulttimeout()
+    reached = not offline and is_reachable(constants.ENDPOINT)
+    constants.HF_HUB_OFFLINE = not reached
+    socket.setdefaulttimeout(STALL_SECONDS)
+    try:
+        yield reached
+    finally:
+        constants.HF_HUB_OFFLINE = offline
+        socket.setdefaulttimeout(timeout)
+
+
+def is_reachable(address: str) -> bool:
+    """Whether a server replies, through the proxy where one is set. Looking up a name has no time limit of its own."""
+    replied: list[bool] = []
+    thread = threading.Thread(target=lambda: replied.append(_replies(address)), daemon=True)
+    thread.start()
+    thread.join(ANSWER_SECONDS + 0.5)
+    return bool(replied and replied[0])
+
+
+def _replies(address: str) -> bool:
+    if urllib.parse.urlparse(address).scheme not in ("http", "https"):
+        return False
+    try:
+        with urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=ANSWER_SECONDS):
+            return True
+    except urllib.error.HTTPError:
+        return True  # a reply, if not a kind one
+    except urllib.error.URLError as error:
+        return isinstance(error.reason, ssl.SSLError)  # the client may trust other certificates
+    except (OSError, ValueError):
+        return False
+
+
+def not_downloaded(key: str, weights: str, name: str, *, source: str, reached: bool, error: Exception) -> UserError:
+    """An error for published weights that could not be had, in one line.
+
+    `source`: repository or address; `reached`: whether the hub replied.
+    """
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+    if not reached:
+        why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else f"{constants.ENDPOINT} does not reply"
+        reason = f"{why}, and there is no copy in {os.path.expanduser(constants.HF_HUB_CACHE)}"
+    return UserError(
+        f"{key} = {weights!r}: the weights of {name}{f' ({source})' if source else ''} could not be downloaded: "
+        f"{reason}: give a file that was downloaded elsewhere ({key}=./model.safetensors), or none for random weights"
+    )
