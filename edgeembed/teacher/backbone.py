@@ -101,7 +101,7 @@ def require_input_size(name: str, size_px: int) -> None:
 def build_tower(name: str, library: str, *, size_px: int, output_stride: int | None = None) -> Tower:
     """A tower with random weights."""
     if library == "open_clip":
-        with without_warnings():  # that the weights are random
+        with nothing_logged():  # that the weights are random
             return _build_open_clip(name, "none", size_px)
     return _build_timm(name, "none", size_px, output_stride)
 
@@ -117,10 +117,10 @@ def timm_settings(name: str) -> Any:
 
 
 @contextlib.contextmanager
-def without_warnings() -> Iterator[None]:
-    """Within the block, nothing below an error is logged."""
+def nothing_logged() -> Iterator[None]:
+    """Within the block, libraries log nothing."""
     before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
+    logging.disable(logging.ERROR)
     try:
         yield
     finally:
@@ -214,7 +214,7 @@ def download_tower(
     else:
         configuration = timm_settings(name)
         source = (configuration and (configuration.hf_hub_id or configuration.url)) or ""
-    with hub_within_seconds() as reached:
+    with hub_within_seconds() as obstacle, nothing_logged():  # one error says it all
         try:
             if library == "open_clip":
                 return _build_open_clip(name, weights, size_px)
@@ -227,7 +227,7 @@ def download_tower(
                     f"image.size_px = {size_px}: the weights {key} = {weights!r} of {name} do not fit images of this "
                     f"size: give the size that they were made for, {native_size(name, library)}, or {key}=none"
                 ) from None
-            raise not_downloaded(key, weights, name, source=str(source), reached=reached, error=error) from error
+            raise not_downloaded(key, weights, name, source=str(source), obstacle=obstacle, error=error) from error
 
 
 def _build_open_clip(name: str, weights: str, size_px: int) -> Tower:

@@ -21,17 +21,19 @@ STALL_SECONDS = 8.0  # for a connection on which nothing comes, of the downloads
 
 
 @contextlib.contextmanager
-def hub_within_seconds() -> Iterator[bool]:
-    """Keeps the hub client to its local cache where the hub does not reply; gives whether it does.
+def hub_within_seconds() -> Iterator[str]:
+    """Keeps the hub client to its local cache where the hub does not reply; gives the reason, empty where it does.
 
     The client by itself tries again for a minute or more.
     """
     offline, timeout = constants.HF_HUB_OFFLINE, socket.getdefaulttimeout()
-    reached = not offline and is_reachable(constants.ENDPOINT)
-    constants.HF_HUB_OFFLINE = not reached
+    obstacle = "HF_HUB_OFFLINE is set" if offline else ""
+    if not offline and not is_reachable(constants.ENDPOINT):
+        obstacle = f"{constants.ENDPOINT} does not reply"
+    constants.HF_HUB_OFFLINE = bool(obstacle)
     socket.setdefaulttimeout(STALL_SECONDS)
     try:
-        yield reached
+        yield obstacle
     finally:
         constants.HF_HUB_OFFLINE = offline
         socket.setdefaulttimeout(timeout)
@@ -60,16 +62,16 @@ def _replies(address: str) -> bool:
         return False
 
 
-def not_downloaded(key: str, weights: str, name: str, *, source: str, reached: bool, error: Exception) -> UserError:
-    """An error for published weights that could not be had, in one line.
+def not_downloaded(key: str, weights: str, name: str, *, source: str, obstacle: str, error: Exception) -> UserError:
+    """An error for published weights that could not be downloaded, in one line.
 
-    `source`: repository or address; `reached`: whether the hub replied.
+    `source`: repository or address; `obstacle`: why the hub was not asked, if it was not.
     """
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
-    if not reached:
-        why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else f"{constants.ENDPOINT} does not reply"
-        reason = f"{why}, and there is no copy in {os.path.expanduser(constants.HF_HUB_CACHE)}"
+    if obstacle and source:  # else there are none to download
+        reason = f"{obstacle}, and there is no copy in {os.path.expanduser(constants.HF_HUB_CACHE)}"
+    where = f" ({source.strip('/')})" if source else ""
     return UserError(
-        f"{key} = {weights!r}: the weights of {name}{f' ({source})' if source else ''} could not be downloaded: "
-        f"{reason}: give a file that was downloaded elsewhere ({key}=./model.safetensors), or none for random weights"
+        f"{key} = {weights!r}: the weights of {name}{where} could not be downloaded: {reason}: "
+        f"give a file that was downloaded elsewhere ({key}=./model.safetensors), or none for random weights"
     )
