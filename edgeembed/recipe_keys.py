@@ -35,19 +35,22 @@ def known_fields(recipe_type: type[BaseModel], prefix: str = "") -> Iterator[tup
             yield f"{prefix}{name}", field
 
 
+def key_named(name: str, keys: Iterable[str]) -> str | None:
+    """The key of this name, written in full or by its last part alone; of several, training's."""
+    same = [key for key in keys if name in (key, key.rpartition(".")[2])]
+    return min(same, key=lambda key: not key.startswith("train."), default=None)
+
+
 def nearest_key(key: str, keys: Iterable[str]) -> str | None:
     """The key that was probably meant: the same last part in another group, else the most similar one."""
-    choices = sorted(keys, key=lambda choice: not choice.startswith("train."))  # batch_size: of training, not eval
-    last = {choice: choice.rpartition(".")[2] for choice in choices}
-    wanted = key.rpartition(".")[2]
-    same = [choice for choice in choices if last[choice] == wanted]
-    similar = difflib.get_close_matches(key, same or choices, n=1, cutoff=0.0 if same else 0.6)
-    if same and "." not in key:
-        return same[0]
-    if similar:
-        return similar[0]
-    parts = difflib.get_close_matches(wanted, list(last.values()), n=1, cutoff=0.6)
-    return next((choice for choice in choices if [last[choice]] == parts), None)
+    choices = list(keys)
+    group, _, last = key.rpartition(".")
+    if not group:
+        similar = difflib.get_close_matches(last, [choice.rpartition(".")[2] for choice in choices], n=1)
+        return key_named(last, choices) or (key_named(similar[0], choices) if similar else None)
+    same = [choice for choice in choices if choice.rpartition(".")[2] == last]
+    nearest = difflib.get_close_matches(key, same or choices, n=1, cutoff=0.0 if same else 0.6)
+    return nearest[0] if nearest else None
 
 
 def set_key(values: dict[str, Any], override: str, recipe_type: type[BaseModel]) -> None:

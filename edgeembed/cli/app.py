@@ -8,12 +8,13 @@ import logging
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import FrameType
 from typing import Annotated, Any, NoReturn
 
 import typer
 
+from edgeembed.cli.suggestions import set_instead
 from edgeembed.errors import CheckFailed, UserError
 from edgeembed.extras import is_known, needed
 
@@ -61,13 +62,13 @@ def run(arguments: list[str] | None = None) -> int:
     except Exception as error:
         if debug:
             raise
-        return report(error)
+        return report(error, arguments)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return INTERRUPTED
 
 
-def report(error: Exception) -> int:
+def report(error: Exception, arguments: Sequence[str] = ()) -> int:
     """Prints one line for an exception and returns the exit code that it stands for."""
     if isinstance(error, (typer.Abort, KeyboardInterrupt)):
         print("stopped", file=sys.stderr)
@@ -79,6 +80,8 @@ def report(error: Exception) -> int:
     usage = getattr(error, "format_message", None)  # Typer's own usage errors
     if usage is not None:
         message, code = usage(), MISUSED
+        if instead := set_instead(error, arguments):
+            message = f"unknown option {error.option_name!r}: recipe keys are set with {instead}"  # type: ignore[attr-defined]
         if not message:  # no command: the help was printed
             return MISUSED
     elif isinstance(error, UserError):

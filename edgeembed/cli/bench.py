@@ -33,8 +33,6 @@ def bench(
     as_json: Annotated[bool, typer.Option("--json", help="Print the report on stdout.")] = False,
 ) -> None:
     """Measure speed, size, memory and retrieval of bundles on this machine, beside their teacher."""
-    if teacher is not None:
-        import edgeembed.bench.teacher  # noqa: F401  # a missing torch should be told before images are rendered
     from edgeembed.bench.run import bench as measure
     from edgeembed.bundle import read_bundle
     from edgeembed.data.manifest import read_manifest
@@ -44,8 +42,11 @@ def bench(
         bundles = [default_bundle()]
         log.info("bundle: %s (comes with the package)", bundles[0])
     for folder in bundles:
-        read_bundle(folder)  # and so should a wrong name
-    manifest = read_manifest(data) if data is not None else embedded_data()
+        read_bundle(folder)
+    given = read_manifest(data) if data is not None else None
+    if teacher is not None:
+        import edgeembed.bench.teacher  # noqa: F401  # a missing torch should be told before images are rendered
+    manifest = given if given is not None else embedded_data()
     report = measure(bundles, manifest, teacher=teacher, out=out, quick=quick)
     if as_json:
         print_json(report)

@@ -30,13 +30,12 @@ def distill(
     from edgeembed.config import load_recipe
     from edgeembed.data.manifest import read_manifest
     from edgeembed.run import RunFolder, latest_run
-    from edgeembed.student.distill import distil
-    from edgeembed.student.names import timm_name
+    from edgeembed.student.names import require_student
     from edgeembed.student.recipe import DistillRecipe
 
     overrides = [*([f"student.name={student}"] if student else []), *(set_ or [])]
     settings = load_recipe(DistillRecipe, kind="student", name=recipe, overrides=overrides)
-    timm_name(settings.student.name)
+    require_student(settings.student.name, settings.student.weights)
     if teacher is None:
         teacher = latest_run("teacher")
         log.info("teacher: %s (the latest run)", teacher)
@@ -44,7 +43,11 @@ def distill(
         data = manifest_of(teacher)
         log.info("data: %s (the teacher's)", data)
     run = RunFolder(path=out or Path("runs") / settings.student.name)
-    result = distil(settings, read_manifest(data), teacher, run, resume=resume)
+    manifest = read_manifest(data)
+
+    from edgeembed.student.distill import distil  # torch: after all that can be checked without it
+
+    result = distil(settings, manifest, teacher, run, resume=resume)
     for kind, scores in (result.get("scores") or {}).items():
         log.info("val, %s: mAP %.4f, recall@1 %.4f", kind, scores["map"], scores["recall_at_1"])
     log.info("student: %s", run.path)

@@ -8,6 +8,18 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from edgeembed.config import Section
+from edgeembed.errors import unknown_choice
+
+PRECISIONS = ("fp32", "fp16", "int8")
+
+
+def parse_precisions(text: str) -> list[str]:
+    """A comma-separated list; fp32 comes first whether named or not, as the others are made from it."""
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    for name in names:
+        if name not in PRECISIONS:
+            raise unknown_choice("precision", name, PRECISIONS)
+    return [name for name in PRECISIONS if name in names or name == "fp32"]
 
 
 class Thresholds(Section):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgeembed.teacher.names import require_timm_name
+from edgeembed.teacher.names import require_timm_name, require_weights
 
 ALIASES: dict[str, str] = {
     "vit_b16": "vit_base_patch16_224",
@@ -31,3 +31,10 @@ def timm_name(student: str) -> str:
         remedy = f"give an alias ({', '.join(ALIASES)}) or any timm model name"
         require_timm_name("student", student, others=ALIASES, remedy=remedy)
     return ALIASES.get(student, student)
+
+
+def require_student(student: str, weights: str) -> None:
+    """Raises UserError for a student, or weights for it, that do not exist."""
+    name = timm_name(student)
+    if weights != "auto":
+        require_weights(name, weights, library="timm", key="student.weights")

@@ -27,6 +27,11 @@ NAME_KEY = re.compile(r"""["'](\w+)(?:\.\w+)?["']\s*:""")
 TAG_KEY = re.compile(r"""["'](\w+)\.(\w+)\*?["']\s*:""")
 
 
+def require_backbone(name: str, weights: str) -> None:
+    """Raises UserError for a backbone, or weights for it, that do not exist."""
+    require_weights(name, weights, library=library_of(name), key="backbone.weights")
+
+
 def library_of(name: str) -> str:
     """ "open_clip" or "timm", by whose model list holds the name. Raises UserError with the nearest known name."""
     if name in open_clip_models():
