@@ -66,7 +66,7 @@ def main() -> None:
     if asked.variant:
         print(json.dumps(measure(asked.variant, asked.manifest, asked.folder, asked)))
         return
-    from edgeembed.student.zoo import timm_name
+    from edgeembed.student.names import timm_name
 
     asked.timm_name = timm_name(asked.student)
     cli = [sys.executable, "-m", "edgeembed"]

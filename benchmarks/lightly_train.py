@@ -58,7 +58,7 @@ def main() -> None:
     asked = parser.parse_args()
 
     from edgeembed.data.manifest import read_manifest, write_manifest
-    from edgeembed.student.zoo import timm_name
+    from edgeembed.student.names import timm_name
 
     manifest = read_manifest(asked.manifest)
     rows = manifest.rows("train")[: asked.images]

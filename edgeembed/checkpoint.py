@@ -80,10 +80,23 @@ def load_module(module: nn.Module, path: Path) -> None:
         target = targets.pop(name, None)
         if target is None or target.shape != tensor.shape:
             raise UserError(f"{path}: tensor {name!r} does not fit the model")
+        require_finite(path, name, tensor, unless=target)
         with torch.no_grad():
             target.copy_(tensor)
     if targets:
         raise UserError(f"{path}: lacks tensor {next(iter(targets))!r} of the model")
+
+
+def require_finite(path: Path, name: str, tensor: Tensor, *, unless: Tensor) -> None:
+    """Raises UserError where a tensor of a file holds NaN or infinity, `unless` the module itself begins with such
+    values, as the masks of some transformers do.
+    """
+    if tensor.is_floating_point() and not tensor.isfinite().all() and unless.isfinite().all():
+        wrong = tensor.numel() - int(tensor.isfinite().sum())
+        raise UserError(
+            f"{path}: tensor {name!r} has {wrong} of {tensor.numel()} values that are NaN or infinite: "
+            "the file is damaged, or its training diverged: use another one"
+        )
 
 
 def save_checkpoint(

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
@@ -12,6 +11,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from edgeembed.errors import UserError, unknown_choice
+from edgeembed.recipe_keys import known_keys, nearest_key, set_key
+from edgeembed.texts import read_text
 
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
@@ -37,12 +38,30 @@ class ImageSection(Section):
     than `size_px`, so that one key makes all of them smaller.
     """
 
-    size_px: int = Field(default=224, ge=16, le=2048)
-    train_size_px: int | None = Field(default=None, ge=16, le=2048)
-    start_size_px: int | None = Field(default=None, ge=16, le=2048)
-    canvas_factor: float = Field(default=1.25, ge=1.0, le=4.0)
-    patch_stride: int | None = Field(default=None, ge=1)
-    keep_aspect: bool = False
+    size_px: int = Field(
+        default=224, ge=16, le=2048, description="side of the network's input in pixels, for evaluation and use"
+    )
+    train_size_px: int | None = Field(
+        default=None, ge=16, le=2048, description="side of the training views; null: size_px"
+    )
+    start_size_px: int | None = Field(
+        default=None,
+        ge=16,
+        le=2048,
+        description="side of the first training views, which grow over three quarters of the run; null: no growth",
+    )
+    canvas_factor: float = Field(
+        default=1.25,
+        ge=1.0,
+        le=4.0,
+        description="side of the decoded squares that views are cut from, as a multiple of the view's side",
+    )
+    patch_stride: int | None = Field(
+        default=None,
+        ge=1,
+        description="distance of a transformer's patches in pixels, so that they overlap; null: the patch size",
+    )
+    keep_aspect: bool = Field(default=False, description="keep the proportions of images instead of making them square")
 
     def view_px(self, progress: float = 1.0) -> int:
         """Side of the training views when `progress` (0..1) of the run is done, in steps of 16 pixels."""
@@ -56,18 +75,32 @@ class ImageSection(Section):
 class AugmentSection(Section):
     """Ranges that each view is drawn from; the defaults leave the image as it is."""
 
-    scale: tuple[float, float] = (1.0, 1.0)  # share of the image's area that is kept
-    aspect: tuple[float, float] = (1.0, 1.0)  # width over height of the crop, relative to the image
-    rotation_degrees: float = Field(default=0.0, ge=0.0, le=180.0)
-    shear_degrees: float = Field(default=0.0, ge=0.0, le=45.0)
-    affine_probability: float = Field(default=1.0, ge=0.0, le=1.0)
-    flip_probability: float = Field(default=0.5, ge=0.0, le=1.0)
-    brightness: float = Field(default=0.0, ge=0.0, lt=1.0)
-    contrast: float = Field(default=0.0, ge=0.0, lt=1.0)
-    saturation: float = Field(default=0.0, ge=0.0, lt=1.0)
-    colour_probability: float = Field(default=1.0, ge=0.0, le=1.0)
-    drop_square_probability: float = Field(default=0.0, ge=0.0, le=1.0)
-    drop_square_side: tuple[float, float] = (0.1, 0.2)  # share of the image's side
+    scale: tuple[float, float] = Field(
+        default=(1.0, 1.0), description="smallest and largest share of the image's area that a view keeps"
+    )
+    aspect: tuple[float, float] = Field(
+        default=(1.0, 1.0), description="width over height of the crop, relative to the image: smallest and largest"
+    )
+    rotation_degrees: float = Field(default=0.0, ge=0.0, le=180.0, description="largest rotation, either way")
+    shear_degrees: float = Field(default=0.0, ge=0.0, le=45.0, description="largest shear, either way")
+    affine_probability: float = Field(
+        default=1.0, ge=0.0, le=1.0, description="share of the views that are rotated and sheared"
+    )
+    flip_probability: float = Field(
+        default=0.5, ge=0.0, le=1.0, description="share of the views that are mirrored left to right"
+    )
+    brightness: float = Field(default=0.0, ge=0.0, lt=1.0, description="largest relative change of brightness")
+    contrast: float = Field(default=0.0, ge=0.0, lt=1.0, description="largest relative change of contrast")
+    saturation: float = Field(default=0.0, ge=0.0, lt=1.0, description="largest relative change of saturation")
+    colour_probability: float = Field(
+        default=1.0, ge=0.0, le=1.0, description="share of the views whose brightness, contrast and saturation change"
+    )
+    drop_square_probability: float = Field(
+        default=0.0, ge=0.0, le=1.0, description="share of the views in which a square is erased (random erasing)"
+    )
+    drop_square_side: tuple[float, float] = Field(
+        default=(0.1, 0.2), description="side of the erased square as a share of the view's: smallest and largest"
+    )
 
 
 class MixSection(Section):
@@ -76,10 +109,21 @@ class MixSection(Section):
     A teacher counts each one's class by its share; a student asks its teacher what the mixed image is.
     """
 
-    cutmix_probability: float = Field(default=0.0, ge=0.0, le=1.0)
-    cutmix_side: tuple[float, float] = (0.3, 0.7)  # share of the image's side
-    mixup_probability: float = Field(default=0.0, ge=0.0, le=1.0)  # the two probabilities add up to at most 1
-    mixup_share: tuple[float, float] = (0.0, 0.5)  # of the other image
+    cutmix_probability: float = Field(
+        default=0.0, ge=0.0, le=1.0, description="share of the images that get a square of another one (CutMix)"
+    )
+    cutmix_side: tuple[float, float] = Field(
+        default=(0.3, 0.7), description="side of that square as a share of the image's: smallest and largest"
+    )
+    mixup_probability: float = Field(
+        default=0.0,
+        ge=0.0,
+        le=1.0,
+        description="share of the images that are blended with another one (mixup); with CutMix at most 1 in all",
+    )
+    mixup_share: tuple[float, float] = Field(
+        default=(0.0, 0.5), description="share of the other image in a blend: smallest and largest"
+    )
 
     @property
     def mixes(self) -> bool:
@@ -105,20 +149,41 @@ class OptimSection(Section):
     With `layer_decay` each block of the backbone gets the rate of the one above it times this factor.
     """
 
-    kind: Literal["adamw", "sgd", "muon"] = "adamw"
-    lr: float = Field(default=1e-4, gt=0.0)
-    backbone_lr_factor: float = Field(default=1.0, ge=0.0)
-    head_lr_factor: float = Field(default=1.0, gt=0.0)
-    weight_decay: float = Field(default=1e-5, ge=0.0)
-    betas: tuple[float, float] = (0.9, 0.999)
-    block_rows: int | None = Field(default=None, ge=4)  # Muon: larger matrices are orthogonalised in blocks of rows
-    momentum: float = Field(default=0.9, ge=0.0, lt=1.0)
-    layer_decay: float = Field(default=1.0, gt=0.0, le=1.0)
-    warmup_epochs: float = Field(default=1.0, ge=0.0)
-    warmup_start_factor: float = Field(default=0.01, gt=0.0, le=1.0)
-    decay: Literal["cosine", "linear"] = "cosine"
-    decay_epochs: float | None = Field(default=None, gt=0.0)  # None: the decay ends with the stage
-    final_lr_factor: float = Field(default=0.0, ge=0.0, le=1.0)
+    kind: Literal["adamw", "sgd", "muon"] = Field(default="adamw", description="optimiser")
+    lr: float = Field(default=1e-4, gt=0.0, description="learning rate after the warm-up")
+    backbone_lr_factor: float = Field(
+        default=1.0, ge=0.0, description="learning rate of the backbone, as a multiple of lr"
+    )
+    head_lr_factor: float = Field(
+        default=1.0, gt=0.0, description="learning rate of the class centres, as a multiple of lr"
+    )
+    weight_decay: float = Field(default=1e-5, ge=0.0, description="decoupled weight decay")
+    betas: tuple[float, float] = Field(
+        default=(0.9, 0.999), description="AdamW's decay of the mean gradient and of the mean squared gradient"
+    )
+    block_rows: int | None = Field(
+        default=None,
+        ge=4,
+        description="rows of a block in which Muon makes larger matrices orthogonal; null: the whole matrix",
+    )
+    momentum: float = Field(default=0.9, ge=0.0, lt=1.0, description="momentum of SGD")
+    layer_decay: float = Field(
+        default=1.0,
+        gt=0.0,
+        le=1.0,
+        description="learning rate of each block of the backbone, as a multiple of the one above it",
+    )
+    warmup_epochs: float = Field(default=1.0, ge=0.0, description="epochs of linear warm-up")
+    warmup_start_factor: float = Field(
+        default=0.01, gt=0.0, le=1.0, description="learning rate at the start of the warm-up, as a multiple of lr"
+    )
+    decay: Literal["cosine", "linear"] = Field(default="cosine", description="form of the learning rate's decay")
+    decay_epochs: float | None = Field(
+        default=None, gt=0.0, description="epochs after which the decay ends; null: with the stage"
+    )
+    final_lr_factor: float = Field(
+        default=0.0, ge=0.0, le=1.0, description="learning rate at the end of the decay, as a multiple of lr"
+    )
 
 
 class TrainSection(Section):
@@ -128,27 +193,44 @@ class TrainSection(Section):
     a scaled loss (NVIDIA GPUs before Ampere). `device` auto: cuda, else mps, else cpu.
     """
 
-    batch_size: int = Field(default=32, ge=1)
-    accumulate_steps: int = Field(default=1, ge=1)
-    epochs: int = Field(default=1, ge=1)
-    max_steps: int | None = Field(default=None, ge=1)
-    checkpoint_every_steps: int = Field(default=1000, ge=0)  # 0: only when the run is stopped
-    keep_checkpoints: int = Field(default=2, ge=1)
-    seed: int = Field(default=0, ge=0)
-    precision: Precision = "auto"
-    clip_norm: float = Field(default=1.0, gt=0.0)
-    ema_decay: float | None = Field(default=None, gt=0.0, lt=1.0)  # keep a running average of the weights instead
-    grad_checkpointing: bool = False
-    workers: int = Field(default=2, ge=0)
-    cache: Literal["auto", "always", "never"] = "auto"  # hold decoded squares in memory
-    device: str = "auto"
+    batch_size: int = Field(default=32, ge=1, description="images in a forward pass")
+    accumulate_steps: int = Field(default=1, ge=1, description="forward passes in an optimiser step")
+    epochs: int = Field(default=1, ge=1, description="passes over the training images")
+    max_steps: int | None = Field(
+        default=None, ge=1, description="optimiser steps after which the run ends; null: no limit"
+    )
+    checkpoint_every_steps: int = Field(
+        default=1000, ge=0, description="optimiser steps between checkpoints; 0: only when the run is stopped"
+    )
+    keep_checkpoints: int = Field(default=2, ge=1, description="newest checkpoints that are kept")
+    seed: int = Field(default=0, ge=0, description="seed of weights, order and augmentation")
+    precision: Precision = Field(
+        default="auto", description="precision of the computation; auto: what the device computes natively"
+    )
+    clip_norm: float = Field(default=1.0, gt=0.0, description="largest norm of the gradient")
+    ema_decay: float | None = Field(
+        default=None,
+        gt=0.0,
+        lt=1.0,
+        description="decay of a moving average of the weights, which becomes the result; null: no average",
+    )
+    grad_checkpointing: bool = Field(
+        default=False, description="compute activations again in the backward pass, to save memory"
+    )
+    workers: int = Field(default=2, ge=0, description="processes that decode images; 0: none beside the training")
+    cache: Literal["auto", "always", "never"] = Field(
+        default="auto", description="keep decoded images in memory; auto: where they fit"
+    )
+    device: str = Field(default="auto", description="auto, cpu, cuda or mps; auto: cuda, else mps, else cpu")
 
 
 class EvalSection(Section):
     """Evaluation on the validation split."""
 
-    every_steps: int | None = Field(default=None, ge=0)  # None: five times a run; 0: never
-    batch_size: int = Field(default=64, ge=1)
+    every_steps: int | None = Field(
+        default=None, ge=0, description="optimiser steps between evaluations; null: five times a run; 0: never"
+    )
+    batch_size: int = Field(default=64, ge=1, description="images in a forward pass of the evaluation")
 
 
 RecipeT = TypeVar("RecipeT", bound=Section)
@@ -163,13 +245,18 @@ def recipe_names(kind: str) -> list[str]:
     return sorted(entry.name[:-5] for entry in recipe_folder(kind).iterdir() if entry.name.endswith(".yaml"))
 
 
+def is_recipe_file(name: str) -> bool:
+    """Whether a recipe is named by a path rather than by the name of a bundled one."""
+    return name.lower().endswith((".yaml", ".yml")) or "/" in name or "\\" in name
+
+
 def recipe_text(kind: str, name: str) -> str:
     """The text of a bundled recipe by name, or of a YAML file by path."""
-    if name.endswith((".yaml", ".yml")) or "/" in name:
+    if is_recipe_file(name):
         path = Path(name)
         if not path.is_file():
             raise UserError(f"recipe {name!r}: no such file")
-        return path.read_text(encoding="utf-8")
+        return read_text(path)
     if name not in recipe_names(kind):
         raise unknown_choice(f"{kind} recipe", name, recipe_names(kind), "(or the path of a .yaml file)")
     return (recipe_folder(kind) / f"{name}.yaml").read_text(encoding="utf-8")
@@ -184,30 +271,8 @@ def load_recipe(recipe_type: type[RecipeT], *, kind: str, name: str, overrides: 
     if not isinstance(values, dict):
         raise UserError(f"recipe {name!r}: expected keys and values, found {type(values).__name__}")
     for override in overrides:
-        set_key(values, override)
+        set_key(values, override, recipe_type)
     return validate(recipe_type, values, source=f"recipe {name!r}")
-
-
-def set_key(values: dict[str, Any], override: str) -> None:
-    """Applies one `a.b=c` to nested values; c is read as YAML."""
-    key, separator, text = override.partition("=")
-    if not separator or not key:
-        raise UserError(f"--set {override!r}: expected key=value, for example train.epochs=3")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        value = text
-    *parents, last = key.strip().split(".")
-    target = values
-    while parents:
-        parent = parents.pop(0)
-        child = target.setdefault(parent, {})
-        if isinstance(child, list) and parents and parents[0].isdigit() and int(parents[0]) < len(child):
-            child = child[int(parents.pop(0))]  # stages.0.train.epochs=3
-        if not isinstance(child, dict):
-            raise UserError(f"--set {override!r}: {parent!r} is a value, not a group of keys")
-        target = child
-    target[last] = value
 
 
 def validate(recipe_type: type[RecipeT], values: dict[str, Any], *, source: str) -> RecipeT:
@@ -219,8 +284,8 @@ def validate(recipe_type: type[RecipeT], values: dict[str, Any], *, source: str)
             raise UserError(f"{source}: {raised}") from None
         key = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
-            nearest = difflib.get_close_matches(key, list(known_keys(recipe_type)), n=1, cutoff=0.3)
-            hint = f"did you mean {nearest[0]!r}?" if nearest else "`edgeembed recipes show NAME` lists the keys"
+            nearest = nearest_key(key, known_keys(recipe_type))
+            hint = f"did you mean {nearest!r}?" if nearest else "`edgeembed recipes show NAME` lists the keys"
             raise UserError(f"{source}: unknown key {key!r}: {hint}") from None
         raise UserError(f"{source}: {key} = {first['input']!r}: {first['msg']}") from None
 
@@ -231,16 +296,6 @@ def is_same_recipe(recipe: Section, config_yaml: str) -> bool:
         return type(recipe).model_validate(yaml.safe_load(config_yaml)) == recipe
     except (yaml.YAMLError, ValueError):
         return False
-
-
-def known_keys(recipe_type: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    """Every key of a recipe type, dotted."""
-    for name, field in recipe_type.model_fields.items():
-        annotation = field.annotation
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            yield from known_keys(annotation, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}"
 
 
 def to_yaml(recipe: Section) -> str:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from edgeembed.config import ImageSection, known_keys, load_recipe, recipe_names, to_yaml
+from edgeembed.config import ImageSection, load_recipe, recipe_names, to_yaml
 from edgeembed.errors import UserError
+from edgeembed.recipe_keys import known_keys
 from edgeembed.student.recipe import DistillRecipe
 from edgeembed.teacher.recipe import TeacherRecipe
 

@@ -12,7 +12,8 @@ import torch
 from edgeembed.bench.latency import measure
 from edgeembed.export.onnx import save, to_onnx
 from edgeembed.runtimes import open_session
-from edgeembed.student.zoo import build_student, count_macs, timm_name
+from edgeembed.student.names import timm_name
+from edgeembed.student.zoo import build_student, count_macs, require_student_size
 
 DIM = 64
 
@@ -22,6 +23,7 @@ def describe_student(name: str, *, size_px: int, threads: int | None) -> dict[st
 
     `threads` None: not timed. Raises UserError for a name or a size that is not known.
     """
+    require_student_size(name, size_px)
     torch.manual_seed(0)
     model = build_student(name, weights="none", size_px=size_px, dim=DIM).eval()
     p50_ms = None

@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import FrameType
 from typing import Annotated, Any, NoReturn
 
@@ -118,7 +118,7 @@ def run(arguments: list[str] | None = None) -> int:
             if received and not hasattr(error, "exit_code"):  # a module half imported may make any error of a signal
                 print("stopped", file=sys.stderr)
                 return 128 + received[0]
-            return report(error)
+            return report(error, arguments)
     if result == INTERRUPTED:  # what Typer makes of Ctrl-C
         print("stopped", file=sys.stderr)
     return result if isinstance(result, int) else DONE
@@ -134,7 +134,7 @@ def global_options_first(arguments: list[str]) -> list[str]:
     return [*moved, *kept, *arguments[end:]]
 
 
-def report(error: BaseException) -> int:
+def report(error: BaseException, arguments: Sequence[str] = ()) -> int:
     """Prints one line for an exception and returns the exit code that it stands for."""
     if isinstance(error, (typer.Abort, KeyboardInterrupt)):
         print("stopped", file=sys.stderr)
@@ -144,7 +144,7 @@ def report(error: BaseException) -> int:
     code = getattr(error, "exit_code", None)
     message = str(error)
     if hasattr(error, "format_message"):  # Typer's own usage errors
-        code, message = MISUSED, usage_message(error)
+        code, message = MISUSED, usage_message(error, arguments)
     elif isinstance(error, UserError):
         code = MISUSED
     elif isinstance(error, ModuleNotFoundError) and is_known(error.name or ""):

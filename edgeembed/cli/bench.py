@@ -51,7 +51,6 @@ def bench(
 
     if teacher is not None:
         require_run(teacher, role="teacher")
-        import edgeembed.bench.teacher  # noqa: F401  # a missing torch should be told before images are rendered
     from edgeembed.bench.run import bench as measure
     from edgeembed.bench.terminal import print_summary
     from edgeembed.bundle import read_bundle
@@ -62,8 +61,11 @@ def bench(
         bundles = [default_bundle()]
         log.info("bundle: %s (comes with the package)", bundles[0])
     for folder in bundles:
-        read_bundle(folder)  # and so should a wrong name
-    manifest = read_manifest(data) if data is not None else embedded_data()
+        read_bundle(folder)
+    given = read_manifest(data) if data is not None else None
+    if teacher is not None:
+        import edgeembed.bench.teacher  # noqa: F401  # a missing torch should be told before images are rendered
+    manifest = given if given is not None else embedded_data()
     report = measure(bundles, manifest, teacher=teacher, out=out, quick=quick, remember=remember)
     if as_json:
         print_json(report)

@@ -41,13 +41,12 @@ def distill(
     from edgeembed.config import load_recipe
     from edgeembed.data.manifest import read_manifest
     from edgeembed.run import RunFolder, latest_run
-    from edgeembed.student.distill import distil
+    from edgeembed.student.names import require_student
     from edgeembed.student.recipe import DistillRecipe
-    from edgeembed.student.zoo import timm_name
 
     overrides = [*([f"student.name={student}"] if student else []), *(set_ or [])]
     settings = load_recipe(DistillRecipe, kind="student", name=recipe, overrides=overrides)
-    timm_name(settings.student.name)
+    require_student(settings.student.name, settings.student.weights)
     if teacher is None:
         teacher = latest_run("teacher")
         log.info("teacher: %s (the latest run)", teacher)
@@ -55,7 +54,11 @@ def distill(
         data = manifest_of(teacher)
         log.info("data: %s (the teacher's)", data)
     run = RunFolder(path=out or Path("runs") / settings.student.name)
-    result = distil(settings, read_manifest(data), teacher, run, resume=resume)
+    manifest = read_manifest(data)
+
+    from edgeembed.student.distill import distil  # torch: after all that can be checked without it
+
+    result = distil(settings, manifest, teacher, run, resume=resume)
     untrained = result.get("untrained") or {}
     for kind, scores in (result.get("scores") or {}).items():
         log.info("val, %s: %s", kind, describe_scores(scores, untrained=(untrained.get(kind) or {}).get("map")))

@@ -79,7 +79,7 @@ def export(
 
     from edgeembed.config import load_recipe
     from edgeembed.export.gate import require_nothing_refused
-    from edgeembed.export.recipe import ExportRecipe
+    from edgeembed.export.recipe import ExportRecipe, parse_precisions
     from edgeembed.run import require_run
 
     settings = load_recipe(ExportRecipe, kind="export", name=recipe, overrides=overrides or ())
@@ -96,7 +96,7 @@ def export(
         manifest, refused = export_files(
             run,
             target,
-            precision=precision,
+            precisions=parse_precisions(precision),
             recipe=settings,
             data=data,
             licence=licence,
@@ -119,12 +119,15 @@ def export(
     require_nothing_refused(refused)
 
 
-def export_files(run: Path, out: Path, *, precision: str, **settings: Any) -> Exported:
+def export_files(run: Path, out: Path, *, data: Path | None, **settings: Any) -> Exported:
     """The files of a run."""
-    from edgeembed.export.export import export_run
-    from edgeembed.export.precision import parse_precisions
+    if data is not None:
+        from edgeembed.data.manifest import read_manifest
 
-    return export_run(run, out, precisions=parse_precisions(precision), **settings)
+        read_manifest(data)
+    from edgeembed.export.export import export_run  # torch: after all that can be checked without it
+
+    return export_run(run, out, data=data, **settings)
 
 
 def export_engines(

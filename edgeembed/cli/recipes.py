@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import re
+from collections.abc import Iterator
 from typing import Annotated
 
 import typer
@@ -47,11 +49,16 @@ def show_recipe(
     kind: Annotated[
         str | None, typer.Option(help="teacher, student or export; default: both, or what a file is.")
     ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
 ) -> None:
-    """A recipe's text, its stages in words, then every key with the value it resolves to."""
-    from edgeembed.config import Section, load_recipe, recipe_names, recipe_text, to_yaml
+    """A recipe's header, its stages in words, and every key with its value, what it means and what is allowed.
+
+    The output is a recipe itself: save it to a .yaml file, change it, and give the file as --recipe.
+    """
+    from edgeembed.config import Section, is_recipe_file, load_recipe, recipe_names, recipe_text
     from edgeembed.errors import unknown_choice
     from edgeembed.export.recipe import ExportRecipe
+    from edgeembed.recipe_keys import explain, explained_yaml
     from edgeembed.student.recipe import DistillRecipe
     from edgeembed.teacher.recipe import TeacherRecipe
 
@@ -59,20 +66,28 @@ def show_recipe(
     if kind is not None and kind not in types:
         raise unknown_choice("kind", kind, types)
     kinds = [kind] if kind else [each for each in KINDS if name in recipe_names(each)]
-    if not kinds and name.endswith((".yaml", ".yml")):
+    if not kinds and is_recipe_file(name):
         kinds = [kind_of(recipe_text("teacher", name))]
     if not kinds:
         raise unknown_choice("recipe", name, {each for one in KINDS for each in recipe_names(one)})
-    for each in kinds:
+    recipes = {each: load_recipe(types[each], kind=each, name=name) for each in kinds}
+    if as_json:
+        print_json({"name": name, **{each: explain(recipe) for each, recipe in recipes.items()}})
+        return
+    for each, recipe in recipes.items():
         print(f"# --- {each} recipe {name} ---")
-        print(recipe_text(each, name).rstrip())
-        recipe = load_recipe(types[each], kind=each, name=name)
+        print("".join(header_of(recipe_text(each, name))).rstrip())
         if isinstance(recipe, TeacherRecipe) and recipe.stages:
-            print("\n# --- stages ---")
+            print("#\n# Stages:")
             for number, (stage, settings) in enumerate(recipe.resolve_stages(), start=1):
                 print(f"# {number}. {stage}: {settings.explain()}")
-        print("\n# --- resolved ---")
-        print(to_yaml(recipe))
+        print()
+        print(explained_yaml(recipe))
+
+
+def header_of(text: str) -> Iterator[str]:
+    """The lines of comment that a recipe opens with."""
+    return itertools.takewhile(lambda line: line.startswith("#"), text.splitlines(keepends=True))
 
 
 def kind_of(text: str) -> str:

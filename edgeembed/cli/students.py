@@ -15,18 +15,20 @@ log = logging.getLogger(__name__)
 @app.command()
 def students(
     names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Default: every alias.")] = None,
-    size_px: Annotated[int, typer.Option(help="Side of the input.")] = 224,
+    size_px: Annotated[int, typer.Option(min=16, max=2048, help="Side of the input, image.size_px.")] = 224,
     threads: Annotated[int, typer.Option(min=1, help="Threads of ONNX Runtime.")] = 1,
     latency: Annotated[bool, typer.Option(help="Export each to ONNX and time it here, some seconds each.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
 ) -> None:
     """List students: parameters, multiply-accumulates, and what an image takes on this machine."""
-    from edgeembed.bench.listing import describe_student
-    from edgeembed.student.zoo import ALIASES, timm_name
+    from edgeembed.student.names import ALIASES, timm_name
 
     chosen = names or list(ALIASES)
     for name in chosen:
         timm_name(name)
+
+    from edgeembed.bench.listing import describe_student  # torch: after all that can be checked without it
+
     rows: list[dict[str, Any]] = []
     if not as_json:
         print(f"{'student':22} {'timm name':28} {'M params':>9} {'G MACs':>8} {'p50 ms':>8}")

@@ -47,12 +47,15 @@ def build(
     teacher = chosen_teacher(teacher)
     from edgeembed.config import load_recipe
     from edgeembed.data.manifest import read_manifest
-    from edgeembed.student.build import build_targets
     from edgeembed.student.recipe import DistillRecipe
 
     overrides = [*(set_ or []), *([f"targets.views={views}"] if views else [])]
     settings = load_recipe(DistillRecipe, kind="student", name=recipe, overrides=overrides)
-    result = build_targets(settings, read_manifest(data or manifest_of(teacher)), teacher)
+    manifest = read_manifest(data or manifest_of(teacher))
+
+    from edgeembed.student.build import build_targets  # torch: after all that can be checked without it
+
+    result = build_targets(settings, manifest, teacher)
     log.info("%s: %d targets known, %d new in %.1f s", *(result[k] for k in ("store", "known", "computed", "seconds")))
     if as_json:
         print_json(result)
@@ -91,10 +94,15 @@ def verify(
     """Ask the teacher again for a sample of what is stored, and compare."""
     teacher = chosen_teacher(teacher)
     from edgeembed.data.manifest import read_manifest
-    from edgeembed.student.build import verify_targets
+    from edgeembed.student.targets import open_existing
 
     manifest = read_manifest(data or manifest_of(teacher))
-    result = verify_targets(store or only_store(teacher), manifest, teacher, pairs=pairs, workers=workers)
+    store = store or only_store(teacher)
+    open_existing(store)
+
+    from edgeembed.student.build import verify_targets  # torch: after all that can be checked without it
+
+    result = verify_targets(store, manifest, teacher, pairs=pairs, workers=workers)
     if as_json:
         print_json(result)
     else:
@@ -104,9 +112,14 @@ def verify(
 @targets_app.command()
 def stats(store: Store = None, teacher: Teacher = None, as_json: Json = False) -> None:
     """What a store holds."""
-    from edgeembed.student.build import describe_targets
+    from edgeembed.student.targets import open_existing
 
-    result = describe_targets(store or only_store(chosen_teacher(teacher)))
+    store = store or only_store(chosen_teacher(teacher))
+    open_existing(store)
+
+    from edgeembed.student.build import describe_targets  # torch: after all that can be checked without it
+
+    result = describe_targets(store)
     if as_json:
         print_json(result)
         return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 from typing import Annotated
@@ -39,12 +38,17 @@ def teacher_train(
     from edgeembed.config import load_recipe
     from edgeembed.data.manifest import read_manifest
     from edgeembed.run import RunFolder
+    from edgeembed.teacher.names import require_backbone
     from edgeembed.teacher.recipe import TeacherRecipe
-    from edgeembed.teacher.train import train_teacher
 
-    overrides = [f"continue_from={json.dumps(str(from_))}"] if from_ else []
+    overrides = [f"continue_from={from_}"] if from_ else []
     settings = load_recipe(TeacherRecipe, kind="teacher", name=recipe, overrides=[*overrides, *(set_ or [])])
-    result = train_teacher(settings, read_manifest(data), RunFolder(path=out), resume=resume)
+    require_backbone(settings.backbone.name, settings.backbone.weights)
+    manifest = read_manifest(data)
+
+    from edgeembed.teacher.train import train_teacher  # torch: after all that can be checked without it
+
+    result = train_teacher(settings, manifest, RunFolder(path=out), resume=resume)
     if scores := result.get("scores"):
         log.info("val: %s", describe_scores(scores, untrained=None))
     else:

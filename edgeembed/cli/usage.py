@@ -6,11 +6,16 @@ Typer's exceptions are click's in some versions and its own in others, so they a
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from typing import Any
 
+from edgeembed.cli.suggestions import set_instead
 
-def usage_message(error: Any) -> str:
+
+def usage_message(error: Any, arguments: Sequence[str]) -> str:
     """One line for a usage error of Typer: what, the value, and which help lists what is expected."""
+    if instead := set_instead(error, arguments):
+        return f"unknown option {error.option_name!r}: recipe keys are set with {instead}"
     if hasattr(error, "possibilities"):
         return unknown_option(error)
     message = with_value(error).rstrip(".")

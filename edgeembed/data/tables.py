@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import csv
 import io
 import math
@@ -17,17 +16,11 @@ from typing import Any, TypeAlias
 from edgeembed.data.spelling import paths_on_disk
 from edgeembed.errors import UserError
 from edgeembed.image_files import printable
+from edgeembed.texts import decode_text
 
 TEXT_SUFFIXES = (".csv", ".tsv", ".txt")
 TABLE_SUFFIXES = (*TEXT_SUFFIXES, ".parquet")
 DELIMITERS = ",;\t|"
-ENCODINGS = (  # by the byte order mark; UTF-32 first, whose mark begins with that of UTF-16
-    (codecs.BOM_UTF32_LE, "utf-32"),
-    (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"),
-)
-
 Column: TypeAlias = "tuple[str | None, ...]"
 
 
@@ -159,25 +152,14 @@ def _delimiter(text: str, names: Sequence[str]) -> str:
 
 
 def _decode(path: Path) -> str:
-    """The text of a file in UTF-8, or in UTF-16 or UTF-32 with a byte order mark, as Excel's "Unicode text" is.
-
-    Any other encoding is refused: which one it is can only be guessed, and a wrong guess gives other names.
-    """
-    remedy = "save it as UTF-8 (in Excel: CSV UTF-8)"
+    """The text of a file. An encoding that can only be guessed is refused: a wrong guess gives other names."""
+    source = f"{path}: not a readable {path.suffix} table"
     try:
-        content = path.read_bytes()
-        encoding = next((encoding for mark, encoding in ENCODINGS if content.startswith(mark)), "utf-8-sig")
-        text = content.decode(encoding)
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise UserError(
-            f"{path}: not a readable .csv table: byte 0x{content[error.start]:02x} in line {line} is not "
-            f"{error.encoding.upper()}: {remedy}"
-        ) from None
+        text = decode_text(path.read_bytes(), source=source)
     except OSError as error:
-        raise UserError(f"{path}: not a readable .csv table ({error.strerror})") from None
+        raise UserError(f"{source} ({error.strerror})") from None
     if "\0" in text:
-        raise UserError(f"{path}: not a readable .csv table: it holds null bytes: {remedy}")
+        raise UserError(f"{source}: it holds null bytes: save it as UTF-8 (in Excel: CSV UTF-8)")
     return text
 
 

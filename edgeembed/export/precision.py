@@ -1,4 +1,4 @@
-"""Which precisions there are, and fp16: decided in the ONNX file, so that every runtime reads the same numbers."""
+"""fp16, decided in the ONNX file, so that every runtime reads the same numbers."""
 
 from __future__ import annotations
 
@@ -6,20 +6,9 @@ import onnx
 from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
 from onnxruntime.transformers.onnx_model import OnnxModel
 
-from edgeembed.errors import unknown_choice
 from edgeembed.export.onnx import is_large
 
-PRECISIONS = ("fp32", "fp16", "int8")
 KEEP_FLOAT_IN_FP16 = ("LayerNormalization", "Softmax", "ReduceL2", "ReduceSumSquare", "Pow", "Sqrt")
-
-
-def parse_precisions(text: str) -> list[str]:
-    """A comma-separated list; fp32 comes first whether named or not, as the others are made from it."""
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    for name in names:
-        if name not in PRECISIONS:
-            raise unknown_choice("precision", name, PRECISIONS)
-    return [name for name in PRECISIONS if name in names or name == "fp32"]
 
 
 def to_fp16(model: onnx.ModelProto) -> onnx.ModelProto:

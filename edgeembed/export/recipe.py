@@ -8,7 +8,19 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from edgeembed.config import Section
+from edgeembed.errors import unknown_choice
 from edgeembed.spread import MOST_RELATIVE_ERROR
+
+PRECISIONS = ("fp32", "fp16", "int8")
+
+
+def parse_precisions(text: str) -> list[str]:
+    """A comma-separated list; fp32 comes first whether named or not, as the others are made from it."""
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    for name in names:
+        if name not in PRECISIONS:
+            raise unknown_choice("precision", name, PRECISIONS)
+    return [name for name in PRECISIONS if name in names or name == "fp32"]
 
 
 class Thresholds(Section):
@@ -20,10 +32,23 @@ class Thresholds(Section):
     alone says little of a space in which all images lie close together.
     """
 
-    cosine_p1: float | None = Field(default=None, ge=-1.0, le=1.0)
-    cosine_p50: float | None = Field(default=None, ge=-1.0, le=1.0)
-    relative_error_p50: float | None = Field(default=None, ge=0.0)
-    map_loss: float | None = Field(default=None, ge=0.0, le=1.0)
+    cosine_p1: float | None = Field(
+        default=None,
+        ge=-1.0,
+        le=1.0,
+        description="smallest 1st percentile of the cosines to torch; null: not asked for",
+    )
+    cosine_p50: float | None = Field(
+        default=None, ge=-1.0, le=1.0, description="smallest median of the cosines to torch; null: not asked for"
+    )
+    relative_error_p50: float | None = Field(
+        default=None,
+        ge=0.0,
+        description="largest median error as a share of the distance between images; null: not asked for",
+    )
+    map_loss: float | None = Field(
+        default=None, ge=0.0, le=1.0, description="largest loss of mAP against the fp32 file; null: not asked for"
+    )
 
 
 class GateSection(Section):
@@ -37,8 +62,10 @@ class GateSection(Section):
     fp16: Thresholds = Thresholds(cosine_p1=0.999, relative_error_p50=MOST_RELATIVE_ERROR, map_loss=0.005)
     int8: Thresholds = Thresholds(cosine_p50=0.98, relative_error_p50=MOST_RELATIVE_ERROR, map_loss=0.005)
     int8_transformer: Thresholds = Thresholds(cosine_p50=0.98, relative_error_p50=MOST_RELATIVE_ERROR, map_loss=0.01)
-    max_images: int = Field(default=6000, ge=64)
-    max_macs: float = Field(default=1e13, gt=0.0)
+    max_images: int = Field(default=6000, ge=64, description="most images that a file is measured on")
+    max_macs: float = Field(
+        default=1e13, gt=0.0, description="multiply-accumulates that a measurement may take, which limits its images"
+    )
 
     def of(self, precision: str, *, transformer: bool) -> Thresholds:
         known = {"fp32": self.fp32, "fp16": self.fp16, "int8": self.int8_transformer if transformer else self.int8}
@@ -55,12 +82,24 @@ class Int8Section(Section):
     until the gate holds.
     """
 
-    calibration: Literal["auto", "minmax", "percentile", "entropy"] = "auto"
-    calibration_images: int = Field(default=512, ge=1)
-    choosing_images: int = Field(default=96, ge=1)
-    percentile: float = Field(default=99.99, gt=50.0, le=100.0)
-    reduce_range: Literal["auto"] | bool = "auto"
-    max_float_share: float = Field(default=0.5, ge=0.0, le=1.0)
+    calibration: Literal["auto", "minmax", "percentile", "entropy"] = Field(
+        default="auto", description="how ranges are found; auto: all methods are tried and compared"
+    )
+    calibration_images: int = Field(default=512, ge=1, description="most training images that ranges are taken from")
+    choosing_images: int = Field(default=96, ge=1, description="images on which the files of the methods are compared")
+    percentile: float = Field(
+        default=99.99, gt=50.0, le=100.0, description="of the absolute values, where calibration is percentile"
+    )
+    reduce_range: Literal["auto"] | bool = Field(
+        default="auto",
+        description="7-bit weights, which saturate on no CPU; auto: 8 bits only where no file with 7 passes",
+    )
+    max_float_share: float = Field(
+        default=0.5,
+        ge=0.0,
+        le=1.0,
+        description="largest share of the operators that may return to float until the gate passes",
+    )
 
     def reduced_ranges(self) -> tuple[bool, ...]:
         """Values of `reduce_range` to try, one after the other, until a file passes."""
@@ -75,12 +114,20 @@ class EngineSection(Section):
     too. Both cost speed.
     """
 
-    opt_batch: int = Field(default=1, ge=1)
-    max_batch: int = Field(default=16, ge=1)
-    workspace_mb: int | None = Field(default=None, ge=1)
-    timing_cache: Path | None = None
-    hardware_compatible: bool = False
-    version_compatible: bool = False
+    opt_batch: int = Field(default=1, ge=1, description="batch size that a TensorRT engine is fastest at")
+    max_batch: int = Field(default=16, ge=1, description="largest batch of a TensorRT engine")
+    workspace_mb: int | None = Field(
+        default=None, ge=1, description="memory in MB that building may use; null: no limit"
+    )
+    timing_cache: Path | None = Field(
+        default=None, description="file that keeps the measurements of a build for the next one; null: none"
+    )
+    hardware_compatible: bool = Field(
+        default=False, description="an engine for every GPU from Ampere on, at some cost of speed"
+    )
+    version_compatible: bool = Field(
+        default=False, description="an engine for later releases of the same major version, at some cost of speed"
+    )
 
     @model_validator(mode="after")
     def _fastest_batch_is_allowed(self) -> EngineSection:
@@ -92,7 +139,7 @@ class EngineSection(Section):
 class ExportRecipe(Section):
     """Everything that decides an export, beside the run and its images."""
 
-    description: str = ""
+    description: str = Field(default="", description="free text")
     gate: GateSection = GateSection()
     int8: Int8Section = Int8Section()
     engine: EngineSection = EngineSection()

@@ -31,7 +31,7 @@ from edgeembed.student.answers import replay_of, training_canvas_px, with_target
 from edgeembed.student.objective import build_objective
 from edgeembed.student.recipe import DistillRecipe
 from edgeembed.student.teachers import Teacher, open_teacher
-from edgeembed.student.zoo import build_student
+from edgeembed.student.zoo import build_student, require_student_size
 from edgeembed.teacher.device import pick_device, seed_step, set_allocator, suit_convolutions
 from edgeembed.teacher.evaluate import embed_files, plan_validation, steps_between_evaluations, warn_if_collapsed
 from edgeembed.teacher.forecast import warn_if_hopeless
@@ -56,6 +56,7 @@ def distil(
     rows = manifest.rows("train")
     if rows.size < 2:
         raise UserError(f"the train split has {rows.size} images, distillation needs at least 2")
+    require_student_size(recipe.student.name, recipe.image.size_px)
     teacher = open_teacher(teacher_path)
     manifest.require_files()
     planned = plan_validation(recipe.eval, manifest)

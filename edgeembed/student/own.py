@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import logging
 import os
+import unicodedata
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +23,11 @@ from edgeembed.errors import UserError
 from edgeembed.run import write_json
 from edgeembed.student.targets import TargetKey, TargetStore, open_existing
 
+log = logging.getLogger(__name__)
+
 SOURCE = "source.json"
+SAME_COSINE = 0.9999  # of two vectors that only rounding tells apart
+FLOATS = ("F16", "BF16", "F32", "F64")  # as safetensors spells them
 VECTORS = "vectors.safetensors"  # in the store's folder: the embeddings of every image of the manifest
 
 
@@ -31,8 +39,7 @@ def import_targets(path: Path, manifest: Manifest, out: Path, *, model: str | No
     if out.exists() and any(out.iterdir()):
         raise UserError(f"{out}: is not empty: name a new folder with --out")
     embeddings = read_vectors(path, model=model)
-    position_of = {name: at for at, name in enumerate(embeddings.paths)}
-    at_N = np.array([find(position_of, manifest, row) for row in range(len(manifest))], dtype=np.int64)
+    at_N = find(path, embeddings, manifest, np.arange(len(manifest)))
     train = manifest.rows("train")
     at_train = at_N[train]
     if (at_train >= 0).sum() < 2:
@@ -83,17 +90,47 @@ def open_own(folder: Path) -> TargetStore:
 def rows_of(path: Path, manifest: Manifest, rows: Rows) -> tuple[FloatArray, Rows]:
     """Embeddings of those rows of a manifest that a file has."""
     embeddings = read_embeddings(path)
-    position_of = {name: at for at, name in enumerate(embeddings.paths)}
-    at_N = np.array([find(position_of, manifest, row) for row in rows], dtype=np.int64)
+    at_N = find(path, embeddings, manifest, rows)
     return embeddings.embedding_ND[at_N[at_N >= 0]], rows[at_N >= 0]
 
 
-def find(position_of: dict[str, int], manifest: Manifest, row: int) -> int:
-    """Where the embedding of an image stands, by its path in the manifest or on disk; -1 where it has none."""
-    for name in (manifest.path[row], manifest.files[row]):
-        if name in position_of:
-            return position_of[name]
-    return position_of.get(os.path.realpath(manifest.files[row]), -1)
+def find(source: Path, embeddings: Embeddings, manifest: Manifest, rows: Rows) -> Rows:
+    """Where the embedding of each row's image stands, by its path in the manifest or on disk; -1 where it has none.
+
+    One image may stand in a file more than once, also under several spellings of its path, as long as its vectors are
+    equal. Raises UserError where they are not: nothing says which one is right.
+    """
+    positions_of: defaultdict[str, list[int]] = defaultdict(list)
+    for position, name in enumerate(embeddings.paths):
+        positions_of[spelled(name)].append(position)
+
+    def positions(*names: str) -> list[int]:
+        return sorted(position for name in {*map(spelled, names)} for position in positions_of.get(name, ()))
+
+    at_N = np.full(rows.size, -1, np.int64)
+    repeated = 0
+    for place, row in enumerate(rows):
+        file = manifest.files[row]
+        found = positions(manifest.path[row], file) or positions(os.path.realpath(file))
+        if found:
+            at_N[place] = found[0]
+        for other in found[1:]:
+            repeated += 1
+            cosine = float(embeddings.embedding_ND[found[0]] @ embeddings.embedding_ND[other])
+            if cosine < SAME_COSINE:
+                names = " and ".join(dict.fromkeys(embeddings.paths[position] for position in (found[0], other)))
+                raise UserError(
+                    f"{source}: two different embeddings of one image, {names} "
+                    f"(rows {found[0]} and {other}, cosine {cosine:.4f}): keep the right one"
+                )
+    if repeated:
+        log.warning("%s: %d embeddings repeat that of the same image: each is taken once", source, repeated)
+    return at_N
+
+
+def spelled(path: str) -> str:
+    """A form in which `./a.jpg` and `a.jpg`, and the two Unicode forms of an accent, are equal."""
+    return unicodedata.normalize("NFC", os.path.normpath(path))
 
 
 def read_vectors(path: Path, *, model: str | None = None) -> Embeddings:
@@ -131,8 +168,10 @@ def _parquet(path: Path) -> tuple[list[str], npt.NDArray[Any], dict[str, str]]:
         paths = [str(name) for name in table.column("path").to_pylist()]
     except (pa.ArrowException, KeyError, OSError) as error:
         raise UserError(f"{path}: not Parquet with columns path and embedding ({error})") from None
-    if len({vector.shape for vector in numbers}) != 1 or not np.issubdtype(numbers[0].dtype, np.floating):
+    if len({vector.shape for vector in numbers}) != 1:
         raise UserError(f"{path}: column embedding must hold lists of numbers, all of one length")
+    if not np.issubdtype(numbers[0].dtype, np.floating):
+        raise UserError(f"{path}: column embedding holds {numbers[0].dtype}, expected floating point")
     metadata: dict[bytes, bytes] = table.schema.metadata or {}
     return paths, np.stack(numbers), {key.decode(): value.decode("utf-8", "replace") for key, value in metadata.items()}
 
@@ -140,10 +179,28 @@ def _parquet(path: Path) -> tuple[list[str], npt.NDArray[Any], dict[str, str]]:
 def _safetensors(path: Path) -> tuple[list[str], npt.NDArray[Any], dict[str, str]]:
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
-            tensors = {name: file.get_tensor(name) for name in ("embedding", "paths", "path_offsets")}
             facts: dict[str, str] = file.metadata() or {}
-    except (safetensors.SafetensorError, TypeError, ValueError) as error:
+            kind = str(file.get_slice("embedding").get_dtype())
+            if kind not in FLOATS:
+                expected = "float16, bfloat16, float32 or float64"
+                raise UserError(f"{path}: tensor embedding is {kind}, expected {expected}: convert it")
+            blob, offsets = file.get_tensor("paths"), file.get_tensor("path_offsets")
+            embedding_ND = file.get_tensor("embedding") if kind != "BF16" else read_bfloat16(path, "embedding")
+    except UserError:
+        raise
+    except (safetensors.SafetensorError, OSError, TypeError, ValueError) as error:
         raise UserError(f"{path}: not safetensors with embedding, paths and path_offsets ({error})") from None
-    if not np.issubdtype(tensors["embedding"].dtype, np.floating):
-        raise UserError(f"{path}: tensor embedding is {tensors['embedding'].dtype}, expected floating point")
-    return list(paths_of(path, tensors["paths"], tensors["path_offsets"])), tensors["embedding"], facts
+    if np.issubdtype(offsets.dtype, np.integer):
+        offsets = offsets.astype(np.int64)
+    return list(paths_of(path, blob, offsets)), embedding_ND, facts
+
+
+def read_bfloat16(path: Path, name: str) -> FloatArray:
+    """A bfloat16 tensor of a sound safetensors file, in float32: numpy has no type for it, but it is the upper half."""
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        entry = json.loads(file.read(size))[name]
+    shape, (begin, end) = tuple(entry["shape"]), entry["data_offsets"]
+    upper = np.fromfile(path, "<u2", count=(end - begin) // 2, offset=8 + size + begin)
+    wide: FloatArray = (upper.astype(np.uint32) << 16).view(np.float32).reshape(shape)
+    return wide

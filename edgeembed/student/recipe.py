@@ -19,9 +19,14 @@ from edgeembed.config import (
 class StudentSection(Section):
     """The network: an alias or a timm name; `weights` is `auto`, `pretrained`, `none`, or a file."""
 
-    name: str = "mobilenetv4_s"
-    weights: str = "auto"
-    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+    name: str = Field(default="mobilenetv4_s", description="an alias (`edgeembed students` lists them) or a timm model")
+    weights: str = Field(
+        default="auto",
+        description="where training starts: auto (pretrained where they can be downloaded), pretrained, a file, none",
+    )
+    dropout: float = Field(
+        default=0.0, ge=0.0, lt=1.0, description="share of the backbone's features that a training step drops"
+    )
 
 
 class LossSection(Section):
@@ -30,18 +35,28 @@ class LossSection(Section):
     its classes.
     """
 
-    cosine: float = Field(default=1.0, ge=0.0)
-    cross_relation: float = Field(default=0.75, ge=0.0)
-    self_relation: float = Field(default=0.68, ge=0.0)
-    standardised: float = Field(default=0.0, ge=0.0)
-    centre_kl: float = Field(default=0.0, ge=0.0)
-    centre_temperature: float = Field(default=0.07, gt=0.0)
-    anchor_kl: float = Field(default=0.0, ge=0.0)
-    anchor_temperature: float = Field(default=0.07, gt=0.0)
-    anchors: int = Field(default=8192, ge=2)
-    label: float = Field(default=0.0, ge=0.0)
-    label_margin: float = Field(default=0.0, ge=0.0)
-    label_scale: float = Field(default=30.0, gt=0.0)
+    cosine: float = Field(default=1.0, ge=0.0, description="weight of the cosine distance to the teacher's embedding")
+    cross_relation: float = Field(
+        default=0.75, ge=0.0, description="weight of the similarities between student and teacher embeddings of a batch"
+    )
+    self_relation: float = Field(
+        default=0.68, ge=0.0, description="weight of the similarities among a batch's own embeddings"
+    )
+    standardised: float = Field(default=0.0, ge=0.0, description="weight of the regression on standardised dimensions")
+    centre_kl: float = Field(
+        default=0.0, ge=0.0, description="weight of the KL divergence over the teacher's class centres"
+    )
+    centre_temperature: float = Field(default=0.07, gt=0.0, description="temperature of centre_kl")
+    anchor_kl: float = Field(
+        default=0.0, ge=0.0, description="weight of the KL divergence over the teacher's embeddings of training images"
+    )
+    anchor_temperature: float = Field(default=0.07, gt=0.0, description="temperature of anchor_kl")
+    anchors: int = Field(default=8192, ge=2, description="training images that anchor_kl compares with")
+    label: float = Field(
+        default=0.0, ge=0.0, description="weight of the margin loss to the teacher's class centres, for labelled images"
+    )
+    label_margin: float = Field(default=0.0, ge=0.0, description="margin of the label loss, in radians")
+    label_scale: float = Field(default=30.0, gt=0.0, description="factor of the label loss's cosines before softmax")
 
 
 class TargetSection(Section):
@@ -53,16 +68,24 @@ class TargetSection(Section):
     what the device computes natively.
     """
 
-    views: int = Field(default=50, ge=1)
-    seed: int = Field(default=0, ge=0)
-    precision: Precision = "auto"
-    store: str = "auto"
+    views: int = Field(
+        default=50, ge=1, description="augmented views of an image that recur, each embedded once by the teacher"
+    )
+    seed: int = Field(default=0, ge=0, description="seed of the views")
+    precision: Precision = Field(
+        default="auto",
+        description="of the teacher's computation; auto: that of an existing store, else what the device does natively",
+    )
+    store: str = Field(
+        default="auto",
+        description="folder of the stored targets; auto: below the teacher's run; none: compute them each time",
+    )
 
 
 class DistillRecipe(Section):
     """Everything that decides a distillation run."""
 
-    description: str = ""
+    description: str = Field(default="", description="free text")
     student: StudentSection = StudentSection()
     loss: LossSection = LossSection()
     targets: TargetSection = TargetSection()

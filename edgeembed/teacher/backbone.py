@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
+import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -14,12 +14,14 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from edgeembed.checkpoint import iterate_tensors
 from edgeembed.errors import UserError
+from edgeembed.teacher.hub import hub_within_seconds, not_downloaded
+from edgeembed.teacher.names import is_file_name, library_of, require_weights, unknown_tag
 from edgeembed.teacher.positions import set_input_size
+from edgeembed.teacher.sizes import require_size
+from edgeembed.teacher.weights import load_weights
 
-log = logging.getLogger(__name__)
-
+DEFAULT_SIZE_PX = 224
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 Tower: TypeAlias = tuple[nn.Module, Sequence[float], Sequence[float]]  # network, mean, std
 UNREACHABLE = (OSError, RuntimeError, ValueError)  # what the hub clients raise without a network or for a wrong tag
@@ -39,18 +41,6 @@ class Backbone:
     output_stride: int | None
 
 
-def library_of(name: str) -> str:
-    """ "open_clip" or "timm", by whose model list holds the name."""
-    if name in open_clip.list_models():
-        return "open_clip"
-    if timm.is_model(name.split(".")[0]):
-        return "timm"
-    choices = [*open_clip.list_models(), *timm.list_models()]
-    nearest = difflib.get_close_matches(name, choices, n=1, cutoff=0.3)
-    hint = f"did you mean {nearest[0]!r}?" if nearest else "give an open_clip or timm model name"
-    raise UserError(f"unknown backbone {name!r}: {hint}")
-
-
 def build_backbone(
     name: str,
     *,
@@ -60,27 +50,101 @@ def build_backbone(
     pooling: str = "own",
     output_stride: int | None = None,
     grad_checkpointing: bool = False,
+    weights_key: str = "backbone.weights",
 ) -> Backbone:
     """Creates a tower with its weights: a tag, `pretrained` (timm), a local file, or `none` for random ones.
 
     `pooling` is the tower's `own`, or `gem` (convolutional timm towers). With `output_stride` the last blocks of such a
-    tower keep a finer map: a position for so many pixels. Raises UserError for an unknown name or tag, weights that
-    cannot be fetched, and files that do not fit.
+    tower keep a finer map: a position for so many pixels. `weights_key` is the recipe key that errors name. Raises
+    UserError for an unknown name or tag, weights that cannot be fetched, files that do not fit, and sizes that the
+    network does not take.
     """
     library = library_of(name)
-    local = Path(weights) if weights not in ("none", "pretrained") and is_file_name(weights) else None
-    if local is not None and not local.is_file():
-        raise UserError(f"backbone.weights = {weights!r}: no such file")
+    require_weights(name, weights, library=library, key=weights_key)
     if pooling != "own" and library == "open_clip":
         raise UserError(f"backbone.pooling = {pooling!r}: {name} pools by itself: set it to own")
     if output_stride is not None and library == "open_clip":
         raise no_output_stride(name, output_stride)
-    made_px = native_size(name, library) or size_px if local else size_px
-    from_hub = "none" if local else weights
+    try:
+        return _build(
+            name,
+            library,
+            weights=weights,
+            size_px=size_px,
+            patch_stride=patch_stride,
+            pooling=pooling,
+            output_stride=output_stride,
+            grad_checkpointing=grad_checkpointing,
+            weights_key=weights_key,
+        )
+    except UserError:
+        raise
+    except Exception:
+        require_input_size(name, size_px)
+        raise
+
+
+def require_input_size(name: str, size_px: int) -> None:
+    """Raises UserError, before anything is built or downloaded, for an input size that a network does not take."""
+    library = library_of(name)
+    native_px = native_size(name, library)
+    if native_px is None:
+        settings = timm_settings(name)
+        native_px = settings.input_size[-1] if settings is not None else DEFAULT_SIZE_PX
+
+    def make(side_px: int) -> nn.Module:
+        return build_tower(name, library, size_px=side_px)[0]
+
+    require_size(name, size_px, native_px=native_px, make=make)
+
+
+def build_tower(name: str, library: str, *, size_px: int, output_stride: int | None = None) -> Tower:
+    """A tower with random weights."""
     if library == "open_clip":
-        module, mean, std = _build_open_clip(name, from_hub, made_px)
+        with nothing_logged():  # that the weights are random
+            return _build_open_clip(name, "none", size_px)
+    return _build_timm(name, "none", size_px, output_stride)
+
+
+def timm_settings(name: str) -> Any:
+    """What timm knows of a model's published weights, if there are any. Raises UserError for a tag that is wrong."""
+    try:
+        return timm.get_pretrained_cfg(name)
+    except RuntimeError:
+        model, _, tag = name.partition(".")
+        known = [each.partition(".")[2] for each in timm.list_models(f"{model}.*", include_tags=True)]
+        raise unknown_tag("model", model, tag, known) from None
+
+
+@contextlib.contextmanager
+def nothing_logged() -> Iterator[None]:
+    """Within the block, libraries log nothing."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+def _build(
+    name: str,
+    library: str,
+    *,
+    weights: str,
+    size_px: int,
+    patch_stride: int | None,
+    pooling: str,
+    output_stride: int | None,
+    grad_checkpointing: bool,
+    weights_key: str,
+) -> Backbone:
+    local = Path(weights) if weights not in ("none", "pretrained") and is_file_name(weights) else None
+    made_px = native_size(name, library) or size_px if local else size_px
+    if local is not None or weights == "none":
+        module, mean, std = build_tower(name, library, size_px=made_px, output_stride=output_stride)
     else:
-        module, mean, std = _build_timm(name, from_hub, made_px, output_stride)
+        module, mean, std = download_tower(name, library, weights, made_px, output_stride, key=weights_key)
     if local is not None:
         load_weights(module, local)
     if made_px != size_px or patch_stride is not None:
@@ -136,28 +200,44 @@ def native_size(name: str, library: str) -> int | None:
     if library == "open_clip":
         size = (open_clip.get_model_config(name) or {})["vision_cfg"].get("image_size", 224)
         return int(size[0] if isinstance(size, (list, tuple)) else size)
-    settings = timm.get_pretrained_cfg(name)
+    settings = timm_settings(name)
     return settings.input_size[-1] if settings is not None and settings.fixed_input_size else None
 
 
-def is_file_name(weights: str) -> bool:
-    return "/" in weights or weights.endswith((".safetensors", ".pt", ".pth", ".bin"))
+def download_tower(
+    name: str, library: str, weights: str, size_px: int, output_stride: int | None, *, key: str
+) -> Tower:
+    """A tower with published weights. Raises UserError, within seconds, where they cannot be downloaded."""
+    if library == "open_clip":
+        settings: dict[str, Any] = open_clip.get_pretrained_cfg(name, weights) or {}
+        source = settings.get("hf_hub") or settings.get("url") or ""
+    else:
+        configuration = timm_settings(name)
+        source = (configuration and (configuration.hf_hub_id or configuration.url)) or ""
+    with hub_within_seconds() as obstacle, nothing_logged():  # one error says it all
+        try:
+            if library == "open_clip":
+                return _build_open_clip(name, weights, size_px)
+            return _build_timm(name, weights, size_px, output_stride)
+        except UserError:
+            raise
+        except UNREACHABLE as error:
+            if "size mismatch" in str(error):
+                raise UserError(
+                    f"image.size_px = {size_px}: the weights {key} = {weights!r} of {name} do not fit images of this "
+                    f"size: give the size that they were made for, {native_size(name, library)}, or {key}=none"
+                ) from None
+            raise not_downloaded(key, weights, name, source=str(source), obstacle=obstacle, error=error) from error
 
 
 def _build_open_clip(name: str, weights: str, size_px: int) -> Tower:
-    tags = open_clip.list_pretrained_tags_by_model(name)
-    if weights == "pretrained":
-        raise UserError(f"backbone.weights = 'pretrained': {name} has several, name one of {', '.join(tags) or 'none'}")
-    if weights != "none" and weights not in tags:
-        nearest = difflib.get_close_matches(weights, tags, n=1, cutoff=0.3)
-        hint = f"did you mean {nearest[0]!r}?" if nearest else f"choose one of {', '.join(tags)}, a file, or none"
-        raise UserError(f"backbone.weights = {weights!r}: unknown tag of {name}: {hint}")
-    try:
-        model = open_clip.create_model(
-            name, pretrained=None if weights == "none" else weights, force_image_size=size_px, output_dict=True
-        )
-    except UNREACHABLE as error:
-        raise unreachable(name, weights, error) from error
+    model = open_clip.create_model(
+        name,
+        pretrained=None if weights == "none" else weights,
+        force_image_size=size_px,
+        output_dict=True,
+        device=torch.get_default_device(),
+    )
     preprocessing = open_clip.get_model_preprocess_cfg(model)
     visual = model.visual
     if getattr(visual, "output_tokens", False):
@@ -174,11 +254,7 @@ RESIZED_AS_THEY_RUN = tuple(f"timm.models.{module}" for module in ("vision_trans
 
 
 def _build_timm(name: str, weights: str, size_px: int, output_stride: int | None) -> Tower:
-    if weights not in ("none", "pretrained"):
-        raise UserError(
-            f"backbone.weights = {weights!r}: for the timm model {name} give 'pretrained', 'none' or a file"
-        )
-    settings = timm.get_pretrained_cfg(name)
+    settings = timm_settings(name)
     options: dict[str, Any] = {"img_size": size_px} if settings and settings.fixed_input_size else {}
     if timm.model_entrypoint(name).__module__ in RESIZED_AS_THEY_RUN:
         options["dynamic_img_size"] = True
@@ -190,8 +266,6 @@ def _build_timm(name: str, weights: str, size_px: int, output_stride: int | None
         if output_stride is None:
             raise
         raise no_output_stride(name, output_stride) from None
-    except UNREACHABLE as error:
-        raise unreachable(name, weights, error) from error
     mean, std = (settings.mean, settings.std) if settings is not None else (IMAGENET_MEAN, IMAGENET_STD)
     return module, mean, std
 
@@ -205,14 +279,6 @@ def no_output_stride(name: str, output_stride: int) -> UserError:
     return UserError(f"backbone.output_stride = {output_stride}: {name} does not offer it: leave it out")
 
 
-def unreachable(name: str, weights: str, error: Exception) -> UserError:
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
-    return UserError(
-        f"backbone.weights = {weights!r}: could not be had for {name} ({reason}): "
-        "give a local file, or none for random weights"
-    )
-
-
 def output_dim(module: nn.Module, size_px: int) -> int:
     """The width of a tower's output, found by running it once."""
     was_training = module.training
@@ -223,39 +289,3 @@ def output_dim(module: nn.Module, size_px: int) -> int:
     if output.ndim != 2:
         raise UserError(f"the backbone gives shape {tuple(output.shape)}, expected one vector an image")
     return output.shape[1]
-
-
-def load_weights(module: nn.Module, path: Path) -> None:
-    """Fills a tower from a safetensors file, or from a torch file read with weights_only (nothing is executed).
-
-    Takes a tower alone or a whole CLIP model (keys under `visual.`); classifier, text tower and projection are
-    left out. Raises UserError when a tensor of the tower is missing or has another shape.
-    """
-    if path.suffix == ".safetensors":
-        found: Any = dict(iterate_tensors(path))
-    else:
-        try:
-            found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        except Exception as error:
-            reason = str(error).splitlines()[0][:160]
-            raise UserError(
-                f"{path}: not a torch file of plain tensors ({reason}): convert it to safetensors"
-            ) from None
-        for wrapper in ("state_dict", "model"):
-            if isinstance(found, dict) and isinstance(found.get(wrapper), dict):
-                found = found[wrapper]
-    if not isinstance(found, dict) or not all(isinstance(tensor, Tensor) for tensor in found.values()):
-        raise UserError(f"{path}: expected names and tensors")
-    found = {name.removeprefix("module."): tensor for name, tensor in found.items()}
-    if any(name.startswith("visual.") for name in found):
-        found = {name.removeprefix("visual."): tensor for name, tensor in found.items() if name.startswith("visual.")}
-    for name, target in module.state_dict(keep_vars=True).items():
-        tensor = found.get(name)
-        if tensor is None:
-            raise UserError(f"{path}: lacks tensor {name!r} of the backbone: is it another architecture?")
-        if tensor.shape != target.shape:
-            raise UserError(
-                f"{path}: tensor {name!r} has shape {tuple(tensor.shape)}, the backbone needs {tuple(target.shape)}"
-            )
-        with torch.no_grad():
-            target.copy_(tensor)

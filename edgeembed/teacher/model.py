@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edgeembed.errors import UserError
-from edgeembed.teacher.backbone import Backbone, build_backbone, library_of
+from edgeembed.teacher.backbone import Backbone, build_backbone
+from edgeembed.teacher.names import library_of
 from edgeembed.teacher.positions import set_input_size
 
 SQUASH = "squash-bilinear"  # images.squash: both sides to the input's, antialiased
@@ -162,6 +163,7 @@ def build_model(
     patch_stride: int | None = None,
     output_stride: int | None = None,
     grad_checkpointing: bool = False,
+    weights_key: str = "backbone.weights",
 ) -> EmbeddingModel:
     backbone = build_backbone(
         name,
@@ -171,6 +173,7 @@ def build_model(
         pooling=pooling,
         output_stride=output_stride,
         grad_checkpointing=grad_checkpointing,
+        weights_key=weights_key,
     )
     return EmbeddingModel(backbone, Neck(backbone.dim, dim, dropout, batch_norm=batch_norm), size_px=size_px)
 

@@ -16,10 +16,10 @@ from edgeembed.config import (
     OptimSection,
     Section,
     TrainSection,
-    known_keys,
     validate,
 )
 from edgeembed.errors import UserError, unknown_choice
+from edgeembed.recipe_keys import known_keys
 
 
 class BackboneSection(Section):
@@ -30,22 +30,32 @@ class BackboneSection(Section):
     `frozen_batch_norm` keeps the statistics of batch norm as they are.
     """
 
-    name: str = "ViT-H-14"
-    weights: str = "laion2b_s32b_b79k"
-    pooling: Literal["own", "gem"] = "own"
-    output_stride: Literal[8, 16, 32] | None = None
-    frozen: bool = False
-    frozen_blocks: int = Field(default=0, ge=0)
-    frozen_batch_norm: bool = False
+    name: str = Field(default="ViT-H-14", description="an open_clip or timm model")
+    weights: str = Field(
+        default="laion2b_s32b_b79k",
+        description="where training starts: an open_clip tag, pretrained (timm), a file, or none for random weights",
+    )
+    pooling: Literal["own", "gem"] = Field(
+        default="own", description="own: as the model pools; gem: generalised mean, for convolutional timm models"
+    )
+    output_stride: Literal[8, 16, 32] | None = Field(
+        default=None,
+        description="pixels for a position of the last feature map (convolutional timm models); null: the model's own",
+    )
+    frozen: bool = Field(default=False, description="leave the backbone as it is")
+    frozen_blocks: int = Field(default=0, ge=0, description="leave the first blocks of the backbone as they are")
+    frozen_batch_norm: bool = Field(default=False, description="leave the statistics of batch norm as they are")
 
 
 class NeckSection(Section):
     """Dropout -> Linear -> (BatchNorm) -> L2."""
 
-    dropout: float = Field(default=0.2, ge=0.0, lt=1.0)
-    dim: int = Field(default=64, ge=2, le=4096)
-    batch_norm: bool = False
-    frozen: bool = False
+    dropout: float = Field(
+        default=0.2, ge=0.0, lt=1.0, description="share of the backbone's features that a training step drops"
+    )
+    dim: int = Field(default=64, ge=2, le=4096, description="embedding dimensions")
+    batch_norm: bool = Field(default=False, description="batch norm after the projection")
+    frozen: bool = Field(default=False, description="leave the neck as it is")
 
 
 class HeadSection(Section):
@@ -54,29 +64,41 @@ class HeadSection(Section):
     `class_margins: [smallest, largest]` gives each class one of its own by its frequency, in place of `margin`.
     """
 
-    kind: MarginKind = "arcface"
-    margin: float = Field(default=0.3, ge=0.0, lt=1.57)
-    margin_growth_per_epoch: float = Field(default=0.0, ge=0.0)
-    margin_max: float | None = Field(default=None, ge=0.0, lt=1.57)
-    class_margins: tuple[float, float] | None = None
-    scale: float = Field(default=30.0, gt=0.0)
-    centres_per_class: int = Field(default=1, ge=1, le=16)
-    sample_rate: float = Field(default=1.0, gt=0.0, le=1.0)  # share of the classes that a step sees (Partial FC)
-    frozen: bool = False
+    kind: MarginKind = Field(default="arcface", description="margin loss")
+    margin: float = Field(
+        default=0.3,
+        ge=0.0,
+        lt=1.57,
+        description="margin at the start: an angle in radians for arcface, a cosine for cosface",
+    )
+    margin_growth_per_epoch: float = Field(default=0.0, ge=0.0, description="what an epoch adds to the margin")
+    margin_max: float | None = Field(default=None, ge=0.0, lt=1.57, description="largest margin; null: no limit")
+    class_margins: tuple[float, float] | None = Field(
+        default=None,
+        description="smallest and largest margin, by the frequency of the class, in place of margin; null: one for all",
+    )
+    scale: float = Field(default=30.0, gt=0.0, description="factor of the cosines before softmax")
+    centres_per_class: int = Field(default=1, ge=1, le=16, description="sub-centres of a class")
+    sample_rate: float = Field(
+        default=1.0, gt=0.0, le=1.0, description="share of the classes that a step compares with (Partial FC)"
+    )
+    frozen: bool = Field(default=False, description="leave the class centres as they are")
 
 
 class SamplingSection(Section):
     """How often an epoch visits a class: at most `cap` of its images, and small classes `repeat_to` times."""
 
-    cap: int | None = Field(default=None, ge=1)
-    repeat_to: int = Field(default=1, ge=1)
+    cap: int | None = Field(default=None, ge=1, description="most images of a class that an epoch visits; null: all")
+    repeat_to: int = Field(default=1, ge=1, description="visits of an epoch that a small class is repeated up to")
 
 
 class InferenceSection(Section):
     """What evaluation, and everything that uses the finished teacher, averages over."""
 
-    flip: bool = False
-    scales: tuple[float, ...] = Field(default=(1.0,), min_length=1)
+    flip: bool = Field(default=False, description="average with the embedding of the mirrored image")
+    scales: tuple[float, ...] = Field(
+        default=(1.0,), min_length=1, description="sizes to average over, as multiples of size_px"
+    )
 
 
 class TeacherRecipe(Section):
@@ -86,8 +108,10 @@ class TeacherRecipe(Section):
     in which it differs from the recipe, out of `STAGE_KEYS`.
     """
 
-    description: str = ""
-    continue_from: str | None = None  # a finished run, whose network and class centres are trained on
+    description: str = Field(default="", description="free text")
+    continue_from: str | None = Field(
+        default=None, description="a finished run to train on from (--from); null: start from backbone.weights"
+    )
     backbone: BackboneSection = BackboneSection()
     neck: NeckSection = NeckSection()
     head: HeadSection = HeadSection()
@@ -99,7 +123,9 @@ class TeacherRecipe(Section):
     train: TrainSection = TrainSection()
     inference: InferenceSection = InferenceSection()
     eval: EvalSection = EvalSection()
-    stages: tuple[dict[str, Any], ...] = ()
+    stages: tuple[dict[str, Any], ...] = Field(
+        default=(), description="keys that differ in each of several stages, trained one after the other"
+    )
 
     @model_validator(mode="after")
     def stages_resolve(self) -> TeacherRecipe:

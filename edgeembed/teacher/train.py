@@ -23,6 +23,7 @@ from edgeembed.data.views import mix_views, render_views
 from edgeembed.errors import UserError
 from edgeembed.progress import TrainingLog, stage
 from edgeembed.run import Interrupted, RunFolder, stop_request, write_json
+from edgeembed.teacher.backbone import require_input_size
 from edgeembed.teacher.continued import inherit_centres, open_parent, report_space
 from edgeembed.teacher.device import pick_device, seed_step, set_allocator, suit_convolutions
 from edgeembed.teacher.evaluate import (
@@ -60,6 +61,7 @@ def train_teacher(recipe: TeacherRecipe, manifest: Manifest, run: RunFolder, *, 
         raise UserError(f"the train split has {len(classes)} labelled classes, a margin head needs at least 2")
     class_of_row = codes(classes, manifest, rows)
     rows, class_of_row = rows[class_of_row >= 0], class_of_row[class_of_row >= 0]
+    require_sizes(recipe)
     manifest.require_files()
     validation = plan_validation(recipe.eval, manifest)
     device = pick_device(recipe.train.device)
@@ -295,6 +297,13 @@ def train_teacher(recipe: TeacherRecipe, manifest: Manifest, run: RunFolder, *, 
     if parent is not None:
         report_space(parent, identity)
     return result
+
+
+def require_sizes(recipe: TeacherRecipe) -> None:
+    """Raises UserError where a stage asks for images of a size that the backbone does not take."""
+    for _, settings in recipe.resolve_stages():
+        if settings.image.patch_stride is None and not settings.image.keep_aspect:
+            require_input_size(recipe.backbone.name, settings.image.size_px)
 
 
 def build_teacher(recipe: TeacherRecipe, opening: TeacherRecipe) -> EmbeddingModel:

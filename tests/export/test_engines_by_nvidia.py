@@ -26,7 +26,8 @@ from edgeembed.export.int8 import Quantiser
 from edgeembed.export.onnx import to_onnx
 from edgeembed.export.precision import to_fp16
 from edgeembed.export.recipe import Int8Section
-from edgeembed.student.zoo import ALIASES, build_student
+from edgeembed.student.names import ALIASES
+from edgeembed.student.zoo import build_student
 from tests.export.wheels import fetch
 from tests.student.test_zoo import OTHER_FAMILIES
 

@@ -26,8 +26,8 @@ from edgeembed.export.card import model_card, notes_in
 from edgeembed.export.export import export_run
 from edgeembed.export.images import gate_images, within
 from edgeembed.export.onnx import to_onnx
-from edgeembed.export.precision import parse_precisions, to_fp16
-from edgeembed.export.recipe import ExportRecipe, GateSection, Int8Section
+from edgeembed.export.precision import to_fp16
+from edgeembed.export.recipe import ExportRecipe, GateSection, Int8Section, parse_precisions
 from edgeembed.student.zoo import build_student, count_macs
 from edgeembed.teacher.saved import load_model
 from tests.conftest import Outcome, as_options

@@ -11,7 +11,8 @@ import torch
 
 from edgeembed.errors import UserError
 from edgeembed.export.onnx import to_onnx
-from edgeembed.student.zoo import ALIASES, build_student, count_macs, fuse, timm_name
+from edgeembed.student.names import ALIASES, timm_name
+from edgeembed.student.zoo import build_student, count_macs, fuse
 
 OTHER_FAMILIES = [
     "convnext_atto", "convnextv2_atto", "cs3darknet_s", "edgenext_xx_small", "efficientnet_lite0", "efficientvit_b0",

@@ -11,8 +11,9 @@ import safetensors.torch
 import torch
 
 from edgeembed.errors import UserError
-from edgeembed.teacher.backbone import build_backbone, library_of, native_size
+from edgeembed.teacher.backbone import build_backbone, native_size
 from edgeembed.teacher.model import build_model
+from edgeembed.teacher.names import library_of
 from edgeembed.teacher.saved import space_id
 
 CLIP = "ViT-S-32-alt"

@@ -1,0 +1,40 @@
+"""Names of students: short ones for networks worth putting on a device, and those of timm; without torch."""
+
+from __future__ import annotations
+
+from edgeembed.teacher.names import require_timm_name, require_weights
+
+ALIASES: dict[str, str] = {
+    "vit_b16": "vit_base_patch16_224",
+    "vit_s16": "vit_small_patch16_224",
+    "vit_t16": "vit_tiny_patch16_224",
+    "tiny_vit_5m": "tiny_vit_5m_224",
+    "tiny_vit_11m": "tiny_vit_11m_224",
+    "mobilenetv4_s": "mobilenetv4_conv_small",
+    "mobilenetv4_m": "mobilenetv4_conv_medium",
+    "mobilenetv4_hybrid_m": "mobilenetv4_hybrid_medium",
+    "fastvit_t8": "fastvit_t8",
+    "fastvit_sa12": "fastvit_sa12",
+    "repvit_m1": "repvit_m1",
+    "repvit_m1_1": "repvit_m1_1",
+    "efficientformerv2_s0": "efficientformerv2_s0",
+    "efficientnet_b0": "efficientnet_b0",
+    "resnet_xs": "test_resnet",  # 0.37 M parameters, plain convolutions: learns within minutes on a CPU
+    "resnet18": "resnet18",
+    "resnet50": "resnet50",
+}
+
+
+def timm_name(student: str) -> str:
+    """The timm model that an alias or a timm name means. Raises UserError with the nearest known name."""
+    if student not in ALIASES:
+        remedy = f"give an alias ({', '.join(ALIASES)}) or any timm model name"
+        require_timm_name("student", student, others=ALIASES, remedy=remedy)
+    return ALIASES.get(student, student)
+
+
+def require_student(student: str, weights: str) -> None:
+    """Raises UserError for a student, or weights for it, that do not exist."""
+    name = timm_name(student)
+    if weights != "auto":
+        require_weights(name, weights, library="timm", key="student.weights")

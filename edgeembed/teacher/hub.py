@@ -1,0 +1,77 @@
+"""Published weights without long waits: where the hub cannot be reached, its client reads its cache alone."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import ssl
+import threading
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+
+from huggingface_hub import constants
+
+from edgeembed.errors import UserError
+
+ANSWER_SECONDS = 4.0  # for the first reply of the hub
+STALL_SECONDS = 8.0  # for a connection on which nothing comes, of the downloads that set no limit of their own
+
+
+@contextlib.contextmanager
+def hub_within_seconds() -> Iterator[str]:
+    """Keeps the hub client to its local cache where the hub does not reply; gives the reason, empty where it does.
+
+    The client by itself tries again for a minute or more.
+    """
+    offline, timeout = constants.HF_HUB_OFFLINE, socket.getdefaulttimeout()
+    obstacle = "HF_HUB_OFFLINE is set" if offline else ""
+    if not offline and not is_reachable(constants.ENDPOINT):
+        obstacle = f"{constants.ENDPOINT} does not reply"
+    constants.HF_HUB_OFFLINE = bool(obstacle)
+    socket.setdefaulttimeout(STALL_SECONDS)
+    try:
+        yield obstacle
+    finally:
+        constants.HF_HUB_OFFLINE = offline
+        socket.setdefaulttimeout(timeout)
+
+
+def is_reachable(address: str) -> bool:
+    """Whether a server replies, through the proxy where one is set. Looking up a name has no time limit of its own."""
+    replied: list[bool] = []
+    thread = threading.Thread(target=lambda: replied.append(_replies(address)), daemon=True)
+    thread.start()
+    thread.join(ANSWER_SECONDS + 0.5)
+    return bool(replied and replied[0])
+
+
+def _replies(address: str) -> bool:
+    if urllib.parse.urlparse(address).scheme not in ("http", "https"):
+        return False
+    try:
+        with urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=ANSWER_SECONDS):
+            return True
+    except urllib.error.HTTPError:
+        return True  # a reply, if not a kind one
+    except urllib.error.URLError as error:
+        return isinstance(error.reason, ssl.SSLError)  # the client may trust other certificates
+    except (OSError, ValueError):
+        return False
+
+
+def not_downloaded(key: str, weights: str, name: str, *, source: str, obstacle: str, error: Exception) -> UserError:
+    """An error for published weights that could not be downloaded, in one line.
+
+    `source`: repository or address; `obstacle`: why the hub was not asked, if it was not.
+    """
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+    if obstacle and source:  # else there are none to download
+        reason = f"{obstacle}, and there is no copy in {os.path.expanduser(constants.HF_HUB_CACHE)}"
+    where = f" ({source.strip('/')})" if source else ""
+    return UserError(
+        f"{key} = {weights!r}: the weights of {name}{where} could not be downloaded: {reason}: "
+        f"give a file that was downloaded elsewhere ({key}=./model.safetensors), or none for random weights"
+    )

@@ -1,0 +1,156 @@
+"""Names of networks and of their weights, checked without importing torch: a typo is told within a second.
+
+timm and open_clip list their models only after they have imported torch, for many seconds. Their own files are read
+instead: the functions that timm registers, and a JSON file for each model of open_clip.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import functools
+import importlib.util
+import re
+import sys
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from edgeembed.errors import UserError
+
+WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".tar")
+
+REGISTERED = re.compile(r"@register_model\s+def (\w+)\(")
+DEPRECATED = re.compile(r"register_model_deprecations\(__name__, \{(.*?)\}\)", re.DOTALL)
+NAME_KEY = re.compile(r"""["'](\w+)(?:\.\w+)?["']\s*:""")
+TAG_KEY = re.compile(r"""["'](\w+)\.(\w+)\*?["']\s*:""")
+
+
+def require_backbone(name: str, weights: str) -> None:
+    """Raises UserError for a backbone, or weights for it, that do not exist."""
+    require_weights(name, weights, library=library_of(name), key="backbone.weights")
+
+
+def library_of(name: str) -> str:
+    """ "open_clip" or "timm", by whose model list holds the name. Raises UserError with the nearest known name."""
+    if name in open_clip_models():
+        return "open_clip"
+    require_timm_name("backbone", name, others=open_clip_models(), remedy="give an open_clip or timm model name")
+    return "timm"
+
+
+def require_timm_name(kind: str, name: str, *, others: Iterable[str] = (), remedy: str) -> None:
+    """Raises UserError for a model, or a tag of its weights (`resnet18.a1_in1k`), that timm does not know.
+
+    `others`: further names that may have been meant, before those of timm.
+    """
+    model, _, tag = name.partition(".")
+    tags = timm_tags()
+    loaded = sys.modules.get("timm")  # which knows of models that a program registered too
+    if model not in tags and not (loaded is not None and loaded.is_model(model)):
+        raise UserError(f"unknown {kind} {name!r}: {nearest_of(model, [*others, *tags]) or remedy}")
+    known = tags.get(model, ())
+    if tag and known and tag not in known:
+        raise unknown_tag(kind, model, tag, known)
+
+
+def unknown_tag(kind: str, model: str, tag: str, known: Collection[str]) -> UserError:
+    ordered = sorted(known)
+    hint = nearest_of(tag, ordered) or f"choose one of {', '.join(ordered)}"
+    return UserError(f"unknown {kind} '{model}.{tag}': timm has no weights {tag!r} of {model}: {hint}")
+
+
+def require_weights(name: str, weights: str, *, library: str, key: str) -> None:
+    """Raises UserError for weights that a model cannot start from: a missing file, or a tag that does not exist."""
+    if weights == "none" or (weights == "pretrained" and library == "timm"):
+        return
+    if is_file_name(weights):
+        if not Path(weights).is_file():
+            raise UserError(f"{key} = {weights!r}: no such file")
+        return
+    if library == "timm":
+        raise UserError(f"{key} = {weights!r}: for the timm model {name} give 'pretrained', 'none' or a file")
+    tags = open_clip_tags(name)
+    if weights == "pretrained":
+        raise UserError(f"{key} = 'pretrained': {name} has several, name one of {', '.join(tags) or 'none'}")
+    if weights not in tags:
+        hint = nearest_of(weights, tags) or f"choose one of {', '.join(tags)}, a file, or none"
+        raise UserError(f"{key} = {weights!r}: unknown tag of {name}: {hint}")
+
+
+def is_file_name(weights: str) -> bool:
+    return "/" in weights or "\\" in weights or weights.endswith(WEIGHT_SUFFIXES)
+
+
+def nearest_of(name: str, choices: Iterable[str]) -> str:
+    """The most similar choice, as a question; empty where none is similar."""
+    nearest = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.6)
+    return f"did you mean {nearest[0]!r}?" if nearest else ""
+
+
+@functools.cache
+def timm_tags() -> Mapping[str, Collection[str]]:
+    """Every model of the installed timm, and the tags of its weights; none where timm computes them."""
+    tags: dict[str, set[str]] = {}
+    found: defaultdict[str, set[str]] = defaultdict(set)
+    for path in sorted((package_folder("timm") / "models").glob("*.py")):
+        source = path.read_text(encoding="utf-8")
+        names = REGISTERED.findall(source)
+        for block in DEPRECATED.findall(source):
+            names += NAME_KEY.findall(block)
+        tags |= {name: set() for name in names}
+        for model, tag in TAG_KEY.findall(source):
+            found[model].add(tag)
+    return {name: found.get(name, ()) for name in tags}
+
+
+@functools.cache
+def open_clip_models() -> Collection[str]:
+    """Every model of the installed open_clip."""
+    return sorted(path.stem for path in (package_folder("open_clip") / "model_configs").glob("*.json"))
+
+
+def open_clip_tags(name: str) -> list[str]:
+    """The tags of a model's weights; for `-quickgelu` models perhaps too many, as long as open_clip is not imported."""
+    loaded: Any = sys.modules.get("open_clip")
+    if loaded is not None:
+        return list(loaded.list_pretrained_tags_by_model(name))
+    base = name.removesuffix("-quickgelu")
+    return sorted({*_written_tags().get(name, ()), *(_written_tags().get(base, ()) if base != name else ())})
+
+
+@functools.cache
+def _written_tags() -> dict[str, list[str]]:
+    """Tags as open_clip's table spells them: dictionaries with a name each, and one of all of them by model."""
+    by_variable: dict[str, list[str]] = {}
+    by_model: dict[str, list[str]] = {}
+    tree = ast.parse((package_folder("open_clip") / "pretrained.py").read_text(encoding="utf-8"))
+    for statement in tree.body:
+        if not isinstance(statement, ast.Assign) or not isinstance(statement.targets[0], ast.Name):
+            continue
+        value = statement.value
+        if isinstance(value, ast.Dict) and statement.targets[0].id == "_PRETRAINED":
+            for key, entry in zip(value.keys, value.values, strict=True):
+                if isinstance(key, ast.Constant):
+                    own = by_variable.get(entry.id, []) if isinstance(entry, ast.Name) else _keys_of(entry)
+                    by_model[str(key.value)] = own
+        else:
+            by_variable[statement.targets[0].id] = _keys_of(value)
+    return by_model
+
+
+def _keys_of(value: ast.expr) -> list[str]:
+    """The keys of `dict(a=..., b=...)` or `{"a": ..., "b": ...}`."""
+    if isinstance(value, ast.Call):
+        return [keyword.arg for keyword in value.keywords if keyword.arg is not None]
+    keys = value.keys if isinstance(value, ast.Dict) else []
+    return [str(key.value) for key in keys if isinstance(key, ast.Constant)]
+
+
+def package_folder(package: str) -> Path:
+    """Where an installed package lies. Raises ModuleNotFoundError where it is not installed."""
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise ModuleNotFoundError(f"No module named {package!r}", name=package)
+    return Path(spec.submodule_search_locations[0])
