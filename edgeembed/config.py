@@ -225,14 +225,6 @@ def validate(recipe_type: type[RecipeT], values: dict[str, Any], *, source: str)
         raise UserError(f"{source}: {key} = {first['input']!r}: {first['msg']}") from None
 
 
-def is_same_recipe(recipe: Section, config_yaml: str) -> bool:
-    """Whether a config.yaml holds a recipe, though perhaps without keys that came later and have their defaults."""
-    try:
-        return type(recipe).model_validate(yaml.safe_load(config_yaml)) == recipe
-    except (yaml.YAMLError, ValueError):
-        return False
-
-
 def known_keys(recipe_type: type[BaseModel], prefix: str = "") -> Iterator[str]:
     """Every key of a recipe type, dotted."""
     for name, field in recipe_type.model_fields.items():

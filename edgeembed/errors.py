@@ -14,6 +14,13 @@ class CheckFailed(RuntimeError):
     """Work ran and its result is not acceptable: a gate, a checksum, a verification. Exit code 1."""
 
 
+class WriteFailed(OSError):
+    """Something could not be written to the end, as on a full disk: names the path, the reason and the remedy.
+
+    What was there before is still there. Exit code 1.
+    """
+
+
 def unknown_choice(kind: str, value: str, choices: Iterable[str], remedy: str = "") -> UserError:
     """An error for a name that is not among `choices`, with the nearest valid one."""
     names = sorted(choices)
