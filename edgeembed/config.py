@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
 
 Precision: TypeAlias = Literal["auto", "bf16", "fp16", "fp32"]
+ImageKey: TypeAlias = Literal["stat", "content"]
 MarginKind: TypeAlias = Literal["arcface", "cosface", "normface"]
 
 GROWING_SHARE = 0.75  # of a run, while its views grow

@@ -43,8 +43,9 @@ def check_output_folder(path: Path, *, option: str = "--out", replaced: bool = F
     with _naming_mistake(path, option):
         if path.exists() and not path.is_dir():
             raise UserError(f"{path}: is a file, expected a folder: choose another {option}")
-        if replaced and os.path.ismount(path):
-            raise UserError(f"{path}: is a mount point, which no folder can replace: name a folder in it with {option}")
+        if replaced and path.exists() and (os.path.ismount(path) or path.samefile(os.curdir)):
+            what = "a mount point" if os.path.ismount(path) else "the current folder"
+            raise UserError(f"{path}: is {what}, which another folder cannot replace: name one in it with {option}")
         created = make_folders(path)
         try:
             for folder in (path, Path(os.path.realpath(path)).parent) if replaced else (path,):

@@ -77,7 +77,7 @@ def _acquire(folder: Path, instead: str) -> BinaryIO:
         "pid": os.getpid(),
         "host": platform.node(),
         "since": datetime.datetime.now().isoformat(sep=" ", timespec="seconds"),
-        "command": " ".join(["edgeembed", *sys.argv[1:2]]),
+        "command": " ".join(["edgeembed", *[word for word in sys.argv[1:] if not word.startswith("-")][:1]]),
     }
     file.truncate(0)
     file.write(json.dumps(facts).encode())

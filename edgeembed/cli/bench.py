@@ -33,6 +33,9 @@ def bench(
     as_json: Annotated[bool, typer.Option("--json", help="Print the report on stdout.")] = False,
 ) -> None:
     """Measure speed, size, memory and retrieval of bundles on this machine, beside their teacher."""
+    from edgeembed.files import check_output_folder
+
+    check_output_folder(out)
     if teacher is not None:
         import edgeembed.bench.teacher  # noqa: F401  # a missing torch should be told before images are rendered
     from edgeembed.bench.run import bench as measure

@@ -30,7 +30,9 @@ def synth(
 ) -> None:
     """Render the embedded default data set."""
     from edgeembed.data.embedded import write_embedded
+    from edgeembed.files import check_output_folder
 
+    check_output_folder(folder, option="folder")
     manifest = write_embedded(folder, num_instances=instances, num_views=views, size_px=size_px, seed=seed)
     log.info("%d images of %d instances: %s", len(manifest), instances, folder / "manifest.parquet")
     if as_json:
@@ -56,7 +58,9 @@ def import_(
     """Read a data set's own layout into a manifest."""
     from edgeembed.data.importers import import_source
     from edgeembed.data.manifest import summary, write_manifest
+    from edgeembed.files import check_output_file
 
+    check_output_file(out)
     manifest = import_source(name, root)
     manifest.require_files()
     write_manifest(out, manifest)
@@ -79,7 +83,9 @@ def prepare(
     """Join manifests and balance their training classes."""
     from edgeembed.data.manifest import read_manifest, write_manifest
     from edgeembed.data.sampling import prepare as balance_classes
+    from edgeembed.files import check_output_file
 
+    check_output_file(out)
     prepared, balance = balance_classes(
         [read_manifest(path) for path in manifests], cap=cap, minimum=minimum, resample_to=resample_to, seed=seed
     )

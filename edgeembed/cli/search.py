@@ -38,10 +38,12 @@ def search(
     from edgeembed.cli.models import describe, open_model
     from edgeembed.embedder import embed_images, refuse
     from edgeembed.embeddings import read_embeddings, require_same_space, shorten
+    from edgeembed.files import check_output_file
     from edgeembed.search import Index, check_sheet, contact_sheet
 
     if sheet is not None:
         check_sheet(sheet)
+        check_output_file(sheet, option="--sheet")
     files = gather_images(queries)
     stored = read_embeddings(index)
     network = open_model(model, precision=precision, runtime=runtime, provider=provider, threads=threads)

@@ -78,7 +78,7 @@ def manifest_of_resumed(folder: RunFolder, *, resume: bool) -> Path:
     from edgeembed.resuming import input_of
 
     if not resume:
-        raise UserError("--data is missing: name a manifest; `edgeembed data import` or `edgeembed data synth` writes one")
+        raise UserError("--data is missing: name a manifest, as `edgeembed data import` writes one")
     manifest = input_of(folder, "data")
     if manifest is None:
         raise UserError(f"{folder.path}: an earlier version did not write down its manifest: name it with --data")

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeembed.errors import UserError
+from edgeembed.files import temporary_name, write_failure
 
 COLUMNS = ("path", "label", "domain", "split", "role")
 SPLITS = ("train", "val", "test")
@@ -194,7 +195,7 @@ def _check_columns(path: Path, present: Sequence[str]) -> None:
 def write_manifest(path: Path, manifest: Manifest) -> None:
     """Writes .parquet (root kept in the metadata) or .csv, atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.parent / temporary_name()
     try:
         if path.suffix == ".csv":
             with temporary.open("w", newline="", encoding="utf-8") as file:
@@ -213,6 +214,8 @@ def write_manifest(path: Path, manifest: Manifest) -> None:
             table = pa.table({name: list(getattr(manifest, name)) for name in COLUMNS}, schema=schema)
             pa.parquet.write_table(table, temporary, compression="zstd")
         temporary.replace(path)
+    except OSError as error:
+        raise write_failure(error, path) from error
     finally:
         temporary.unlink(missing_ok=True)
 

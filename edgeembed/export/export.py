@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from edgeembed.export.int8 import int8_attempts
 from edgeembed.export.onnx import MAX_PROTOBUF_BYTES, OPSET, save, to_onnx
 from edgeembed.export.precision import to_fp16
 from edgeembed.export.recipe import ExportRecipe
+from edgeembed.files import temporary_name, write_failure
 from edgeembed.images import UInt8Array
 from edgeembed.packing import replace_folder
 from edgeembed.progress import stage
@@ -71,8 +71,7 @@ def export_run(
         reference_ND = run_torch(model, images.pixels_NHWC[: images.num_parity])
     checker = Checker(images=images, reference_ND=reference_ND, gate=recipe.gate, transformer=is_transformer(fp32))
 
-    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    partial = out.with_name(temporary_name(".partial"))
     partial.mkdir(parents=True)
     try:
         files: list[dict[str, Any]] = []
@@ -97,6 +96,8 @@ def export_run(
         manifest = BundleManifest.model_validate(bundle_facts(model, macs, facts, name, licence, files))
         manifest = write_bundle(partial, manifest, model_card(manifest, notes))
         replace_folder(out, partial)
+    except OSError as error:
+        raise write_failure(error, out) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return manifest, refused

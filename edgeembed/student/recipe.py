@@ -7,6 +7,7 @@ from pydantic import Field
 from edgeembed.config import (
     AugmentSection,
     EvalSection,
+    ImageKey,
     ImageSection,
     MixSection,
     OptimSection,
@@ -50,13 +51,15 @@ class TargetSection(Section):
     `store` is where its answers are kept for this and other students: a folder, `auto` (below the teacher's run, where
     views recur or a store is there already), or `none` (it is asked each time). Views are drawn from a seed of their
     own, so that students of several seeds share them. `precision` auto: that of a store which is there already, else
-    what the device computes natively.
+    what the device computes natively. `key` says when an image counts as changed, so that its targets are computed
+    anew: stat where its size or modification time did, content where its bytes did (all of them are read first).
     """
 
     views: int = Field(default=50, ge=1)
     seed: int = Field(default=0, ge=0)
     precision: Precision = "auto"
     store: str = "auto"
+    key: ImageKey = "stat"
 
 
 class DistillRecipe(Section):

@@ -30,7 +30,9 @@ from tests.conftest import TINY_STUDENT, Outcome, as_options
 
 Run = Callable[..., Outcome]
 
-KEY = TargetKey(space_id="a", data="b", num_images=1000, dim=8, augmentation={"seed": 0, "scale": [0.5, 1.0]})
+KEY = TargetKey(
+    space_id="a", data="b", images="stat:c", num_images=1000, dim=8, augmentation={"seed": 0, "scale": [0.5, 1.0]}
+)
 MIXING = [*TINY_STUDENT, "targets.views=3", "mix.cutmix_probability=0.4", "mix.mixup_probability=0.3"]
 
 
@@ -88,7 +90,7 @@ def test_a_full_disk_is_told_before_anything_is_written(tmp_path: Path) -> None:
         "import resource, sys, numpy as np; from pathlib import Path\n"
         "from edgeembed.student.targets import TargetKey, TargetStore\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))\n"
-        "key = TargetKey(space_id='a', data='b', num_images=1000, dim=8, augmentation={})\n"
+        "key = TargetKey(space_id='a', data='b', images='stat:c', num_images=1000, dim=8, augmentation={})\n"
         "TargetStore(Path(sys.argv[1]), key).write(np.array([0]), 0, np.ones((1, 8)))\n"
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "s")], capture_output=True, text=True)
