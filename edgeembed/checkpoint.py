@@ -19,7 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from edgeembed.errors import UserError
+from edgeembed.errors import UserError, WriteFailed
 from edgeembed.files import whole_file, write_failure
 from edgeembed.run import RunFolder, read_json, sync_folder, write_json
 
@@ -108,6 +108,8 @@ def save_checkpoint(
         sync_folder(partial)
         partial.rename(final)
         sync_folder(folder)
+    except WriteFailed as error:
+        raise WriteFailed(str(error).replace(str(partial), str(final))) from error
     except OSError as error:
         raise write_failure(error, final) from error
     finally:

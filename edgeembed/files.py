@@ -102,11 +102,12 @@ def whole_file(path: Path, *, needed: int | None = None) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except OSError as error:
-        raise write_failure(error, path, needed=needed) from error
-    finally:
-        with contextlib.suppress(OSError):  # a file in the way of the folder was named above
+    except BaseException as error:
+        with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise write_failure(error, path, needed=needed) from error  # what is free: without the unfinished file
+        raise
 
 
 def write_failure(error: OSError, path: Path, *, needed: int | None = None) -> OSError:

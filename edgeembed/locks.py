@@ -51,7 +51,7 @@ def locked(folder: Path, *, instead: str) -> Iterator[None]:
 
 def check_unlocked(folder: Path, *, instead: str) -> None:
     """Raises UserError where another process holds a folder now: a quick answer before long work."""
-    if (folder / NAME).exists():
+    if os.path.lexists(folder / NAME):  # for a name that no file can have, too
         with locked(folder, instead=instead):
             pass
 
