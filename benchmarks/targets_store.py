@@ -68,7 +68,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only-write", action="store_true", help="write FOLDER/store and end")
     asked = parser.parse_args()
-    key = TargetKey(space_id="drawn", data="drawn", num_images=asked.images, dim=DIM, augmentation={"seed": 0})
+    key = TargetKey(
+        space_id="drawn", data="drawn", images=None, num_images=asked.images, dim=DIM, augmentation={"seed": 0}
+    )
     if asked.only_write:
         write(TargetStore(asked.folder / "store", key), asked.images)
         return

@@ -19,7 +19,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from edgeembed.errors import UserError
+from edgeembed.errors import UserError, WriteFailed
+from edgeembed.files import whole_file, write_failure
 from edgeembed.run import RunFolder, read_json, sync_folder, write_json
 
 DTYPE_NAMES = {
@@ -45,22 +46,14 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
         end += size
     encoded = json.dumps(header, separators=(",", ":")).encode()
     encoded += b" " * (-len(encoded) % 8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(struct.pack("<Q", len(encoded)))
-            file.write(encoded)
-            for tensor in tensors.values():
-                row_major = tensor.detach().to("cpu", memory_format=torch.contiguous_format).contiguous()
-                if row_major.numel():
-                    size = row_major.numel() * row_major.element_size()
-                    file.write((ctypes.c_char * size).from_address(row_major.data_ptr()))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(path, needed=8 + len(encoded) + end) as file:
+        file.write(struct.pack("<Q", len(encoded)))
+        file.write(encoded)
+        for tensor in tensors.values():
+            row_major = tensor.detach().to("cpu", memory_format=torch.contiguous_format).contiguous()
+            if row_major.numel():
+                size = row_major.numel() * row_major.element_size()
+                file.write((ctypes.c_char * size).from_address(row_major.data_ptr()))
 
 
 def iterate_tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
@@ -113,10 +106,10 @@ def save_checkpoint(
     final = folder / f"step-{step:08d}"
     if final.exists():
         return
-    partial = folder / f".step-{step:08d}.{os.getpid()}"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    partial = folder / f".{final.name}.{os.getpid()}"
     try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
         save_tensors(partial / "model.safetensors", model.state_dict())
         names = {id(parameter): name for name, parameter in model.named_parameters()}
         slots: dict[str, Tensor] = {}
@@ -128,10 +121,16 @@ def save_checkpoint(
         sync_folder(partial)
         partial.rename(final)
         sync_folder(folder)
+    except WriteFailed as error:
+        raise WriteFailed(str(error).replace(str(partial), str(final))) from error
+    except OSError as error:
+        raise write_failure(error, final) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     for old in run.checkpoints()[:-keep]:
-        shutil.rmtree(old)
+        removed = folder / f".{old.name}.{os.getpid()}"  # a half removed checkpoint must not look like a whole one
+        old.rename(removed)
+        shutil.rmtree(removed)
 
 
 def load_checkpoint(

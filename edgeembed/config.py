@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
 
 Precision: TypeAlias = Literal["auto", "bf16", "fp16", "fp32"]
+ImageKey: TypeAlias = Literal["stat", "content"]
 MarginKind: TypeAlias = Literal["arcface", "cosface", "normface"]
 
 GROWING_SHARE = 0.75  # of a run, while its views grow
@@ -288,14 +289,6 @@ def validate(recipe_type: type[RecipeT], values: dict[str, Any], *, source: str)
             hint = f"did you mean {nearest!r}?" if nearest else "`edgeembed recipes show NAME` lists the keys"
             raise UserError(f"{source}: unknown key {key!r}: {hint}") from None
         raise UserError(f"{source}: {key} = {first['input']!r}: {first['msg']}") from None
-
-
-def is_same_recipe(recipe: Section, config_yaml: str) -> bool:
-    """Whether a config.yaml holds a recipe, though perhaps without keys that came later and have their defaults."""
-    try:
-        return type(recipe).model_validate(yaml.safe_load(config_yaml)) == recipe
-    except (yaml.YAMLError, ValueError):
-        return False
 
 
 def to_yaml(recipe: Section) -> str:

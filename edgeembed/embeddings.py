@@ -17,6 +17,7 @@ import safetensors.numpy
 
 from edgeembed.encodings import ENCODINGS, Encoded, decode
 from edgeembed.errors import UserError, unknown_choice
+from edgeembed.files import check_output_file
 from edgeembed.run import write_atomically
 
 if TYPE_CHECKING:
@@ -106,8 +107,7 @@ def check_destination(path: Path, encoding: str = "float32") -> None:
     """Raises UserError, before any work is done, for what `write_embeddings` could not write."""
     if path.suffix not in WRITERS:
         raise unknown_choice("suffix", path.suffix, WRITERS, f"({path})")
-    if path.is_dir():
-        raise UserError(f"{path}: is a folder, expected a file name")
+    check_output_file(path)
     if encoding not in ("float32", *ENCODINGS):
         raise unknown_choice("encoding", encoding, ("float32", *ENCODINGS))
     if encoding != "float32" and path.suffix != ".safetensors":

@@ -14,6 +14,13 @@ class CheckFailed(RuntimeError):
     """Work ran and its result is not acceptable: a gate, a checksum, a verification. Exit code 1."""
 
 
+class WriteFailed(OSError):
+    """Something could not be written to the end, as on a full disk: names the path, the reason and the remedy.
+
+    What was there before is still there. Exit code 1.
+    """
+
+
 LISTED_CHOICES = 20
 
 

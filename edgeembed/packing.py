@@ -17,6 +17,7 @@ from typing import BinaryIO
 
 from edgeembed.bundle import CARD, MANIFEST, PACKED_SUFFIX, BundleManifest, read_bundle, regular_file, stored_files
 from edgeembed.errors import CheckFailed, UserError
+from edgeembed.files import temporary_name, whole_file, write_failure
 from edgeembed.run import sync_folder
 from edgeembed.seal import MAX_BYTES
 
@@ -60,20 +61,12 @@ def pack(folder: Path, out: Path) -> int:
     checksums = {MANIFEST: None, **{file.path: file.sha256 for file in stored_files(manifest)}}
     if os.path.lexists(folder / CARD):
         checksums.setdefault(CARD, None)  # of a bundle without a seal
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as sink:
-            entries = [store(sink, folder, name, sha256) for name, sha256 in checksums.items()]
-            sink.write(directory(entries))
-            size = sink.tell()
-            if size > MAX_PACKED:
-                raise UserError(f"{folder}: {size} bytes, one packed file holds {MAX_PACKED}: copy the folder")
-            sink.flush()
-            os.fsync(sink.fileno())
-        temporary.replace(out)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(out) as sink:
+        entries = [store(sink, folder, name, sha256) for name, sha256 in checksums.items()]
+        sink.write(directory(entries))
+        size = sink.tell()
+        if size > MAX_PACKED:
+            raise UserError(f"{folder}: {size} bytes, one packed file holds {MAX_PACKED}: copy the folder")
     return size
 
 
@@ -112,14 +105,15 @@ def unpack(file: Path, out: Path) -> BundleManifest:
     out = Path(os.path.realpath(out))
     if out.exists() and not (out / MANIFEST).is_file() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out}: exists and is not a bundle: choose another --out")
-    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    partial = out.with_name(temporary_name(".partial"))
     try:
+        partial.mkdir(parents=True)
         with file.open("rb") as source:
             manifest = unpack_into(partial, source, file)
         sync_folder(partial)
         replace_folder(out, partial)
+    except OSError as error:
+        raise write_failure(error, out, needed=file.stat().st_size) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return manifest
@@ -216,12 +210,13 @@ def replace_folder(out: Path, partial: Path) -> None:
     """Puts a finished folder in place of an older one, which comes back where that fails."""
     out.parent.mkdir(parents=True, exist_ok=True)
     old = partial.with_suffix(".old")
-    if out.exists():
-        out.rename(old)
     try:
+        if out.exists():
+            out.rename(old)
         partial.rename(out)
-    except OSError:
-        if old.exists():
+    except BaseException:  # Ctrl-C between the two among them
+        if old.exists() and not out.exists():
             old.rename(out)
         raise
-    shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(old, ignore_errors=True)

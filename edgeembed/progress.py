@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
+from edgeembed.files import write_failure
 from edgeembed.run import RunFolder
 
 if TYPE_CHECKING:
@@ -61,7 +62,11 @@ class TrainingLog:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.progress.stop()
-        self.writer.close()
+        try:
+            self.writer.close()
+        except OSError as failure:
+            if kind is None:
+                raise write_failure(failure, self.run.path / "tensorboard") from failure
 
     def step(self, step: int, note: str, *, images: int) -> None:
         """Moves the progress to `step` finished steps, the last of which had that many images."""
@@ -117,8 +122,11 @@ class TrainingLog:
         rate = self.images / max(1e-9, time.monotonic() - self.started)
         finite = {name: value for name, value in values.items() if value is not None and math.isfinite(value)}
         self.run.log({"step": step, **finite, "images_per_second": round(rate, 1)})
-        for name, value in finite.items():
-            self.writer.add_scalar(name, value, step)
+        try:
+            for name, value in finite.items():
+                self.writer.add_scalar(name, value, step)
+        except OSError as failure:
+            raise write_failure(failure, self.run.path / "tensorboard") from failure
 
 
 def duration(seconds: float) -> str:

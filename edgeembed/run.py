@@ -10,7 +10,7 @@ import shutil
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -18,11 +18,14 @@ from types import FrameType
 from typing import Any
 
 from edgeembed.errors import UserError
+from edgeembed.files import check_output_folder, whole_file, write_failure
+from edgeembed.locks import check_unlocked, locked
 
 PACKAGES = (
     "edgeembed", "numpy", "onnx", "onnxruntime", "onnxscript", "onnxsim", "open_clip_torch", "openvino", "pillow",
     "pyarrow", "safetensors", "tensorrt", "timm", "torch", "torchvision",
 )  # fmt: skip
+ANOTHER_FOLDER = "choose another --out"
 
 KINDS_OF_FOLDER = {
     "bundle.json": "a bundle",
@@ -71,17 +74,10 @@ def stop_request() -> Iterator[StopRequest]:
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Writes a file that appears whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Writes a file that appears whole or not at all. Raises WriteFailed where the disk is full."""
+    encoded = content.encode() if isinstance(content, str) else content
+    with whole_file(path, needed=len(encoded)) as file:
+        file.write(encoded)
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
@@ -172,6 +168,11 @@ class RunFolder:
         return self.path / "config.yaml"
 
     @property
+    def inputs(self) -> Path:
+        """What was trained on and, for a student, with which teacher."""
+        return self.path / "inputs.json"
+
+    @property
     def model_json(self) -> Path:
         return self.path / "model.json"
 
@@ -196,31 +197,46 @@ class RunFolder:
         checkpoints = self.checkpoints()
         return int(checkpoints[-1].name.removeprefix("step-")) if checkpoints else 0
 
-    def open(
-        self, *, config_yaml: str, resume: bool, is_same: Callable[[str], bool] = lambda _config_yaml: False
-    ) -> None:
-        """Prepares the folder for a new run, or checks that the one in it can be resumed with this recipe.
+    @property
+    def started(self) -> bool:
+        """Whether a run was begun here, or a finished one put here."""
+        return self.config.exists() or self.finished
 
-        `is_same` says whether a config.yaml with another text, as an earlier version wrote it, means the same.
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Within the block no other process trains here. Raises UserError that names the process which does."""
+        check_output_folder(self.path)
+        with locked(self.path, instead=ANOTHER_FOLDER):
+            yield
+
+    def check_unlocked(self) -> None:
+        """Raises UserError where another process trains here now: a quick answer before long work."""
+        check_unlocked(self.path, instead=ANOTHER_FOLDER)
+
+    def check_start(self, *, resume: bool) -> None:
+        """Raises UserError where a run cannot be begun or resumed here, whatever its recipe; quick, before long work.
+
+        A run without checkpoints, as a start that failed leaves it, is begun anew in its place.
         """
-        config = self.config
-        if config.is_dir():
-            raise UserError(f"{config}: is a folder, expected the file of a run: choose another --out")
-        if config.exists():
-            if not resume:
-                raise UserError(
-                    f"{self.path}: holds a run already: add --resume to continue it, or choose another --out"
-                )
-            if (kept := config.read_text(encoding="utf-8")) != config_yaml and not is_same(kept):
-                raise UserError(
-                    f"{config}: differs from the recipe asked for: resume with the same recipe and --set, "
-                    "or choose another --out"
-                )
-        elif resume and self.path.exists() and any(self.path.iterdir()):
-            raise UserError(f"{self.path}: holds no run to resume (no config.yaml)")
+        check_output_folder(self.path)
+        if self.config.is_dir():
+            raise UserError(f"{self.config}: is a folder, expected the file of a run: choose another --out")
+        if resume and not self.config.exists():
+            what = "holds no run to resume (no config.yaml)" if self.path.exists() else "no such run to resume"
+            raise UserError(f"{self.path}: {what}: correct the folder, or leave --resume out to begin a run")
+        if not resume and self.finished:
+            raise UserError(f"{self.path}: holds a finished run already: choose another --out")
+        if not resume and self.checkpoints():
+            raise UserError(f"{self.path}: holds a run already: add --resume to continue it, or choose another --out")
+
+    def begin(self, config_yaml: str, inputs: Mapping[str, Any]) -> None:
+        """Writes what a run, new or resumed, is made of, and removes what a killed process left unfinished."""
         for stale in self.path.glob("checkpoints/.*"):
             shutil.rmtree(stale, ignore_errors=True)
-        write_atomically(config, config_yaml)
+        for stale in self.path.glob(".*.tmp"):
+            stale.unlink(missing_ok=True)
+        write_atomically(self.config, config_yaml)
+        write_json(self.inputs, inputs)
         write_json(self.path / "environment.json", environment())
 
     def forget_metrics_after(self, step: int) -> None:
@@ -236,8 +252,11 @@ class RunFolder:
 
     def log(self, values: Mapping[str, float | int | str]) -> None:
         """Appends one line to metrics.jsonl."""
-        with self.metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(values) + "\n")
+        try:
+            with self.metrics.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(values) + "\n")
+        except OSError as error:
+            raise write_failure(error, self.metrics) from error
 
 
 def environment() -> dict[str, Any]:

@@ -61,12 +61,6 @@ def test_the_latest_finished_run_of_a_role_is_found(tmp_path: Path) -> None:
     assert latest_run("student", tmp_path) == tmp_path / "c"
 
 
-def test_a_folder_without_a_run_cannot_be_resumed(tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").touch()
-    with pytest.raises(UserError, match="holds no run to resume"):
-        RunFolder(path=tmp_path).open(config_yaml="a: 1\n", resume=True)
-
-
 def test_the_machine_and_versions_are_described() -> None:
     assert machine()["cores"] >= 1
     assert {"python", "numpy", "onnxruntime"} <= set(package_versions())

@@ -75,9 +75,11 @@ def pack_artifact(
 ) -> None:
     """Write a bundle as one file; the same bundle gives the same bytes on any machine."""
     from edgeembed.bundle import PACKED_SUFFIX, sha256_of
+    from edgeembed.files import check_output_file
     from edgeembed.packing import pack
 
     out = out or Path(os.path.abspath(bundle) + PACKED_SUFFIX)
+    check_output_file(out)
     size = pack(bundle, out)
     sha256 = sha256_of(out)
     log.info("%s: %d bytes, sha256 %s", out, size, sha256)
@@ -96,12 +98,14 @@ def unpack_artifact(
     """Check a packed bundle and make it a folder, whole or not at all."""
     from edgeembed.bundle import PACKED_SUFFIX
     from edgeembed.errors import UserError
+    from edgeembed.files import check_output_folder
     from edgeembed.packing import unpack
 
     if out is None:
         if not file.name.removesuffix(PACKED_SUFFIX) or not file.name.endswith(PACKED_SUFFIX):
             raise UserError(f"{file}: its name does not end in {PACKED_SUFFIX}: name the folder with --out")
         out = file.with_name(file.name.removesuffix(PACKED_SUFFIX))
+    check_output_folder(out, replaced=True)
     manifest = unpack(file, out)
     log.info("bundle: %s (%s)", out, ", ".join(stored.path for stored in manifest.files))
     if as_json:

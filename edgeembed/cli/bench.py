@@ -47,8 +47,10 @@ def bench(
 
     Recommended is the fastest file whose embeddings agree on this machine with those of the bundle's fp32 file.
     """
+    from edgeembed.files import check_output_folder
     from edgeembed.run import require_run
 
+    check_output_folder(out)
     if teacher is not None:
         require_run(teacher, role="teacher")
     from edgeembed.bench.run import bench as measure

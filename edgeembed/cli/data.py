@@ -33,7 +33,9 @@ def synth(
 ) -> None:
     """Render the embedded default data set."""
     from edgeembed.data.embedded import write_embedded
+    from edgeembed.files import check_output_folder
 
+    check_output_folder(folder, option="folder")
     manifest = write_embedded(folder, num_instances=instances, num_views=views, size_px=size_px, seed=seed)
     log.info("%d images of %d instances: %s", len(manifest), instances, folder / "manifest.parquet")
     if as_json:
@@ -77,9 +79,11 @@ def import_(
     from edgeembed.data.importers import TableOptions, import_source
     from edgeembed.data.manifest import check_manifest_name, summary, write_manifest
     from edgeembed.data.remarks import remarks, repeated_paths
+    from edgeembed.files import check_output_file
     from edgeembed.image_files import printable
 
     check_manifest_name(out)
+    check_output_file(out)
     columns = {
         "path": path_column,
         "label": label_column,
@@ -118,8 +122,10 @@ def prepare(
     from edgeembed.data.manifest import check_manifest_name, read_manifest, write_manifest
     from edgeembed.data.remarks import remarks
     from edgeembed.data.sampling import prepare as balance_classes
+    from edgeembed.files import check_output_file
 
     check_manifest_name(out)
+    check_output_file(out)
     prepared, balance = balance_classes(
         [read_manifest(path) for path in manifests], cap=cap, minimum=minimum, resample_to=resample_to, seed=seed
     )
@@ -159,10 +165,12 @@ def check(
     from edgeembed.data.manifest import check_manifest_name, read_manifest, write_manifest
     from edgeembed.errors import CheckFailed
     from edgeembed.evaluation import log_scope, plan_evaluation
+    from edgeembed.files import check_output_file
     from edgeembed.image_files import printable
 
     if fix is not None:
         check_manifest_name(fix)
+        check_output_file(fix, option="--fix")
     table = read_manifest(manifest)
     planned = [plan_evaluation(table, split) for split in ("val", "test")]
     for one in planned:

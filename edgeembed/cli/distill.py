@@ -11,6 +11,7 @@ import typer
 
 from edgeembed.cli import completion
 from edgeembed.cli.app import app, print_json
+from edgeembed.cli.teacher import Resume, RunToResume, chosen_folder
 from edgeembed.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -18,6 +19,7 @@ log = logging.getLogger(__name__)
 
 @app.command()
 def distill(
+    run: RunToResume = None,
     student: Annotated[str | None, typer.Option(help="Alias (vit_b16, mobilenetv4_s, ...) or timm name.")] = None,
     teacher: Annotated[
         Path | None,
@@ -25,10 +27,13 @@ def distill(
     ] = None,
     data: Annotated[Path | None, typer.Option(help="Manifest; default: the teacher's.")] = None,
     recipe: Annotated[
-        str, typer.Option(help="Recipe name, or a .yaml file.", autocompletion=completion.recipes("student"))
-    ] = "default",
+        str | None,
+        typer.Option(
+            help="Recipe name, or a .yaml file; default: default.", autocompletion=completion.recipes("student")
+        ),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; default: runs/STUDENT.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
+    resume: Resume = False,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Override a key: train.epochs=3.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
 ) -> None:
@@ -40,12 +45,24 @@ def distill(
     from edgeembed.chance import describe_scores
     from edgeembed.config import load_recipe
     from edgeembed.data.manifest import read_manifest
+    from edgeembed.resuming import input_of, recipe_in
     from edgeembed.run import RunFolder, latest_run
     from edgeembed.student.names import require_student
     from edgeembed.student.recipe import DistillRecipe
 
+    folder = chosen_folder(run, out, resume=resume)
     overrides = [*([f"student.name={student}"] if student else []), *(set_ or [])]
-    settings = load_recipe(DistillRecipe, kind="student", name=recipe, overrides=overrides)
+    if folder is None or not resume or recipe is not None:
+        settings = load_recipe(DistillRecipe, kind="student", name=recipe or "default", overrides=overrides)
+        folder = folder or Path("runs") / settings.student.name
+    run_folder = RunFolder(path=folder)
+    run_folder.check_unlocked()
+    run_folder.check_start(resume=resume)
+    if resume:
+        if recipe is None:
+            settings = recipe_in(run_folder, DistillRecipe, overrides)
+        teacher = teacher or known(input_of(run_folder, "teacher"), "--teacher")
+        data = data or known(input_of(run_folder, "data"), "--data")
     require_student(settings.student.name, settings.student.weights)
     if teacher is None:
         teacher = latest_run("teacher")
@@ -53,20 +70,28 @@ def distill(
     if data is None:
         data = manifest_of(teacher)
         log.info("data: %s (the teacher's)", data)
-    run = RunFolder(path=out or Path("runs") / settings.student.name)
     manifest = read_manifest(data)
 
     from edgeembed.student.distill import distil  # torch: after all that can be checked without it
 
-    result = distil(settings, manifest, teacher, run, resume=resume)
+    result = distil(settings, manifest, teacher, run_folder, resume=resume)
     untrained = result.get("untrained") or {}
     for kind, scores in (result.get("scores") or {}).items():
         log.info("val, %s: %s", kind, describe_scores(scores, untrained=(untrained.get(kind) or {}).get("map")))
     if not result.get("scores"):
         log.info("val: not scored: %s", result.get("not_scored") or "the run was not evaluated")
-    log.info("student: %s", run.path)
+    log.info("student: %s", folder)
     if as_json:
         print_json(result)
+
+
+def known(path: Path | None, option: str) -> Path | None:
+    """What a resumed run learned from, where it wrote that down. Raises UserError where it is not there any more."""
+    if path is not None:
+        if not path.exists():
+            raise UserError(f"{path}: is not there any more, the run began with it: say with {option} where it is now")
+        log.info("%s %s (the run's)", option, path)
+    return path
 
 
 def manifest_of(run: Path) -> Path:

@@ -12,6 +12,7 @@ from edgeembed.cli import completion
 from edgeembed.cli.app import app, print_json
 from edgeembed.cli.web import make_page, page_pictures
 from edgeembed.errors import UserError
+from edgeembed.files import check_output_folder
 
 if TYPE_CHECKING:
     from edgeembed.bundle import BundleManifest
@@ -70,6 +71,8 @@ def export(
     """Export a run as ONNX files, and engines, that were run and compared on real images."""
     if web is None and (web_index is not None or web_precision is not None):
         raise UserError("--web-index and --web-precision are of a web page: add --web FOLDER")
+    if web is not None:
+        check_output_folder(web, option="--web", replaced=True)
     pictures = [] if web is None else page_pictures(run, web, web_index)
     if web is not None and not tensorrt and (run / "bundle.json").is_file():
         site = make_page(run, web, pictures, web_precision)
@@ -89,10 +92,12 @@ def export(
                 f"{run}: is a bundle already: --tensorrt builds engines of its files, --web a page; a run is exported"
             )
         target = out or run
+        check_output_folder(target, replaced=True)
         manifest, refused = export_engines(run, target, precision, data, settings, accept_worse)
     else:
         require_run(run)  # before torch, which takes seconds
-        target = out or Path("bundles") / run.name
+        target = out or Path("bundles") / run.resolve().name
+        check_output_folder(target, replaced=True)
         manifest, refused = export_files(
             run,
             target,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -24,8 +24,23 @@ def quickstart(
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON on stdout.")] = False,
 ) -> None:
     """Images, teacher, student, ONNX files and a report in minutes on two CPU cores."""
-    from edgeembed.bench.run import bench
     from edgeembed.bench.terminal import print_summary
+    from edgeembed.files import check_output_folder
+    from edgeembed.locks import locked
+
+    check_output_folder(out)
+    with locked(out, instead="choose another --out"):
+        report = run_stages(out)
+    log.info("\ndone: open %s", out / "report.html")
+    if as_json:
+        print_json(report)
+    else:
+        print_summary(report)
+
+
+def run_stages(out: Path) -> dict[str, Any]:
+    """Everything, in a folder that is this process's own; stages that a broken-off run finished are not repeated."""
+    from edgeembed.bench.run import bench
     from edgeembed.config import load_recipe
     from edgeembed.data.embedded import write_embedded
     from edgeembed.data.manifest import read_manifest
@@ -51,12 +66,13 @@ def quickstart(
 
     announce(2, "training the teacher")
     teacher = RunFolder(path=out / "teacher")
-    recipe = load_recipe(TeacherRecipe, kind="teacher", name="quickstart")
-    train_teacher(recipe, manifest, teacher, resume=True)
+    teacher_recipe = load_recipe(TeacherRecipe, kind="teacher", name="quickstart")
+    train_teacher(teacher_recipe, manifest, teacher, resume=teacher.started)
 
     announce(3, "distilling the student")
     student = RunFolder(path=out / "student")
-    distil(load_recipe(DistillRecipe, kind="student", name="quickstart"), manifest, teacher.path, student, resume=True)
+    recipe = load_recipe(DistillRecipe, kind="student", name="quickstart")
+    distil(recipe, manifest, teacher.path, student, resume=student.started)
 
     announce(4, "exporting and checking ONNX files")
     _, refused = export_run(
@@ -65,9 +81,4 @@ def quickstart(
     require_nothing_refused(refused)
 
     announce(5, "measuring")
-    report = bench([out / "bundle"], manifest, teacher=teacher.path, out=out, batches=(1,), quick=True)
-    if as_json:
-        print_json(report)
-    else:
-        print_summary(report)
-    announce(5, f"done: open {out / 'report.html'}")
+    return bench([out / "bundle"], manifest, teacher=teacher.path, out=out, batches=(1,), quick=True)

@@ -57,11 +57,13 @@ def search(
     from edgeembed.embedder import embed_images, refuse
     from edgeembed.embeddings import read_embeddings, require_same_space, shorten
     from edgeembed.errors import UserError
+    from edgeembed.files import check_output_file
     from edgeembed.image_files import printable
     from edgeembed.search import Index, check_sheet, contact_sheet, similarity_texts
 
     if sheet is not None:
         check_sheet(sheet)
+        check_output_file(sheet, option="--sheet")
     files = gather_images(queries)
     stored = read_embeddings(index)
     if root is not None and not root.is_dir():

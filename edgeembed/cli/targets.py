@@ -71,6 +71,9 @@ def import_(
 ) -> None:
     """Make a teacher of any model's embeddings, of any dimension."""
     from edgeembed.data.manifest import read_manifest
+    from edgeembed.files import check_output_folder
+
+    check_output_folder(out)
     from edgeembed.student.own import import_targets
 
     result = import_targets(file, read_manifest(data), out, model=model)

@@ -2,25 +2,39 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from edgeembed.cli import completion
 from edgeembed.cli.app import app, print_json
+from edgeembed.errors import UserError
+
+if TYPE_CHECKING:
+    from edgeembed.run import RunFolder
 
 log = logging.getLogger(__name__)
+
+RunToResume = Annotated[Path | None, typer.Argument(metavar="[RUN]", help="With --resume: the run folder.")]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Continue RUN, or the run in --out, with its own recipe and data.")
+]
 
 
 @app.command("teacher-train")
 def teacher_train(
-    data: Annotated[Path, typer.Option(help="Manifest, .parquet or .csv.")],
+    run: RunToResume = None,
+    data: Annotated[Path | None, typer.Option(help="Manifest, .parquet or .csv; needed for a new run.")] = None,
     recipe: Annotated[
-        str, typer.Option(help="Recipe name, or a .yaml file.", autocompletion=completion.recipes("teacher"))
-    ] = "vit_h14",
-    out: Annotated[Path, typer.Option(help="Run folder.")] = Path("runs/teacher"),
+        str | None,
+        typer.Option(
+            help="Recipe name, or a .yaml file; default: vit_h14.", autocompletion=completion.recipes("teacher")
+        ),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder; default: runs/teacher.")] = None,
     from_: Annotated[
         Path | None,
         typer.Option(
@@ -29,7 +43,7 @@ def teacher_train(
             autocompletion=completion.runs,
         ),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
+    resume: Resume = False,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Override a key: train.epochs=3.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
 ) -> None:
@@ -37,18 +51,26 @@ def teacher_train(
     from edgeembed.chance import describe_scores
     from edgeembed.config import load_recipe
     from edgeembed.data.manifest import read_manifest
+    from edgeembed.resuming import recipe_in
     from edgeembed.run import RunFolder
     from edgeembed.teacher.names import require_backbone
     from edgeembed.teacher.recipe import TeacherRecipe
 
-    overrides = [f"continue_from={from_}"] if from_ else []
-    settings = load_recipe(TeacherRecipe, kind="teacher", name=recipe, overrides=[*overrides, *(set_ or [])])
+    folder = RunFolder(path=chosen_folder(run, out, resume=resume) or Path("runs/teacher"))
+    folder.check_unlocked()
+    folder.check_start(resume=resume)
+    overrides = [*([f"continue_from={json.dumps(str(from_))}"] if from_ else []), *(set_ or [])]
+    if resume and recipe is None:
+        settings = recipe_in(folder, TeacherRecipe, overrides)
+    else:
+        settings = load_recipe(TeacherRecipe, kind="teacher", name=recipe or "vit_h14", overrides=overrides)
     require_backbone(settings.backbone.name, settings.backbone.weights)
-    manifest = read_manifest(data)
+    manifest = read_manifest(data or manifest_of_resumed(folder, resume=resume))
 
     from edgeembed.teacher.train import train_teacher  # torch: after all that can be checked without it
 
-    result = train_teacher(settings, manifest, RunFolder(path=out), resume=resume)
+    out = folder.path
+    result = train_teacher(settings, manifest, folder, resume=resume)
     if scores := result.get("scores"):
         log.info("val: %s", describe_scores(scores, untrained=None))
     else:
@@ -56,6 +78,30 @@ def teacher_train(
     log.info("teacher: %s", out)
     if as_json:
         print_json(result)
+
+
+def chosen_folder(run: Path | None, out: Path | None, *, resume: bool) -> Path | None:
+    """The run folder that RUN, which goes with --resume, or --out names."""
+    if run is not None and not resume:
+        raise UserError(f"{run}: a run named without an option is one to resume: add --resume, or write --out {run}")
+    if run is not None and out is not None and run.resolve() != out.resolve():
+        raise UserError(f"--resume {run} --out {out}: two run folders: name one")
+    return run or out
+
+
+def manifest_of_resumed(folder: RunFolder, *, resume: bool) -> Path:
+    """The manifest that a run to be resumed was trained on."""
+    from edgeembed.resuming import input_of
+
+    if not resume:
+        raise UserError("--data is missing: name a manifest, as `edgeembed data import` writes one")
+    manifest = input_of(folder, "data")
+    if manifest is None:
+        raise UserError(f"{folder.path}: an earlier version did not write down its manifest: name it with --data")
+    if not manifest.is_file():
+        raise UserError(f"{folder.path}: its manifest {manifest} is not there any more: name it with --data")
+    log.info("data: %s (the run's)", manifest)
+    return manifest
 
 
 @app.command("teacher-join")
@@ -66,14 +112,17 @@ def teacher_join(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
 ) -> None:
     """Join teachers into one: their weighted embeddings, one after the other."""
-    from edgeembed.errors import UserError
+    from edgeembed.files import check_output_folder
     from edgeembed.run import RunFolder
-    from edgeembed.teacher.join import join_teachers
 
+    check_output_folder(out)
     try:
         numbers = [float(text) for text in weights.split(",")] if weights else [1.0] * len(runs)
     except ValueError:
         raise UserError(f"--weights {weights!r}: expected numbers, for example 0.5,1,1") from None
+
+    from edgeembed.teacher.join import join_teachers  # torch
+
     facts = join_teachers(runs, numbers, RunFolder(path=out))
     log.info("joined teacher: %s (%d numbers an image, space %s)", out, facts["embedding"]["dim"], facts["space_id"])
     if as_json:

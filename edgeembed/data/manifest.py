@@ -18,6 +18,7 @@ import numpy.typing as npt
 from edgeembed.data.spelling import same_path
 from edgeembed.data.tables import clean, empty_value, is_text_table, read_table
 from edgeembed.errors import UserError, unknown_choice
+from edgeembed.files import temporary_name, write_failure
 from edgeembed.image_files import is_utf8, printable
 
 COLUMNS = ("path", "label", "domain", "split", "role")
@@ -184,7 +185,7 @@ def write_manifest(path: Path, manifest: Manifest) -> None:
     """Writes .parquet (root kept in the metadata) or .csv, atomically."""
     check_manifest_name(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.parent / temporary_name()
     try:
         if is_text_table(path):
             with temporary.open("w", newline="", encoding="utf-8") as file:
@@ -204,6 +205,8 @@ def write_manifest(path: Path, manifest: Manifest) -> None:
             table = pa.table({name: list(getattr(manifest, name)) for name in COLUMNS}, schema=schema)
             pa.parquet.write_table(table, temporary, compression="zstd")
         temporary.replace(path)
+    except OSError as error:
+        raise write_failure(error, path) from error
     finally:
         temporary.unlink(missing_ok=True)
 

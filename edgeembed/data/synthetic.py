@@ -36,6 +36,7 @@ from edgeembed.data.rendering import (
     two_details,
 )
 from edgeembed.errors import UserError
+from edgeembed.files import whole_file
 
 DOMAINS: tuple[str, ...] = ("packaged_goods", "artwork", "landmarks", "apparel", "toys")
 NUM_SIBLINGS = 5
@@ -364,8 +365,7 @@ def _write_instance(out: Path, instance: int, *, num_views: int, size_px: int, s
     (out / _path(instance, 0)).parent.mkdir(parents=True, exist_ok=True)
     for view in range(num_views):
         path = out / _path(instance, view)
-        unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         picture = render_view(seed=seed, instance=instance, view=view, size_px=size_px)
-        picture.save(unfinished, "JPEG", quality=JPEG_QUALITY)
-        os.replace(unfinished, path)  # a picture appears whole or not at all
+        with whole_file(path) as file:
+            picture.save(file, "JPEG", quality=JPEG_QUALITY)
     return num_views

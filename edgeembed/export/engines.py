@@ -6,7 +6,6 @@ Nothing here needs torch: a Jetson builds its own engines from a finished bundle
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from edgeembed.export.checking import Checked, Checker, Judged, is_transformer, 
 from edgeembed.export.gate import AveragePrecisions, Refused
 from edgeembed.export.recipe import EngineSection, ExportRecipe
 from edgeembed.extras import needed
+from edgeembed.files import temporary_name, write_failure
 from edgeembed.image_files import find_images
 from edgeembed.images import ImageError, UInt8Array, load_pixels
 from edgeembed.metrics import RetrievalScores
@@ -177,10 +177,9 @@ def add_engines(
         images=images, reference_ND=reference_ND[: images.num_parity], gate=recipe.gate, transformer=transformer
     )
     notes = notes_in((bundle / CARD).read_text(encoding="utf-8"), manifest) if (bundle / CARD).is_file() else ""
-    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    shutil.copytree(bundle, partial)
+    partial = out.with_name(temporary_name(".partial"))
     try:
+        shutil.copytree(bundle, partial)
         made, refused = build_all(
             partial,
             [onnx_files[name] for name in precisions],
@@ -197,6 +196,8 @@ def add_engines(
         manifest = manifest.model_copy(update={"files": files})
         manifest = write_bundle(partial, manifest, model_card(manifest, notes))
         replace_folder(out, partial)
+    except OSError as error:
+        raise write_failure(error, out) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return manifest, refused

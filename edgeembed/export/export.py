@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from edgeembed.export.int8 import int8_attempts
 from edgeembed.export.onnx import MAX_PROTOBUF_BYTES, OPSET, save, to_onnx
 from edgeembed.export.precision import to_fp16
 from edgeembed.export.recipe import ExportRecipe
+from edgeembed.files import temporary_name, write_failure
 from edgeembed.packing import replace_folder
 from edgeembed.progress import stage
 from edgeembed.student.zoo import count_macs
@@ -75,8 +75,7 @@ def export_run(
         untrained_map=baselines.untrained_map,
     )
 
-    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    partial = out.with_name(temporary_name(".partial"))
     partial.mkdir(parents=True)
     try:
         files: list[dict[str, Any]] = []
@@ -102,6 +101,8 @@ def export_run(
         manifest = BundleManifest.model_validate(described)
         manifest = write_bundle(partial, manifest, model_card(manifest, notes))
         replace_folder(out, partial)
+    except OSError as error:
+        raise write_failure(error, out) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return manifest, refused

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from edgeembed.embedder import Embedder
 from edgeembed.errors import UserError
 from edgeembed.export.web_index import Picture, write_index
 from edgeembed.export.web_runtime import PACKAGE, VERSION, add_runtime
+from edgeembed.files import temporary_name, write_failure
 from edgeembed.images import MAX_PIXELS
 from edgeembed.packing import replace_folder
 
@@ -42,8 +42,7 @@ def build_page(bundle: Path, out: Path, pictures: Sequence[Picture], *, precisio
     file = choose_web_file(manifest, precision)
     check_web_target(out)
     model = Embedder(bundle, precision=file.precision, runtime="onnxruntime")
-    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    partial = out.with_name(temporary_name(".partial"))
     partial.mkdir(parents=True)
     try:
         (partial / "onnxruntime").mkdir()
@@ -66,6 +65,8 @@ def build_page(bundle: Path, out: Path, pictures: Sequence[Picture], *, precisio
         (partial / SITE).write_text(json.dumps(site, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         (partial / SERVICE_WORKER).write_text(filled_service_worker(partial), encoding="utf-8")
         replace_folder(out, partial)
+    except OSError as error:
+        raise write_failure(error, out) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return site

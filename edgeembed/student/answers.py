@@ -10,10 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from edgeembed.data.manifest import Manifest, Rows
+from edgeembed.data.versions import images_id
+from edgeembed.files import check_output_folder
 from edgeembed.run import read_json
 from edgeembed.student.recipe import DistillRecipe
 from edgeembed.student.replay import Replay, ViewBatch
-from edgeembed.student.targets import TargetKey, TargetStore
+from edgeembed.student.targets import TargetKey, TargetStore, warn_of_other_versions
 from edgeembed.teacher.forecast import warn_if_hopeless
 from edgeembed.teacher.model import Network
 from edgeembed.teacher.precision import DTYPES, autocast, choose_precision, native_precision
@@ -60,6 +62,7 @@ def target_key(recipe: DistillRecipe, manifest: Manifest, teacher: Network, spac
     return TargetKey(
         space_id=space_id,
         data=manifest.fingerprint,
+        images=images_id([manifest.files[row] for row in manifest.rows("train")], by=recipe.targets.key),
         num_images=int(manifest.rows("train").size),
         dim=teacher.dim,
         augmentation={
@@ -75,38 +78,26 @@ def target_key(recipe: DistillRecipe, manifest: Manifest, teacher: Network, spac
 
 
 def choose_targets_precision(
-    recipe: DistillRecipe,
-    manifest: Manifest,
-    teacher: Network,
-    space_id: str,
-    teacher_path: Path,
-    *,
-    device: str,
-    kept: str | None = None,
+    recipe: DistillRecipe, key: TargetKey | None, teacher_path: Path, *, device: str, kept: str | None = None
 ) -> str:
     """The precision that the teacher computes in. Where the recipe leaves it open: the one that a resumed run began
     with (`kept`), that of a store of these targets, or the one that the device computes natively, in this order.
     """
-    wanted, key, reason = recipe.targets.precision, "targets.precision", "as the run began"
-    if wanted == "auto" and kept is None:
-        stored = stored_precisions(recipe, manifest, teacher, space_id, teacher_path)
+    wanted, reason = recipe.targets.precision, "as the run began"
+    if wanted == "auto" and kept is None and key is not None:
+        stored = stored_precisions(recipe, key, teacher_path)
         native, _ = native_precision(device)
         if stored and native not in stored:
             kept, folder = next(iter(stored.items()))
             reason = f"as the targets in {folder}"
-    return choose_precision(wanted, device, key=key, kept=kept, reason_kept=reason)
+    return choose_precision(wanted, device, key="targets.precision", kept=kept, reason_kept=reason)
 
 
-def stored_precisions(
-    recipe: DistillRecipe, manifest: Manifest, teacher: Network, space_id: str, teacher_path: Path
-) -> dict[str, Path]:
+def stored_precisions(recipe: DistillRecipe, key: TargetKey, teacher_path: Path) -> dict[str, Path]:
     """The precisions in which there is a store of a recipe's targets, and its folder."""
     stored: dict[str, Path] = {}
-    if recipe.targets.store == "none":
-        return stored
     for precision in DTYPES:
-        with_it = with_targets_precision(recipe, precision)
-        folder = store_folder(with_it, target_key(with_it, manifest, teacher, space_id), teacher_path)
+        folder = store_folder(recipe, key.at(precision), teacher_path)
         described = folder / "targets.json"
         if described.is_file():
             augmentation = read_json(described).get("augmentation")
@@ -134,19 +125,24 @@ def warn_if_teacher_is_slow(teacher: Network, *, num_images: int, device: str, p
     )
 
 
-def open_store(recipe: DistillRecipe, key: TargetKey, teacher_path: Path, *, num_views: int) -> TargetStore | None:
+def open_store(
+    recipe: DistillRecipe, key: TargetKey | None, teacher_path: Path, *, num_views: int
+) -> TargetStore | None:
     """The store that a run reads and fills, None for a live teacher; says which, and why."""
     section, epochs = recipe.targets, recipe.train.epochs
-    if section.store == "none":
+    if key is None:
         log.info("targets: the teacher is asked for each view, as targets.store = none says")
         return None
     folder = store_folder(recipe, key, teacher_path)
     if section.store == "auto" and not folder.is_dir() and num_views >= epochs:
         log.info("targets: the teacher is asked for each view, which comes once in %d epochs: not stored", epochs)
         return None
+    warn_of_other_versions(folder, key)
     store = TargetStore(folder, key)
     total = key.num_images * num_views
     known = store.count(num_views)
+    if known < total:
+        check_output_folder(folder, option="targets.store")
     log.info(
         "targets: %d images x %d views, each used %.3g times; %d of %d known in %s (%.3g MB), the teacher adds others",
         *(key.num_images, num_views, epochs / num_views, known, total, folder, total * key.dim * 2 / 1e6),

@@ -17,7 +17,10 @@ from edgeembed.config import AugmentSection, MixSection
 from edgeembed.data.loader import open_canvases
 from edgeembed.data.manifest import Manifest, Rows
 from edgeembed.data.shapes import square_shapes
+from edgeembed.data.versions import images_id, kind_of
 from edgeembed.errors import CheckFailed, UserError
+from edgeembed.files import check_output_folder
+from edgeembed.locks import locked
 from edgeembed.progress import stage, track
 from edgeembed.run import Interrupted, stop_request
 from edgeembed.student.answers import (
@@ -27,11 +30,10 @@ from edgeembed.student.answers import (
     store_folder,
     target_key,
     warn_if_teacher_is_slow,
-    with_targets_precision,
 )
 from edgeembed.student.recipe import DistillRecipe
 from edgeembed.student.replay import Replay
-from edgeembed.student.targets import TargetStore, are_known, open_existing
+from edgeembed.student.targets import TargetStore, are_known, changed_images, open_existing, warn_of_other_versions
 from edgeembed.teacher.device import pick_device, set_allocator
 from edgeembed.teacher.model import Network
 from edgeembed.teacher.saved import load_model
@@ -45,17 +47,32 @@ SAME_COSINE = 0.9999  # float16 alone leaves more than 0.999999
 def build_targets(recipe: DistillRecipe, manifest: Manifest, teacher_path: Path) -> dict[str, Any]:
     """Asks the teacher for every view that the store lacks; started by torchrun, each process takes a part.
 
-    Raises UserError for a missing teacher or data, and Interrupted after a stop signal; what was answered is kept.
+    Raises UserError for a missing teacher or data and for a store that another process fills, and Interrupted after a
+    stop signal; what was answered is kept.
     """
     if recipe.targets.store == "none":
         raise UserError("targets.store = 'none': name a folder, or leave it unset, to store targets")
-    rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    rank = int(os.environ.get("RANK", "0"))
     teacher, facts = load_model(teacher_path)
     device = bring_to_device(teacher, recipe.train.device)
-    precision = choose_targets_precision(recipe, manifest, teacher, facts["space_id"], teacher_path, device=device)
-    recipe = with_targets_precision(recipe, precision)
     key = target_key(recipe, manifest, teacher, facts["space_id"])
-    store = TargetStore(store_folder(recipe, key, teacher_path), key)
+    precision = choose_targets_precision(recipe, key, teacher_path, device=device)
+    key = key.at(precision)
+    folder = store_folder(recipe, key, teacher_path)
+    if rank:  # the first process holds the folder for all of them
+        return _fill(recipe, manifest, teacher, TargetStore(folder, key), device)
+    check_output_folder(folder, option="targets.store")
+    with locked(folder, instead="name another folder with targets.store"):
+        warn_of_other_versions(folder, key)
+        return _fill(recipe, manifest, teacher, TargetStore(folder, key), device)
+
+
+def _fill(
+    recipe: DistillRecipe, manifest: Manifest, teacher: Network, store: TargetStore, device: str
+) -> dict[str, Any]:
+    """Computes this process's part of what a store lacks."""
+    rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    key, precision = store.key, store.key.augmentation["precision"]
     num_views = recipe.targets.views
     canvases = open_canvases(
         files := train_files(manifest),
@@ -113,6 +130,10 @@ def verify_targets(
             f"{folder}: targets of space {store.key.space_id} on data {store.key.data}, "
             f"but {teacher_path} is {facts['space_id']} and the manifest {manifest.fingerprint}"
         )
+    if store.key.images is None:
+        log.warning("%s: %s", folder, changed_images(None))
+    elif store.key.images != images_id(train_files(manifest), by=kind_of(store.key.images)):
+        raise CheckFailed(f"{folder}: {changed_images(store.key.images)}: `edgeembed targets build` stores new ones")
     with stage(f"reading {store.num_views()} views"):
         known, wrong = survey(store)
     if wrong:

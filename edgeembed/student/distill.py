@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from edgeembed.checkpoint import load_checkpoint, save_checkpoint
-from edgeembed.config import is_same_recipe, to_yaml
+from edgeembed.config import to_yaml
 from edgeembed.data.loader import Order, open_training_canvases
 from edgeembed.data.manifest import Manifest, Rows
 from edgeembed.data.shapes import square_shapes
@@ -25,6 +25,7 @@ from edgeembed.errors import UserError
 from edgeembed.evaluation import EvaluationSet, FloatArray, score_rows
 from edgeembed.metrics import RetrievalScores
 from edgeembed.progress import TrainingLog, stage
+from edgeembed.resuming import begin_run
 from edgeembed.run import Interrupted, RunFolder, stop_request
 from edgeembed.spread import Spread, spread_of
 from edgeembed.student.answers import replay_of, training_canvas_px, with_targets_precision
@@ -50,9 +51,17 @@ def distil(
 ) -> dict[str, Any]:
     """Runs a recipe and leaves a finished run folder; returns what eval.json holds.
 
-    Raises UserError for a missing teacher or data that cannot be trained on, CheckFailed on a loss that is not
-    finite, and Interrupted after a stop signal, with a checkpoint written.
+    Raises UserError for a missing teacher, data that cannot be trained on and a folder that another process trains in,
+    CheckFailed on a loss that is not finite, and Interrupted after a stop signal, with a checkpoint written.
     """
+    with run.locked():
+        return _train(recipe, manifest, teacher_path, run, resume=resume)
+
+
+def _train(
+    recipe: DistillRecipe, manifest: Manifest, teacher_path: Path, run: RunFolder, *, resume: bool
+) -> dict[str, Any]:
+    """The run itself, in a folder that is this process's own."""
     rows = manifest.rows("train")
     if rows.size < 2:
         raise UserError(f"the train split has {rows.size} images, distillation needs at least 2")
@@ -63,15 +72,13 @@ def distil(
     device = pick_device(recipe.train.device)
     recipe = with_precision(recipe, manifest, teacher, run, device, resume=resume)
     precision = recipe.train.precision
-    setting = f"# teacher {teacher.facts['space_id']}, data {manifest.fingerprint}\n"
-    run.open(
-        config_yaml=setting + to_yaml(recipe),
-        resume=resume,
-        is_same=lambda kept: kept.startswith(setting) and is_same_recipe(recipe, kept),
-    )
+    inputs = {
+        "teacher": {"id": teacher.facts["space_id"], "path": str(teacher_path.resolve())},
+        "data": {"id": manifest.fingerprint, "path": str(manifest.source or "") or None},
+    }
+    begin_run(run, recipe, to_yaml(recipe), inputs, resume=resume)
     if run.finished:
-        log.warning("%s: already finished, nothing to resume", run.path)
-        return dict(json.loads((run.path / "eval.json").read_text(encoding="utf-8")))
+        return dict(json.loads((run.path / "eval.json").read_text()))
 
     train, image = recipe.train, recipe.image
     canvas_px = training_canvas_px(recipe, teacher.size_px)

@@ -18,6 +18,7 @@ import pyarrow.parquet
 import safetensors
 
 from edgeembed.data.manifest import Manifest, Rows
+from edgeembed.data.versions import images_id
 from edgeembed.embeddings import SCHEMA, Embeddings, FloatArray, paths_of, read_embeddings, write_embeddings
 from edgeembed.errors import UserError
 from edgeembed.run import write_json
@@ -50,6 +51,7 @@ def import_targets(path: Path, manifest: Manifest, out: Path, *, model: str | No
     key = TargetKey(
         space_id=embeddings.space_id,
         data=manifest.fingerprint,
+        images=images_id(manifest.files, by="stat"),
         num_images=int(train.size),
         dim=embeddings.embedding_ND.shape[1],
         augmentation={"views": "any"},

@@ -7,6 +7,7 @@ from pydantic import Field
 from edgeembed.config import (
     AugmentSection,
     EvalSection,
+    ImageKey,
     ImageSection,
     MixSection,
     OptimSection,
@@ -65,7 +66,8 @@ class TargetSection(Section):
     `store` is where its answers are kept for this and other students: a folder, `auto` (below the teacher's run, where
     views recur or a store is there already), or `none` (it is asked each time). Views are drawn from a seed of their
     own, so that students of several seeds share them. `precision` auto: that of a store which is there already, else
-    what the device computes natively.
+    what the device computes natively. `key` says when an image counts as changed, so that its targets are computed
+    anew: stat where its size or modification time did, content where its bytes did (all of them are read first).
     """
 
     views: int = Field(
@@ -79,6 +81,10 @@ class TargetSection(Section):
     store: str = Field(
         default="auto",
         description="folder of the stored targets; auto: below the teacher's run; none: compute them each time",
+    )
+    key: ImageKey = Field(
+        default="stat",
+        description="an image counts as changed when its size or modification time did (stat) or its bytes (content)",
     )
 
 

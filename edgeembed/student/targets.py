@@ -11,18 +11,23 @@ import contextlib
 import functools
 import hashlib
 import json
+import logging
 import os
 import struct
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from edgeembed import locks
 from edgeembed.data.manifest import Rows
-from edgeembed.errors import UserError
+from edgeembed.errors import UserError, WriteFailed
+from edgeembed.files import FULL, size_text
 from edgeembed.run import read_json, sync_folder, write_json
+
+log = logging.getLogger(__name__)
 
 SCHEMA = "edgeembed-targets/1"
 HEADER_BYTES = 4096  # of a view's file: rows start on a page
@@ -36,6 +41,7 @@ class TargetKey:
 
     space_id: str
     data: str  # fingerprint of the manifest whose train split the rows follow
+    images: str | None  # what lies at the paths of the manifest; None in stores of earlier versions
     num_images: int
     dim: int
     augmentation: dict[str, Any]
@@ -45,12 +51,19 @@ class TargetKey:
         """Short and unique: where the store lies under the folder of all stores of a teacher."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
 
+    def at(self, precision: str) -> TargetKey:
+        """The key of the same targets, computed in a precision."""
+        return replace(self, augmentation={**self.augmentation, "precision": precision})
+
     def require_equal(self, stored: dict[str, Any], folder: Path) -> None:
         """Raises UserError that names the first thing in which a store differs from what is asked of it."""
         for part, value in asdict(self).items():
             found = stored.get(part)
             if found == value:
                 continue
+            if part == "images":
+                reason = changed_images(found, value)
+                raise UserError(f"{folder}: {reason}: delete the folder, or name another one with targets.store")
             if isinstance(value, dict) and isinstance(found, dict):
                 part, value, found = next(
                     (f"{part}.{key}", value.get(key), found.get(key))
@@ -78,7 +91,7 @@ class TargetStore:
             if stored.get("schema") != SCHEMA:
                 raise UserError(f"{described}: schema {stored.get('schema')!r}, this version reads {SCHEMA!r}")
             key.require_equal(stored, folder)
-        elif folder.is_dir() and any(folder.iterdir()):
+        elif folder.is_dir() and {path.name for path in folder.iterdir()} - {locks.NAME}:
             raise UserError(f"{folder}: holds no targets (no targets.json): name an empty folder, or a new one")
 
     def read(self, image_B: Rows, view: int) -> tuple[HalfArray, npt.NDArray[np.bool_]]:
@@ -90,7 +103,11 @@ class TargetStore:
         return stored_BD, are_known(stored_BD)
 
     def write(self, image_B: Rows, view: int, embedding_BD: npt.NDArray[np.floating[Any]]) -> None:
-        """Stores unit vectors. Raises UserError where the disk is full, before anything of the view is written."""
+        """Stores unit vectors.
+
+        Raises WriteFailed where the disk is full, before anything of the view is written, and UserError where the
+        folder may not be written to.
+        """
         rows_ND = self._view(view)
         if rows_ND is None:
             self._create(view)
@@ -135,6 +152,7 @@ class TargetStore:
 
     def _create(self, view: int) -> None:
         """An empty file with all its room on disk, by rename; where another process is faster, its file stays."""
+        size = self.key.num_images * self.key.dim * 2
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             if not (self.folder / "targets.json").is_file():
@@ -142,7 +160,6 @@ class TargetStore:
             temporary = self.folder / f".view-{view:04d}.{os.getpid()}"
             try:
                 with temporary.open("wb") as file:
-                    size = self.key.num_images * self.key.dim * 2
                     file.write(header([self.key.num_images, self.key.dim], size, self.key))
                     if hasattr(os, "posix_fallocate"):
                         os.posix_fallocate(file.fileno(), 0, HEADER_BYTES + size)
@@ -155,9 +172,10 @@ class TargetStore:
                 temporary.unlink(missing_ok=True)
             sync_folder(self.folder)
         except OSError as error:
-            raise UserError(
-                f"{self.folder}: targets cannot be stored ({error.strerror}): set targets.store to another folder, "
-                "or to none, to ask the teacher each time"
+            kind = WriteFailed if error.errno in FULL else UserError
+            raise kind(
+                f"{self.folder}: targets cannot be stored ({error.strerror}; {size_text(HEADER_BYTES + size)} needed a "
+                "view): set targets.store to another folder, or to none, to ask the teacher each time"
             ) from None
 
 
@@ -165,10 +183,37 @@ def open_existing(folder: Path) -> TargetStore:
     """The store in a folder, by its own key. Raises UserError where there is none."""
     described = read_json(folder / "targets.json")
     try:
-        key = TargetKey(**{name: described[name] for name in TargetKey.__dataclass_fields__})
+        fields = {"images": None, **described}
+        key = TargetKey(**{name: fields[name] for name in TargetKey.__dataclass_fields__})
     except KeyError as error:
         raise UserError(f"{folder / 'targets.json'}: lacks {error}: not a store of targets") from None
     return TargetStore(folder, key)
+
+
+def warn_of_other_versions(folder: Path, key: TargetKey) -> None:
+    """Says why a new store is begun in `folder` where one beside it holds targets of the same images, by name."""
+    if (folder / "targets.json").is_file():
+        return
+    asked = asdict(key)
+    for described in sorted(folder.parent.glob("*/targets.json")):
+        try:
+            stored = read_json(described)
+        except UserError:
+            continue  # a damaged store is named when it is opened
+        if {**stored, "schema": None, "images": None} == {**asked, "schema": None, "images": None}:
+            reason = changed_images(stored.get("images"), key.images)
+            log.warning("%s: %s: not used, computed anew in %s", described.parent, reason, folder)
+
+
+def changed_images(stored: object, asked: object = None) -> str:
+    """Why a store does not count as one of the images that are there, by its key's `images` and the asked one's."""
+    if stored is None:
+        return "these targets are of an earlier version, which did not record the versions of images"
+    kind, asked_kind = (str(one).partition(":")[0] for one in (stored, asked or stored))
+    if kind != asked_kind:
+        return f"these targets were stored with targets.key = {kind}, not {asked_kind}"
+    what = "contents" if kind == "content" else "sizes or modification times"
+    return f"these targets are for images of other {what}"
 
 
 def header(shape: list[int], size: int, key: TargetKey) -> bytes:

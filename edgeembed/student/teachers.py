@@ -6,6 +6,7 @@ its teacher's index.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
@@ -15,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from edgeembed.data.manifest import Manifest, Rows
+from edgeembed.data.versions import images_id
 from edgeembed.embeddings import FloatArray
 from edgeembed.errors import UserError
 from edgeembed.run import read_json, require_teacher
@@ -28,9 +30,12 @@ from edgeembed.student.answers import (
 from edgeembed.student.own import SOURCE, VECTORS, open_own, rows_of
 from edgeembed.student.recipe import DistillRecipe
 from edgeembed.student.replay import ViewBatch
+from edgeembed.student.targets import TargetKey
 from edgeembed.teacher.evaluate import embed_files
 from edgeembed.teacher.model import Network
 from edgeembed.teacher.saved import load_model
+
+log = logging.getLogger(__name__)
 
 Answer: TypeAlias = Callable[[ViewBatch, Rows], Tensor]  # places in a batch to unit vectors (len(at), D), float32
 
@@ -74,25 +79,33 @@ class RunTeacher:
         self.network, self.facts = load_model(path)
         self.dim, self.size_px = self.network.dim, self.network.size_px
         self.nbytes = sum(parameter.nbytes for parameter in self.network.parameters())
+        self._known_key: TargetKey | None = None
 
     def usable(self, image_N: Rows) -> Rows:
         return image_N
 
     def choose_precision(self, recipe: DistillRecipe, manifest: Manifest, *, device: str, kept: str | None) -> str:
-        space_id = self.facts["space_id"]
-        return choose_targets_precision(recipe, manifest, self.network, space_id, self.path, device=device, kept=kept)
+        key = self._key(recipe, manifest)
+        return choose_targets_precision(recipe, key, self.path, device=device, kept=kept)
 
     def answers(
         self, recipe: DistillRecipe, manifest: Manifest, *, num_views: int, num_images: int, device: str
     ) -> Answer:
         self.network.requires_grad_(False).to(device).to(memory_format=torch.channels_last)
-        key = target_key(recipe, manifest, self.network, self.facts["space_id"])
-        store = open_store(recipe, key, self.path, num_views=num_views)
+        store = open_store(recipe, self._key(recipe, manifest), self.path, num_views=num_views)
         if store is not None:
-            num_images = min(num_images, key.num_images * num_views - store.count(num_views))
+            num_images = min(num_images, store.key.num_images * num_views - store.count(num_views))
         precision = recipe.targets.precision
         warn_if_teacher_is_slow(self.network, num_images=num_images, device=device, precision=precision)
         return Answers(self.network, store, precision=recipe.targets.precision, device=device).of
+
+    def _key(self, recipe: DistillRecipe, manifest: Manifest) -> TargetKey | None:
+        """The key of the targets that a run needs, for which the images are looked at once; None without a store."""
+        if recipe.targets.store == "none":
+            return None
+        if self._known_key is None:
+            self._known_key = target_key(recipe, manifest, self.network, self.facts["space_id"])
+        return self._known_key.at(recipe.targets.precision)
 
     def embed(self, manifest: Manifest, rows: Rows, recipe: DistillRecipe, device: str) -> tuple[FloatArray, Rows]:
         embedding_MD, kept = embed_files(
@@ -132,6 +145,13 @@ class OwnTeacher:
             raise UserError(
                 f"{self.path}: embeddings for data {self.store.key.data}, the manifest is {manifest.fingerprint}: "
                 "run `edgeembed targets import` for this manifest"
+            )
+        if self.store.key.images is None:
+            log.warning("%s: imported by an earlier version: not known to be of the images that are there", self.path)
+        elif self.store.key.images != images_id(manifest.files, by="stat"):
+            raise UserError(
+                f"{self.path}: images changed since their embeddings were imported (other sizes or modification "
+                "times): run `edgeembed targets import` again, with embeddings of the images that are there"
             )
         if recipe.mix.mixes:
             raise UserError(f"{self.path}: embeddings say nothing of mixed images: set mix.* to 0")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import functools
 import json
 import logging
 import time
@@ -15,13 +14,14 @@ import torch
 from torch import nn
 
 from edgeembed.checkpoint import load_checkpoint, save_checkpoint, save_tensors
-from edgeembed.config import is_same_recipe, to_yaml
+from edgeembed.config import to_yaml
 from edgeembed.data.augment import draw_views
 from edgeembed.data.loader import open_training_canvases
 from edgeembed.data.manifest import Manifest, codes
 from edgeembed.data.views import mix_views, render_views
 from edgeembed.errors import UserError
 from edgeembed.progress import TrainingLog, stage
+from edgeembed.resuming import begin_run
 from edgeembed.run import Interrupted, RunFolder, stop_request, write_json
 from edgeembed.teacher.backbone import require_input_size
 from edgeembed.teacher.continued import inherit_centres, open_parent, report_space
@@ -51,9 +51,15 @@ log = logging.getLogger(__name__)
 def train_teacher(recipe: TeacherRecipe, manifest: Manifest, run: RunFolder, *, resume: bool = False) -> dict[str, Any]:
     """Runs a recipe and leaves a finished run folder; returns what eval.json holds.
 
-    Raises UserError for data that cannot be trained on, CheckFailed on a loss that is not finite, and
-    Interrupted after a stop signal, with a checkpoint written.
+    Raises UserError for data that cannot be trained on and for a folder that another process trains in, CheckFailed on
+    a loss that is not finite, and Interrupted after a stop signal, with a checkpoint written.
     """
+    with run.locked():
+        return _train(recipe, manifest, run, resume=resume)
+
+
+def _train(recipe: TeacherRecipe, manifest: Manifest, run: RunFolder, *, resume: bool) -> dict[str, Any]:
+    """The run itself, in a folder that is this process's own."""
     # Data: labelled training images, the stages of the run and the order in which each visits them.
     rows = manifest.rows("train")
     classes = manifest.class_names(rows)
@@ -68,10 +74,10 @@ def train_teacher(recipe: TeacherRecipe, manifest: Manifest, run: RunFolder, *, 
     kept = resumed_precision(run.config, "train") if resume else None
     precision = choose_precision(recipe.train.precision, device, key="train.precision", kept=kept)
     recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update={"precision": precision})})
-    run.open(config_yaml=to_yaml(recipe), resume=resume, is_same=functools.partial(is_same_recipe, recipe))
+    inputs = {"data": {"id": manifest.fingerprint, "path": str(manifest.source or "") or None}}
+    begin_run(run, recipe, to_yaml(recipe), inputs, resume=resume)
     if run.finished:
-        log.warning("%s: already finished, nothing to resume", run.path)
-        return dict(json.loads((run.path / "eval.json").read_text(encoding="utf-8")))
+        return dict(json.loads((run.path / "eval.json").read_text()))
 
     train = recipe.train
     files = [manifest.files[row] for row in rows]

@@ -237,12 +237,17 @@ def test_a_failing_export_leaves_the_old_bundle(
 
 @pytest.mark.parametrize(
     ("arguments", "told"),
-    [(["--precision", "fp31"], "unknown precision 'fp31'"), (["--out", "."], "exists and is not a bundle")],
+    [
+        (["--precision", "fp31"], "unknown precision 'fp31'"),
+        (["--out", "."], "is the current folder, which another folder cannot replace"),
+        (["--out", "mine"], "exists and is not a bundle"),
+    ],
 )
 def test_mistakes_are_one_line(
     edgeembed: Run, tiny_student: Path, arguments: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "mine.txt").touch()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "mine.txt").touch()
     monkeypatch.chdir(tmp_path)
     outcome = edgeembed("export", tiny_student, *arguments)
     assert outcome.code == 2

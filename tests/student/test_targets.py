@@ -19,18 +19,24 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from edgeembed.config import AugmentSection, MixSection
+from edgeembed.config import AugmentSection, MixSection, load_recipe
 from edgeembed.data.loader import open_canvases
-from edgeembed.data.manifest import read_manifest
+from edgeembed.data.manifest import read_manifest, write_manifest
 from edgeembed.data.shapes import square_shapes
 from edgeembed.errors import UserError
+from edgeembed.locks import locked
+from edgeembed.student.answers import target_key
+from edgeembed.student.recipe import DistillRecipe
 from edgeembed.student.replay import Replay
 from edgeembed.student.targets import TargetKey, TargetStore
+from edgeembed.teacher.saved import load_model
 from tests.conftest import TINY_STUDENT, Outcome, as_options
 
 Run = Callable[..., Outcome]
 
-KEY = TargetKey(space_id="a", data="b", num_images=1000, dim=8, augmentation={"seed": 0, "scale": [0.5, 1.0]})
+KEY = TargetKey(
+    space_id="a", data="b", images="stat:c", num_images=1000, dim=8, augmentation={"seed": 0, "scale": [0.5, 1.0]}
+)
 MIXING = [*TINY_STUDENT, "targets.views=3", "mix.cutmix_probability=0.4", "mix.mixup_probability=0.3"]
 
 
@@ -61,6 +67,8 @@ def test_what_is_written_is_read_by_every_process(tmp_path: Path) -> None:
         (replace(KEY, space_id="z"), "space_id = a, not z"),
         (replace(KEY, data="z"), "data = b, not z"),
         (replace(KEY, num_images=999), "num_images = 1000, not 999"),
+        (replace(KEY, images="stat:z"), "for images of other sizes or modification times: delete the folder"),
+        (replace(KEY, images="content:c"), r"stored with targets\.key = stat, not content"),
         (replace(KEY, augmentation={"seed": 0, "scale": [0.4, 1.0]}), r"augmentation.scale = \[0.5, 1.0\], not \[0.4"),
     ],
 )
@@ -88,7 +96,7 @@ def test_a_full_disk_is_told_before_anything_is_written(tmp_path: Path) -> None:
         "import resource, sys, numpy as np; from pathlib import Path\n"
         "from edgeembed.student.targets import TargetKey, TargetStore\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))\n"
-        "key = TargetKey(space_id='a', data='b', num_images=1000, dim=8, augmentation={})\n"
+        "key = TargetKey(space_id='a', data='b', images='stat:c', num_images=1000, dim=8, augmentation={})\n"
         "TargetStore(Path(sys.argv[1]), key).write(np.array([0]), 0, np.ones((1, 8)))\n"
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "s")], capture_output=True, text=True)
@@ -265,3 +273,128 @@ def test_a_stopped_build_goes_on_where_it_was(tiny_data: Path, teacher: Path) ->
     assert "run it again" in told
     done = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     assert 0 < done["computed"] < done["known"] == done["images"] * 400
+
+
+@pytest.fixture
+def own_data(tiny_data: Path, tmp_path: Path) -> Path:
+    """A copy of the images and their manifest that a test may change."""
+    shutil.copytree(tiny_data.parent, tmp_path / "data")
+    manifest = read_manifest(tmp_path / "data" / tiny_data.name)
+    write_manifest(tmp_path / "data" / tiny_data.name, replace(manifest, root=tmp_path / "data"))
+    return tmp_path / "data" / tiny_data.name
+
+
+def exchange(one: Path, other: Path) -> None:
+    """Gives each of two images the other's pixels, under its own size and modification time."""
+    contents, facts = [path.read_bytes() for path in (one, other)], [path.stat() for path in (one, other)]
+    longest = max(map(len, contents))
+    for path, content, fact in zip((one, other), reversed(contents), facts, strict=True):
+        path.write_bytes(content.ljust(longest, b"\0"))
+        os.utime(path, ns=(fact.st_atime_ns, fact.st_mtime_ns))
+
+
+BUILD = ["--recipe", "quickstart", *as_options([*TINY_STUDENT, "targets.precision=fp32", "targets.views=1"])]
+
+
+def test_images_that_changed_under_their_names_get_targets_of_their_own(
+    edgeembed: Run, own_data: Path, teacher: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def build(data: Path, *more: str) -> tuple[int, str]:
+        caplog.clear()
+        outcome = edgeembed("targets", "build", "--teacher", teacher, "--data", data, *BUILD, *more, "--json")
+        assert outcome.code == 0
+        return json.loads(outcome.stdout)["computed"], caplog.text
+
+    manifest = read_manifest(own_data)
+    first, second = (Path(manifest.files[row]) for row in manifest.rows("train")[:2])
+    images = len(manifest.rows("train"))
+    assert build(own_data)[0] == images
+    (store,) = (path.parent for path in teacher.glob("targets/*/targets.json"))
+    assert build(own_data) == (0, "")
+
+    # A folder that was moved holds the images that it held; so does a copy that keeps their times.
+    copied = own_data.parent.with_name("copied")
+    shutil.copytree(own_data.parent, copied)
+    copied_data = copied / own_data.name
+    write_manifest(copied_data, replace(manifest, root=copied))
+    assert build(copied_data) == (0, "")
+
+    verify = ["targets", "verify", store, "--teacher", teacher, "--data", own_data]
+    assert edgeembed(*verify).code == 0
+    os.utime(first, ns=(0, 0))
+    computed, told = build(own_data)
+    assert computed == images
+    assert f"{store}: these targets are for images of other sizes or modification times: not used" in told
+    verified = edgeembed(*verify)
+    assert verified.code == 1
+    assert "these targets are for images of other sizes or modification times: `edgeembed targets build`" in (
+        verified.stderr
+    )
+
+    # The same sizes and times: only a look at the contents tells.
+    by_content = ["--set", "targets.key=content"]
+    assert build(own_data, *by_content)[0] == images
+    assert build(own_data)[0] == 0
+    exchange(first, second)
+    exchange(first, second)  # both of one size now
+    assert build(own_data)[0] == images
+    exchange(first, second)
+    assert build(own_data)[0] == 0
+    computed, told = build(own_data, *by_content)
+    assert computed == images
+    assert "for images of other contents: not used" in told
+    os.utime(second, ns=(5, 5))
+    assert build(own_data, *by_content)[0] == 0
+
+
+def test_a_store_that_does_not_say_of_which_images_is_not_used(
+    edgeembed: Run, tiny_data: Path, teacher: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    build = ["targets", "build", "--teacher", teacher, "--data", tiny_data, *BUILD, "--json"]
+    store = Path(json.loads(edgeembed(*build).stdout)["store"])
+    described = json.loads((store / "targets.json").read_text())
+    del described["images"]
+    (store / "targets.json").write_text(json.dumps(described))
+    store.rename(store.with_name("older"))
+    caplog.clear()
+    assert json.loads(edgeembed(*build).stdout)["computed"] == described["num_images"]
+    assert "older: these targets are of an earlier version, which did not record the versions of images" in caplog.text
+    older = store.with_name("older")
+    assert edgeembed("targets", "stats", older).code == 0
+    assert edgeembed("targets", "verify", older, "--teacher", teacher, "--data", tiny_data).code == 0
+    named = edgeembed(*build, "--set", f"targets.store={older}")
+    assert named.code == 2
+    assert "earlier version, which did not record the versions of images: delete the folder" in named.stderr
+
+
+def test_the_key_holds_all_that_a_target_depends_on(tiny_data: Path, tiny_teacher: Path) -> None:
+    manifest, (network, facts) = read_manifest(tiny_data), load_model(tiny_teacher)
+
+    def name(*overrides: str, space_id: str = facts["space_id"]) -> str:
+        recipe = load_recipe(DistillRecipe, kind="student", name="quickstart", overrides=[*TINY_STUDENT, *overrides])
+        return target_key(recipe, manifest, network, space_id).name
+
+    others = [
+        name("targets.precision=fp32"), name("targets.precision=bf16"), name("targets.seed=1"),
+        name("image.size_px=320"), name("image.canvas_factor=2"), name("augment.scale=[0.1, 0.2]"),
+        name("augment.flip_probability=0.25"), name("mix.mixup_probability=0.125"), name("targets.key=content"),
+        name(space_id="other"),
+    ]  # fmt: skip
+    assert len({name(), *others}) == 1 + len(others)
+    network.flip = not network.flip
+    assert name() not in others
+    unchanged = [name("train.seed=9"), name("targets.views=7"), name("student.name=test_vit"), name("optim.lr=1")]
+    assert set(unchanged) == {name()}
+
+
+def test_a_store_that_is_being_filled_is_refused_to_a_second_build(
+    edgeembed: Run, tiny_data: Path, teacher: Path, tmp_path: Path
+) -> None:
+    build = ["targets", "build", "--teacher", teacher, "--data", tiny_data, *BUILD]
+    with locked(tmp_path / "store", instead="wait"):
+        refused = edgeembed(*build, "--set", f"targets.store={tmp_path / 'store'}")
+    assert refused.code == 2
+    assert f"{tmp_path / 'store'}: in use by process {os.getpid()} on " in refused.stderr
+    assert "name another folder with targets.store" in refused.stderr
+    assert edgeembed(*build, "--set", f"targets.store={tmp_path / 'store'}").code == 0
+    assert sorted(path.name for path in (tmp_path / "store").iterdir()) == ["targets.json", "view-0000.safetensors"]

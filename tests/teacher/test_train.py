@@ -56,10 +56,10 @@ def test_a_finished_run_says_so_and_an_occupied_folder_is_not_overwritten(
     assert "already finished" in caplog.text
     refused = edgeembed(*command)
     assert refused.code == 2
-    assert "holds a run already: add --resume" in refused.stderr
+    assert "holds a finished run already: choose another --out" in refused.stderr
     other = edgeembed(*command, "--resume", "--set", "train.seed=5")
     assert other.code == 2
-    assert "differs from the recipe" in other.stderr
+    assert "differs from what is asked for: train.seed is 0 in the run, 5 asked for: " in other.stderr
 
 
 def test_a_killed_run_resumes_to_the_same_bits(tiny_data: Path, tmp_path: Path) -> None:

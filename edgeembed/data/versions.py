@@ -1,0 +1,58 @@
+"""Names the versions of images on disk, so that what was computed of them is not taken for what lies there later."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from edgeembed.config import ImageKey
+from edgeembed.progress import track
+
+CHUNK_BYTES = 2**20
+READERS = 4  # threads that wait for the disk
+UNREADABLE = "unreadable"
+
+
+def images_id(files: Sequence[str], *, by: ImageKey) -> str:
+    """Names what lies at some paths, in their order: `by` and a hash.
+
+    `stat` looks at sizes and modification times, in nanoseconds: a moved or linked folder keeps its name, a copy does
+    where it keeps the times. `content` reads every byte, so that copies of any kind are the same.
+    """
+    if by == "stat":
+        return _name(by, map(_stat, files))
+    with ThreadPoolExecutor(READERS) as pool:
+        return _name(by, track(pool.map(_sha256, files), "checksums of images", total=len(files)))
+
+
+def kind_of(name: str) -> ImageKey:
+    """By what `images_id` made a name."""
+    return "content" if name.startswith("content:") else "stat"
+
+
+def _name(by: ImageKey, versions: Iterable[str]) -> str:
+    digest = hashlib.sha256()
+    for version in versions:
+        digest.update(version.encode() + b"\0")
+    return f"{by}:{digest.hexdigest()[:16]}"
+
+
+def _stat(file: str) -> str:
+    try:
+        facts = os.stat(file)
+    except OSError:
+        return UNREADABLE
+    return f"{facts.st_size} {facts.st_mtime_ns}"
+
+
+def _sha256(file: str) -> str:
+    try:
+        with open(file, "rb") as source:  # hashlib.file_digest came with Python 3.11
+            digest = hashlib.sha256()
+            while chunk := source.read(CHUNK_BYTES):
+                digest.update(chunk)
+            return digest.hexdigest()
+    except OSError:
+        return UNREADABLE

@@ -1,0 +1,152 @@
+"""Places to write: tried before any work is done, filled whole or not at all, and named when they are full."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from edgeembed.errors import UserError, WriteFailed
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def check_output_file(path: Path, *, option: str = "--out") -> None:
+    """Raises UserError where a file cannot be written to `path`. Missing folders may be made; nothing is left behind.
+
+    `option` is where another path can be named.
+    """
+    with _naming_mistake(path, option):
+        if path.is_dir():
+            raise UserError(f"{path}: is a folder, expected a file name: choose another {option}")
+        if path.exists() and not path.is_file():
+            raise UserError(f"{path}: is not a regular file: choose another {option}")
+        created = make_folders(path.parent)
+        try:
+            probe = path.parent / temporary_name() if os.path.lexists(path) else path
+            probe.open("xb").close()
+            probe.unlink()
+        finally:
+            remove_folders(created)
+
+
+def check_output_folder(path: Path, *, option: str = "--out", replaced: bool = False) -> None:
+    """Raises UserError where files cannot be written into a folder `path`, which need not exist yet. Nothing is left.
+
+    `replaced`: the folder is made under another name beside `path` and then renamed.
+    """
+    with _naming_mistake(path, option):
+        if path.exists() and not path.is_dir():
+            raise UserError(f"{path}: is a file, expected a folder: choose another {option}")
+        if replaced and path.exists() and (os.path.ismount(path) or path.samefile(os.curdir)):
+            what = "a mount point" if os.path.ismount(path) else "the current folder"
+            raise UserError(f"{path}: is {what}, which another folder cannot replace: name one in it with {option}")
+        created = make_folders(path)
+        try:
+            for folder in (path, Path(os.path.realpath(path)).parent) if replaced else (path,):
+                probe = folder / temporary_name()
+                probe.open("xb").close()
+                probe.unlink()
+        finally:
+            remove_folders(created)
+
+
+def make_folders(path: Path) -> list[Path]:
+    """Makes a folder and those above it that are missing; returns what was made, the uppermost first."""
+    missing: list[Path] = []
+    folder = path
+    while not folder.exists():
+        missing.insert(0, folder)
+        folder = folder.parent
+    created: list[Path] = []
+    try:
+        for folder in missing:
+            folder.mkdir(exist_ok=True)
+            created.append(folder)
+        if not path.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
+    except OSError:
+        remove_folders(created)
+        raise
+    return created
+
+
+def remove_folders(created: list[Path]) -> None:
+    """Removes those of some folders, the uppermost first, that are empty."""
+    for folder in reversed(created):
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+
+
+def temporary_name(suffix: str = ".tmp") -> str:
+    """A name for something unfinished, hidden and short: a name that fits the file system must not grow too long."""
+    return f".{os.getpid()}-{secrets.token_hex(4)}{suffix}"
+
+
+@contextlib.contextmanager
+def whole_file(path: Path, *, needed: int | None = None) -> Iterator[BinaryIO]:
+    """A file to write to, which appears at `path` on leaving the block: whole, or not at all after an error.
+
+    Raises WriteFailed where the disk is full; `needed` is the size in bytes, where it is known before.
+    """
+    temporary = path.parent / temporary_name()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise write_failure(error, path, needed=needed) from error  # what is free: without the unfinished file
+        raise
+
+
+def write_failure(error: OSError, path: Path, *, needed: int | None = None) -> OSError:
+    """What to raise for an error met while writing `path`: WriteFailed for a full disk, or where no file was named."""
+    if isinstance(error, WriteFailed) or (error.errno not in FULL and error.filename is not None):
+        return error
+    reason = os.strerror(error.errno) if error.errno else str(error)
+    room = [f"{size_text(needed)} needed"] if needed is not None else []
+    if error.errno == errno.ENOSPC and (free := free_bytes(path)) is not None:
+        room.append(f"{size_text(free)} free")
+    remedy = "free some space, or write to another disk, and run the command again"
+    figures = f" ({', '.join(room)})" if room else ""
+    return WriteFailed(f"{path}: cannot be written: {reason}{figures}: {remedy}")
+
+
+def free_bytes(path: Path) -> int | None:
+    """Free space where `path` lies; None where the system does not say."""
+    for folder in (path, *path.absolute().parents):
+        with contextlib.suppress(OSError):
+            return shutil.disk_usage(folder).free
+    return None
+
+
+def size_text(count: int) -> str:
+    """A number of bytes with three figures and a unit."""
+    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return f"{count} bytes"
+
+
+@contextlib.contextmanager
+def _naming_mistake(path: Path, option: str) -> Iterator[None]:
+    """Turns an error of the file system into a UserError that names the path and the reason."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in FULL:
+            raise write_failure(error, path) from None
+        blocking = next((above for above in path.parents if os.path.lexists(above) and not above.is_dir()), None)
+        reason = f"{blocking} is not a folder" if blocking else error.strerror or str(error)
+        raise UserError(f"{path}: cannot be written ({reason}): choose another {option}") from None

@@ -1,0 +1,82 @@
+"""Where a command writes is tried before it does any work: one line, exit code 2, and nothing is left behind."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Outcome
+
+Run = Callable[..., Outcome]
+
+# Every command that writes, with what it would need of a real one missing: its own --out is found fault with first.
+COMMANDS = {
+    "teacher-train": "teacher-train --data nothing.parquet --out OUT",
+    "teacher-join": "teacher-join a b --out OUT",
+    "distill": "distill --teacher nothing --data nothing.parquet --out OUT",
+    "targets-import": "targets import nothing.parquet --data nothing.parquet --out OUT",
+    "export": "export nothing --out OUT",
+    "web": "export nothing --web OUT",
+    "bench": "bench nothing --out OUT",
+    "quickstart": "quickstart --out OUT",
+    "synth": "data synth OUT",
+    "import": "data import folder nothing --out OUT.parquet",
+    "import-csv": "data import folder nothing --out OUT.csv",
+    "prepare": "data prepare nothing.parquet --out OUT.parquet",
+    "embed": "embed nothing --out OUT.safetensors",
+    "sheet": "search nothing --sheet OUT.png",
+    "pack": "artifacts pack nothing --out OUT.zip",
+    "unpack": "artifacts unpack nothing.zip --out OUT",
+}
+
+
+def arguments(command: str, out: str) -> list[str]:
+    return [word.replace("OUT", out) for word in COMMANDS[command].split()]
+
+
+@pytest.mark.parametrize("out", ["taken/x", "taken/deep/x", "new/" + "n" * 300, "n" * 300 + "/x"])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_place_that_cannot_be_written_is_told_first(
+    edgeembed: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, out: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "taken").touch()
+    outcome = edgeembed("--quiet", *arguments(command, out))
+    assert outcome.code == 2
+    (told,) = outcome.stderr.splitlines()
+    assert told.startswith(f"error: {out}")
+    assert "cannot be written (taken is not a folder)" in told or "File name too long" in told
+    option = {"web": "--web", "sheet": "--sheet", "synth": "folder"}.get(command, "--out")
+    assert told.endswith(f"choose another {option}")
+    assert [path.name for path in tmp_path.iterdir()] == ["taken"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_file_where_a_folder_goes_and_a_folder_where_a_file_goes_are_told(
+    edgeembed: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (name,) = (word for word in arguments(command, "x") if word.startswith("x"))
+    writes_file = "." in name
+    (tmp_path / name).mkdir() if writes_file else (tmp_path / name).touch()
+    outcome = edgeembed("--quiet", *arguments(command, "x"))
+    assert outcome.code == 2
+    told = f"{name}: is a folder, expected a file name" if writes_file else f"{name}: is a file, expected a folder"
+    assert outcome.stderr.startswith(f"error: {told}")
+
+
+def test_it_is_told_before_torch_is_imported(tmp_path: Path) -> None:
+    (tmp_path / "taken").touch()
+    code = (
+        "import json, sys; from edgeembed.cli import run\n"
+        "codes = [run(['--quiet', *one]) for one in json.loads(sys.argv[1])]\n"
+        "print(json.dumps([codes, 'torch' in sys.modules]))\n"
+    )
+    commands = json.dumps([arguments(command, "taken/x") for command in COMMANDS])
+    done = subprocess.run([sys.executable, "-c", code, commands], cwd=tmp_path, capture_output=True, text=True)
+    assert json.loads(done.stdout) == [[2] * len(COMMANDS), False]

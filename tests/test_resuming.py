@@ -1,0 +1,172 @@
+"""A run begins, is begun anew or goes on; what it differs in is named key by key."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from edgeembed.config import Section, to_yaml, validate
+from edgeembed.errors import UserError
+from edgeembed.resuming import begin_run, input_of, recipe_in
+from edgeembed.run import RunFolder
+from edgeembed.student.recipe import DistillRecipe
+from edgeembed.teacher.recipe import TeacherRecipe
+
+INPUTS = {"data": {"id": "d1", "path": "/data/m.parquet"}, "teacher": {"id": "t1", "path": "/runs/t"}}
+
+
+def recipe(kind: type[Section] = DistillRecipe, **sections: Any) -> Section:
+    return validate(kind, sections, source="test")
+
+
+def begin(run: RunFolder, asked: Section, *, resume: bool, inputs: dict[str, Any] = INPUTS) -> None:
+    begin_run(run, asked, to_yaml(asked), inputs, resume=resume)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunFolder:
+    """A student's run with a checkpoint."""
+    folder = RunFolder(path=tmp_path / "run")
+    begin(folder, recipe(), resume=False)
+    (folder.path / "checkpoints" / "step-00000002").mkdir(parents=True)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("sections", "told"),
+    [
+        ({"train": {"seed": 5}}, ["train.seed is 0 in the run, 5 asked for"]),
+        ({"train": {"max_steps": 9}}, ["train.max_steps is None in the run, 9 asked for"]),
+        (
+            {"optim": {"betas": [0.8, 0.9]}, "student": {"name": "vit_b16"}},
+            ["student.name is 'mobilenetv4_s' in the run, 'vit_b16' asked for", "optim.betas is [0.9, 0.999]"],
+        ),
+    ],
+)
+def test_keys_that_differ_are_named_with_both_values(run: RunFolder, sections: dict[str, Any], told: list[str]) -> None:
+    before = run.config.read_text()
+    with pytest.raises(UserError) as mistake:
+        begin(run, recipe(**sections), resume=True)
+    for text in told:
+        assert text in str(mistake.value)
+    assert f"`--resume {run.path}` alone" in str(mistake.value)
+    assert run.config.read_text() == before
+
+
+def test_of_many_keys_the_first_are_named_and_the_others_counted(run: RunFolder) -> None:
+    loss = dict.fromkeys(("cosine", "cross_relation", "self_relation", "standardised", "centre_kl", "label"), 3.0)
+    with pytest.raises(UserError, match=r"loss\.label is 0\.0 in the run, 3\.0 asked for and 2 more: "):
+        begin(run, recipe(loss=loss, train={"seed": 1, "epochs": 9}), resume=True)
+
+
+def test_keys_that_do_not_decide_the_weights_may_differ(run: RunFolder, caplog: pytest.LogCaptureFixture) -> None:
+    other = recipe(
+        description="x",
+        train={"workers": 0, "device": "cpu", "cache": "never", "checkpoint_every_steps": 7, "keep_checkpoints": 1},
+        eval={"every_steps": 0, "batch_size": 1},
+        targets={"store": "elsewhere", "key": "content"},
+    )
+    with caplog.at_level(logging.INFO):
+        begin(run, other, resume=True)
+    assert "train.workers is 2 in the run, 0 asked for" in caplog.text
+    assert yaml.safe_load(run.config.read_text())["train"]["workers"] == 0
+
+
+def test_keys_of_stages_are_named(tmp_path: Path) -> None:
+    stages = [{"name": "a", "train": {"epochs": 1}}, {"name": "b", "train": {"epochs": 2}}]
+    folder = RunFolder(path=tmp_path)
+    begin(folder, recipe(TeacherRecipe, stages=stages), resume=False)
+    (tmp_path / "checkpoints" / "step-00000002").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"stages\.1\.train\.epochs is 2 in the run, 3 asked for: "):
+        begin(folder, recipe(TeacherRecipe, stages=[stages[0], {"name": "b", "train": {"epochs": 3}}]), resume=True)
+    with pytest.raises(UserError, match=r"stages\.1\.name is 'b' in the run, None asked for"):
+        begin(folder, recipe(TeacherRecipe, stages=stages[:1]), resume=True)
+
+
+def test_other_data_and_another_teacher_are_named(run: RunFolder) -> None:
+    moved = {name: {**facts, "path": "/moved"} for name, facts in INPUTS.items()}
+    begin(run, recipe(), resume=True, inputs=moved)
+    assert input_of(run, "data") == Path("/moved")
+    others = {name: {"id": "x", "path": "/other"} for name in INPUTS}
+    told = r"data is d1 \(/moved\) in the run, x \(/other\) asked for; teacher is t1 \(/moved\) in the run"
+    with pytest.raises(UserError, match=told):
+        begin(run, recipe(), resume=True, inputs=others)
+
+
+def test_a_run_of_an_earlier_version_is_checked_by_its_first_line(run: RunFolder) -> None:
+    run.inputs.unlink()
+    assert input_of(run, "data") is None
+    run.config.write_text("# teacher t9, data d1\n" + run.config.read_text())
+    with pytest.raises(UserError, match="teacher is t9 in the run, t1"):
+        begin(run, recipe(), resume=True)
+    run.config.write_text(run.config.read_text().replace("t9", "t1"))
+    begin(run, recipe(), resume=True)
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_run_without_checkpoints_is_begun_anew_in_its_place(
+    tmp_path: Path, resume: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = RunFolder(path=tmp_path)
+    begin(run, recipe(train={"seed": 1}), resume=False)
+    (tmp_path / "checkpoints" / ".step-00000002.99").mkdir(parents=True)  # killed within its first checkpoint
+    (tmp_path / ".99-abc.tmp").touch()
+    begin(run, recipe(train={"seed": 2}), resume=resume, inputs={"data": {"id": "x", "path": None}})
+    assert "holds a run without checkpoints: begun anew" in caplog.text
+    assert yaml.safe_load(run.config.read_text())["train"]["seed"] == 2
+    names = {path.name for path in tmp_path.rglob("*")}
+    assert names == {"checkpoints", "config.yaml", "environment.json", "inputs.json"}
+
+
+def test_a_run_with_checkpoints_or_a_result_is_not_begun_anew(run: RunFolder) -> None:
+    with pytest.raises(UserError, match="holds a run already: add --resume to continue it"):
+        begin(run, recipe(), resume=False)
+    (run.path / "checkpoints" / "step-00000002").rmdir()
+    run.model_json.write_text("{}")
+    with pytest.raises(UserError, match="holds a finished run already: choose another --out"):
+        begin(run, recipe(), resume=False)
+    run.config.unlink()  # as of joined teachers
+    with pytest.raises(UserError, match="holds a finished run already"):
+        begin(run, recipe(), resume=False)
+
+
+@pytest.mark.parametrize(
+    ("made", "told"),
+    [
+        ([], "no such run to resume"),
+        (["run/"], r"holds no run to resume \(no config.yaml\)"),
+        (["run/notes.txt"], r"holds no run to resume \(no config.yaml\)"),
+    ],
+)
+def test_a_folder_without_a_run_cannot_be_resumed(tmp_path: Path, made: list[str], told: str) -> None:
+    for name in made:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).mkdir() if name.endswith("/") else (tmp_path / name).touch()
+    with pytest.raises(UserError, match=told):
+        begin(RunFolder(path=tmp_path / "run"), recipe(), resume=True)
+    assert (tmp_path / "run").exists() == bool(made)
+
+
+def test_the_recipe_of_a_run_is_read_and_changed(run: RunFolder) -> None:
+    assert recipe_in(run, DistillRecipe, []) == recipe()
+    assert recipe_in(run, DistillRecipe, ["train.seed=3"]) == recipe(train={"seed": 3})
+    with pytest.raises(UserError, match=r"unknown key 'train\.sed': did you mean 'train\.seed'"):
+        recipe_in(run, DistillRecipe, ["train.sed=3"])
+    with pytest.raises(UserError, match=r"config\.yaml: unknown key"):  # a student's run is no teacher's
+        recipe_in(run, TeacherRecipe, [])
+    for damaged in ("train: [", "", "- 1"):
+        run.config.write_text(damaged)
+        with pytest.raises(UserError, match="damaged, holds no recipe"):
+            recipe_in(run, DistillRecipe, [])
+
+
+def test_inputs_are_written_for_people_and_machines(run: RunFolder) -> None:
+    assert json.loads(run.inputs.read_text()) == INPUTS
+    assert input_of(run, "teacher") == Path("/runs/t")
+    run.inputs.write_text('{"teacher": 5}')
+    assert input_of(run, "teacher") is None
