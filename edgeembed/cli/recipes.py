@@ -18,15 +18,21 @@ KINDS = ("teacher", "student", "export")
 
 
 @recipes_app.callback()
-def recipes(context: typer.Context) -> None:
+def recipes(
+    context: typer.Context, as_json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False
+) -> None:
     """List the recipes, or show one."""
+    from edgeembed.errors import UserError
+
     if context.invoked_subcommand is None:
-        list_recipes()
+        list_recipes(as_json)
+    elif as_json:
+        raise UserError(f"--json: write it after {context.invoked_subcommand!r}")
 
 
 @recipes_app.command("list")
 def list_recipes(as_json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False) -> None:
-    """Every bundled recipe with the first line of its header."""
+    """List every bundled recipe with the first line of its header."""
     from edgeembed.config import recipe_names, recipe_text
 
     names = {kind: recipe_names(kind) for kind in KINDS}
@@ -48,7 +54,7 @@ def show_recipe(
         str | None, typer.Option(help="teacher, student or export; default: both, or what a file is.")
     ] = None,
 ) -> None:
-    """A recipe's text, its stages in words, then every key with the value it resolves to."""
+    """Print a recipe: its text, its stages in words, and every key with its value."""
     from edgeembed.config import Section, load_recipe, recipe_names, recipe_text, to_yaml
     from edgeembed.errors import unknown_choice
     from edgeembed.export.recipe import ExportRecipe

@@ -21,7 +21,7 @@ def teacher_train(
     recipe: Annotated[
         str, typer.Option(help="Recipe name, or a .yaml file.", autocompletion=completion.recipes("teacher"))
     ] = "vit_h14",
-    out: Annotated[Path, typer.Option(help="Run folder.")] = Path("runs/teacher"),
+    out: Annotated[Path, typer.Option(help="Run folder to write.")] = Path("runs/teacher"),
     from_: Annotated[
         Path | None,
         typer.Option(
@@ -31,7 +31,10 @@ def teacher_train(
         ),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="Override a key: train.epochs=3.")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Override a recipe key, such as train.epochs=3; repeatable."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
 ) -> None:
     """Train the teacher, whose embedding space students learn."""
@@ -53,9 +56,11 @@ def teacher_train(
 
 @app.command("teacher-join")
 def teacher_join(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Finished teacher runs.")],
-    weights: Annotated[str | None, typer.Option(help="One a run: 0.5,1,1; default: 1 each.")] = None,
-    out: Annotated[Path, typer.Option(help="Run folder.")] = Path("runs/joined"),
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Finished teacher runs.")],
+    weights: Annotated[
+        str | None, typer.Option(help="Comma-separated, one for each run, such as 0.5,1,1; default: 1 each.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Run folder to write.")] = Path("runs/joined"),
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
 ) -> None:
     """Join teachers into one: their weighted embeddings, one after the other."""
