@@ -15,7 +15,6 @@ import pytest
 from edgeembed.cli import app, run
 from edgeembed.data.synthetic import render_view
 
-
 posix_signals = pytest.mark.skipif(sys.platform == "win32", reason="there os.kill ends the process at once")
 
 
