@@ -12,7 +12,7 @@ from edgeembed.cli.streams import read_as_utf8
 from edgeembed.errors import UserError
 from edgeembed.images import IMAGE_SUFFIXES, find_images
 
-NOT_SHOWN = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\ud800-\\udfff]")  # control characters; bytes that are not UTF-8
+CONTROL = re.compile("[\\x00-\\x1f\\x7f-\\x9f]")
 
 
 def gather_images(paths: Sequence[Path]) -> list[str]:
@@ -27,11 +27,12 @@ def gather_images(paths: Sequence[Path]) -> list[str]:
 
 
 def printable(text: str) -> str:
-    """Text for one line of a terminal: control characters, and bytes of a name that are not UTF-8, are escaped.
+    """A path or message on one line: a line end appears as `\\n`, a byte of a file name that is not UTF-8 as `\\xe9`.
 
     JSON needs no such thing: it has escapes of its own, from which a program gets the very name back.
     """
-    return NOT_SHOWN.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), read_as_utf8(text))
+    shown = CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
+    return read_as_utf8(shown, other_bytes="backslashreplace")
 
 
 def _images_of(path: Path) -> Iterable[str | Path]:
