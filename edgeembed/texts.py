@@ -33,7 +33,7 @@ def decode_text(content: bytes, *, source: str) -> str:
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise UserError(
-            f"{source}: line {line} is not {error.encoding.upper()} (byte {content[error.start]:#04x}): "
-            "save the file as UTF-8 (in Excel: CSV UTF-8)"
+            f"{source}: byte {content[error.start]:#04x} in line {line} is not {error.encoding.upper()}: "
+            "save it as UTF-8 (in Excel: CSV UTF-8)"
         ) from None
     return text.replace("\r\n", "\n").replace("\r", "\n")

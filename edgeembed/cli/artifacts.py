@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-artifacts_app = typer.Typer(cls=CommandGroup, help="Bundles: list, verify, pack, unpack, diff.", rich_markup_mode=None)
+artifacts_app = typer.Typer(
+    cls=CommandGroup, help="Bundles: list, verify, compare, pack into one file, unpack.", rich_markup_mode=None
+)
 app.add_typer(artifacts_app, name="artifacts", invoke_without_command=True)
 
 Bundle = Annotated[
@@ -41,7 +43,7 @@ def artifacts(context: typer.Context, as_json: Json = False) -> None:
 
 @artifacts_app.command("list")
 def list_artifacts(bundle: Bundle = None, as_json: Json = False) -> None:
-    """Every file of the models that come with the package."""
+    """List every file of the models that come with the package, or of BUNDLE."""
     from edgeembed.embedder import ARTIFACTS, bundled_artifacts
 
     folders = bundled_artifacts() if bundle is None else [bundle]

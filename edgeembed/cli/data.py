@@ -15,7 +15,10 @@ from edgeembed.cli.help import CommandGroup
 log = logging.getLogger(__name__)
 
 data_app = typer.Typer(
-    cls=CommandGroup, help="Manifests: make, import, join, check.", rich_markup_mode=None, no_args_is_help=True
+    cls=CommandGroup,
+    help="Manifests, the tables of images: render, import, join, count, check.",
+    rich_markup_mode=None,
+    no_args_is_help=True,
 )
 app.add_typer(data_app, name="data")
 
@@ -25,10 +28,10 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 @data_app.command()
 def synth(
     folder: Annotated[Path, typer.Argument(help="Where the images and manifest.parquet go.")],
-    instances: Annotated[int, typer.Option(help="Distinct things.")] = 100,
-    views: Annotated[int, typer.Option(help="Photographs of each.")] = 24,
-    size_px: Annotated[int, typer.Option(help="Side of the images.")] = 224,
-    seed: Annotated[int, typer.Option(help="Same seed, same bytes.")] = 0,
+    instances: Annotated[int, typer.Option(help="Number of distinct objects.")] = 100,
+    views: Annotated[int, typer.Option(help="Images of each object.")] = 24,
+    size_px: Annotated[int, typer.Option(help="Side of the images, in pixels.")] = 224,
+    seed: Annotated[int, typer.Option(help="Seed; the same one renders the same images.")] = 0,
     as_json: Json = False,
 ) -> None:
     """Render the embedded default data set."""
@@ -112,10 +115,12 @@ def import_(
 def prepare(
     manifests: Annotated[list[Path], typer.Argument(help="Manifests to join.")],
     out: Annotated[Path, typer.Option(help="Manifest to write.")],
-    cap: Annotated[int, typer.Option(min=1, help="At most so many training images a class.")] = 100,
+    cap: Annotated[int, typer.Option(min=1, help="Most training images kept of a class.")] = 100,
     minimum: Annotated[int, typer.Option("--min", min=1, help="Drop training classes with fewer images.")] = 3,
-    resample_to: Annotated[int, typer.Option(min=0, help="Repeat small classes up to so many rows.")] = 20,
-    seed: Annotated[int, typer.Option(help="Of the draw under the cap.")] = 0,
+    resample_to: Annotated[
+        int, typer.Option(min=0, help="Repeat the images of smaller classes up to so many a class; 0: never.")
+    ] = 20,
+    seed: Annotated[int, typer.Option(help="Seed of the draw under --cap.")] = 0,
     as_json: Json = False,
 ) -> None:
     """Join manifests and balance their training classes."""

@@ -20,10 +20,15 @@ log = logging.getLogger(__name__)
 @app.command()
 def distill(
     run: RunToResume = None,
-    student: Annotated[str | None, typer.Option(help="Alias (vit_b16, mobilenetv4_s, ...) or timm name.")] = None,
+    student: Annotated[
+        str | None, typer.Option(help="Alias (vit_b16, mobilenetv4_s, ...) or timm name; default: the recipe's.")
+    ] = None,
     teacher: Annotated[
         Path | None,
-        typer.Option(help="Run, or imported targets; default: the latest run.", autocompletion=completion.runs),
+        typer.Option(
+            help="Finished teacher run, or what `targets import` wrote; default: the latest run under runs/.",
+            autocompletion=completion.runs,
+        ),
     ] = None,
     data: Annotated[Path | None, typer.Option(help="Manifest; default: the teacher's.")] = None,
     recipe: Annotated[
@@ -32,12 +37,15 @@ def distill(
             help="Recipe name, or a .yaml file; default: default.", autocompletion=completion.recipes("student")
         ),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Run folder; default: runs/STUDENT.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder to write; default: runs/STUDENT.")] = None,
     resume: Resume = False,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="Override a key: train.epochs=3.")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Override a recipe key, such as train.epochs=3; repeatable."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
 ) -> None:
-    """Distil a teacher's space into a small student; unlabelled images are welcome."""
+    """Distil a teacher's embedding space into a small student; images need no labels."""
     from edgeembed.run import require_teacher
 
     if teacher is not None:

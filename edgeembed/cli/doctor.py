@@ -38,12 +38,12 @@ def doctor(
             metavar="BUNDLE", help="Bundle folders; default: the bundled model.", autocompletion=completion.bundles
         ),
     ] = None,
-    no_measure: Annotated[bool, typer.Option("--no-measure", help="Leave the bundles alone.")] = False,
+    no_measure: Annotated[bool, typer.Option("--no-measure", help="Describe the machine only.")] = False,
     images: Annotated[
         Path | None,
         typer.Option(help="Folder of photographs to compare the files' embeddings on; default: rendered images."),
     ] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="Measure with as many; default: all cores.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads to measure with; default: all cores.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
 ) -> None:
     """Say what this machine can run; measure and remember which file and runtime of a bundle are fastest here.

@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 @app.command()
 def embed(
-    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Images, folders or manifests.")],
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH", help="Images, folders or manifests.")],
     model: Annotated[
         Path | None,
         typer.Option(
@@ -37,7 +37,7 @@ def embed(
     provider: Annotated[
         str | None, typer.Option(help="cuda, coreml, ... for ONNX Runtime, gpu, npu for OpenVINO; default: cpu.")
     ] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="Default: all cores.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads; default: all cores.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images a run of the network.")] = 8,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
 ) -> None:

@@ -35,7 +35,9 @@ def export(
     ],
     out: Annotated[Path | None, typer.Option(help="Bundle folder; default: bundles/RUN, or the bundle itself.")] = None,
     precision: Annotated[str, typer.Option(help="Comma-separated: fp32, fp16, int8.")] = "fp32,int8",
-    data: Annotated[Path | None, typer.Option(help="Manifest to calibrate and judge on; default: the run's.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Manifest of images to calibrate and compare on; default: the run's.")
+    ] = None,
     recipe: Annotated[
         str,
         typer.Option(
@@ -46,7 +48,11 @@ def export(
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a recipe key, repeatable.")
     ] = None,
     accept_worse: Annotated[
-        bool, typer.Option("--accept-worse", help="Write files that fail their gate, marked so; int8 is not mended.")
+        bool,
+        typer.Option(
+            "--accept-worse",
+            help="Write files that fail their gate too, marked so; int8 then returns no operator to float.",
+        ),
     ] = False,
     tensorrt: Annotated[
         bool, typer.Option("--tensorrt", help="Build engines for this GPU too, of the files that passed.")
@@ -56,19 +62,19 @@ def export(
     ] = None,
     web_index: Annotated[
         Path | None,
-        typer.Option(help="Pictures that the page searches: a folder or manifest; default: the run's data."),
+        typer.Option(help="Images that the page searches: a folder or manifest; default: the run's data."),
     ] = None,
     web_precision: Annotated[
-        str | None, typer.Option(help="The page's file; default: int8 where there is one.")
+        str | None, typer.Option(help="fp32, fp16 or int8 of the page's model; default: int8 where there is one.")
     ] = None,
-    dim: Annotated[int | None, typer.Option(min=1, help="Numbers an image; default: all, usually 64.")] = None,
+    dim: Annotated[int | None, typer.Option(min=1, help="Embedding dimensions; default: all, usually 64.")] = None,
     licence: Annotated[str | None, typer.Option(help="Licence of the weights, for the manifest and the card.")] = None,
     notes: Annotated[
         Path | None, typer.Option(help="Markdown for the model card: data, held-out quality, limits.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print bundle.json on stdout.")] = False,
 ) -> None:
-    """Export a run as ONNX files, and engines, that were run and compared on real images."""
+    """Export a run as ONNX files, and TensorRT engines, each run and compared on real images before it is written."""
     if web is None and (web_index is not None or web_precision is not None):
         raise UserError("--web-index and --web-precision are of a web page: add --web FOLDER")
     if web is not None:

@@ -18,12 +18,12 @@ INSTANCES, VIEWS, SIZE_PX, SEED = 240, 10, 160, 0
 
 @app.command()
 def quickstart(
-    out: Annotated[Path, typer.Option(help="Where everything goes; a broken-off run is continued.")] = Path(
+    out: Annotated[Path, typer.Option(help="Folder for everything; an interrupted run is continued.")] = Path(
         "runs/quickstart"
     ),
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON on stdout.")] = False,
 ) -> None:
-    """Images, teacher, student, ONNX files and a report in minutes on two CPU cores."""
+    """Render images, train a teacher, distil and export a student, and report on both: minutes on two CPU cores."""
     from edgeembed.bench.terminal import print_summary
     from edgeembed.files import check_output_folder
     from edgeembed.locks import locked

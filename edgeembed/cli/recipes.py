@@ -20,15 +20,21 @@ KINDS = ("teacher", "student", "export")
 
 
 @recipes_app.callback()
-def recipes(context: typer.Context) -> None:
+def recipes(
+    context: typer.Context, as_json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False
+) -> None:
     """List the recipes, or show one."""
+    from edgeembed.errors import UserError
+
     if context.invoked_subcommand is None:
-        list_recipes()
+        list_recipes(as_json)
+    elif as_json:
+        raise UserError(f"--json: write it after {context.invoked_subcommand!r}")
 
 
 @recipes_app.command("list")
 def list_recipes(as_json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False) -> None:
-    """Every bundled recipe with the first line of its header."""
+    """List every bundled recipe with the first line of its header."""
     from edgeembed.config import recipe_names, recipe_text
 
     names = {kind: recipe_names(kind) for kind in KINDS}

@@ -27,7 +27,7 @@ class Result:
 
 @app.command()
 def search(
-    queries: Annotated[list[Path], typer.Argument(metavar="QUERY...", help="Images, folders or manifests.")],
+    queries: Annotated[list[Path], typer.Argument(metavar="QUERY", help="Images, folders or manifests.")],
     index: Annotated[Path, typer.Option(help="File that `edgeembed embed` wrote.")] = Path("embeddings.safetensors"),
     model: Annotated[
         Path | None,
@@ -48,7 +48,7 @@ def search(
     provider: Annotated[
         str | None, typer.Option(help="cuda, coreml, ... for ONNX Runtime, gpu, npu for OpenVINO; default: cpu.")
     ] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="Default: all cores.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads; default: all cores.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
 ) -> None:
     """Find the images of an index that look most like each query."""

@@ -14,15 +14,16 @@ CLOSED_PIPE = (errno.EPIPE, errno.EINVAL) if sys.platform == "win32" else (errno
 class SafeStream(io.TextIOWrapper):
     """Text stream that escapes what its encoding has no letter for, and drops what nobody reads any more.
 
-    A character without a code is written as `\\u5199`, so that another name can never take its place. When the reader
-    of a pipe has gone (`edgeembed search ... | head -1`), the rest is dropped and the command ends as it would have.
+    A character without a code is written as `\\u5199`, a byte of a file name that is not UTF-8 as `\\xe9`. When the
+    reader of a pipe has gone (`edgeembed search ... | head -1`), the rest is dropped and the command ends as it would
+    have.
     """
 
     def write(self, text: str) -> int:
         if text == "":  # with which Typer probes a stream, and passes over any error
             return 0
         try:
-            return super().write(read_as_utf8(text))
+            return super().write(read_as_utf8(text, other_bytes="backslashreplace"))
         except OSError as error:
             self._drop_the_rest(error)
             return len(text)
@@ -45,13 +46,13 @@ class SafeStream(io.TextIOWrapper):
             raise OSError(error.errno, error.strerror, f"standard {'error' if descriptor == 2 else 'output'}")
 
 
-def read_as_utf8(text: str) -> str:
+def read_as_utf8(text: str, *, other_bytes: str = "surrogateescape") -> str:
     """Text in which bytes that the locale could not decode, as in file names under LC_ALL=C, are read as UTF-8.
 
-    Bytes that are not UTF-8 either stay what they are, lone surrogates.
+    `other_bytes` is the error handler for those that are not UTF-8 either; by default they stay lone surrogates.
     """
     try:
-        return text.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape")
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", other_bytes)
     except UnicodeEncodeError:  # another kind of surrogate, from Windows or JSON
         return text
 

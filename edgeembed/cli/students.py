@@ -14,13 +14,19 @@ log = logging.getLogger(__name__)
 
 @app.command()
 def students(
-    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Default: every alias.")] = None,
-    size_px: Annotated[int, typer.Option(min=16, max=2048, help="Side of the input, image.size_px.")] = 224,
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="NAME", help="Aliases or timm names; default: every alias.")
+    ] = None,
+    size_px: Annotated[
+        int, typer.Option(min=16, max=2048, help="Side of the input in pixels, as the recipe key image.size_px.")
+    ] = 224,
     threads: Annotated[int, typer.Option(min=1, help="Threads of ONNX Runtime.")] = 1,
-    latency: Annotated[bool, typer.Option(help="Export each to ONNX and time it here, some seconds each.")] = True,
+    latency: Annotated[
+        bool, typer.Option(help="Export each to ONNX and time it on this machine, some seconds each.")
+    ] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
 ) -> None:
-    """List students: parameters, multiply-accumulates, and what an image takes on this machine."""
+    """List students: parameters, multiply-accumulates, and milliseconds for an image on this machine."""
     from edgeembed.student.names import ALIASES, timm_name
 
     chosen = names or list(ALIASES)

@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 targets_app = typer.Typer(
     cls=CommandGroup,
-    help="A teacher's answers, stored once for any number of students.",
+    help="Teacher embeddings stored once for any number of students: build, import, verify, count.",
     rich_markup_mode=None,
     no_args_is_help=True,
 )
@@ -39,11 +39,16 @@ def build(
     recipe: Annotated[
         str, typer.Option(help="Distillation recipe, name or .yaml file.", autocompletion=completion.recipes("student"))
     ] = "default",
-    views: Annotated[int | None, typer.Option(help="Views an image; default: the recipe's.")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="Override a key: image.size_px=160.")] = None,
+    views: Annotated[int | None, typer.Option(help="Views of each image; default: the recipe's.")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Override a recipe key, such as image.size_px=160; repeatable."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Ask the teacher for every view that a recipe will show its students; torchrun splits the work."""
+    """Store the teacher's embedding of every view that a recipe shows its students; torchrun splits the work."""
     teacher = chosen_teacher(teacher)
     from edgeembed.config import load_recipe
     from edgeembed.data.manifest import read_manifest
@@ -66,10 +71,12 @@ def import_(
     file: Annotated[Path, typer.Argument(help="Embeddings with paths, .parquet or .safetensors.")],
     data: Annotated[Path, typer.Option(help="Manifest of the images.")],
     out: Annotated[Path, typer.Option(help="Folder to make; `distill --teacher` takes it.")],
-    model: Annotated[str | None, typer.Option(help="What made them, for people; default: the file's name.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Name of the model that computed them; default: the file's name.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Make a teacher of any model's embeddings, of any dimension."""
+    """Use the embeddings of any other model, of any dimension, as a teacher."""
     from edgeembed.data.manifest import read_manifest
     from edgeembed.files import check_output_folder
 
@@ -90,11 +97,13 @@ def verify(
     store: Store = None,
     teacher: Teacher = None,
     data: Data = None,
-    pairs: Annotated[int | None, typer.Option(min=1, help="How many; default: 1 %, at least 1,000.")] = None,
+    pairs: Annotated[
+        int | None, typer.Option(min=1, help="Embeddings to compute again; default: 1 %, at least 1,000.")
+    ] = None,
     workers: Annotated[int, typer.Option(min=0, help="Processes that decode images.")] = 2,
     as_json: Json = False,
 ) -> None:
-    """Ask the teacher again for a sample of what is stored, and compare."""
+    """Compute a sample of the stored embeddings again, and compare."""
     teacher = chosen_teacher(teacher)
     from edgeembed.data.manifest import read_manifest
     from edgeembed.student.targets import open_existing
@@ -114,7 +123,7 @@ def verify(
 
 @targets_app.command()
 def stats(store: Store = None, teacher: Teacher = None, as_json: Json = False) -> None:
-    """What a store holds."""
+    """Print what a store holds."""
     from edgeembed.student.targets import open_existing
 
     store = store or only_store(chosen_teacher(teacher))

@@ -34,7 +34,7 @@ def teacher_train(
             help="Recipe name, or a .yaml file; default: vit_h14.", autocompletion=completion.recipes("teacher")
         ),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Run folder; default: runs/teacher.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder to write; default: runs/teacher.")] = None,
     from_: Annotated[
         Path | None,
         typer.Option(
@@ -44,7 +44,10 @@ def teacher_train(
         ),
     ] = None,
     resume: Resume = False,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="Override a key: train.epochs=3.")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Override a recipe key, such as train.epochs=3; repeatable."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
 ) -> None:
     """Train the teacher, whose embedding space students learn."""
@@ -106,9 +109,11 @@ def manifest_of_resumed(folder: RunFolder, *, resume: bool) -> Path:
 
 @app.command("teacher-join")
 def teacher_join(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Finished teacher runs.")],
-    weights: Annotated[str | None, typer.Option(help="One a run: 0.5,1,1; default: 1 each.")] = None,
-    out: Annotated[Path, typer.Option(help="Run folder.")] = Path("runs/joined"),
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Finished teacher runs.")],
+    weights: Annotated[
+        str | None, typer.Option(help="Comma-separated, one for each run, such as 0.5,1,1; default: 1 each.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Run folder to write.")] = Path("runs/joined"),
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
 ) -> None:
     """Join teachers into one: their weighted embeddings, one after the other."""
