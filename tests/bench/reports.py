@@ -19,6 +19,7 @@ def scores(value: float | None, domains: list[str]) -> dict[str, Any]:
     mean = dict.fromkeys(figures, value)
     return {
         **mean,
+        "chance": {"map": None if value is None else 0.213},
         "ci95": {} if value is None else dict.fromkeys(figures, (value - 0.01, value + 0.01)),
         "per_domain": dict.fromkeys(domains, mean),
         "domain_mean": mean,
@@ -50,6 +51,8 @@ def row(name: str, role: str, value: float | None, domains: list[str], **changed
         },
         "retention": None if role == "teacher" or value is None else {"symmetric": 0.987, "asymmetric": 0.991},
         "cosine_to_teacher": None if role == "teacher" else {"p1": 0.9, "p50": 0.95},
+        "untrained": None if value is None else {"symmetric": {"map": 0.297}, "asymmetric": None},
+        "spread": None,
         "sha256": SHA,
         **changed,
     }
@@ -67,6 +70,7 @@ def report_of(names: list[str], *, value: float | None = 0.8765, domains: int = 
         "versions": {"numpy": "2.0", "onnxruntime": "1.20"},
         "data": {
             "fingerprint": "f" * 16, "split": "test", "queries": 100, "index": 1000, "labels": 50, "unreadable": 0,
+            "not_scored": None if value is not None else "no query has a match",
             "domains": {domain: {"queries": 50, "index": 500} for domain in things},
         },
         "floor": {"gemm_gflops": {"fp32": {"1": 50.0, "2": 99.0}}, "copy_gb_per_s": 10.0},
