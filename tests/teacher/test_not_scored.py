@@ -90,7 +90,7 @@ def test_what_can_be_scored_is_scored_and_the_rest_is_counted(edgeembed: Run, ph
 def test_a_teacher_with_batch_norm_takes_batches_of_one(
     edgeembed: Run, photos: Path, tmp_path: Path, overrides: list[str]
 ) -> None:
-    data = write_table(photos, "train", TRAIN)
+    data = write_table(photos, "never", [*TRAIN, ("a", "val")])
     options = as_options([*TINY, *SHORT, "train.max_steps=4", "eval.every_steps=0", *overrides])
     outcome = edgeembed("teacher-train", "--data", data, "--recipe", "quickstart", "--out", tmp_path / "run", *options)
     assert outcome.code == 0, outcome.stderr
