@@ -108,6 +108,15 @@ def plan_evaluation(manifest: Manifest, split: str) -> EvaluationSet:
             query, index = manifest.evaluation(split)
         except UserError as error:
             reason = str(error)
+    planned = EvaluationSet(
+        manifest=manifest, split=split, query=query, index=index, unlabelled=unlabelled, not_scored=reason
+    )
+    return restrict(planned, query, index)
+
+
+def restrict(planned: EvaluationSet, query: Rows, index: Rows) -> EvaluationSet:
+    """The set with some of its queries and index images; not scored where no query that is left has a match."""
+    manifest, reason = planned.manifest, planned.not_scored
     without_match = int(np.count_nonzero(~have_match(manifest, query, index)))
     image_count = Counter(name_of(manifest, row) for row in np.union1d(query, index).tolist())
     labels_of_one_image = sum(count == 1 for count in image_count.values())
@@ -116,12 +125,10 @@ def plan_evaluation(manifest: Manifest, split: str) -> EvaluationSet:
             f"none of its {query.size} queries has another image of its label and domain in the index "
             f"({labels_of_one_image} labels have one image)"
         )
-    return EvaluationSet(
-        manifest=manifest,
-        split=split,
+    return dataclasses.replace(
+        planned,
         query=query,
         index=index,
-        unlabelled=unlabelled,
         queries_without_match=without_match,
         labels_of_one_image=labels_of_one_image,
         not_scored=reason,
