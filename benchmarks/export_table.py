@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from edgeembed.bench.latency import measure
-from edgeembed.bench.retrieval import DecodedFiles, EvaluationSet, embed_with_session, evaluation_set
+from edgeembed.bench.retrieval import DecodedFiles, embed_with_session, evaluation_set
 from edgeembed.bundle import BundleFile, BundleManifest, read_bundle, verified_file
 from edgeembed.data.manifest import read_manifest
-from edgeembed.evaluation import FloatArray, protocol
+from edgeembed.evaluation import EvaluationSet, FloatArray, protocol
 from edgeembed.export.gate import AveragePrecisions, map_loss
 from edgeembed.metrics import METRICS, query_values
 from edgeembed.runtimes import open_session

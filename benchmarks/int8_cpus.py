@@ -23,12 +23,12 @@ from edgeembed.bench.retrieval import DecodedFiles, embed_with_session, evaluati
 from edgeembed.bundle import BundleFile, fp32_file, parity, read_bundle
 from edgeembed.data.comparison import rendered_images
 from edgeembed.data.manifest import read_manifest
+from edgeembed.evaluation import protocol
 from edgeembed.image_files import find_images
 from edgeembed.images import UInt8Array, load_pixels, squash
 from edgeembed.metrics import METRICS, mean_and_ci95, query_values
 from edgeembed.runtimes import FloatArray, Session, open_session
 from edgeembed.runtimes.fastest import embed_each, turn_ms
-from edgeembed.teacher.evaluate import protocol
 
 
 def main() -> None:

@@ -90,6 +90,7 @@ AVERAGED: dict[str, tuple[bool, tuple[float, ...]]] = {
 
 def score(variant: str, run: Path, manifest_path: Path) -> dict[str, dict[str, object]]:
     from edgeembed.data.manifest import read_manifest
+    from edgeembed.evaluation import plan_evaluation
     from edgeembed.teacher.evaluate import evaluate
     from edgeembed.teacher.model import EmbeddingModel
     from edgeembed.teacher.saved import load_model
@@ -102,8 +103,9 @@ def score(variant: str, run: Path, manifest_path: Path) -> dict[str, dict[str, o
         split, *averaging = name.split(", ")
         if averaging and variant not in ("base", "resnet18d"):
             continue
-        found = evaluate(model, manifest, split, batch_size=64, workers=0, device="cpu", precision="bf16")
-        scores[name] = asdict(found)
+        planned = plan_evaluation(manifest, split)
+        found = evaluate(model, planned, batch_size=64, workers=0, device="cpu", precision="bf16")
+        scores[name] = asdict(found.scores)
     return scores
 
 

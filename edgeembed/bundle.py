@@ -129,6 +129,7 @@ class EvaluationFacts(Part):
     queries: int = Field(ge=0)
     index: int = Field(ge=0)
     queries_without_match: int = Field(default=0, ge=0)
+    labels_of_one_image: int = Field(default=0, ge=0)
     unlabelled: int = Field(default=0, ge=0)
     not_scored: str | None = None
     chance: dict[str, float | None] | None = None

@@ -31,7 +31,8 @@ class EvaluationSet:
     """The queries and index images of one split, as rows of the manifest, and what of the split cannot be scored.
 
     `not_scored` is the reason where nothing can be, else None. `unlabelled` counts the split's rows without a label;
-    `queries_without_match` those queries that have no other image of their label and domain in the index.
+    `queries_without_match` those queries that have no other image of their label and domain in the index, and
+    `labels_of_one_image` the labels of which queries and index together hold a single image.
     """
 
     manifest: Manifest
@@ -40,6 +41,7 @@ class EvaluationSet:
     index: Rows
     unlabelled: int = 0
     queries_without_match: int = 0
+    labels_of_one_image: int = 0
     not_scored: str | None = None
     others: Rows = field(default_factory=lambda: np.zeros(0, np.int64))
     """Rows that are embedded and not scored."""
@@ -66,6 +68,7 @@ class EvaluationSet:
             "queries": len(self.query),
             "index": len(self.index),
             "queries_without_match": self.queries_without_match,
+            "labels_of_one_image": self.labels_of_one_image,
             "unlabelled": self.unlabelled,
             "not_scored": self.not_scored,
         }
@@ -76,7 +79,10 @@ class EvaluationSet:
             return f"{self.split}: retrieval is not scored: {self.not_scored}"
         left_out = []
         if self.queries_without_match:
-            left_out.append(f"{self.queries_without_match} queries have no other image of their label in the index")
+            left_out.append(
+                f"{self.queries_without_match} queries have no other image of their label in the index "
+                f"({self.labels_of_one_image} labels have one image)"
+            )
         if self.unlabelled:
             left_out.append(f"{self.unlabelled} images have no label")
         text = f"{self.split}: {len(self.query)} queries against {len(self.index)} index images"
@@ -102,16 +108,29 @@ def plan_evaluation(manifest: Manifest, split: str) -> EvaluationSet:
             query, index = manifest.evaluation(split)
         except UserError as error:
             reason = str(error)
+    planned = EvaluationSet(
+        manifest=manifest, split=split, query=query, index=index, unlabelled=unlabelled, not_scored=reason
+    )
+    return restrict(planned, query, index)
+
+
+def restrict(planned: EvaluationSet, query: Rows, index: Rows) -> EvaluationSet:
+    """The set with some of its queries and index images; not scored where no query that is left has a match."""
+    manifest, reason = planned.manifest, planned.not_scored
     without_match = int(np.count_nonzero(~have_match(manifest, query, index)))
+    image_count = Counter(name_of(manifest, row) for row in np.union1d(query, index).tolist())
+    labels_of_one_image = sum(count == 1 for count in image_count.values())
     if reason is None and without_match == query.size:
-        reason = f"none of its {query.size} queries has another image of its label and domain in the index"
-    return EvaluationSet(
-        manifest=manifest,
-        split=split,
+        reason = (
+            f"none of its {query.size} queries has another image of its label and domain in the index "
+            f"({labels_of_one_image} labels have one image)"
+        )
+    return dataclasses.replace(
+        planned,
         query=query,
         index=index,
-        unlabelled=unlabelled,
         queries_without_match=without_match,
+        labels_of_one_image=labels_of_one_image,
         not_scored=reason,
     )
 
@@ -129,13 +148,14 @@ def choose_split(manifest: Manifest, *splits: str) -> EvaluationSet:
 
 def have_match(manifest: Manifest, query: Rows, index: Rows) -> npt.NDArray[np.bool_]:
     """Which queries have an index image of their label and domain that is not the query itself (Q,)."""
-
-    def name(row: int) -> tuple[str, str | None]:
-        return manifest.domain[row], manifest.label[row]
-
-    count_of = Counter(name(row) for row in index.tolist())
+    count_of = Counter(name_of(manifest, row) for row in index.tolist())
     itself = set(index.tolist())
-    return np.array([count_of[name(row)] > (row in itself) for row in query.tolist()], dtype=np.bool_)
+    return np.array([count_of[name_of(manifest, row)] > (row in itself) for row in query.tolist()], dtype=np.bool_)
+
+
+def name_of(manifest: Manifest, row: int) -> tuple[str, str | None]:
+    """What two images share where one is a match of the other."""
+    return manifest.domain[row], manifest.label[row]
 
 
 def log_scope(evaluation: EvaluationSet) -> None:

@@ -44,7 +44,7 @@ def remarks(file: BundleFile) -> list[str]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Beside:
+class ComparisonColumns:
     """The columns and remarks that retrieval is read beside; empty for bundles of versions that did not measure them,
     whose cards must not change.
     """
@@ -55,7 +55,7 @@ class Beside:
     remarks: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, manifest: BundleManifest) -> Beside:
+    def of(cls, manifest: BundleManifest) -> ComparisonColumns:
         known = manifest.evaluation
         if known is None:
             return cls()
@@ -79,7 +79,7 @@ class Beside:
 def model_card(manifest: BundleManifest, notes: str = "") -> str:
     """Markdown for MODEL_CARD.md, from what the manifest holds; nothing in it is assumed."""
     student, teacher, data = manifest.student or {}, manifest.teacher or {}, manifest.data or {}
-    beside = Beside.of(manifest)
+    columns = ComparisonColumns.of(manifest)
     lines = [
         f"# {manifest.name}",
         "",
@@ -97,21 +97,21 @@ def model_card(manifest: BundleManifest, notes: str = "") -> str:
         "",
         "## Files",
         "",
-        f"| file | precision | bytes | cosine to torch p1 / p50 | mAP |{beside.header} recall@1 | measured on |",
-        f"|---|---|---|---|---|{beside.rule}---|---|",
+        f"| file | precision | bytes | cosine to torch p1 / p50 | mAP |{columns.header} recall@1 | measured on |",
+        f"|---|---|---|---|---|{columns.rule}---|---|",
     ]
     for file in manifest.files:
         agreement = f"{file.parity.cosine_p1:.5f} / {file.parity.cosine_p50:.5f}" if file.parity else "-"
         scores = file.retrieval or {}
         missing = "-" if manifest.evaluation is None else "not scored"
         map_, recall = (f"{scores[key]:.4f}" if key in scores else missing for key in ("map", "recall_at_1"))
-        figures = [map_, *(beside.cells if scores else ["-"] * len(beside.cells)), recall]
+        figures = [map_, *(columns.cells if scores else ["-"] * len(columns.cells)), recall]
         where = f"{scores.get('queries')} queries of the {scores.get('split')} split" if scores else "-"
         cells = [f"`{file.path}`", file.precision, f"{file.bytes:,}", agreement, *figures, where]
         lines.append(f"| {' | '.join(cells)} |")
     for file in manifest.files:
         lines += remarks(file)
-    lines += beside.remarks
+    lines += columns.remarks
     if notes:
         lines += ["", notes.strip()]
     spec = manifest.input

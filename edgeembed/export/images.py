@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 
 from edgeembed.data.manifest import Manifest, Rows, read_manifest
 from edgeembed.errors import UserError
-from edgeembed.evaluation import EvaluationSet, FloatArray, choose_split, have_match, protocol, score_rows
+from edgeembed.evaluation import EvaluationSet, FloatArray, choose_split, protocol, restrict, score_rows
 from edgeembed.export.gate import AveragePrecisions
 from edgeembed.export.recipe import ExportRecipe
 from edgeembed.images import ImageError, UInt8Array, load_pixels
@@ -89,7 +88,7 @@ def gate_images(size_px: int, macs: int, facts: dict[str, Any], data: Path | Non
     planned = choose_split(manifest, "val", "test")
     paid_for = max(LEAST_IMAGES, int(recipe.gate.max_macs / macs))
     most = min(recipe.gate.max_images, paid_for)
-    evaluation = affordable(planned, most)
+    evaluation = restrict(planned, *within(planned.query, planned.index, most))
     if evaluation.not_scored is not None:
         log.warning("the gate judges by cosine alone, retrieval is not scored: %s", evaluation.not_scored)
     num_parity = min(PARITY_IMAGES, most)
@@ -113,18 +112,6 @@ def gate_images(size_px: int, macs: int, facts: dict[str, Any], data: Path | Non
         num_parity=min(num_parity, len(pixels_NHWC)),
         rows=rows[kept],
         evaluation=evaluation,
-    )
-
-
-def affordable(planned: EvaluationSet, most: int) -> EvaluationSet:
-    """The part of an evaluation set that the gate pays for; one without a query that has a match is not scored."""
-    query, index = within(planned.query, planned.index, most)
-    without_match = int(np.count_nonzero(~have_match(planned.manifest, query, index)))
-    not_scored = planned.not_scored
-    if not_scored is None and without_match == len(query):
-        not_scored = f"none of the {len(query)} queries among {most} images drawn has a match: raise gate.max_macs"
-    return dataclasses.replace(
-        planned, query=query, index=index, queries_without_match=without_match, not_scored=not_scored
     )
 
 

@@ -23,6 +23,7 @@ from edgeembed.files import check_output_folder
 from edgeembed.locks import locked
 from edgeembed.progress import stage, track
 from edgeembed.run import Interrupted, stop_request
+from edgeembed.spread import spread_of
 from edgeembed.student.answers import (
     Answers,
     choose_targets_precision,
@@ -184,14 +185,12 @@ def describe_targets(folder: Path) -> dict[str, Any]:
     images = np.random.default_rng(0).permutation(store.key.num_images)[:2000]
     first_ND, known_N = store.read(images, 0) if num_views else (np.zeros((0, 1), np.float16), np.zeros(0, bool))
     sample_ND = first_ND[known_N].astype(np.float32)
-    between = sample_ND @ sample_ND.T
     within = []
     for view in range(1, num_views):
         other_ND, other_N = store.read(images, view)
         both = known_N & other_N
         within.append((first_ND[both].astype(np.float32) * other_ND[both].astype(np.float32)).sum(axis=1))
-    variance_D = np.linalg.eigvalsh(np.cov(sample_ND.T)) if len(sample_ND) > 1 else np.ones(1)
-    count = len(sample_ND)
+    spread = spread_of(sample_ND)
     return {
         "store": str(folder),
         "space_id": store.key.space_id,
@@ -202,8 +201,8 @@ def describe_targets(folder: Path) -> dict[str, Any]:
         "known": store.count(num_views),
         "bytes": sum(path.stat().st_size for path in folder.iterdir()),
         "cosine_between_views": float(np.concatenate(within).mean()) if within else None,
-        "cosine_between_images": float((between.sum() - count) / (count * (count - 1))) if count > 1 else None,
-        "effective_dim": float(variance_D.sum() ** 2 / (variance_D**2).sum()),
+        "cosine_between_images": spread and spread.mean_cosine,
+        "effective_dim": spread and spread.effective_dim,
         "augmentation": store.key.augmentation,
     }
 

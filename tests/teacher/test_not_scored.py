@@ -65,19 +65,18 @@ def test_a_teacher_is_trained_where_nothing_can_be_scored(
 
 
 def test_what_can_be_scored_is_scored_and_the_rest_is_counted(edgeembed: Run, photos: Path, tmp_path: Path) -> None:
-    data = write_table(photos, "partly", [*TRAIN, ("a", "val"), ("new", "val"), ("", "val")])
+    data = write_table(photos, "partly", [*TRAIN, ("a", "val"), ("b", "val"), ("new", "val"), ("", "val")])
     options = as_options([*TINY, *SHORT])
     outcome = edgeembed("teacher-train", "--data", data, "--recipe", "quickstart", "--out", tmp_path / "run", *options)
     assert outcome.code == 0, outcome.stderr
     result = json.loads((tmp_path / "run" / "eval.json").read_text())
-    assert (result["queries"], result["queries_without_match"], result["unlabelled"]) == (2, 1, 1)
+    assert (result["queries"], result["queries_without_match"], result["unlabelled"]) == (3, 1, 1)
     assert result["not_scored"] is None
-    # Of the 4 index images 2 are relevant: sums of precision over ranks, worked out by hand.
-    assert result["scores"]["chance"]["map"] == pytest.approx(
-        (1 + 2 / 3 + 3 / 4 + 2 / 4 + 5 / 12 + 7 / 12 + 1 / 12) / 6
-    )
+    # Of 4 index images 2 are relevant: average precision of the 6 ways in which they can be ranked.
+    chance = (1 + 5 / 6 + 3 / 4 + 7 / 12 + 1 / 2 + 5 / 12) / 6
+    assert result["scores"]["chance"]["map"] == pytest.approx(chance)
     assert 0 < result["scores"]["map"] <= 1
-    assert result["spread"]["images"] == 6
+    assert result["spread"]["images"] == 7
 
 
 @pytest.mark.parametrize(
@@ -91,7 +90,7 @@ def test_what_can_be_scored_is_scored_and_the_rest_is_counted(edgeembed: Run, ph
 def test_a_teacher_with_batch_norm_takes_batches_of_one(
     edgeembed: Run, photos: Path, tmp_path: Path, overrides: list[str]
 ) -> None:
-    data = write_table(photos, "train", TRAIN)
+    data = write_table(photos, "never", [*TRAIN, ("a", "val")])
     options = as_options([*TINY, *SHORT, "train.max_steps=4", "eval.every_steps=0", *overrides])
     outcome = edgeembed("teacher-train", "--data", data, "--recipe", "quickstart", "--out", tmp_path / "run", *options)
     assert outcome.code == 0, outcome.stderr
