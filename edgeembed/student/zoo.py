@@ -19,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from edgeembed.errors import UserError, unknown_choice
 from edgeembed.teacher.model import EmbeddingModel, Network, build_model
+from edgeembed.teacher.starting_weights import name_starting_weights
 
 log = logging.getLogger(__name__)
 
@@ -69,13 +70,18 @@ def build_student(
         build_model, name, size_px=size_px, dim=dim, dropout=dropout, grad_checkpointing=grad_checkpointing
     )
     if weights != "auto":
-        return build(weights=weights)
-    try:
-        with hub_only_if_reachable():
-            return build(weights="pretrained")
-    except UserError as error:
-        log.warning("starting from random weights, which recipe scratch is made for: %s", error)
-        return build(weights="none")
+        model = build(weights=weights)
+    else:
+        weights = "pretrained"
+        try:
+            with hub_only_if_reachable():
+                model = build(weights=weights)
+        except UserError as error:
+            log.warning("starting from random weights, which recipe scratch is made for: %s", error)
+            weights = "none"
+            model = build(weights=weights)
+    model.starting_weights = name_starting_weights(name, weights)
+    return model
 
 
 @contextlib.contextmanager
