@@ -23,8 +23,8 @@ embedding_ND = embedder.embed(["a.jpg", "b.jpg"])  # (2, {dim}) float32, unit le
 Both sides are resized at once, proportions are not kept. Normalisation and the L2 norm are inside the graph.
 `docs/preprocessing.md` of edgeembed says what every kind of image file becomes, with test vectors.
 
-Compare embeddings by inner product, and only with embeddings of the space `{space_id}`: those of this student, and those
-of its teacher.
+Compare embeddings by inner product, and only with those of the space `{space_id}`, which this student and its teacher
+share.
 """
 
 PLAIN = """
@@ -35,10 +35,12 @@ import numpy as np
 import onnxruntime
 from PIL import Image, ImageOps
 
+
 def pixels(path):
     with Image.open(path) as image:
         upright = ImageOps.exif_transpose(image).convert("RGB")
         return np.asarray(upright.resize(({width}, {height}), Image.Resampling.BILINEAR))
+
 
 session = onnxruntime.InferenceSession("{path}", providers=["CPUExecutionProvider"])
 image_NHWC = np.stack([pixels("a.jpg"), pixels("b.jpg")])  # uint8
