@@ -285,10 +285,18 @@ def validate(recipe_type: type[RecipeT], values: dict[str, Any], *, source: str)
             raise UserError(f"{source}: {raised}") from None
         key = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
-            nearest = nearest_key(key, known_keys(recipe_type))
+            nearest = nearest_key(_first_leaf(key, first["input"]), known_keys(recipe_type))
             hint = f"did you mean {nearest!r}?" if nearest else "`edgeembed recipes show NAME` lists the keys"
             raise UserError(f"{source}: unknown key {key!r}: {hint}") from None
         raise UserError(f"{source}: {key} = {first['input']!r}: {first['msg']}") from None
+
+
+def _first_leaf(key: str, value: Any) -> str:
+    """A key, continued by those of the groups below it: pydantic refuses a misspelt group as a whole."""
+    while isinstance(value, dict) and value:
+        name, value = next(iter(value.items()))
+        key = f"{key}.{name}"
+    return key
 
 
 def to_yaml(recipe: Section) -> str:

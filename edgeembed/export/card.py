@@ -4,23 +4,66 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from edgeembed.bundle import BundleFile, BundleManifest, CpuRequirement
+from edgeembed.bundle import ONNX, BundleFile, BundleManifest, CpuRequirement, fp32_file
 from edgeembed.spread import Spread, describe
 
 USE = """## Use
 
+With edgeembed, in the folder of this card:
+
 ```python
 from edgeembed import Embedder
 
-embedder = Embedder("{name}")  # this folder
+embedder = Embedder(".")
 embedding_ND = embedder.embed(["a.jpg", "b.jpg"])  # (2, {dim}) float32, unit length
 ```
+{plain}
+| | name | type | shape | values |
+|---|---|---|---|---|
+| input | `image` | uint8 | (N, {height}, {width}, 3) | RGB, 0..255, resized to this size (bilinear, antialiased) |
+| output | `embedding` | float32 | (N, {dim}) | unit length |
 
-The graph takes `image`: uint8, (N, {height}, {width}, 3), RGB, 0..255, both sides resized to the input's (bilinear,
-antialiased). Normalisation and the L2 norm are inside. Compare embeddings by inner product, and only with embeddings
-of the space `{space_id}`: those of this student, and those of its teacher.
+Both sides are resized at once, proportions are not kept. Normalisation and the L2 norm are inside the graph.
+`docs/preprocessing.md` of edgeembed says what every kind of image file becomes, with test vectors.
+
+Compare embeddings by inner product, and only with those of the space `{space_id}`, which this student and its teacher
+share.
 """
 
+PLAIN = """
+With ONNX Runtime alone, for photographs of 8 bits a channel:
+
+```python
+import numpy as np
+import onnxruntime
+from PIL import Image, ImageOps
+
+
+def pixels(path):
+    with Image.open(path) as image:
+        upright = ImageOps.exif_transpose(image).convert("RGB")
+        return np.asarray(upright.resize(({width}, {height}), Image.Resampling.BILINEAR))
+
+
+session = onnxruntime.InferenceSession("{path}", providers=["CPUExecutionProvider"])
+image_NHWC = np.stack([pixels("a.jpg"), pixels("b.jpg")])  # uint8
+(embedding_ND,) = session.run(["embedding"], {{"image": image_NHWC}})
+similarity_NN = embedding_ND @ embedding_ND.T
+```
+"""
+
+LIMITS = """## Limits
+
+The network knows the kinds of things that its training images show; elsewhere its quality is unknown until
+`edgeembed bench` has measured it on your images. It was not made to identify people.
+"""
+
+WEIGHTS = {
+    "none": "random",
+    "auto": "not recorded: published ones where they could be downloaded, else random",
+    "pretrained": "published ones of the network, from timm",
+}
+"""What recipes call starting weights, and what that is. Runs of today record the very weights."""
 
 CPUS: dict[CpuRequirement, str] = {
     "any": "right on every CPU",
@@ -49,6 +92,7 @@ class ComparisonColumns:
     whose cards must not change.
     """
 
+    missing: str = "-"
     header: str = ""
     rule: str = ""
     cells: tuple[str, ...] = ()
@@ -69,6 +113,7 @@ class ComparisonColumns:
             warned = "**The embedding space is collapsed**, small errors change results: " if known.collapsed else ""
             said.append(f"{warned}{describe(spread)} ({spread.images} images).")
         return cls(
+            missing="not scored",
             header=" chance | untrained |",
             rule="---|---|",
             cells=tuple("-" if figure is None else f"{figure:.4f}" for figure in figures),
@@ -80,6 +125,7 @@ def model_card(manifest: BundleManifest, notes: str = "") -> str:
     """Markdown for MODEL_CARD.md, from what the manifest holds; nothing in it is assumed."""
     student, teacher, data = manifest.student or {}, manifest.teacher or {}, manifest.data or {}
     columns = ComparisonColumns.of(manifest)
+    weights = student.get("weights") or "not recorded"
     lines = [
         f"# {manifest.name}",
         "",
@@ -92,54 +138,54 @@ def model_card(manifest: BundleManifest, notes: str = "") -> str:
         f"| teacher | {teacher.get('backbone', 'none: this is the teacher itself')} |",
         f"| embedding space | `{manifest.space_id}` |",
         f"| training images | {data.get('images', '?')} (data fingerprint `{data.get('fingerprint', '?')}`) |",
-        f"| starting weights | {student.get('weights', '?')} |",
+        f"| starting weights | {WEIGHTS.get(weights, weights)} |",
         f"| licence | {manifest.licence or 'not stated'} |",
         "",
         "## Files",
         "",
         f"| file | precision | bytes | cosine to torch p1 / p50 | mAP |{columns.header} recall@1 | measured on |",
         f"|---|---|---|---|---|{columns.rule}---|---|",
+        *(row_of(file, columns) for file in manifest.files),
     ]
-    for file in manifest.files:
-        agreement = f"{file.parity.cosine_p1:.5f} / {file.parity.cosine_p50:.5f}" if file.parity else "-"
-        scores = file.retrieval or {}
-        missing = "-" if manifest.evaluation is None else "not scored"
-        map_, recall = (f"{scores[key]:.4f}" if key in scores else missing for key in ("map", "recall_at_1"))
-        figures = [map_, *(columns.cells if scores else ["-"] * len(columns.cells)), recall]
-        where = f"{scores.get('queries')} queries of the {scores.get('split')} split" if scores else "-"
-        cells = [f"`{file.path}`", file.precision, f"{file.bytes:,}", agreement, *figures, where]
-        lines.append(f"| {' | '.join(cells)} |")
     for file in manifest.files:
         lines += remarks(file)
     lines += columns.remarks
     if notes:
         lines += ["", notes.strip()]
-    spec = manifest.input
-    use = USE.format(
-        name=manifest.name,
-        dim=manifest.embedding.dim,
-        height=spec.height,
-        width=spec.width,
-        space_id=manifest.space_id,
-    )
-    limits = (
-        "## Limits\n\nThe network knows the kinds of things that its training images show; elsewhere its quality is "
-        "unknown until\n`edgeembed bench` has measured it on your images. It was not made to identify people.\n"
-    )
-    return "\n".join([*lines, "", use, limits])
+    return "\n".join([*lines, "", how_to_use(manifest), LIMITS])
+
+
+def row_of(file: BundleFile, columns: ComparisonColumns) -> str:
+    """A file's line in the table of files."""
+    agreement = f"{file.parity.cosine_p1:.5f} / {file.parity.cosine_p50:.5f}" if file.parity else "-"
+    scores = file.retrieval or {}
+    map_, recall = (f"{scores[key]:.4f}" if key in scores else columns.missing for key in ("map", "recall_at_1"))
+    figures = [map_, *(columns.cells if scores else ["-"] * len(columns.cells)), recall]
+    where = f"{scores.get('queries')} queries of the {scores.get('split')} split" if scores else "-"
+    cells = [f"`{file.path}`", file.precision, f"{file.bytes:,}", agreement, *figures, where]
+    return f"| {' | '.join(cells)} |"
+
+
+def how_to_use(manifest: BundleManifest) -> str:
+    """Code that runs as it stands, in edgeembed and, where there is an ONNX file, in ONNX Runtime alone."""
+    height, width = manifest.input.height, manifest.input.width
+    file = fp32_file(manifest) or next((file for file in manifest.files if file.path.endswith(ONNX)), None)
+    plain = PLAIN.format(height=height, width=width, path=file.path) if file is not None else ""
+    dim, space_id = manifest.embedding.dim, manifest.space_id
+    return USE.format(plain=plain, dim=dim, height=height, width=width, space_id=space_id)
 
 
 def notes_in(card: str, manifest: BundleManifest) -> str:
-    """The notes of a card that `model_card` wrote for a manifest; empty where somebody changed the rest of it.
+    """The notes of a card that `model_card` wrote for a manifest; empty where it is not such a card.
 
-    The remarks on files do not count: their wording is another in cards of earlier versions.
+    They stand between the table of files and `## Use`. How the rest is worded is another matter in earlier versions.
     """
-    card, expected = (without_remarks(text, manifest) for text in (card, model_card(manifest)))
-    before, use, after = expected.partition("\n## Use\n")
-    before, after = before.rstrip("\n"), use + after
-    if not (card.startswith(before) and card.endswith(after)):
-        return ""
-    return card[len(before) : len(card) - len(after)].strip()
+    card = without_remarks(card, manifest)
+    columns = ComparisonColumns.of(manifest)
+    table = "\n".join(row_of(file, columns) for file in manifest.files) + "\n"
+    start, end = card.find(table), card.rfind("\n## Use\n")
+    is_ours = card.startswith(f"# {manifest.name}\n") and card.endswith(LIMITS) and 0 <= start <= end
+    return card[start + len(table) : end].replace("\n".join(columns.remarks), "", 1).strip() if is_ours else ""
 
 
 def without_remarks(card: str, manifest: BundleManifest) -> str:

@@ -116,6 +116,8 @@ def _train(
     scaler = loss_scaler(device, precision)
     state = load_checkpoint(run, model=student, optimizers=optimizers) if resume else None
     first_step = state["step"] if state else 0
+    if state:  # what `auto` finds on this machine is not what the run began with
+        student.starting_weights = state.get("starting_weights", recipe.student.weights)
     resume_scale(scaler, state)
     run.forget_metrics_after(first_step)
     num_views = min(recipe.targets.views, train.epochs)
@@ -125,7 +127,7 @@ def _train(
     validation = Validation(recipe, planned, teacher, student, device) if eval_every else None
 
     def save(step: int) -> None:
-        state = {"loss_scale": scaler.state_dict()}
+        state = {"loss_scale": scaler.state_dict(), "starting_weights": student.starting_weights}
         save_checkpoint(run, step=step, model=student, optimizers=optimizers, keep=train.keep_checkpoints, state=state)
 
     warn_if_hopeless(
@@ -206,7 +208,7 @@ def _train(
                 "images": len(rows),
                 "unreadable": len(canvases.unreadable),
             },
-            "weights": recipe.student.weights,
+            "weights": student.starting_weights,
             "precision": precision,
             "device": device,
             "teacher": {

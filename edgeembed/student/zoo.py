@@ -14,6 +14,7 @@ from edgeembed.errors import UserError
 from edgeembed.student.names import timm_name
 from edgeembed.teacher.backbone import require_input_size
 from edgeembed.teacher.model import EmbeddingModel, Network, build_model
+from edgeembed.teacher.starting_weights import name_starting_weights
 
 log = logging.getLogger(__name__)
 
@@ -49,12 +50,17 @@ def build_student(
         weights_key="student.weights",
     )
     if weights != "auto":
-        return build(weights=weights)
-    try:
-        return build(weights="pretrained")
-    except UserError as error:
-        log.warning("starting from random weights, which recipe scratch is made for: %s", error)
-        return build(weights="none")
+        model = build(weights=weights)
+    else:
+        weights = "pretrained"
+        try:
+            model = build(weights=weights)
+        except UserError as error:
+            log.warning("starting from random weights, which recipe scratch is made for: %s", error)
+            weights = "none"
+            model = build(weights=weights)
+    model.starting_weights = name_starting_weights(name, weights)
+    return model
 
 
 def fuse(model: nn.Module) -> nn.Module:

@@ -58,6 +58,7 @@ class EmbeddingModel(nn.Module):
         self.keep_aspect, self.flip = False, False
         self.ordered = False  # dimensions by weight: a prefix of an embedding is the best one of its length
         self.scales: tuple[float, ...] = (1.0,)
+        self.starting_weights = "none"  # which weights it began with, by name
         self.constants = {"mean": list(backbone.mean), "std": list(backbone.std)}
         self.register_buffer("mean", 255.0 * torch.tensor(backbone.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", 255.0 * torch.tensor(backbone.std).view(1, 3, 1, 1), persistent=False)

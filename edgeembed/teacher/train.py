@@ -44,6 +44,7 @@ from edgeembed.teacher.recipe import TeacherRecipe
 from edgeembed.teacher.saved import finish_run, space_id
 from edgeembed.teacher.schedule import build_optimizers, rate_factor, set_rates, take_step
 from edgeembed.teacher.stages import canvas_shapes, plan_stages, work_of
+from edgeembed.teacher.starting_weights import name_starting_weights
 
 log = logging.getLogger(__name__)
 
@@ -287,7 +288,7 @@ def _train(recipe: TeacherRecipe, manifest: Manifest, run: RunFolder, *, resume:
                 "classes": len(classes),
                 "unreadable": len(canvases.unreadable),
             },
-            "weights": recipe.continue_from or recipe.backbone.weights,
+            "weights": recipe.continue_from or name_starting_weights(recipe.backbone.name, recipe.backbone.weights),
             "precision": precision,
             "device": device,
         }

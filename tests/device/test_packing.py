@@ -178,16 +178,23 @@ def refuse_partial(rename: Callable[[Path, Path], Path]) -> Callable[[Path, Path
     return renamed
 
 
-def test_commands_that_want_a_folder_say_how_to_unpack(edgeembed: Run, packed: Path, photos: Path) -> None:
+def test_commands_that_want_a_folder_say_how_to_unpack(edgeembed: Run, packed: Path) -> None:
     for command in (
         ["artifacts", "verify", packed],
         ["artifacts", "pack", packed],
         ["artifacts", "diff", packed, packed],
-        ["embed", photos / "photo0.png", "--model", packed],
     ):
         result = edgeembed(*command)
         assert result.code == 2
         assert f"is a packed bundle: `edgeembed artifacts unpack {packed}` makes it a folder" in result.stderr
+
+
+def test_a_packed_bundle_embeds_and_searches(edgeembed: Run, packed: Path, photos: Path, tmp_path: Path) -> None:
+    index = tmp_path / "e.safetensors"
+    assert edgeembed("embed", photos / "photo0.png", photos / "photo1.png", "--model", packed, "--out", index).code == 0
+    for model in (("--model", packed), ()):
+        found = edgeembed("search", photos / "photo1.png", "--index", index, *model, "-k", 1)
+        assert found.stdout.splitlines()[1].split() == ["1", "1.0000", str(photos / "photo1.png")]
 
 
 def test_mistakes_are_one_line(edgeembed: Run, bundle: Path, packed: Path, tmp_path: Path) -> None:
