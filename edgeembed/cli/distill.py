@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from edgeembed.cli.app import app, print_json
 from edgeembed.cli.teacher import Resume, RunToResume, chosen_folder
 from edgeembed.errors import UserError
+
+if TYPE_CHECKING:
+    from edgeembed.student.recipe import DistillRecipe
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +52,7 @@ def distill(
             settings = recipe_in(run_folder, DistillRecipe, overrides)
         teacher = teacher or known(input_of(run_folder, "teacher"), "--teacher")
         data = data or known(input_of(run_folder, "data"), "--data")
+    check_store(settings)
     if teacher is None:
         teacher = latest_run("teacher")
         log.info("teacher: %s (the latest run)", teacher)
@@ -66,6 +71,15 @@ def distill(
     log.info("student: %s", folder)
     if as_json:
         print_json(result)
+
+
+def check_store(recipe: DistillRecipe) -> None:
+    """Raises UserError where targets cannot be stored in the folder that `targets.store` names."""
+    from edgeembed.files import check_output_folder
+
+    store = recipe.targets.store
+    if store not in ("auto", "none") and not os.path.isfile(os.path.join(store, "targets.json")):  # else only read
+        check_output_folder(Path(store), option="targets.store")
 
 
 def known(path: Path | None, option: str) -> Path | None:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from edgeembed.cli.app import app, print_json
-from edgeembed.cli.distill import manifest_of
+from edgeembed.cli.distill import check_store, manifest_of
 from edgeembed.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -37,13 +37,17 @@ def build(
     """Ask the teacher for every view that a recipe will show its students; torchrun splits the work."""
     from edgeembed.config import load_recipe
     from edgeembed.data.manifest import read_manifest
-    from edgeembed.student.build import build_targets
     from edgeembed.student.recipe import DistillRecipe
 
     overrides = [*(set_ or []), *([f"targets.views={views}"] if views else [])]
     settings = load_recipe(DistillRecipe, kind="student", name=recipe, overrides=overrides)
+    check_store(settings)
     teacher = chosen_teacher(teacher)
-    result = build_targets(settings, read_manifest(data or manifest_of(teacher)), teacher)
+    manifest = read_manifest(data or manifest_of(teacher))
+
+    from edgeembed.student.build import build_targets  # torch: after all that can be checked without it
+
+    result = build_targets(settings, manifest, teacher)
     log.info("%s: %d targets known, %d new in %.1f s", *(result[k] for k in ("store", "known", "computed", "seconds")))
     if as_json:
         print_json(result)

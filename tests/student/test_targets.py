@@ -348,7 +348,7 @@ def test_images_that_changed_under_their_names_get_targets_of_their_own(
 
 
 def test_a_store_that_does_not_say_of_which_images_is_not_used(
-    edgeembed: Run, tiny_data: Path, teacher: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    edgeembed: Run, tiny_data: Path, teacher: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     build = ["targets", "build", "--teacher", teacher, "--data", tiny_data, *BUILD, "--json"]
     store = Path(json.loads(edgeembed(*build).stdout)["store"])
