@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,6 +14,9 @@ from edgeembed.cli import completion
 from edgeembed.cli.app import app, print_json
 from edgeembed.cli.teacher import Resume, RunToResume, chosen_folder
 from edgeembed.errors import UserError
+
+if TYPE_CHECKING:
+    from edgeembed.student.recipe import DistillRecipe
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +76,7 @@ def distill(
         teacher = teacher or known(input_of(run_folder, "teacher"), "--teacher")
         data = data or known(input_of(run_folder, "data"), "--data")
     require_student(settings.student.name, settings.student.weights)
+    check_store(settings)
     if teacher is None:
         teacher = latest_run("teacher")
         log.info("teacher: %s (the latest run)", teacher)
@@ -91,6 +96,15 @@ def distill(
     log.info("student: %s", folder)
     if as_json:
         print_json(result)
+
+
+def check_store(recipe: DistillRecipe) -> None:
+    """Raises UserError where targets cannot be stored in the folder that `targets.store` names."""
+    from edgeembed.files import check_output_folder
+
+    store = recipe.targets.store
+    if store not in ("auto", "none") and not os.path.isfile(os.path.join(store, "targets.json")):  # else only read
+        check_output_folder(Path(store), option="targets.store")
 
 
 def known(path: Path | None, option: str) -> Path | None:

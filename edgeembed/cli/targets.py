@@ -10,7 +10,7 @@ import typer
 
 from edgeembed.cli import completion
 from edgeembed.cli.app import app, print_json
-from edgeembed.cli.distill import manifest_of
+from edgeembed.cli.distill import check_store, manifest_of
 from edgeembed.cli.help import CommandGroup
 from edgeembed.errors import UserError
 
@@ -56,6 +56,7 @@ def build(
 
     overrides = [*(set_ or []), *([f"targets.views={views}"] if views else [])]
     settings = load_recipe(DistillRecipe, kind="student", name=recipe, overrides=overrides)
+    check_store(settings)
     manifest = read_manifest(data or manifest_of(teacher))
 
     from edgeembed.student.build import build_targets  # torch: after all that can be checked without it

@@ -20,6 +20,8 @@ COMMANDS = {
     "teacher-join": "teacher-join a b --out OUT",
     "distill": "distill --teacher nothing --data nothing.parquet --out OUT",
     "targets-import": "targets import nothing.parquet --data nothing.parquet --out OUT",
+    "targets-build": "targets build --teacher nothing --set targets.store=OUT",
+    "distill-store": "distill --teacher nothing --out run --set targets.store=OUT",
     "export": "export nothing --out OUT",
     "web": "export nothing --web OUT",
     "bench": "bench nothing --out OUT",
@@ -32,6 +34,13 @@ COMMANDS = {
     "sheet": "search nothing --sheet OUT.png",
     "pack": "artifacts pack nothing --out OUT.zip",
     "unpack": "artifacts unpack nothing.zip --out OUT",
+}
+OPTIONS = {
+    "web": "--web",
+    "sheet": "--sheet",
+    "synth": "folder",
+    "targets-build": "targets.store",
+    "distill-store": "targets.store",
 }
 
 
@@ -51,7 +60,7 @@ def test_a_place_that_cannot_be_written_is_told_first(
     (told,) = outcome.stderr.splitlines()
     assert told.startswith(f"error: {out}")
     assert "cannot be written (taken is not a folder)" in told or "File name too long" in told
-    option = {"web": "--web", "sheet": "--sheet", "synth": "folder"}.get(command, "--out")
+    option = OPTIONS.get(command, "--out")
     assert told.endswith(f"choose another {option}")
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]
 
@@ -61,7 +70,7 @@ def test_a_file_where_a_folder_goes_and_a_folder_where_a_file_goes_are_told(
     edgeembed: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (name,) = (word for word in arguments(command, "x") if word.startswith("x"))
+    name = next(word for word in COMMANDS[command].replace("=", " ").split() if "OUT" in word).replace("OUT", "x")
     writes_file = "." in name
     (tmp_path / name).mkdir() if writes_file else (tmp_path / name).touch()
     outcome = edgeembed("--quiet", *arguments(command, "x"))

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +15,7 @@ import pyarrow.parquet
 import pytest
 import safetensors.numpy
 
-from edgeembed.data.manifest import Manifest, read_manifest
+from edgeembed.data.manifest import Manifest, read_manifest, write_manifest
 from edgeembed.student.own import read_vectors
 from edgeembed.teacher.saved import load_model
 from tests.conftest import TINY_STUDENT, Outcome, as_options
@@ -122,3 +125,29 @@ def test_labels_pull_to_the_centres_of_the_teacher(
     assert edgeembed(*command, "--out", tmp_path / "run").code == 0
     refused = edgeembed(*command, "--out", tmp_path / "mixed", "--set", "mix.cutmix_probability=0.5")
     assert (refused.code, "mixed images have no label" in refused.stderr) == (2, True)
+
+
+def test_embeddings_of_images_that_changed_since_are_refused(
+    edgeembed: Run, tiny_data: Path, tiny_teacher: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(tiny_data.parent, tmp_path / "data")
+    manifest = replace(read_manifest(tiny_data), root=tmp_path / "data")
+    write_manifest(data := tmp_path / "data.parquet", manifest)
+    file, own = tmp_path / "e.safetensors", tmp_path / "own"
+    assert edgeembed("embed", data, "--model", tiny_teacher, "--out", file).code == 0
+    import_ = ["targets", "import", file, "--data", data, "--out", own]
+    assert edgeembed(*import_).code == 0
+    keys = as_options([*TINY_STUDENT, "eval.every_steps=0", "train.max_steps=1", "train.checkpoint_every_steps=0"])
+    distil = ["distill", "--teacher", own, "--recipe", "quickstart", "--out", tmp_path / "run", *keys]
+    os.utime(manifest.files[3], ns=(0, 0))
+    changed = edgeembed(*distil)
+    assert changed.code == 2
+    assert "images changed since their embeddings were imported" in changed.stderr
+    assert "run `edgeembed targets import` again" in changed.stderr
+    shutil.rmtree(own)
+    assert edgeembed(*import_).code == 0
+    described = json.loads((own / "targets.json").read_text())
+    del described["images"]  # as an earlier version wrote it
+    (own / "targets.json").write_text(json.dumps(described))
+    assert edgeembed(*distil).code == 0
+    assert "imported by an earlier version: not known to be of the images that are there" in caplog.text

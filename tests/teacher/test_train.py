@@ -19,7 +19,7 @@ import torch
 from edgeembed.checkpoint import iterate_tensors
 from edgeembed.config import load_recipe
 from edgeembed.data.manifest import read_manifest
-from edgeembed.errors import CheckFailed
+from edgeembed.errors import CheckFailed, UserError
 from edgeembed.run import RunFolder
 from edgeembed.teacher import train as train_module
 from edgeembed.teacher.recipe import TeacherRecipe
@@ -179,3 +179,97 @@ def test_data_that_cannot_be_trained_on_is_refused_before_anything_is_written(
     assert told in outcome.stderr
     assert len(outcome.stderr.strip().splitlines()) == 1
     assert not (tmp_path / "run").exists()
+
+
+def cut_short(run: Path, out: Path) -> Path:
+    """A copy of a finished run as if it had been killed after its first checkpoint."""
+    shutil.copytree(run, out)
+    for name in ("model.json", "model.safetensors", "eval.json"):
+        (out / name).unlink()
+    for checkpoint in RunFolder(path=out).checkpoints()[1:]:
+        shutil.rmtree(checkpoint)
+    return out
+
+
+def test_a_run_is_resumed_by_its_name_alone(
+    edgeembed: Run, tiny_teacher: Path, tiny_student: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for command, run in (("teacher-train", tiny_teacher), ("distill", tiny_student)):
+        left = cut_short(run, tmp_path / command)
+        assert edgeembed(command, "--resume", left).code == 0
+        assert (left / "model.safetensors").read_bytes() == (run / "model.safetensors").read_bytes()
+        caplog.clear()
+        assert edgeembed(command, "--out", left, "--resume").code == 0
+        assert "already finished" in caplog.text
+
+
+def test_what_a_resume_cannot_do_is_one_line(edgeembed: Run, tiny_teacher: Path, tmp_path: Path) -> None:
+    left = cut_short(tiny_teacher, tmp_path / "left")
+    inputs = (left / "inputs.json").read_text()
+    for arguments, told in (
+        (["--resume", tmp_path / "nowhere"], "nowhere: no such run to resume"),
+        (["--resume", "--out", tmp_path / "nowhere"], "nowhere: no such run to resume"),
+        (["--resume", left, "--out", tmp_path / "other"], "two run folders: name one"),
+        ([left], "add --resume, or write --out"),
+        (["--resume", left, "--set", "optim.lr=7"], "optim.lr is 0.01 in the run, 7.0 asked for"),
+        (["--resume", left, "--recipe", "vit_h14"], "backbone.name is 'test_resnet' in the run, 'ViT-H-14' asked for"),
+        (["--out", left, "--data", "x.parquet"], "holds a run already: add --resume to continue it"),
+        (["--out", tmp_path / "new"], "--data is missing"),
+    ):
+        outcome = edgeembed("--quiet", "teacher-train", *arguments)
+        assert outcome.code == 2
+        assert told in outcome.stderr
+        assert len(outcome.stderr.splitlines()) == 1
+    (left / "inputs.json").write_text(inputs.replace("manifest.parquet", "gone.parquet"))
+    assert (
+        "gone.parquet is not there any more: name it with --data" in edgeembed("teacher-train", "--resume", left).stderr
+    )
+    (left / "inputs.json").unlink()
+    assert "name it with --data" in edgeembed("teacher-train", "--resume", left).stderr
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_run_that_trains_is_refused_to_a_second_process_and_can_be_looked_at(
+    edgeembed: Run, tiny_data: Path, tiny_teacher: Path, tmp_path: Path
+) -> None:
+    left = cut_short(tiny_teacher, tmp_path / "left")
+    with RunFolder(path=left).locked():
+        for arguments in (["--resume", left], ["--out", left, "--data", tiny_data]):
+            refused = edgeembed("teacher-train", *arguments)
+            assert refused.code == 2
+            assert f"{left}: in use by process {os.getpid()} on " in refused.stderr
+        with pytest.raises(UserError, match="in use by process"):
+            train_teacher(
+                load_recipe(TeacherRecipe, kind="teacher", name="quickstart"),
+                read_manifest(tiny_data),
+                RunFolder(path=left),
+            )
+        exported = edgeembed("export", left, "--out", tmp_path / "bundle")
+        assert exported.code == 2
+        assert "holds no finished run" in exported.stderr
+    with RunFolder(path=tiny_teacher).locked():  # trained again in its place, say: what is finished can be read
+        assert load_model(tiny_teacher)[1]["role"] == "teacher"
+
+
+def test_a_run_killed_within_its_first_checkpoint_is_begun_anew(
+    edgeembed: Run, tiny_data: Path, tiny_teacher: Path, tmp_path: Path
+) -> None:
+    killed = tmp_path / "killed"
+    command = ["teacher-train", "--data", tiny_data, "--recipe", "quickstart", "--out", killed, *as_options(TINY)]
+    code = (
+        "import os, sys; from edgeembed import checkpoint\n"
+        "from edgeembed.cli import run\n"
+        "checkpoint.write_json = lambda *_: os.kill(os.getpid(), 9)\n"
+        "run(sys.argv[1:])\n"
+    )
+    process = subprocess.run([sys.executable, "-c", code, *map(str, command)], capture_output=True)
+    assert process.returncode == -signal.SIGKILL
+    (partial,) = (killed / "checkpoints").iterdir()
+    assert partial.name.startswith(".step-00000002")
+    shutil.copytree(killed, tmp_path / "again")
+    assert edgeembed("teacher-train", "--resume", killed).code == 0
+    command[command.index(killed)] = tmp_path / "again"
+    assert edgeembed(*command).code == 0
+    for run in (killed, tmp_path / "again"):
+        assert (run / "model.safetensors").read_bytes() == (tiny_teacher / "model.safetensors").read_bytes()
+        assert not list(run.glob("checkpoints/.*"))
