@@ -12,9 +12,10 @@ import torch
 from edgeembed.embedder import FloatArray
 from edgeembed.errors import UserError
 from edgeembed.evaluation import EvaluationSet, choose_split, score_rows
-from edgeembed.export.checking import BATCH, Checked
+from edgeembed.export.checking import BATCH
 from edgeembed.export.images import GateImages
 from edgeembed.images import UInt8Array
+from edgeembed.metrics import RetrievalScores
 from edgeembed.progress import stage
 from edgeembed.spread import collapse_warning, is_collapsed, spread_of
 from edgeembed.teacher.evaluate import embed_files
@@ -49,11 +50,10 @@ class Baselines:
         first = next((one for one in self.untrained if one["fingerprint"] == self.evaluation.fingerprint), None)
         return None if first is None else first["figures"]["map"]
 
-    def facts(self, fp32: Checked | None) -> dict[str, Any]:
-        """`evaluation` of bundle.json."""
-        scores = None if fp32 is None else fp32.scores
+    def facts(self, scores: RetrievalScores | None) -> dict[str, Any]:
+        """`evaluation` of bundle.json; `scores` are those of any file, whose chance is that of all."""
         reason = self.evaluation.not_scored
-        if reason is None and fp32 is not None and scores is None:
+        if reason is None and scores is None:
             reason = "none of the queries whose images can be read has a match"
         return {
             **self.evaluation.counts(),

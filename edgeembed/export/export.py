@@ -25,6 +25,7 @@ from edgeembed.export.onnx import MAX_PROTOBUF_BYTES, OPSET, save, to_onnx
 from edgeembed.export.precision import to_fp16
 from edgeembed.export.recipe import ExportRecipe
 from edgeembed.files import temporary_name, write_failure
+from edgeembed.metrics import RetrievalScores
 from edgeembed.packing import replace_folder
 from edgeembed.progress import stage
 from edgeembed.student.zoo import count_macs
@@ -81,6 +82,7 @@ def export_run(
         files: list[dict[str, Any]] = []
         refused: list[Refused] = []
         of_fp32: Checked | None = None
+        scores: RetrievalScores | None = None
         for precision in precisions:
             made = make_file(fp32, precision, partial, images, checker, recipe, of_fp32, search=not accept_worse)
             reasons = made.checked.verdict.reasons
@@ -93,11 +95,12 @@ def export_run(
                     continue
             files += made.facts(checker, of_fp32)
             of_fp32 = made.checked if precision == "fp32" else of_fp32
+            scores = scores or made.checked.scores
         if tensorrt:
             passed = [BundleFile.model_validate(item) for item in files]
             built, missed = build_all(partial, passed, checker, of_fp32, recipe.engine, accept_worse=accept_worse)
             files, refused = [*files, *built], [*refused, *missed]
-        described = bundle_facts(model, macs, facts, name, licence, files, baselines.facts(of_fp32))
+        described = bundle_facts(model, macs, facts, name, licence, files, baselines.facts(scores))
         manifest = BundleManifest.model_validate(described)
         manifest = write_bundle(partial, manifest, model_card(manifest, notes))
         replace_folder(out, partial)
