@@ -63,14 +63,14 @@ def test_every_command_refuses_before_it_works(
     edgeembed: Run, tiny_data: Path, tiny_teacher: Path, tiny_student: Path, tmp_path: Path
 ) -> None:
     size = ["--set", "image.size_px=100"]
-    vit = ["--set", "student.name=vit_tiny_patch16_224"]
+    vit = ["--set", "student.name=test_vit"]
     out = tmp_path / "run"
-    told = "image.size_px = 100: vit_tiny_patch16_224 does not take images of this size: give 96 or 112 or 224"
+    told = "image.size_px = 100: test_vit does not take images of this size: give 96 or 112 or 160"
     outcomes = [
-        edgeembed("students", "vit_tiny_patch16_224", "--size-px", 100, "--no-latency"),
+        edgeembed("students", "test_vit", "--size-px", 100, "--no-latency"),
         edgeembed(
             *["teacher-train", "--data", tiny_data, "--recipe", "quickstart", "--out", out, *as_options(TINY), *size],
-            *["--set", "backbone.name=vit_tiny_patch16_224"],
+            *["--set", "backbone.name=test_vit"],
         ),
         edgeembed(
             *["distill", "--data", tiny_data, "--teacher", tiny_teacher, "--recipe", "quickstart", "--out", out],
@@ -82,7 +82,7 @@ def test_every_command_refuses_before_it_works(
     assert not (out / "model.json").exists()
 
     facts = json.loads((tiny_student / "model.json").read_text())
-    facts["architecture"]["backbone"], facts["input"]["height"] = "vit_tiny_patch16_224", 100
+    facts["architecture"]["backbone"], facts["input"]["height"] = "test_vit", 100
     (tmp_path / "edited").mkdir()
     (tmp_path / "edited/model.json").write_text(json.dumps(facts))
     exported = edgeembed("export", tmp_path / "edited", "--out", tmp_path / "bundle")
