@@ -276,6 +276,14 @@ def load_recipe(recipe_type: type[RecipeT], *, kind: str, name: str, overrides: 
     return validate(recipe_type, values, source=f"recipe {name!r}")
 
 
+def first_leaf(key: str, value: Any) -> str:
+    """A key of a group that does not exist, dotted in full: `trian.epochs` says more than `trian`."""
+    while isinstance(value, dict) and value:
+        name, value = next(iter(value.items()))
+        key = f"{key}.{name}"
+    return key
+
+
 def validate(recipe_type: type[RecipeT], values: dict[str, Any], *, source: str) -> RecipeT:
     try:
         return recipe_type.model_validate(values)
@@ -285,18 +293,11 @@ def validate(recipe_type: type[RecipeT], values: dict[str, Any], *, source: str)
             raise UserError(f"{source}: {raised}") from None
         key = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
-            nearest = nearest_key(_first_leaf(key, first["input"]), known_keys(recipe_type))
+            key = first_leaf(key, first["input"])
+            nearest = nearest_key(key, known_keys(recipe_type))
             hint = f"did you mean {nearest!r}?" if nearest else "`edgeembed recipes show NAME` lists the keys"
             raise UserError(f"{source}: unknown key {key!r}: {hint}") from None
         raise UserError(f"{source}: {key} = {first['input']!r}: {first['msg']}") from None
-
-
-def _first_leaf(key: str, value: Any) -> str:
-    """A key, continued by those of the groups below it: pydantic refuses a misspelt group as a whole."""
-    while isinstance(value, dict) and value:
-        name, value = next(iter(value.items()))
-        key = f"{key}.{name}"
-    return key
 
 
 def to_yaml(recipe: Section) -> str:

@@ -19,10 +19,13 @@ def set_instead(error: Any, arguments: Sequence[str]) -> str:
     command = context.info_name if option and context is not None else None
     if command not in ("teacher-train", "distill", "build", "export"):
         return ""
-    from edgeembed.export.recipe import ExportRecipe
-    from edgeembed.recipe_keys import key_named, known_keys
-    from edgeembed.student.recipe import DistillRecipe
-    from edgeembed.teacher.recipe import TeacherRecipe
+    try:
+        from edgeembed.export.recipe import ExportRecipe
+        from edgeembed.recipe_keys import key_named, known_keys
+        from edgeembed.student.recipe import DistillRecipe
+        from edgeembed.teacher.recipe import TeacherRecipe
+    except ModuleNotFoundError:  # recipes need yaml, which a device need not have
+        return ""
 
     types: dict[str, type[BaseModel]] = {"teacher-train": TeacherRecipe, "export": ExportRecipe}
     recipe_type = types.get(command, DistillRecipe)

@@ -24,6 +24,7 @@ from edgeembed.teacher.weights import load_weights
 DEFAULT_SIZE_PX = 224
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 Tower: TypeAlias = tuple[nn.Module, Sequence[float], Sequence[float]]  # network, mean, std
+SHAPES = (AssertionError, IndexError, RuntimeError, TypeError, ValueError)  # what networks raise for a size
 UNREACHABLE = (OSError, RuntimeError, ValueError)  # what the hub clients raise without a network or for a wrong tag
 
 
@@ -79,23 +80,30 @@ def build_backbone(
         )
     except UserError:
         raise
-    except Exception:
+    except SHAPES as error:
         require_input_size(name, size_px)
-        raise
+        own_px = own_size(name, library)
+        if size_px == own_px or "memory" in str(error):
+            raise
+        raise UserError(
+            f"image.size_px = {size_px}: {name} fails on images of this size ({error}): give {own_px}, its own"
+        ) from error
 
 
 def require_input_size(name: str, size_px: int) -> None:
     """Raises UserError, before anything is built or downloaded, for an input size that a network does not take."""
     library = library_of(name)
-    native_px = native_size(name, library)
-    if native_px is None:
-        settings = timm_settings(name)
-        native_px = settings.input_size[-1] if settings is not None else DEFAULT_SIZE_PX
 
     def make(side_px: int) -> nn.Module:
         return build_tower(name, library, size_px=side_px)[0]
 
-    require_size(name, size_px, native_px=native_px, make=make)
+    require_size(name, size_px, native_px=own_size(name, library), make=make)
+
+
+def own_size(name: str, library: str) -> int:
+    """The side of the squares that a model was trained on, or is usually used with."""
+    settings = None if library == "open_clip" else timm_settings(name)
+    return native_size(name, library) or (settings.input_size[-1] if settings is not None else DEFAULT_SIZE_PX)
 
 
 def build_tower(name: str, library: str, *, size_px: int, output_stride: int | None = None) -> Tower:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -14,9 +15,17 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 import safetensors.numpy
+import safetensors.torch
+import torch
 
+<<<<<<< HEAD
 from edgeembed.data.manifest import Manifest, read_manifest, write_manifest
 from edgeembed.student.own import read_vectors
+=======
+from edgeembed.data.manifest import Manifest, ManifestRow, build_manifest, read_manifest
+from edgeembed.errors import UserError
+from edgeembed.student.own import import_targets, read_vectors
+>>>>>>> i19-weights
 from edgeembed.teacher.saved import load_model
 from tests.conftest import TINY_STUDENT, Outcome, as_options
 
@@ -127,6 +136,7 @@ def test_labels_pull_to_the_centres_of_the_teacher(
     assert (refused.code, "mixed images have no label" in refused.stderr) == (2, True)
 
 
+<<<<<<< HEAD
 def test_embeddings_of_images_that_changed_since_are_refused(
     edgeembed: Run, tiny_data: Path, tiny_teacher: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -151,3 +161,87 @@ def test_embeddings_of_images_that_changed_since_are_refused(
     (own / "targets.json").write_text(json.dumps(described))
     assert edgeembed(*distil).code == 0
     assert "imported by an earlier version: not known to be of the images that are there" in caplog.text
+=======
+def write_safetensors(path: Path, vectors: torch.Tensor, names: list[str], offsets: torch.dtype = torch.int64) -> Path:
+    encoded = [name.encode() for name in names]
+    ends = [0, *itertools.accumulate(map(len, encoded))]
+    blob = torch.frombuffer(bytearray(b"".join(encoded)), dtype=torch.uint8)
+    tensors = {"embedding": vectors, "paths": blob, "path_offsets": torch.tensor(ends, dtype=offsets)}
+    safetensors.torch.save_file(tensors, path)
+    return path
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("offsets", [torch.int64, torch.int32])
+def test_every_float_of_torch_is_read(tmp_path: Path, kind: torch.dtype, offsets: torch.dtype) -> None:
+    vectors = torch.randn(3, 7, generator=torch.Generator().manual_seed(0)).to(kind)
+    found = read_vectors(write_safetensors(tmp_path / "e.safetensors", vectors, ["a", "ü", "c"], offsets))
+    expected = torch.nn.functional.normalize(vectors.double(), dim=1).numpy()
+    assert np.allclose(found.embedding_ND, expected, atol=1e-6)
+    assert found.embedding_ND.dtype == np.float32
+    assert found.paths == ("a", "ü", "c")
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"), [(torch.int8, "I8"), (torch.int64, "I64"), (torch.bool, "BOOL"), (torch.float8_e4m3fn, "F8_E4M3")]
+)
+def test_tensors_of_other_types_are_refused_by_name(tmp_path: Path, kind: torch.dtype, told: str) -> None:
+    path = write_safetensors(tmp_path / "e.safetensors", torch.ones(2, 4).to(kind), ["a", "b"])
+    with pytest.raises(UserError, match=rf"e\.safetensors: tensor embedding is {told}, expected .*bfloat16"):
+        read_vectors(path)
+    table = write_parquet(tmp_path / "e.parquet", ["a", "b"], np.ones((2, 4), np.int32))
+    with pytest.raises(UserError, match=r"column embedding holds int32, expected floating point"):
+        read_vectors(table)
+
+
+def test_a_file_that_was_cut_off_is_refused(tmp_path: Path) -> None:
+    path = write_safetensors(tmp_path / "e.safetensors", torch.ones(8, 4).bfloat16(), list("abcdefgh"))
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(UserError, match=r"e\.safetensors: not safetensors"):
+        read_vectors(path)
+
+
+@pytest.mark.parametrize("spelling", ["same", "absolute", "dotted"])
+@pytest.mark.parametrize("suffix", [".parquet", ".safetensors"])
+def test_two_embeddings_of_one_image_are_refused(
+    edgeembed: Run, drawn: tuple[Manifest, np.ndarray], tiny_data: Path, tmp_path: Path, spelling: str, suffix: str
+) -> None:
+    manifest, vector = drawn
+    row = int(manifest.rows("train")[2])
+    other = {"same": manifest.path[row], "absolute": manifest.files[row], "dotted": f"./{manifest.path[row]}"}[spelling]
+    names, vectors = [*manifest.path, other], np.concatenate([vector, vector[row : row + 1] + 0.5])
+    file = tmp_path / f"e{suffix}"
+    if suffix == ".parquet":
+        write_parquet(file, names, vectors)
+    else:
+        write_safetensors(file, torch.from_numpy(vectors), names)
+    outcome = edgeembed("targets", "import", file, "--data", tiny_data, "--out", tmp_path / "own")
+    assert outcome.code == 2
+    assert f"two different embeddings of one image, {manifest.path[row]}" in outcome.stderr
+    assert f"(rows {row} and {len(manifest)}, cosine " in outcome.stderr
+    assert not (tmp_path / "own").exists()
+
+
+def test_equal_embeddings_of_one_image_are_taken_once_and_counted(
+    edgeembed: Run,
+    drawn: tuple[Manifest, np.ndarray],
+    tiny_data: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    manifest, vector = drawn
+    file = write_parquet(tmp_path / "e.parquet", [*manifest.path, *manifest.path[:5]], [*vector, *vector[:5]])
+    outcome = edgeembed("targets", "import", file, "--data", tiny_data, "--out", tmp_path / "own", "--json")
+    assert outcome.code == 0
+    assert json.loads(outcome.stdout)["known"] == manifest.rows("train").size
+    assert "5 embeddings repeat that of the same image: each is taken once" in caplog.text
+
+
+def test_paths_match_in_both_unicode_forms(tmp_path: Path) -> None:
+    for name in ("caf\u00e9.png", "b.png"):
+        (tmp_path / name).write_bytes(b"")
+    rows = [ManifestRow(path=name, label=None, domain="d", split="train") for name in ("caf\u00e9.png", "b.png")]
+    manifest = build_manifest(tmp_path, rows, source="test")
+    file = write_parquet(tmp_path / "e.parquet", ["cafe\u0301.png", "b.png"], np.eye(2, dtype=np.float32))
+    assert import_targets(file, manifest, tmp_path / "own")["known"] == 2
+>>>>>>> i19-weights
