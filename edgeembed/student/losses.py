@@ -27,9 +27,12 @@ def self_relation_loss(student_BD: Tensor, teacher_BD: Tensor) -> Tensor:
 def standardised_loss(student_BD: Tensor, teacher_BD: Tensor) -> Tensor:
     """MSE with every axis divided by the teacher's deviation along it, in this batch, so that axes on which the teacher
     says little weigh as much as others (standardisation of targets: PHI-S 2024; its single scale for all axes would be
-    a weight on the cosine loss here). Variances below a hundredth of their mean count as that.
+    a weight on the cosine loss here). Variances below a hundredth of their mean count as that. A batch of one image has
+    none: all axes then count alike, with 1/D each as of unit vectors in all directions.
     """
     variance_D = teacher_BD.var(dim=0, correction=0)
+    if len(teacher_BD) == 1:
+        variance_D = variance_D + 1.0 / teacher_BD.shape[1]
     floor = 0.01 * variance_D.mean()
     return ((student_BD - teacher_BD) ** 2 / variance_D.clamp_min(floor + 1e-12)).mean()
 

@@ -126,6 +126,22 @@ def test_a_report_that_could_not_be_scored_is_whole(report: dict[str, Any], caps
     assert "retrieval not scored: no labels" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("hurried")
+def test_a_bench_on_images_without_labels_measures_time_and_cosine(
+    bundle: Path, manifest: Manifest, teacher: Path, tmp_path: Path
+) -> None:
+    unlabelled = dataclasses.replace(manifest, label=(None,) * len(manifest))
+    report = bench([bundle], unlabelled, teacher=teacher, out=tmp_path, batches=(1,), quick=True)
+    assert "none of the 17 images of the test split has a label" in report["data"]["not_scored"]
+    for row in report["rows"]:
+        assert row["retrieval"]["symmetric"]["map"] is None
+        assert row["latency_ms"]["p50"] > 0
+    student = next(row for row in report["rows"] if row["role"] == "student")
+    assert student["cosine_to_teacher"]["p50"] <= 1
+    assert student["retention"] == {"symmetric": None, "asymmetric": None}
+    assert "Retrieval was not scored: " in (tmp_path / "report.html").read_text()
+
+
 def test_a_report_of_an_earlier_version_can_still_be_shown(report: dict[str, Any]) -> None:
     older = json.loads(json.dumps(report))
     del older["data"]["not_scored"]

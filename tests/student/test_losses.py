@@ -62,3 +62,10 @@ def test_standardised_axes_weigh_the_same_and_an_axis_without_spread_does_not_ex
     assert standardised_loss(off[0], teacher).item() == pytest.approx(0.01 / 3)
     assert standardised_loss(off[1], teacher).item() == pytest.approx(0.01 / (0.01 * 100.01 / 3) / 3, rel=1e-3)
     assert torch.isfinite(standardised_loss(teacher[:1] + 1.0, teacher[:1]))
+
+
+def test_the_standardised_loss_of_a_lone_image_is_of_the_size_of_others() -> None:
+    torch.manual_seed(0)
+    student_BD, teacher_BD = (F.normalize(torch.randn(64, 16), dim=1) for _ in range(2))
+    lone = torch.stack([standardised_loss(student_BD[[at]], teacher_BD[[at]]) for at in range(64)]).mean()
+    torch.testing.assert_close(lone, standardised_loss(student_BD, teacher_BD), rtol=0.2, atol=0.0)
