@@ -111,8 +111,9 @@ def test_bench_measures_the_bundled_model_on_a_csv_manifest(run: Run, data: Path
     assert "reaches mAP" in lines[-1]
 
 
-def test_bench_beside_a_teacher_needs_torch_and_says_so_at_once(run: Run, data: Path) -> None:
-    done = run("-m", "edgeembed", "bench", "--data", data, "--teacher", "runs/teacher")
+def test_bench_beside_a_teacher_needs_torch_and_says_so_at_once(run: Run, data: Path, tmp_path: Path) -> None:
+    (tmp_path / "model.json").write_text('{"role": "teacher"}')
+    done = run("-m", "edgeembed", "bench", "--data", data, "--teacher", tmp_path)
     assert done.returncode == 2
     assert done.stderr == (
         "error: this command needs the package torch, which the extra [train] provides: "

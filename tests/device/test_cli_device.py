@@ -251,7 +251,7 @@ def test_artifacts_verify_runs_each_network(edgeembed: Run, make_bundle: MakeBun
 def test_artifacts_refuses_an_unknown_action(edgeembed: Run) -> None:
     result = edgeembed("artifacts", "verfy")
     assert result.code == 2
-    assert "No such command 'verfy'" in one_line(result.stderr)
+    assert "did you mean 'verify'?" in one_line(result.stderr)
 
 
 @pytest.mark.training

@@ -224,7 +224,7 @@ def test_the_default_is_the_bundled_model(
 
 
 def test_a_folder_without_a_manifest_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"not a bundle \(a folder without a run or a bundle\)"):
+    with pytest.raises(UserError, match=r"not a bundle \(no such file or folder\)"):
         Embedder(tmp_path / "absent")
 
 
