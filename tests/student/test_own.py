@@ -18,14 +18,9 @@ import safetensors.numpy
 import safetensors.torch
 import torch
 
-<<<<<<< HEAD
-from edgeembed.data.manifest import Manifest, read_manifest, write_manifest
-from edgeembed.student.own import read_vectors
-=======
-from edgeembed.data.manifest import Manifest, ManifestRow, build_manifest, read_manifest
+from edgeembed.data.manifest import Manifest, ManifestRow, build_manifest, read_manifest, write_manifest
 from edgeembed.errors import UserError
 from edgeembed.student.own import import_targets, read_vectors
->>>>>>> i19-weights
 from edgeembed.teacher.saved import load_model
 from tests.conftest import TINY_STUDENT, Outcome, as_options
 
@@ -136,7 +131,6 @@ def test_labels_pull_to_the_centres_of_the_teacher(
     assert (refused.code, "mixed images have no label" in refused.stderr) == (2, True)
 
 
-<<<<<<< HEAD
 def test_embeddings_of_images_that_changed_since_are_refused(
     edgeembed: Run, tiny_data: Path, tiny_teacher: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -161,7 +155,8 @@ def test_embeddings_of_images_that_changed_since_are_refused(
     (own / "targets.json").write_text(json.dumps(described))
     assert edgeembed(*distil).code == 0
     assert "imported by an earlier version: not known to be of the images that are there" in caplog.text
-=======
+
+
 def write_safetensors(path: Path, vectors: torch.Tensor, names: list[str], offsets: torch.dtype = torch.int64) -> Path:
     encoded = [name.encode() for name in names]
     ends = [0, *itertools.accumulate(map(len, encoded))]
@@ -244,4 +239,3 @@ def test_paths_match_in_both_unicode_forms(tmp_path: Path) -> None:
     manifest = build_manifest(tmp_path, rows, source="test")
     file = write_parquet(tmp_path / "e.parquet", ["cafe\u0301.png", "b.png"], np.eye(2, dtype=np.float32))
     assert import_targets(file, manifest, tmp_path / "own")["known"] == 2
->>>>>>> i19-weights
