@@ -30,7 +30,7 @@ from bundle_mutations import FILES, FOLDER, PACKED
 from PIL import Image
 
 from edgeembed.bundle import CARD, MANIFEST, PACKED_SUFFIX, read_bundle, write_bundle
-from edgeembed.cli import run
+from edgeembed.cli.app import app
 from edgeembed.embedder import Embedder, default_bundle
 from edgeembed.errors import CheckFailed, UserError
 from edgeembed.packing import pack
@@ -185,7 +185,7 @@ def is_packed(target: Path) -> bool:
 
 def command_line(*arguments: str) -> None:
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        run(["--debug", *arguments])  # --debug: exceptions come through as they are
+        app(args=list(arguments), standalone_mode=False)  # exceptions come through as they are
 
 
 def embed(target: Path, precision: str, image: Image.Image, right: Any) -> None:

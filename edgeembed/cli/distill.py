@@ -50,15 +50,11 @@ def distill(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
 ) -> None:
     """Distil a teacher's embedding space into a small student; images need no labels."""
-    from edgeembed.run import require_teacher
-
-    if teacher is not None:
-        require_teacher(teacher)  # before torch, which takes seconds
     from edgeembed.chance import describe_scores
     from edgeembed.config import load_recipe
     from edgeembed.data.manifest import read_manifest
     from edgeembed.resuming import input_of, recipe_in
-    from edgeembed.run import RunFolder, latest_run
+    from edgeembed.run import RunFolder, latest_run, require_teacher
     from edgeembed.student.names import require_student
     from edgeembed.student.recipe import DistillRecipe
 
@@ -77,7 +73,9 @@ def distill(
         data = data or known(input_of(run_folder, "data"), "--data")
     require_student(settings.student.name, settings.student.weights)
     check_store(settings)
-    if teacher is None:
+    if teacher is not None:
+        require_teacher(teacher)
+    else:
         teacher = latest_run("teacher")
         log.info("teacher: %s (the latest run)", teacher)
     if data is None:

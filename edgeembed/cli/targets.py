@@ -49,7 +49,6 @@ def build(
     as_json: Json = False,
 ) -> None:
     """Store the teacher's embedding of every view that a recipe shows its students; torchrun splits the work."""
-    teacher = chosen_teacher(teacher)
     from edgeembed.config import load_recipe
     from edgeembed.data.manifest import read_manifest
     from edgeembed.student.recipe import DistillRecipe
@@ -57,6 +56,7 @@ def build(
     overrides = [*(set_ or []), *([f"targets.views={views}"] if views else [])]
     settings = load_recipe(DistillRecipe, kind="student", name=recipe, overrides=overrides)
     check_store(settings)
+    teacher = chosen_teacher(teacher)
     manifest = read_manifest(data or manifest_of(teacher))
 
     from edgeembed.student.build import build_targets  # torch: after all that can be checked without it

@@ -175,8 +175,6 @@ def check_manifest_name(path: Path) -> None:
     """Raises UserError, before any work is done, for what `write_manifest` could not write."""
     if path.suffix.lower() not in (".parquet", ".csv"):
         raise unknown_choice("suffix", path.suffix, (".parquet", ".csv"), f"({path})")
-    if path.is_dir():
-        raise UserError(f"{path}: is a folder, expected a file name")
     if not is_text_table(path):
         import pyarrow.parquet  # noqa: F401  # missing in the base install: better said now
 

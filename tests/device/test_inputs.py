@@ -71,7 +71,7 @@ def test_a_name_that_is_not_utf8_is_embedded_and_found(
     assert found.code == 0
     assert found.stdout.splitlines()[-1].endswith(shown)
     value = json.loads(edgeembed(*search, "--json").stdout)
-    assert value["queries"][0]["results"][0]["path"].endswith(shown)
+    assert os.fsencode(value["queries"][0]["results"][0]["path"]) == file  # JSON has escapes of its own
 
 
 def test_listing_and_text_tables_need_neither_torch_nor_pyarrow(tmp_path: Path) -> None:

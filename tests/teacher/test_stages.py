@@ -123,7 +123,7 @@ def test_the_three_systems_run_all_their_stages(
     model, facts = load_model(tmp_path / "run")
     assert facts["inference"] == {"flip": name == "vit_h14", "scales": [0.75, 1.0, 1.25] if "land" in name else [1.0]}
     assert model.keep_aspect == ("landmark" in name)
-    assert "# --- resolved ---" in edgeembed("recipes", "show", name).stdout
+    assert "\nneck:\n" in edgeembed("recipes", "show", name).stdout
 
 
 STAGED = """

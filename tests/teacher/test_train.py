@@ -63,7 +63,7 @@ def test_a_finished_run_says_so_and_an_occupied_folder_is_not_overwritten(
 
 
 def test_a_killed_run_resumes_to_the_same_bits(tiny_data: Path, tmp_path: Path) -> None:
-    overrides = [*TINY, "train.epochs=5", "neck.dropout=0.2", "eval.every_steps=0"]
+    overrides = [*TINY, "train.precision=fp32", "train.epochs=5", "neck.dropout=0.2", "eval.every_steps=0"]
     command = [sys.executable, "-m", "edgeembed", "teacher-train", "--data", str(tiny_data), "--recipe", "quickstart"]
     command += as_options(overrides)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
@@ -168,7 +168,7 @@ def write_csv(folder: Path, text: str) -> Path:
     ("rows", "told"),
     [
         ("a.jpg,1,d,train,\nb.jpg,1,d,train,\n", "1 labelled classes, a margin head needs at least 2"),
-        ("a.jpg,1,d,train,\nb.jpg,2,d,train,\n", "2 of 2 images of the manifest do not exist"),
+        ("a.jpg,1,d,train,\nb.jpg,2,d,train,\n", "do not exist, first a.jpg (paths are relative to"),
     ],
 )
 def test_data_that_cannot_be_trained_on_is_refused_before_anything_is_written(
