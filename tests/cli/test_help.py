@@ -123,25 +123,32 @@ def test_the_shell_completes_commands_recipes_bundles_and_runs(tmp_path: Path) -
     (tmp_path / "runs" / "teacher").mkdir(parents=True)
     (tmp_path / "runs" / "teacher" / "model.json").touch()
 
-    def complete(line: str) -> list[str]:
-        """What bash is offered at the end of a line; the process may not import torch or numpy."""
-        code = (
-            "import sys\nfrom edgeembed.cli import run\n"
-            "try:\n    run([])\nexcept SystemExit:\n    assert not {'torch', 'numpy'} & set(sys.modules)\n"
-        )
-        words = {"COMP_WORDS": line, "COMP_CWORD": str(line.count(" ")), "_EDGEEMBED_COMPLETE": "complete_bash"}
-        done = subprocess.run(
-            [sys.executable, "-c", code], env={**os.environ, **words}, cwd=tmp_path, capture_output=True, text=True
-        )
-        assert (done.returncode, done.stderr) == (0, "")
-        return done.stdout.split()
+    expected = {
+        "edgeembed te": ["teacher-train", "teacher-join"],
+        "edgeembed recipes show vi": ["vit_h14"],
+        "edgeembed distill --recipe gro": ["grocery_cpu"],
+        "edgeembed bench bund": ["bundles/mine"],
+        "edgeembed embed x --model ": ["bundles/mine", "runs/teacher"],
+        "edgeembed export ru": ["runs/teacher"],
+    }
+    code = f"""
+import os, sys
+from edgeembed.cli import run
 
-    assert complete("edgeembed te") == ["teacher-train", "teacher-join"]
-    assert complete("edgeembed recipes show vi") == ["vit_h14"]
-    assert "grocery_cpu" in complete("edgeembed distill --recipe ")
-    assert complete("edgeembed bench bund") == ["bundles/mine"]
-    assert complete("edgeembed embed x --model ") == ["bundles/mine", "runs/teacher"]
-    assert complete("edgeembed export ru") == ["runs/teacher"]
+os.environ["_EDGEEMBED_COMPLETE"] = "complete_bash"
+for line in {list(expected)}:
+    os.environ.update(COMP_WORDS=line, COMP_CWORD=str(line.count(" ")))
+    print(f"> {{line}}", flush=True)
+    try:
+        run([])
+    except SystemExit:
+        pass
+assert not {{"torch", "numpy"}} & set(sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    offered = [part.split("\n", 1) for part in done.stdout.split("> ")[1:]]
+    assert {line: names.split() for line, names in offered} == expected
     script = real_process("--show-completion", "bash")
     assert "complete_bash" in script.stdout
 
