@@ -87,7 +87,7 @@ def show_recipe(
             print("#\n# Stages:")
             for number, (stage, settings) in enumerate(recipe.resolve_stages(), start=1):
                 print(f"# {number}. {stage}: {settings.explain()}")
-        print()
+        print("\n# --- resolved ---")
         print(explained_yaml(recipe))
 
 
