@@ -18,6 +18,7 @@ import safetensors.numpy
 from edgeembed.encodings import ENCODINGS, Encoded, decode
 from edgeembed.errors import UserError, unknown_choice
 from edgeembed.files import check_output_file
+from edgeembed.image_files import is_utf8, printable
 from edgeembed.run import write_atomically
 
 if TYPE_CHECKING:
@@ -116,9 +117,20 @@ def check_destination(path: Path, encoding: str = "float32") -> None:
         import pyarrow.parquet  # noqa: F401  # missing in the base install: better said now
 
 
+def check_paths(path: Path, names: Sequence[str]) -> None:
+    """Raises UserError, before any work is done, for an image whose path the file `path` cannot hold."""
+    odd = [name for name in names if not is_utf8(name)] if path.suffix == ".parquet" else []
+    if odd:
+        raise UserError(
+            f"{printable(str(path))}: {len(odd)} paths are not UTF-8, which Parquet cannot hold, first "
+            f"{printable(odd[0])}: write .safetensors, or rename the files"
+        )
+
+
 def write_embeddings(path: Path, embeddings: Embeddings) -> None:
     """Writes .safetensors, .parquet (needs pyarrow) or .npy (numbers only); the file appears whole or not at all."""
     check_destination(path, embeddings.encoding)
+    check_paths(path, embeddings.paths)
     require_sound(str(path), embeddings)
     write_atomically(path, WRITERS[path.suffix](embeddings))
 
@@ -255,11 +267,10 @@ def _to_parquet(embeddings: Embeddings) -> bytes:
 
     dim = embeddings.embedding_ND.shape[1]
     numbers = pa.array(np.ascontiguousarray(embeddings.embedding_ND).reshape(-1))
-    try:
-        paths = pa.array(embeddings.paths, pa.string())
-    except UnicodeEncodeError as error:
-        raise UserError(f"path {error.object!r} is not UTF-8, which Parquet cannot hold: write .safetensors") from None
-    columns = {"path": paths, "embedding": pa.FixedSizeListArray.from_arrays(numbers, dim)}
+    columns = {
+        "path": pa.array(embeddings.paths, pa.string()),
+        "embedding": pa.FixedSizeListArray.from_arrays(numbers, dim),
+    }
     if embeddings.labels is not None:
         columns["label"] = pa.array(embeddings.labels, pa.string())
     table = pa.table(columns)

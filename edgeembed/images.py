@@ -16,7 +16,7 @@ from PIL import Image, UnidentifiedImageError
 
 from edgeembed.errors import UserError
 from edgeembed.modes import as_rgb, key_of_small_samples
-from edgeembed.orientation import upright
+from edgeembed.orientation import load_and_find_turn
 from edgeembed.tiff import without_metadata
 
 MAX_PIXELS = 178_956_970  # Pillow's own threshold of warning; above it a file is taken for a bomb
@@ -88,7 +88,9 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """
     require_size(image)
     colour_key = key_of_small_samples(image)
-    return as_rgb(upright(image), colour_key)
+    turn = load_and_find_turn(image)
+    rgb = as_rgb(image, colour_key)  # before it is turned: a turned picture has lost the tags that its values follow
+    return rgb if turn is None else rgb.transpose(turn)
 
 
 def squash(image: Image.Image, height: int, width: int) -> UInt8Array:

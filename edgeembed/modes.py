@@ -15,8 +15,8 @@ from PIL import Image
 from edgeembed.errors import UserError
 
 SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
-BITS_PER_SAMPLE, PHOTOMETRIC = 258, 262  # TIFF tags
-WHITE_IS_ZERO = 0
+BITS_PER_SAMPLE, PHOTOMETRIC, SAMPLE_FORMAT = 258, 262, 339  # TIFF tags
+WHITE_IS_ZERO, SIGNED = 0, 2
 WHITE_12_BIT, WHITE_16_BIT = 4095, 65535
 UNIT_TOLERANCE, BYTE_TOLERANCE = 1e-3, 0.5  # what a resampled picture may exceed 0..1 and 0..255 by
 LEAST_BYTE_PEAK = 32.0
@@ -32,6 +32,8 @@ def as_rgb(image: Image.Image, colour_key: int | None = None) -> Image.Image:
     """
     if image.mode in (*SIXTEEN_BIT, "I", "F"):
         return grey_to_rgb(image)
+    if image.mode == "L" and getattr(image, "tag_v2", {}).get(SAMPLE_FORMAT) == (SIGNED,):  # Pillow takes -1 for 255
+        refuse_below_zero(image)
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     try:
@@ -98,6 +100,16 @@ def grey_to_rgb(image: Image.Image) -> Image.Image:
     if isinstance(key, int):
         grey_HW = np.where(value_HW == key, np.uint8(255), grey_HW)
     return Image.fromarray(grey_HW).convert("RGB")
+
+
+def refuse_below_zero(image: Image.Image) -> None:
+    """Raises UserError for signed 8-bit values below zero."""
+    value_HW = np.asarray(image).view(np.int8)
+    if value_HW.min() < 0:
+        raise UserError(
+            f"signed 8-bit values from {value_HW.min()} to {value_HW.max()}, expected none below 0, as it is not known "
+            "which value is white: save the image with unsigned 8 bits"
+        )
 
 
 def scaled_down(value_HW: npt.NDArray[Any], white: int) -> npt.NDArray[np.uint8]:

@@ -37,8 +37,8 @@ def orientation_of(image: Image.Image) -> int:
     return value if value in TURNS else 1
 
 
-def upright(image: Image.Image) -> Image.Image:
-    """The loaded picture, turned and mirrored as its orientation says; itself where it is upright.
+def load_and_find_turn(image: Image.Image) -> Image.Transpose | None:
+    """Loads a picture; gives the turn that makes it upright, None where it is.
 
     Pillow turns TIFF files while it loads them, where it sees their orientation; they are not turned twice.
     """
@@ -46,8 +46,7 @@ def upright(image: Image.Image) -> Image.Image:
     seen = waiting and seen_by_pillow(image) in TURNS
     missed = read_orientation(image) if waiting and not seen else None
     image.load()
-    orientation = (missed or 1) if waiting else orientation_of(image)
-    return image.transpose(TURNS[orientation]) if orientation in TURNS else image
+    return TURNS.get((missed or 1) if waiting else orientation_of(image))
 
 
 def seen_by_pillow(image: Image.Image) -> int | None:

@@ -30,6 +30,12 @@ def as_tiff(values: Array | Image.Image) -> bytes:
     return sink.getvalue()
 
 
+def signed_tiff(value_HW: Array) -> bytes:
+    sink = io.BytesIO()
+    Image.fromarray(value_HW.view(np.uint8)).save(sink, "TIFF", tiffinfo={339: 2})
+    return sink.getvalue()
+
+
 def as_png(bits: int, colour_type: int, rows: list[bytes], key: bytes = b"", palette: bytes = b"") -> bytes:
     """A PNG file from its parts, as Pillow itself cannot write most of them."""
 
@@ -112,6 +118,24 @@ def test_values_whose_white_is_not_known_are_refused_by_name(kind: str, tmp_path
     (tmp_path / "deep.tif").write_bytes(as_tiff(REFUSED[kind]))
     with pytest.raises(ImageError, match=r"deep\.tif: .*(which value is white|not a number)"):
         load_rgb(tmp_path / "deep.tif")
+
+
+@pytest.mark.parametrize("least", [1, 118])
+def test_signed_8_bit_values_below_zero_are_refused_by_name(least: int) -> None:
+    signed_HW = (GREY_HW.astype(np.int16) - 128).clip(-least, 127).astype(np.int8)
+    with pytest.raises(ImageError, match=f"x: signed 8-bit values from -{least} to .*unsigned 8 bits"):
+        load_rgb(io.BytesIO(signed_tiff(signed_HW)), name="x")
+
+
+def test_signed_8_bit_values_from_0_are_the_grey_that_they_say() -> None:
+    np.testing.assert_array_equal(decoded(signed_tiff((GREY_HW >> 1).view(np.int8))), grey_rgb(GREY_HW >> 1))
+
+
+def test_a_16_bit_png_that_an_older_pillow_opens_in_32_bits_is_scaled_when_turned_too() -> None:
+    image = Image.fromarray(GREY_HW.astype(np.int32) * 257)
+    image.format = "PNG"
+    image.getexif()[0x0112] = 3  # upside down
+    np.testing.assert_array_equal(np.asarray(to_rgb(image)), np.rot90(grey_rgb(GREY_HW), 2))
 
 
 def test_a_black_float_image_is_black() -> None:

@@ -47,13 +47,14 @@ def embed(
     from edgeembed.cli.models import describe, open_model
     from edgeembed.counting import ImageCount
     from edgeembed.embedder import embed_images
-    from edgeembed.embeddings import Embeddings, check_destination, relative_paths, write_embeddings
+    from edgeembed.embeddings import Embeddings, check_destination, check_paths, relative_paths, write_embeddings
     from edgeembed.errors import UserError
     from edgeembed.image_files import printable
 
     check_destination(out, encoding)
     files = gather_images(paths)
     stored_paths = files if root is None else relative_paths(files, root)
+    check_paths(out, stored_paths)
     label_of = labels_of(paths)
     network = open_model(model, precision=precision, runtime=runtime, provider=provider, threads=threads)
     log.info("embedding %d images with %s", len(files), describe(network))

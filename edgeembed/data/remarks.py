@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 
 from edgeembed.data.manifest import Manifest
@@ -35,10 +36,13 @@ def remarks(manifest: Manifest) -> list[str]:
 
 
 def repeated_paths(manifest: Manifest) -> str | None:
-    """How many rows name an image that an earlier row names, and the first such image; None without any."""
+    """How many rows name an image that an earlier row names, in any spelling of its path, and the first such image.
+
+    None without any.
+    """
     seen: set[str] = set()
     repeated: list[str] = []
-    for path in manifest.files:
+    for path in map(os.path.normpath, manifest.files):
         (repeated.append if path in seen else seen.add)(path)
     if not repeated:
         return None

@@ -21,6 +21,7 @@ from edgeembed.data.manifest import Manifest, Rows
 from edgeembed.data.versions import images_id
 from edgeembed.embeddings import SCHEMA, Embeddings, FloatArray, paths_of, read_embeddings, write_embeddings
 from edgeembed.errors import UserError
+from edgeembed.image_files import printable
 from edgeembed.run import write_json
 from edgeembed.student.targets import TargetKey, TargetStore, open_existing
 
@@ -147,11 +148,16 @@ def read_vectors(path: Path, *, model: str | None = None) -> Embeddings:
     paths, vector_ND, facts = (_parquet if path.suffix == ".parquet" else _safetensors)(path)
     if vector_ND.ndim != 2 or not vector_ND.size or len(vector_ND) != len(paths):
         raise UserError(f"{path}: embedding is {vector_ND.shape} for {len(paths)} paths, expected (N, D)")
-    vector_ND = vector_ND.astype(np.float32)
-    length_N1 = np.linalg.norm(vector_ND, axis=1, keepdims=True)
+    with np.errstate(over="ignore"):  # a length beyond float32 is refused below
+        vector_ND = vector_ND.astype(np.float32)
+        length_N1 = np.linalg.norm(vector_ND, axis=1, keepdims=True)
     wrong = np.flatnonzero(~(np.isfinite(length_N1) & (length_N1 > 0)))
     if wrong.size:
-        raise UserError(f"{path}: the embedding of {paths[wrong[0]]} has length {length_N1[wrong[0], 0]:.4g}")
+        raise UserError(
+            f"{path}: {wrong.size} of {len(paths)} embeddings have no length, first that of "
+            f"{printable(paths[wrong[0]])} ({length_N1[wrong[0], 0]:.4g}), expected finite numbers that are not all 0: "
+            "leave these images out, or compute them again"
+        )
     unit_ND: FloatArray = np.ascontiguousarray(vector_ND / length_N1)
     ours = facts.get("schema") == SCHEMA and "space_id" in facts
     digest = hashlib.sha256("\0".join(paths).encode("utf-8", "surrogateescape") + unit_ND.tobytes()).hexdigest()[:16]

@@ -6,6 +6,7 @@ import argparse
 import itertools
 import logging
 import re
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ WRAPPED = re.compile(r"(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_mod
 
 PREFERRED = ("ema", "teacher", "")
 """Where a file holds several copies of a network, averages of the weights come first: they are meant for use."""
+
+UNSAFE = re.compile(r"(?:Unsupported global: GLOBAL|unsupported GLOBAL) (\S+)")  # what torch calls all but plain values
 
 COUNTERS = "num_batches_tracked"  # of batch norm; older files lack it, and evaluation does not use it
 
@@ -77,6 +80,11 @@ def load_weights(module: nn.Module, path: Path) -> None:
         )
     for name, tensor in fit.fitting.items():
         target = wanted[name]
+        if tensor.is_meta or tensor.layout is not torch.strided:
+            kind = "meta tensor, without values" if tensor.is_meta else "sparse tensor"
+            raise UserError(
+                f"{path}: tensor {fit.prefix}{name} is a {kind}, expected {target.dtype} values: save it dense"
+            )
         if target.is_floating_point() != tensor.is_floating_point():
             raise UserError(f"{path}: tensor {fit.prefix}{name} is {tensor.dtype}, expected {target.dtype}")
         require_finite(path, f"{fit.prefix}{name}", tensor.to(target.dtype), unless=target)
@@ -104,15 +112,25 @@ def read_tensors(path: Path) -> Any:
         return dict(iterate_tensors(path))
     try:
         # Training scripts keep their command line beside the weights; a Namespace only holds values.
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
+            warnings.simplefilter("ignore")  # of torch, on old and odd files
             # Only zip files, which torch writes since 1.6, can be mapped into memory.
             return torch.load(path, map_location="cpu", weights_only=True, mmap=start.startswith(b"PK"))
     except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
         raise UserError(
-            f"{path}: not a torch file of plain tensors ({reason}): save model.state_dict() with torch.save, "
+            f"{path}: not a torch file of plain tensors ({reason_of(error)}): save model.state_dict() with torch.save, "
             "or convert it to safetensors"
         ) from None
+
+
+def reason_of(error: Exception) -> str:
+    """Why torch does not read a file, in a few words: its own messages are paragraphs of advice."""
+    refused = UNSAFE.search(str(error))
+    if refused:
+        return f"it holds a {refused[1]}, which could run code"
+    if "Weights only load failed" in str(error):
+        return "damaged, or of another format"
+    return (str(error).splitlines() or [type(error).__name__])[0][:160]
 
 
 def named_tensors(values: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:

@@ -13,6 +13,7 @@ import pytest
 
 from edgeembed.data.importers import TableOptions, import_source
 from edgeembed.data.manifest import ManifestRow, build_manifest, read_manifest, write_manifest
+from edgeembed.data.remarks import repeated_paths
 from edgeembed.data.sampling import prepare
 from edgeembed.errors import UserError
 
@@ -328,3 +329,10 @@ def test_a_wrong_import_is_one_line_and_writes_nothing(
     assert result.code == 2
     assert told in result.stderr.splitlines()[-1]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cat", "dog"]
+
+
+def test_an_image_named_in_two_spellings_is_said() -> None:
+    paths = ("a.png", "./a.png", "x/../a.png", "b.png")
+    rows = [ManifestRow(path=path, label="a", domain="d", split="train") for path in paths]
+    told = repeated_paths(build_manifest(Path("/root"), rows, source="here"))
+    assert told == f"rows that name an image again: 2 (first {Path('/root/a.png')})"

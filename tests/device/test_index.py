@@ -80,6 +80,27 @@ def test_files_without_labels_give_an_index_without_labels(
     assert read_embeddings(out).labels is None
 
 
+def test_one_image_with_two_labels_is_said(
+    edgeembed: Run, bundle: Path, shelf: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (shelf / "two.csv").write_text("path,label\n0.png,mug\n1.png,mug\n./0.png,cup\n1.png,mug\n")
+    done = edgeembed("embed", shelf / "two.csv", "--model", bundle, "--out", tmp_path / "e.safetensors")
+    assert (done.code, read_embeddings(tmp_path / "e.safetensors").labels) == (0, ("cup", "mug"))
+    told = f"1 images have several labels, of which the last is stored, first {shelf / '0.png'}: 'mug' and 'cup'"
+    assert told in caplog.messages
+
+
+@pytest.mark.skipif(os.name != "posix", reason="names that are not UTF-8")
+def test_parquet_refuses_names_that_are_not_utf8_before_any_work(
+    edgeembed: Run, bundle: Path, shelf: Path, tmp_path: Path
+) -> None:
+    shutil.copy(shelf / "0.png", os.fsencode(shelf) + b"/caf\xe9.png")
+    done = edgeembed("embed", shelf, "--model", bundle, "--out", tmp_path / "e.parquet")
+    assert done.code == 2
+    assert "1 paths are not UTF-8" in one_line(done.stderr)
+    assert not (tmp_path / "e.parquet").exists()
+
+
 def test_an_index_with_a_root_moves_to_another_machine(
     edgeembed: Run, bundle: Path, shelf: Path, tmp_path: Path
 ) -> None:

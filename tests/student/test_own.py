@@ -104,8 +104,8 @@ def test_half_floats_in_safetensors_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("vectors", "told"),
     [
-        ([[1.0, np.nan], [1.0, 0.0]], "embedding of a.jpg has length nan"),
-        ([[0.0, 0.0], [1.0, 0.0]], "embedding of a.jpg has length 0"),
+        ([[1.0, np.nan], [1.0, 0.0]], "1 of 2 embeddings have no length, first that of a.jpg (nan)"),
+        ([[0.0, 0.0], [1.0, 0.0]], "first that of a.jpg (0), expected finite numbers"),
         ([[1.0], [1.0, 0.0]], "all of one length"),
         ([[1.0, 0.0], [1.0, 0.0]], "of 0 of 72 training images"),
     ],

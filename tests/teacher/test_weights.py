@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -184,6 +185,35 @@ def test_damaged_files_are_refused_by_name(state: State, tmp_path: Path, kind: s
     with pytest.raises(UserError, match=expected.get(kind, "not a torch file of plain tensors")) as caught:
         load_weights(network(), path)
     assert str(path) in str(caught.value)
+    assert "\x1b" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("beside", "named"),
+    [
+        (network(), "timm.models.resnet.ResNet"),
+        (Path("runs"), "pathlib.PosixPath"),
+        (defaultdict(int), "collections.defaultdict"),
+    ],
+)
+def test_an_object_that_could_run_code_is_refused_by_its_name(
+    state: State, tmp_path: Path, beside: object, named: str
+) -> None:
+    path = save_as(tmp_path / "w.pth", {"state_dict": state, "beside": beside})
+    with pytest.raises(
+        UserError, match=rf"w\.pth: not a torch file of plain tensors \(it holds a {named}, which could"
+    ):
+        load_weights(network(), path)
+
+
+@pytest.mark.filterwarnings("ignore:Validating sparse")
+@pytest.mark.parametrize("kind", ["meta tensor", "sparse tensor"])
+def test_tensors_without_dense_values_are_refused_by_name(state: State, tmp_path: Path, kind: str) -> None:
+    weight = state["layer1.0.conv1.weight"]
+    odd = weight.to("meta") if kind == "meta tensor" else weight.to_sparse()
+    path = save_as(tmp_path / "w.pth", {**state, "layer1.0.conv1.weight": odd})
+    with pytest.raises(UserError, match=rf"tensor layer1\.0\.conv1\.weight is a {kind}.*save it dense"):
+        load_weights(network(), path)
 
 
 def test_the_key_of_the_recipe_is_named() -> None:
