@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import unicodedata
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from edgeembed.errors import CheckFailed, UserError
+from edgeembed.files import sha256_of
 from edgeembed.run import what_is, write_atomically
 from edgeembed.seal import changed, read_sealed, write_sealed
 from edgeembed.spread import relative_errors
@@ -300,14 +300,6 @@ def verified_file(folder: Path, file: StoredFile) -> Path:
     if actual != file.sha256:
         raise CheckFailed(f"{path}: sha256 is {actual[:12]}..., bundle.json says {file.sha256[:12]}...: do not use it")
     return path
-
-
-def sha256_of(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(2**20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def is_packed(path: Path) -> bool:

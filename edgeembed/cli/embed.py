@@ -49,7 +49,7 @@ def embed(
     from edgeembed.embedder import embed_images
     from edgeembed.embeddings import Embeddings, check_destination, relative_paths, write_embeddings
     from edgeembed.errors import UserError
-    from edgeembed.image_files import printable
+    from edgeembed.texts import printable
 
     check_destination(out, encoding)
     files = gather_images(paths)

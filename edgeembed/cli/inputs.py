@@ -8,7 +8,8 @@ from pathlib import Path
 
 from edgeembed.data.tables import TABLE_SUFFIXES, read_table
 from edgeembed.errors import UserError
-from edgeembed.image_files import list_images, printable
+from edgeembed.image_files import list_images
+from edgeembed.texts import printable
 
 
 def gather_images(paths: Sequence[Path]) -> list[str]:

@@ -58,8 +58,8 @@ def search(
     from edgeembed.embeddings import read_embeddings, require_same_space, shorten
     from edgeembed.errors import UserError
     from edgeembed.files import check_output_file
-    from edgeembed.image_files import printable
     from edgeembed.search import Index, check_sheet, contact_sheet, similarity_texts
+    from edgeembed.texts import printable
 
     if sheet is not None:
         check_sheet(sheet)

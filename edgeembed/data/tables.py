@@ -15,8 +15,7 @@ from typing import Any, TypeAlias
 
 from edgeembed.data.spelling import paths_on_disk
 from edgeembed.errors import UserError
-from edgeembed.image_files import printable
-from edgeembed.texts import decode_text
+from edgeembed.texts import decode_text, printable
 
 TEXT_SUFFIXES = (".csv", ".tsv", ".txt")
 TABLE_SUFFIXES = (*TEXT_SUFFIXES, ".parquet")

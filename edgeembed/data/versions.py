@@ -8,9 +8,9 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from edgeembed.config import ImageKey
+from edgeembed.files import sha256_of
 from edgeembed.progress import track
 
-CHUNK_BYTES = 2**20
 READERS = 4  # threads that wait for the disk
 UNREADABLE = "unreadable"
 
@@ -49,10 +49,6 @@ def _stat(file: str) -> str:
 
 def _sha256(file: str) -> str:
     try:
-        with open(file, "rb") as source:  # hashlib.file_digest came with Python 3.11
-            digest = hashlib.sha256()
-            while chunk := source.read(CHUNK_BYTES):
-                digest.update(chunk)
-            return digest.hexdigest()
+        return sha256_of(file)
     except OSError:
         return UNREADABLE
