@@ -20,6 +20,7 @@ import numpy.typing as npt
 from edgeembed.data.manifest import Manifest, Rows
 from edgeembed.errors import UserError
 from edgeembed.metrics import RetrievalScores, not_scored, retrieval_scores
+from edgeembed.spread import Spread, collapse_warning
 
 log = logging.getLogger(__name__)
 
@@ -161,6 +162,13 @@ def name_of(manifest: Manifest, row: int) -> tuple[str, str | None]:
 def log_scope(evaluation: EvaluationSet) -> None:
     """Says before any work what will be scored; as a warning where something cannot be."""
     log.log(logging.WARNING if evaluation.is_partial else logging.INFO, "%s", evaluation.describe())
+
+
+def warn_if_collapsed(name: str, spread: Spread | None, evaluation: EvaluationSet) -> None:
+    """Logs a collapsed embedding space, in which small errors change retrieval figures; nothing for any other."""
+    num_classes = len(evaluation.manifest.class_names(evaluation.rows)) or None
+    if (warning := collapse_warning(name, spread, num_classes=num_classes)) is not None:
+        log.warning("%s", warning)
 
 
 def score_rows(

@@ -42,8 +42,7 @@ def embed(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
 ) -> None:
     """Embed images into a file that `edgeembed search` searches."""
-    from edgeembed.cli.inputs import gather_images
-    from edgeembed.cli.labels import labels_of
+    from edgeembed.cli.inputs import gather_images, labels_of
     from edgeembed.cli.models import describe, open_model
     from edgeembed.counting import ImageCount
     from edgeembed.embedder import embed_images

@@ -157,9 +157,6 @@ def export_engines(
 
 
 def read_notes(path: Path | None) -> str:
-    if path is None:
-        return ""
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--notes {path}: cannot be read as text ({error})") from None
+    from edgeembed.texts import read_text
+
+    return "" if path is None else read_text(path)

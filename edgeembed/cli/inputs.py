@@ -1,4 +1,4 @@
-"""What a person names on the command line, as image files: files, folders and tables."""
+"""What a person names on the command line, as image files with their labels: files, folders and tables."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from edgeembed.data.tables import TABLE_SUFFIXES, read_table
+from edgeembed.data.tables import TABLE_SUFFIXES, clean, read_table
 from edgeembed.errors import UserError
 from edgeembed.image_files import list_images
 from edgeembed.texts import printable
@@ -42,3 +42,16 @@ def _images_of_table(path: Path) -> list[str]:
     if not paths:
         raise UserError(f"{printable(str(path))}: holds no images")
     return [os.path.join(table.root, file) for file in paths]
+
+
+def labels_of(paths: Sequence[Path]) -> dict[str, str]:
+    """The label that a table gives to each of its images, by the absolute path that `gather_images` gives it."""
+    labels: dict[str, str] = {}
+    for path in paths:
+        if path.suffix.lower() not in TABLE_SUFFIXES or path.is_dir():
+            continue
+        table = read_table(path, ("path", "label"))
+        files = (os.path.abspath(os.path.join(table.root, file)) for file in table.paths())
+        given = map(clean, table.columns.get("label", (None,) * table.num_rows))
+        labels |= {file: label for file, label in zip(files, given, strict=True) if label}
+    return labels

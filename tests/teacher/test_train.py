@@ -221,9 +221,7 @@ def test_what_a_resume_cannot_do_is_one_line(edgeembed: Run, tiny_teacher: Path,
         assert told in outcome.stderr
         assert len(outcome.stderr.splitlines()) == 1
     (left / "inputs.json").write_text(inputs.replace("manifest.parquet", "gone.parquet"))
-    assert (
-        "gone.parquet is not there any more: name it with --data" in edgeembed("teacher-train", "--resume", left).stderr
-    )
+    assert "gone.parquet no longer exists: name it with --data" in edgeembed("teacher-train", "--resume", left).stderr
     (left / "inputs.json").unlink()
     assert "name it with --data" in edgeembed("teacher-train", "--resume", left).stderr
     assert not (tmp_path / "nowhere").exists()
