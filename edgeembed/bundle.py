@@ -324,7 +324,7 @@ def require_shapes(
         found = f"{input_shape[1]} x {input_shape[2]}"
         raise CheckFailed(f"{path}: takes images of {found}, bundle.json says {height} x {width}: export it again")
     if isinstance(output_shape[1], int) and output_shape[1] != dim:
-        raise CheckFailed(f"{path}: gives {output_shape[1]} numbers an image, bundle.json says {dim}: export it again")
+        raise CheckFailed(f"{path}: gives {output_shape[1]} dimensions, bundle.json says {dim}: export it again")
 
 
 def require_unit(path: Path, embedding_ND: npt.NDArray[np.float32]) -> None:

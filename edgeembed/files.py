@@ -1,4 +1,4 @@
-"""Places to write: tried before any work is done, filled whole or not at all, and named when they are full."""
+"""Output paths: checked before any work is done, written whole or not at all, named in errors of a full disk."""
 
 from __future__ import annotations
 

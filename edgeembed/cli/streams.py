@@ -14,7 +14,7 @@ CLOSED_PIPE = (errno.EPIPE, errno.EINVAL) if sys.platform == "win32" else (errno
 
 
 class SafeStream(io.TextIOWrapper):
-    """Text stream that escapes what its encoding has no letter for, and drops what nobody reads any more.
+    """Text stream that escapes what its encoding has no letter for, and drops text for a closed pipe.
 
     A character without a code is written as `\\u5199`, a byte of a file name that is not UTF-8 as `\\xe9`. When the
     reader of a pipe has gone (`edgeembed search ... | head -1`), the rest is dropped and the command ends as it would

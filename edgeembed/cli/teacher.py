@@ -129,6 +129,6 @@ def teacher_join(
     from edgeembed.teacher.join import join_teachers  # torch
 
     facts = join_teachers(runs, numbers, RunFolder(path=out))
-    log.info("joined teacher: %s (%d numbers an image, space %s)", out, facts["embedding"]["dim"], facts["space_id"])
+    log.info("joined teacher: %s (%d dimensions, space %s)", out, facts["embedding"]["dim"], facts["space_id"])
     if as_json:
         print_json(facts)

@@ -1,4 +1,4 @@
-"""Names the versions of images on disk, so that what was computed of them is not taken for what lies there later."""
+"""Names the versions of images on disk, so that embeddings of older images are not used for changed ones."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def images_id(files: Sequence[str], *, by: ImageKey) -> str:
 
 
 def kind_of(name: str) -> ImageKey:
-    """By what `images_id` made a name."""
+    """The `by` of a name that `images_id` gave."""
     return "content" if name.startswith("content:") else "stat"
 
 

@@ -249,7 +249,7 @@ def make_short(run_path: Path, model: Network, facts: dict[str, Any], dim: int) 
             "in the neck, or is from an early version): train the teacher again, or leave --dim out"
         )
     if not 1 <= dim < model.dim:
-        raise UserError(f"--dim {dim}: {run_path} has {model.dim} numbers an image")
+        raise UserError(f"--dim {dim}: {run_path} has {model.dim} embedding dimensions")
     model.keep_dimensions(dim)
     architecture = {**facts["architecture"], "params": sum(parameter.numel() for parameter in model.parameters())}
     return {**facts, "space_id": short_space_id(str(facts["space_id"]), dim), "architecture": architecture}

@@ -60,7 +60,7 @@ def distil(
 def _train(
     recipe: DistillRecipe, manifest: Manifest, teacher_path: Path, run: RunFolder, *, resume: bool
 ) -> dict[str, Any]:
-    """The run itself, in a folder that is this process's own."""
+    """The run itself, in a folder that this process has locked."""
     rows = manifest.rows("train")
     if rows.size < 2:
         raise UserError(f"the train split has {rows.size} images, distillation needs at least 2")

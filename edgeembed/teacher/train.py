@@ -59,7 +59,7 @@ def train_teacher(recipe: TeacherRecipe, manifest: Manifest, run: RunFolder, *, 
 
 
 def _train(recipe: TeacherRecipe, manifest: Manifest, run: RunFolder, *, resume: bool) -> dict[str, Any]:
-    """The run itself, in a folder that is this process's own."""
+    """The run itself, in a folder that this process has locked."""
     # Data: labelled training images, the stages of the run and the order in which each visits them.
     rows = manifest.rows("train")
     classes = manifest.class_names(rows)
