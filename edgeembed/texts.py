@@ -20,6 +20,7 @@ MARKS = (
 )
 
 
+SAVE_AS_UTF8 = "save it as UTF-8"
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
@@ -31,7 +32,8 @@ def read_text(path: Path) -> str:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
 
 
-def decode_text(content: bytes, *, source: str) -> str:
+def decode_text(content: bytes, *, source: str, remedy: str = SAVE_AS_UTF8) -> str:
+    """The text of a file's bytes, with line ends as \\n. Raises UserError that names `source`, the line and `remedy`."""
     encoding = next((encoding for mark, encoding in MARKS if content.startswith(mark)), None)
     if encoding is None:  # without a mark, the zero bytes of ASCII letters tell
         encoding = {b"\0": "utf-16-be"}.get(content[:1]) or {b"\0": "utf-16-le"}.get(content[1:2], "utf-8")
@@ -40,8 +42,7 @@ def decode_text(content: bytes, *, source: str) -> str:
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise UserError(
-            f"{source}: byte {content[error.start]:#04x} in line {line} is not {error.encoding.upper()}: "
-            "save it as UTF-8 (in Excel: CSV UTF-8)"
+            f"{source}: byte {content[error.start]:#04x} in line {line} is not {error.encoding.upper()}: {remedy}"
         ) from None
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
