@@ -33,7 +33,7 @@ def read_text(path: Path) -> str:
 
 
 def decode_text(content: bytes, *, source: str, remedy: str = SAVE_AS_UTF8) -> str:
-    """The text of a file's bytes, with line ends as \\n. Raises UserError that names `source`, the line and `remedy`."""
+    """A file's text, with line ends as \\n. Raises UserError that names `source`, the line and `remedy`."""
     encoding = next((encoding for mark, encoding in MARKS if content.startswith(mark)), None)
     if encoding is None:  # without a mark, the zero bytes of ASCII letters tell
         encoding = {b"\0": "utf-16-be"}.get(content[:1]) or {b"\0": "utf-16-le"}.get(content[1:2], "utf-8")
