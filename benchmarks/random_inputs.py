@@ -25,6 +25,8 @@ import random_images
 import random_tables
 from random_samples import REFUSED, RIGHT, WRONG, Outcome
 
+from edgeembed.texts import printable
+
 CHECKS: list[Callable[..., list[Outcome]]] = [random_folders.check, random_tables.check, random_images.check]
 APART_EVERY = 25
 """One sample in so many goes through a process of its own, as a person starts it; the others through this one."""
@@ -40,9 +42,8 @@ def main() -> None:
     tally: dict[str, Counter[str]] = {}
     numbers = range(asked.count) if asked.only is None else [asked.only]
     with tempfile.TemporaryDirectory() as folder:
-        os.environ["XDG_CACHE_HOME"] = str(
-            Path(folder, "cache")
-        )  # what is fastest here is none of the samples' business
+        # What `doctor` remembered on this machine must not decide which file embeds the samples.
+        os.environ["XDG_CACHE_HOME"] = str(Path(folder, "cache"))
         for number in numbers:
             sample = Path(folder).resolve() / f"sample{number}"
             sample.mkdir()
@@ -50,9 +51,7 @@ def main() -> None:
             for one in outcomes:
                 tally.setdefault(one.kind, Counter())[one.outcome] += 1
                 if one.outcome == WRONG:
-                    print(
-                        f"{number}: {one.kind}: {one.message}".encode("utf-8", "backslashreplace").decode(), flush=True
-                    )
+                    print(printable(f"{number}: {one.kind}: {one.message}"), flush=True)
             if asked.keep is not None and (asked.only is not None or any(one.outcome == WRONG for one in outcomes)):
                 shutil.copytree(sample, asked.keep / sample.name, symlinks=True, ignore=special_files)
             shutil.rmtree(sample)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import os
 import random
 import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -80,7 +81,7 @@ def command(*arguments: str | Path) -> Ran:
     """Runs a command in this process, at most `MOST_SECONDS`."""
     out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", "surrogateescape", write_through=True) for _ in range(2))
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), time_limit():
-        handlers_forgotten()
+        remove_handlers()
         try:
             code = run([os.fspath(argument) for argument in arguments])
         except BaseException as error:  # a fault of the command, not of this script
@@ -102,10 +103,8 @@ def text_of(stream: io.TextIOWrapper) -> str:
     return content.decode("utf-8", "surrogateescape")
 
 
-def handlers_forgotten() -> None:
-    """So that each command logs to the stream of its own turn."""
-    import logging
-
+def remove_handlers() -> None:
+    """Removes handlers that write to the stream of an earlier command."""
     for handler in list(logging.getLogger().handlers):
         logging.getLogger().removeHandler(handler)
 
@@ -164,6 +163,3 @@ def reads_back(name: str) -> bool:
             return image.format == name or (name, image.format) in {("JPEG2000", "JPEG2000"), ("MPO", "JPEG")}
     except Exception:
         return False
-
-
-Attempt = Callable[[], list[Outcome]]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import unicodedata
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from edgeembed.errors import CheckFailed, UserError
+from edgeembed.files import sha256_of
 from edgeembed.run import what_is, write_atomically
 from edgeembed.seal import changed, read_sealed, write_sealed
 from edgeembed.spread import relative_errors
@@ -302,14 +302,6 @@ def verified_file(folder: Path, file: StoredFile) -> Path:
     return path
 
 
-def sha256_of(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(2**20):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
 def is_packed(path: Path) -> bool:
     """Whether a file is one that `edgeembed artifacts pack` may have written."""
     with path.open("rb") as file:
@@ -332,7 +324,7 @@ def require_shapes(
         found = f"{input_shape[1]} x {input_shape[2]}"
         raise CheckFailed(f"{path}: takes images of {found}, bundle.json says {height} x {width}: export it again")
     if isinstance(output_shape[1], int) and output_shape[1] != dim:
-        raise CheckFailed(f"{path}: gives {output_shape[1]} numbers an image, bundle.json says {dim}: export it again")
+        raise CheckFailed(f"{path}: gives {output_shape[1]} dimensions, bundle.json says {dim}: export it again")
 
 
 def require_unit(path: Path, embedding_ND: npt.NDArray[np.float32]) -> None:

@@ -1,4 +1,4 @@
-"""What a random ranking reaches, in expectation and exactly: the figure that every retrieval score is read beside.
+"""What a random ranking reaches, in expectation and exactly: the figure that every retrieval score is compared with.
 
 R relevant images among N ranked ones; all orders are equally likely.
 """

@@ -107,7 +107,7 @@ class AugmentSection(Section):
 class MixSection(Section):
     """Pairs of training images made one: a square of the other pasted in (CutMix), or the two blended (mixup).
 
-    A teacher counts each one's class by its share; a student asks its teacher what the mixed image is.
+    A teacher counts each one's class by its share; a student learns the teacher's embedding of the mixed image.
     """
 
     cutmix_probability: float = Field(
@@ -141,7 +141,7 @@ class MixSection(Section):
 
 
 class OptimSection(Section):
-    """AdamW, SGD or Muon with a rate for each part: linear warm-up, then a cosine or a line down.
+    """AdamW, SGD or Muon with a learning rate for each part: linear warm-up, then cosine or linear decay.
 
     Muon (Jordan et al. 2024) makes the update of a matrix orthogonal, in steps as large as AdamW's (Liu et al. 2025:
     the same `lr` serves both); vectors, depthwise convolutions and class centres are left to AdamW. `momentum` is
@@ -277,7 +277,7 @@ def load_recipe(recipe_type: type[RecipeT], *, kind: str, name: str, overrides: 
 
 
 def first_leaf(key: str, value: Any) -> str:
-    """A key of a group that does not exist, dotted in full: `trian.epochs` says more than `trian`."""
+    """An unknown group of keys, dotted down to its first value: an error names `trian.epochs`, not `trian`."""
     while isinstance(value, dict) and value:
         name, value = next(iter(value.items()))
         key = f"{key}.{name}"

@@ -45,7 +45,7 @@ class ImageCount:
             print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
 
     def clear(self) -> None:
-        """Takes the line away, so that what is said next stands alone."""
+        """Clears the line, so that the next message starts on an empty one."""
         if self.drawn:
             self.drawn = False
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)

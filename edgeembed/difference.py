@@ -151,7 +151,7 @@ def compare_embeddings(
         return {"compared": False, "reason": reason}
     dim_a, dim_b = a.manifest.embedding.dim, b.manifest.embedding.dim
     if dim_a != dim_b:
-        return {"compared": False, "reason": f"{dim_a} and {dim_b} numbers an image"}
+        return {"compared": False, "reason": f"{dim_a} and {dim_b} embedding dimensions"}
     source = "given" if images is not None else "synthetic patches and noise, seed 0, no photographs"
     listed = synthetic_images() if images is None else images
     embedded_a, embedded_b = (

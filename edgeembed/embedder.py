@@ -136,7 +136,7 @@ class Embedder:
             self._open_after_fork()
         embedding_ND = self.session.run(np.ascontiguousarray(image_NHWC))
         if embedding_ND.shape != (len(image_NHWC), self.dim):
-            raise CheckFailed(f"{self.file}: gives {embedding_ND.shape}, bundle.json says {self.dim} numbers an image")
+            raise CheckFailed(f"{self.file}: gives {embedding_ND.shape}, bundle.json says {self.dim} dimensions")
         if not np.isfinite(embedding_ND).all():
             raise CheckFailed(f"{self.file}: gives NaN or infinity: choose another precision, or export it again")
         require_unit(self.file, embedding_ND)
@@ -206,7 +206,7 @@ def open_pair(
         try:
             return remembered, open_file_of(folder, remembered, threads=threads)
         except ImportError as error:
-            log.warning("%s, the fastest here, cannot be imported any more: %s", remembered.runtime, error)
+            log.warning("%s, the fastest here, can no longer be imported: %s", remembered.runtime, error)
     pair = choose_pair(manifest, precision, runtime, provider)
     if by_default and remembered is None and len(verified_pairs(manifest)) > 1:
         say_unmeasured(manifest.name, pair.file.path, pair.runtime)

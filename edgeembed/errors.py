@@ -24,12 +24,17 @@ class WriteFailed(OSError):
 LISTED_CHOICES = 20
 
 
+def did_you_mean(name: str, choices: Iterable[str], *, similarity: float = 0.6) -> str:
+    """The most similar choice, as a question; empty where none is similar enough (0..1)."""
+    nearest = difflib.get_close_matches(name, list(choices), n=1, cutoff=similarity)
+    return f"did you mean {nearest[0]!r}?" if nearest else ""
+
+
 def unknown_choice(
     kind: str, value: str, choices: Iterable[str], remedy: str = "", *, similarity: float = 0.4
 ) -> UserError:
     """An error for a name that is not among `choices`, with the nearest valid one that is similar enough (0..1)."""
     names = sorted(choices)
-    nearest = difflib.get_close_matches(value, names, n=1, cutoff=similarity)
     listed = ", ".join(names[:LISTED_CHOICES]) + (", ..." if len(names) > LISTED_CHOICES else "")
-    hint = f"did you mean {nearest[0]!r}?" if nearest else f"choose one of {listed}"
+    hint = did_you_mean(value, names, similarity=similarity) or f"choose one of {listed}"
     return UserError(f"unknown {kind} {value!r}: {hint}{' ' + remedy if remedy else ''}")

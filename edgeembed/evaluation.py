@@ -1,7 +1,7 @@
 """Retrieval scores of embeddings of manifest rows: one protocol for training, the gate of an export and the bench.
 
 What can be scored is known from the manifest alone, before a network is built or an image is read. What cannot be is
-counted, said and left empty; it ends nothing.
+counted, logged and left empty; no command fails for it.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import numpy.typing as npt
 from edgeembed.data.manifest import Manifest, Rows
 from edgeembed.errors import UserError
 from edgeembed.metrics import RetrievalScores, not_scored, retrieval_scores
+from edgeembed.spread import Spread, collapse_warning
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +63,7 @@ class EvaluationSet:
         return hashlib.sha256("".join(parts).encode()).hexdigest()[:16]
 
     def counts(self) -> dict[str, Any]:
-        """What a result says of the protocol, beside its figures."""
+        """Facts of the protocol for a result, beside its figures."""
         return {
             "split": self.split,
             "queries": len(self.query),
@@ -159,8 +160,15 @@ def name_of(manifest: Manifest, row: int) -> tuple[str, str | None]:
 
 
 def log_scope(evaluation: EvaluationSet) -> None:
-    """Says before any work what will be scored; as a warning where something cannot be."""
+    """Logs, before any work, what will be scored; a warning where something cannot be."""
     log.log(logging.WARNING if evaluation.is_partial else logging.INFO, "%s", evaluation.describe())
+
+
+def warn_if_collapsed(name: str, spread: Spread | None, evaluation: EvaluationSet) -> None:
+    """Logs a collapsed embedding space, in which small errors change retrieval figures; nothing for any other."""
+    num_classes = len(evaluation.manifest.class_names(evaluation.rows)) or None
+    if (warning := collapse_warning(name, spread, num_classes=num_classes)) is not None:
+        log.warning("%s", warning)
 
 
 def score_rows(

@@ -1,9 +1,10 @@
-"""Places to write: tried before any work is done, filled whole or not at all, and named when they are full."""
+"""Output paths: checked before any work is done, written whole or not at all, named in errors of a full disk."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import secrets
 import shutil
@@ -14,6 +15,7 @@ from typing import BinaryIO
 from edgeembed.errors import UserError, WriteFailed
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+CHUNK_BYTES = 2**20
 
 
 def check_output_file(path: Path, *, option: str = "--out") -> None:
@@ -60,7 +62,7 @@ def make_folders(path: Path) -> list[Path]:
     """Makes a folder and those above it that are missing; returns what was made, the uppermost first."""
     missing: list[Path] = []
     folder = path
-    while not folder.exists():
+    while not folder.exists() and folder != folder.parent:  # the parent of a drive that Windows lacks is itself
         missing.insert(0, folder)
         folder = folder.parent
     created: list[Path] = []
@@ -121,6 +123,15 @@ def write_failure(error: OSError, path: Path, *, needed: int | None = None) -> O
     remedy = "free some space, or write to another disk, and run the command again"
     figures = f" ({', '.join(room)})" if room else ""
     return WriteFailed(f"{path}: cannot be written: {reason}{figures}: {remedy}")
+
+
+def sha256_of(path: str | Path) -> str:
+    """The SHA-256 of a file's bytes in hexadecimal; raises OSError where it cannot be read."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:  # hashlib.file_digest came with Python 3.11
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def free_bytes(path: Path) -> int | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import logging
 import os
-import re
 import stat
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 from PIL import Image
 
 from edgeembed.errors import UserError
+from edgeembed.texts import printable
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +60,6 @@ SPECIAL = "neither a file nor a folder"
 UNREADABLE = "folder that cannot be read"
 NO_SUFFIX = "file without a suffix"
 
-CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 MOST_REASONS = 20  # named in one line; a folder of numbered suffixes has thousands
 
 
@@ -78,10 +77,10 @@ class LeftOut:
     def __str__(self) -> str:
         """In one line: `3 left out: hidden file: 2 (first a/.b.png); .txt, ...: 1 (first notes.txt)`."""
         reasons = sorted(self.counts, key=lambda reason: (-self.counts[reason], reason))
-        told = [f"{reason}: {self.counts[reason]} (first {self.first[reason]})" for reason in reasons[:MOST_REASONS]]
+        parts = [f"{reason}: {self.counts[reason]} (first {self.first[reason]})" for reason in reasons[:MOST_REASONS]]
         if more := reasons[MOST_REASONS:]:
-            told.append(f"{len(more)} more reasons: {sum(self.counts[reason] for reason in more)}")
-        return printable(f"{sum(self.counts.values())} left out: {'; '.join(told)}")
+            parts.append(f"{len(more)} more reasons: {sum(self.counts[reason] for reason in more)}")
+        return printable(f"{sum(self.counts.values())} left out: {'; '.join(parts)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,26 +102,6 @@ def image_suffixes() -> frozenset[str]:
     Image.init()
     known = Image.registered_extensions().items()
     return frozenset(suffix for suffix, name in known if name in Image.OPEN and name not in NOT_READ)
-
-
-def printable(text: str) -> str:
-    """A path or message on one line, in UTF-8: a byte of a file name that is not UTF-8 appears as `\\xe9`, a line end
-    as `\\n`.
-    """
-    shown = CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
-    try:
-        return shown.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    except UnicodeEncodeError:  # half a surrogate pair, which Windows allows
-        return shown.encode("utf-8", "backslashreplace").decode()
-
-
-def is_utf8(path: str) -> bool:
-    """Whether a path can be written in a text file."""
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def find_images(folder: Path) -> list[Path]:

@@ -1,7 +1,7 @@
 """Every mode that Pillow opens becomes RGB: grey of more than 8 bits by its white, transparency on white.
 
 Floats and 32-bit integers do not say which value is white. Values from 0 to 1 and from 0 to 255 are told apart, and
-anything else is refused: a guess would give a black or a white picture without a word.
+anything else is refused: a wrong guess would give a black or a white picture without an error.
 """
 
 from __future__ import annotations

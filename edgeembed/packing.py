@@ -207,7 +207,11 @@ def copy(source: BinaryIO, sink: BinaryIO, size: int, sha256: str | None, path: 
 
 
 def replace_folder(out: Path, partial: Path) -> None:
-    """Puts a finished folder in place of an older one, which comes back where that fails."""
+    """Puts a finished folder in place of an older one, which comes back where that fails.
+
+    Where it cannot come back, as another process has made a folder `out` meanwhile, it stays beside it: nothing is
+    deleted before the new folder is in its place.
+    """
     out.parent.mkdir(parents=True, exist_ok=True)
     old = partial.with_suffix(".old")
     try:
@@ -218,5 +222,4 @@ def replace_folder(out: Path, partial: Path) -> None:
         if old.exists() and not out.exists():
             old.rename(out)
         raise
-    finally:
-        shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)

@@ -116,8 +116,8 @@ class TrainingLog:
         log.info("about %s to go, evaluation apart %s%s", left, basis, self.remark)
 
     def scalars(self, step: int, values: Mapping[str, float | None]) -> None:
-        """Logs values; one that is not finite, say the gradient norm of a step left out in fp16, is none, as is a
-        retrieval figure that could not be scored.
+        """Logs values, except None (a figure that could not be scored) and those that are not finite (the gradient norm
+        of a step left out in fp16).
         """
         rate = self.images / max(1e-9, time.monotonic() - self.started)
         finite = {name: value for name, value in values.items() if value is not None and math.isfinite(value)}

@@ -1,4 +1,4 @@
-"""Beginning and resuming a training run: what may differ, what its folder already says, and what the user is told."""
+"""Starts and resumes training runs: compares recipe and inputs with those that the folder records."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ def begin_run(
     """
     run.check_start(resume=resume)
     if run.started and not run.checkpoints() and not run.finished:
-        log.warning("%s: holds a run without checkpoints: begun anew", run.path)
+        log.warning("%s: holds a run without checkpoints: starting again", run.path)
     elif run.started:
         kept = run.config.read_text(encoding="utf-8")
         differing = [*_differing_inputs(run, kept, inputs), *_differing_keys(run, kept, recipe)]
         if differing:
             more = f" and {len(differing) - MOST_NAMED} more" if len(differing) > MOST_NAMED else ""
             raise UserError(
-                f"{run.config}: differs from what is asked for: {'; '.join(differing[:MOST_NAMED])}{more}: "
+                f"{run.config}: differs from what is requested: {'; '.join(differing[:MOST_NAMED])}{more}: "
                 f"`--resume {run.path}` alone goes on as the run began, or choose another --out"
             )
     if run.finished:
@@ -63,7 +63,7 @@ def recipe_in(run: RunFolder, recipe_type: type[RecipeT], overrides: list[str]) 
 
 
 def input_of(run: RunFolder, name: str) -> Path | None:
-    """Where a run's `data` or `teacher` lay when it began; None where an earlier version did not write it down."""
+    """Where a run's `data` or `teacher` lay when it began; None where the run does not record it."""
     kept = read_json(run.inputs).get(name) if run.inputs.is_file() else None
     path = kept.get("path") if isinstance(kept, dict) else None
     return Path(path) if path else None
@@ -82,10 +82,10 @@ def _values(run: RunFolder, config_yaml: str) -> dict[str, Any]:
 def _differing_keys(run: RunFolder, kept: str, recipe: Section) -> Iterator[str]:
     """Keys that decide the result and have another value in the run; keys that came later count with their defaults."""
     stored = validate(type(recipe), _values(run, kept), source=str(run.config))
-    in_run, asked = (dict(_leaves(one.model_dump(mode="json"))) for one in (stored, recipe))
-    for key in [*asked, *(key for key in in_run if key not in asked)]:
-        if in_run.get(key) != asked.get(key):
-            text = f"{key} is {in_run.get(key)!r} in the run, {asked.get(key)!r} asked for"
+    in_run, requested = (dict(_leaves(one.model_dump(mode="json"))) for one in (stored, recipe))
+    for key in [*requested, *(key for key in in_run if key not in requested)]:
+        if in_run.get(key) != requested.get(key):
+            text = f"{key} is {in_run.get(key)!r} in the run, {requested.get(key)!r} requested"
             if key in FREE_KEYS:
                 log.info("%s: %s", run.path, text)
             else:
@@ -98,10 +98,10 @@ def _differing_inputs(run: RunFolder, kept: str, inputs: Mapping[str, Mapping[st
         in_run = read_json(run.inputs)
     elif header := OLD_HEADER.match(kept):
         in_run = {"teacher": {"id": header[1]}, "data": {"id": header[2]}}
-    for name, asked in inputs.items():
+    for name, requested in inputs.items():
         known = in_run.get(name)
-        if isinstance(known, dict) and known.get("id") != asked["id"]:
-            yield f"{name} is {_input_text(known)} in the run, {_input_text(asked)} asked for"
+        if isinstance(known, dict) and known.get("id") != requested["id"]:
+            yield f"{name} is {_input_text(known)} in the run, {_input_text(requested)} requested"
 
 
 def _input_text(facts: Mapping[str, Any]) -> str:

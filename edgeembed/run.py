@@ -97,7 +97,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def cache_folder() -> Path:
-    """Where the user keeps what can be made again."""
+    """The user's folder for what can be computed again."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgeembed"
 
 
@@ -216,7 +216,7 @@ class RunFolder:
     def check_start(self, *, resume: bool) -> None:
         """Raises UserError where a run cannot be begun or resumed here, whatever its recipe; quick, before long work.
 
-        A run without checkpoints, as a start that failed leaves it, is begun anew in its place.
+        A run without checkpoints, as a failed start leaves it, starts again in its folder.
         """
         check_output_folder(self.path)
         if self.config.is_dir():

@@ -60,11 +60,11 @@ def decode_ahead(
         for image in images:
             yield decode(image, 0, shape_of)
         return
-    from concurrent.futures import Future, ThreadPoolExecutor  # not for one image: the first answer should come fast
+    from concurrent.futures import Future, ThreadPoolExecutor  # not for one image, whose embedding should come fast
 
     ahead: deque[Future[UInt8Array | ImageError]] = deque()
-    # Decoding silences Pillow's warnings by itself, but the filters are the process's: where blocks of several threads
-    # overlap, the last to end could leave its own behind. This block, which outlives them all, puts them back.
+    # `shape_of` may silence warnings while it reads headers, in several threads. Filters belong to the process: where
+    # such blocks overlap, the last to end leaves its own behind. This block outlasts them and restores the filters.
     with warnings.catch_warnings(), ThreadPoolExecutor(min(MAX_DECODERS, available_cores())) as pool:
         warnings.simplefilter("ignore")
         for position, image in enumerate(images):

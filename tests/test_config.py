@@ -103,9 +103,9 @@ def test_recipes_are_read_as_editors_and_shells_save_them(tmp_path: Path, encodi
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        (RECIPE.encode("cp1252"), r"mine.yaml: line 1 is not UTF-8 \(byte 0xf6\): save the file as UTF-8"),
-        (b"train: {epochs: 7}\n# caf\xe9\n", r"mine.yaml: line 2 is not UTF-8 \(byte 0xe9\)"),
-        (RECIPE.encode("utf-16")[:-1], r"mine.yaml: line .* is not UTF-16"),
+        (RECIPE.encode("cp1252"), "mine.yaml: byte 0xf6 in line 1 is not UTF-8: save it as UTF-8$"),
+        (b"train: {epochs: 7}\n# caf\xe9\n", "mine.yaml: byte 0xe9 in line 2 is not UTF-8: "),
+        (RECIPE.encode("utf-16")[:-1], "mine.yaml: byte .* in line .* is not UTF-16"),
     ],
 )
 def test_other_encodings_are_refused_by_name(tmp_path: Path, content: bytes, told: str) -> None:

@@ -19,10 +19,9 @@ from edgeembed.image_files import (
     SPECIAL,
     find_images,
     image_suffixes,
-    is_utf8,
     list_images,
-    printable,
 )
+from edgeembed.texts import is_utf8, printable
 
 
 def touch(root: Path, *names: str) -> None:

@@ -40,11 +40,11 @@ def run(tmp_path: Path) -> RunFolder:
 @pytest.mark.parametrize(
     ("sections", "told"),
     [
-        ({"train": {"seed": 5}}, ["train.seed is 0 in the run, 5 asked for"]),
-        ({"train": {"max_steps": 9}}, ["train.max_steps is None in the run, 9 asked for"]),
+        ({"train": {"seed": 5}}, ["train.seed is 0 in the run, 5 requested"]),
+        ({"train": {"max_steps": 9}}, ["train.max_steps is None in the run, 9 requested"]),
         (
             {"optim": {"betas": [0.8, 0.9]}, "student": {"name": "vit_b16"}},
-            ["student.name is 'mobilenetv4_s' in the run, 'vit_b16' asked for", "optim.betas is [0.9, 0.999]"],
+            ["student.name is 'mobilenetv4_s' in the run, 'vit_b16' requested", "optim.betas is [0.9, 0.999]"],
         ),
     ],
 )
@@ -60,7 +60,7 @@ def test_keys_that_differ_are_named_with_both_values(run: RunFolder, sections: d
 
 def test_of_many_keys_the_first_are_named_and_the_others_counted(run: RunFolder) -> None:
     loss = dict.fromkeys(("cosine", "cross_relation", "self_relation", "standardised", "centre_kl", "label"), 3.0)
-    with pytest.raises(UserError, match=r"loss\.label is 0\.0 in the run, 3\.0 asked for and 2 more: "):
+    with pytest.raises(UserError, match=r"loss\.label is 0\.0 in the run, 3\.0 requested and 2 more: "):
         begin(run, recipe(loss=loss, train={"seed": 1, "epochs": 9}), resume=True)
 
 
@@ -73,7 +73,7 @@ def test_keys_that_do_not_decide_the_weights_may_differ(run: RunFolder, caplog: 
     )
     with caplog.at_level(logging.INFO):
         begin(run, other, resume=True)
-    assert "train.workers is 2 in the run, 0 asked for" in caplog.text
+    assert "train.workers is 2 in the run, 0 requested" in caplog.text
     assert yaml.safe_load(run.config.read_text())["train"]["workers"] == 0
 
 
@@ -82,9 +82,9 @@ def test_keys_of_stages_are_named(tmp_path: Path) -> None:
     folder = RunFolder(path=tmp_path)
     begin(folder, recipe(TeacherRecipe, stages=stages), resume=False)
     (tmp_path / "checkpoints" / "step-00000002").mkdir(parents=True)
-    with pytest.raises(UserError, match=r"stages\.1\.train\.epochs is 2 in the run, 3 asked for: "):
+    with pytest.raises(UserError, match=r"stages\.1\.train\.epochs is 2 in the run, 3 requested: "):
         begin(folder, recipe(TeacherRecipe, stages=[stages[0], {"name": "b", "train": {"epochs": 3}}]), resume=True)
-    with pytest.raises(UserError, match=r"stages\.1\.name is 'b' in the run, None asked for"):
+    with pytest.raises(UserError, match=r"stages\.1\.name is 'b' in the run, None requested"):
         begin(folder, recipe(TeacherRecipe, stages=stages[:1]), resume=True)
 
 
@@ -93,7 +93,7 @@ def test_other_data_and_another_teacher_are_named(run: RunFolder) -> None:
     begin(run, recipe(), resume=True, inputs=moved)
     assert input_of(run, "data") == Path("/moved")
     others = {name: {"id": "x", "path": "/other"} for name in INPUTS}
-    told = r"data is d1 \(/moved\) in the run, x \(/other\) asked for; teacher is t1 \(/moved\) in the run"
+    told = r"data is d1 \(/moved\) in the run, x \(/other\) requested; teacher is t1 \(/moved\) in the run"
     with pytest.raises(UserError, match=told):
         begin(run, recipe(), resume=True, inputs=others)
 
@@ -117,7 +117,7 @@ def test_a_run_without_checkpoints_is_begun_anew_in_its_place(
     (tmp_path / "checkpoints" / ".step-00000002.99").mkdir(parents=True)  # killed within its first checkpoint
     (tmp_path / ".99-abc.tmp").touch()
     begin(run, recipe(train={"seed": 2}), resume=resume, inputs={"data": {"id": "x", "path": None}})
-    assert "holds a run without checkpoints: begun anew" in caplog.text
+    assert "holds a run without checkpoints: starting again" in caplog.text
     assert yaml.safe_load(run.config.read_text())["train"]["seed"] == 2
     names = {path.name for path in tmp_path.rglob("*")}
     assert names == {"checkpoints", "config.yaml", "environment.json", "inputs.json"}

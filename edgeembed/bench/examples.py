@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from edgeembed.bench.retrieval import BoolArray, Embedded
 from edgeembed.data.manifest import Rows
-from edgeembed.evaluation import EvaluationSet, have_match
+from edgeembed.evaluation import EvaluationSet, have_match, name_of
 from edgeembed.images import load_rgb
 from edgeembed.metrics import IntArray, top_k
 
@@ -94,12 +94,8 @@ def _search(evaluation: EvaluationSet, embedded: Embedded, query: Rows, index: R
 
 
 def _is_right(evaluation: EvaluationSet, query: Rows, found: IntArray) -> BoolArray:
-    pairs = zip(query.tolist(), found.tolist(), strict=True)
-    return np.array([row >= 0 and _name(evaluation, one) == _name(evaluation, row) for one, row in pairs], np.bool_)
-
-
-def _name(evaluation: EvaluationSet, row: int) -> tuple[str, str | None]:
-    return evaluation.manifest.domain[row], evaluation.manifest.label[row]
+    manifest, pairs = evaluation.manifest, zip(query.tolist(), found.tolist(), strict=True)
+    return np.array([row >= 0 and name_of(manifest, one) == name_of(manifest, row) for one, row in pairs], np.bool_)
 
 
 def _draw(rng: np.random.Generator, places: IntArray, count: int) -> list[int]:

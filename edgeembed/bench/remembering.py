@@ -1,4 +1,4 @@
-"""Which file and runtime of each bundle to use on this machine: a bench recommends it, and remembers it if asked to.
+"""Which file and runtime of each bundle to use on this machine: a bench recommends it, and with --remember keeps it.
 
 One rule for both, that of `edgeembed doctor`: the fastest pair that `runtimes.fastest.refusal` does not refuse.
 """

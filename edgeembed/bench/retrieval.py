@@ -31,7 +31,7 @@ from edgeembed.images import ImageError, UInt8Array
 from edgeembed.metrics import RetrievalScores
 from edgeembed.runtimes import Session
 from edgeembed.sources import decode_ahead
-from edgeembed.spread import Spread, collapse_warning, spread_of
+from edgeembed.spread import Spread, spread_of
 
 log = logging.getLogger(__name__)
 
@@ -185,13 +185,6 @@ def judge(
 
 def _share(value: float | None, whole: float | None) -> float | None:
     return value / whole if value is not None and whole else None
-
-
-def warn_if_collapsed(name: str, quality: Quality, evaluation: EvaluationSet) -> None:
-    """Names a collapsed space, whose retrieval figures small errors change."""
-    num_classes = len(evaluation.manifest.class_names(evaluation.rows)) or None
-    if (warning := collapse_warning(name, quality.spread, num_classes=num_classes)) is not None:
-        log.warning("%s", warning)
 
 
 def readable_by_all(embedded: Sequence[Embedded]) -> BoolArray:

@@ -23,14 +23,13 @@ from edgeembed.bench.retrieval import (
     evaluation_set,
     judge,
     readable_by_all,
-    warn_if_collapsed,
 )
 from edgeembed.bench.rows import Row, Setting, student_rows, with_floor
 from edgeembed.bench.summary import best_student
 from edgeembed.bench.untrained import Untrained
 from edgeembed.data.manifest import Manifest
 from edgeembed.errors import CheckFailed
-from edgeembed.evaluation import EvaluationSet
+from edgeembed.evaluation import EvaluationSet, warn_if_collapsed
 from edgeembed.progress import stage
 from edgeembed.run import machine, package_versions
 from edgeembed.runtimes.fastest import Pair, open_file_of
@@ -105,13 +104,13 @@ def bench(
     if known is not None and by_teacher is not None:
         own = judge(evaluation, by_teacher, readable_N)
         reference = Reference(embedded=by_teacher, map=own.retrieval["symmetric"]["map"])
-        warn_if_collapsed(f"the teacher, {known.model.name}", own, evaluation)
+        warn_if_collapsed(f"the teacher, {known.model.name}", own.spread, evaluation)
         with stage(f"timing the teacher, {known.model.name}"):
             rows += known.rows(own, setting)
     untrained = Untrained(evaluation, readable_N, reference)
     for candidate, one in embedded.items():
         quality = judge(evaluation, one, readable_N, reference)
-        warn_if_collapsed(candidate.label, quality, evaluation)
+        warn_if_collapsed(candidate.label, quality.spread, evaluation)
         figures = untrained.figures(candidate)
         with stage(f"timing {candidate.label}"):
             rows += student_rows(candidate, quality, setting, figures)

@@ -15,10 +15,10 @@ from edgeembed.bench.candidates import Candidate
 from edgeembed.bench.probe import probe
 from edgeembed.bench.retrieval import Embedded, Quality
 from edgeembed.bench.rows import Row, Setting, timed
-from edgeembed.bundle import sha256_of
 from edgeembed.embeddings import long_space_id
 from edgeembed.errors import UserError
 from edgeembed.evaluation import EvaluationSet
+from edgeembed.files import sha256_of
 from edgeembed.images import UInt8Array
 from edgeembed.progress import stage
 from edgeembed.run import RunFolder, require_run

@@ -81,7 +81,7 @@ class Untrained:
 
 
 def architecture_of(bundle: BundleManifest) -> dict[str, Any] | None:
-    """As model.json has it; bundles of earlier versions name the backbone alone, which says all of a student."""
+    """As model.json has it; bundles without it name the backbone, which is all of a student's."""
     student = bundle.student or {}
     if student.get("architecture"):
         return dict(student["architecture"])

@@ -20,10 +20,11 @@ import typer
 
 from edgeembed import __version__
 from edgeembed.cli.help import CommandGroup
-from edgeembed.cli.streams import StderrHandler, read_as_utf8
+from edgeembed.cli.streams import StderrHandler
 from edgeembed.cli.usage import usage_message
 from edgeembed.errors import CheckFailed, UserError
 from edgeembed.extras import is_known, needed
+from edgeembed.texts import read_as_utf8
 
 DONE, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
 

@@ -76,8 +76,8 @@ def pack_artifact(
     as_json: Json = False,
 ) -> None:
     """Write a bundle as one file; the same bundle gives the same bytes on any machine."""
-    from edgeembed.bundle import PACKED_SUFFIX, sha256_of
-    from edgeembed.files import check_output_file
+    from edgeembed.bundle import PACKED_SUFFIX
+    from edgeembed.files import check_output_file, sha256_of
     from edgeembed.packing import pack
 
     out = out or Path(os.path.abspath(bundle) + PACKED_SUFFIX)

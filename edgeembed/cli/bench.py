@@ -66,7 +66,7 @@ def bench(
         read_bundle(folder)
     given = read_manifest(data) if data is not None else None
     if teacher is not None:
-        import edgeembed.bench.teacher  # noqa: F401  # a missing torch should be told before images are rendered
+        import edgeembed.bench.teacher  # noqa: F401  # a missing torch is an error before images are rendered
     manifest = given if given is not None else embedded_data()
     report = measure(bundles, manifest, teacher=teacher, out=out, quick=quick, remember=remember)
     if as_json:

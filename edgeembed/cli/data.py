@@ -83,7 +83,7 @@ def import_(
     from edgeembed.data.manifest import check_manifest_name, summary, write_manifest
     from edgeembed.data.remarks import remarks, repeated_paths
     from edgeembed.files import check_output_file
-    from edgeembed.image_files import printable
+    from edgeembed.texts import printable
 
     check_manifest_name(out)
     check_output_file(out)
@@ -171,7 +171,7 @@ def check(
     from edgeembed.errors import CheckFailed
     from edgeembed.evaluation import log_scope, plan_evaluation
     from edgeembed.files import check_output_file
-    from edgeembed.image_files import printable
+    from edgeembed.texts import printable
 
     if fix is not None:
         check_manifest_name(fix)

@@ -31,7 +31,7 @@ def diff_artifacts(
     """
     from edgeembed.cli.inputs import gather_images
     from edgeembed.difference import compare, open_sides
-    from edgeembed.image_files import printable
+    from edgeembed.texts import printable
 
     side_a, side_b = open_sides(a, b)
     files = gather_images(data) if data else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from pathlib import Path
@@ -106,24 +105,29 @@ def check_store(recipe: DistillRecipe) -> None:
 
 
 def known(path: Path | None, option: str) -> Path | None:
-    """What a resumed run learned from, where it wrote that down. Raises UserError where it is not there any more."""
+    """The teacher or manifest that a resumed run began with; None where the run did not record it.
+
+    Raises UserError where it no longer exists.
+    """
     if path is not None:
         if not path.exists():
-            raise UserError(f"{path}: is not there any more, the run began with it: say with {option} where it is now")
+            raise UserError(f"{path}: no longer exists, and the run began with it: name it with {option}")
         log.info("%s %s (the run's)", option, path)
     return path
 
 
 def manifest_of(run: Path) -> Path:
     """The manifest that a run was trained on."""
-    if (run / "source.json").is_file():  # embeddings made a teacher by `targets import`
-        return Path(json.loads((run / "source.json").read_text(encoding="utf-8"))["manifest"])
+    from edgeembed.run import read_json
+
+    if (run / "source.json").is_file():  # imported embeddings
+        return Path(str(read_json(run / "source.json").get("manifest")))
     facts = run / "model.json"
     if not facts.is_file():
         raise UserError(
             f"{run}: holds no finished teacher run: run `edgeembed teacher-train`, or name another --teacher"
         )
-    manifest = json.loads(facts.read_text(encoding="utf-8")).get("data", {}).get("manifest")
+    manifest = (read_json(facts).get("data") or {}).get("manifest")
     if not manifest or not Path(manifest).is_file():
-        raise UserError(f"{run}: its data ({manifest}) is not there any more: give a manifest with --data")
+        raise UserError(f"{run}: its data ({manifest}) no longer exists: give a manifest with --data")
     return Path(manifest)

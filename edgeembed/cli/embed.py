@@ -42,14 +42,13 @@ def embed(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
 ) -> None:
     """Embed images into a file that `edgeembed search` searches."""
-    from edgeembed.cli.inputs import gather_images
-    from edgeembed.cli.labels import labels_of
+    from edgeembed.cli.inputs import gather_images, labels_of
     from edgeembed.cli.models import describe, open_model
     from edgeembed.counting import ImageCount
     from edgeembed.embedder import embed_images
     from edgeembed.embeddings import Embeddings, check_destination, check_paths, relative_paths, write_embeddings
     from edgeembed.errors import UserError
-    from edgeembed.image_files import printable
+    from edgeembed.texts import printable
 
     check_destination(out, encoding)
     files = gather_images(paths)

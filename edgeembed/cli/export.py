@@ -101,13 +101,14 @@ def export(
         check_output_folder(target, replaced=True)
         manifest, refused = export_engines(run, target, precision, data, settings, accept_worse)
     else:
+        precisions = parse_precisions(precision)
         target = out or Path("bundles") / run.resolve().name
         check_output_folder(target, replaced=True)
         require_run(run)  # before torch, which takes seconds
         manifest, refused = export_files(
             run,
             target,
-            precisions=parse_precisions(precision),
+            precisions=precisions,
             recipe=settings,
             data=data,
             licence=licence,
@@ -157,9 +158,6 @@ def export_engines(
 
 
 def read_notes(path: Path | None) -> str:
-    if path is None:
-        return ""
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--notes {path}: cannot be read as text ({error})") from None
+    from edgeembed.texts import read_text
+
+    return "" if path is None else read_text(path)

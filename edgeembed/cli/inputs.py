@@ -1,14 +1,18 @@
-"""What a person names on the command line, as image files: files, folders and tables."""
+"""What a person names on the command line, as image files with their labels: files, folders and tables."""
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from edgeembed.data.tables import TABLE_SUFFIXES, read_table
+from edgeembed.data.tables import TABLE_SUFFIXES, clean, read_table
 from edgeembed.errors import UserError
-from edgeembed.image_files import list_images, printable
+from edgeembed.image_files import list_images
+from edgeembed.texts import printable
+
+log = logging.getLogger(__name__)
 
 
 def gather_images(paths: Sequence[Path]) -> list[str]:
@@ -41,3 +45,28 @@ def _images_of_table(path: Path) -> list[str]:
     if not paths:
         raise UserError(f"{printable(str(path))}: holds no images")
     return [os.path.join(table.root, file) for file in paths]
+
+
+def labels_of(paths: Sequence[Path]) -> dict[str, str]:
+    """The label that a table gives to each of its images, by the absolute path that `gather_images` gives it."""
+    labels: dict[str, str] = {}
+    others: dict[str, str] = {}  # the first label of an image that has several
+    for path in paths:
+        if path.suffix.lower() not in TABLE_SUFFIXES or path.is_dir():
+            continue
+        table = read_table(path, ("path", "label"))
+        files = (os.path.abspath(os.path.join(table.root, file)) for file in table.paths())
+        given = map(clean, table.columns.get("label", (None,) * table.num_rows))
+        for file, label in zip(files, given, strict=True):
+            if label is None:
+                continue
+            if labels.setdefault(file, label) != label:
+                others.setdefault(file, labels[file])
+                labels[file] = label
+    if others:
+        file, label = next(iter(others.items()))
+        log.warning(
+            "%d images have several labels, of which the last is stored, first %s: %r and %r",
+            *(len(others), printable(file), label, labels[file]),
+        )
+    return labels

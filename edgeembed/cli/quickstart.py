@@ -39,7 +39,7 @@ def quickstart(
 
 
 def run_stages(out: Path) -> dict[str, Any]:
-    """Everything, in a folder that is this process's own; stages that a broken-off run finished are not repeated."""
+    """All stages, in a folder that this process has locked; those that an interrupted run finished are not repeated."""
     from edgeembed.bench.run import bench
     from edgeembed.config import load_recipe
     from edgeembed.data.embedded import write_embedded

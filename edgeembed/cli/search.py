@@ -58,8 +58,8 @@ def search(
     from edgeembed.embeddings import read_embeddings, require_same_space, shorten
     from edgeembed.errors import UserError
     from edgeembed.files import check_output_file
-    from edgeembed.image_files import printable
     from edgeembed.search import Index, check_sheet, contact_sheet, similarity_texts
+    from edgeembed.texts import printable
 
     if sheet is not None:
         check_sheet(sheet)
@@ -78,7 +78,7 @@ def search(
     if stored.space_id != network.space_id:  # one of them is short
         embedding_QD = shorten(embedding_QD, dim := min(network.dim, stored.embedding_ND.shape[1]))
         stored = replace(stored, embedding_ND=shorten(stored.embedding_ND, dim))
-        log.info("comparing the first %d numbers", dim)
+        log.info("comparing the first %d dimensions", dim)
     position_QK, similarity_QK = Index(stored).search(embedding_QD, k)
     labels = stored.labels or (None,) * len(stored.paths)
     found = [

@@ -8,11 +8,13 @@ import logging
 import os
 import sys
 
+from edgeembed.texts import read_as_utf8
+
 CLOSED_PIPE = (errno.EPIPE, errno.EINVAL) if sys.platform == "win32" else (errno.EPIPE,)
 
 
 class SafeStream(io.TextIOWrapper):
-    """Text stream that escapes what its encoding has no letter for, and drops what nobody reads any more.
+    """Text stream that escapes what its encoding has no letter for, and drops text for a closed pipe.
 
     A character without a code is written as `\\u5199`, a byte of a file name that is not UTF-8 as `\\xe9`. When the
     reader of a pipe has gone (`edgeembed search ... | head -1`), the rest is dropped and the command ends as it would
@@ -44,17 +46,6 @@ class SafeStream(io.TextIOWrapper):
         os.close(nowhere)
         if error.errno not in CLOSED_PIPE:
             raise OSError(error.errno, error.strerror, f"standard {'error' if descriptor == 2 else 'output'}")
-
-
-def read_as_utf8(text: str, *, other_bytes: str = "surrogateescape") -> str:
-    """Text in which bytes that the locale could not decode, as in file names under LC_ALL=C, are read as UTF-8.
-
-    `other_bytes` is the error handler for those that are not UTF-8 either; by default they stay lone surrogates.
-    """
-    try:
-        return text.encode("utf-8", "surrogateescape").decode("utf-8", other_bytes)
-    except UnicodeEncodeError:  # another kind of surrogate, from Windows or JSON
-        return text
 
 
 def make_streams_safe() -> None:

@@ -1,4 +1,4 @@
-"""What was probably meant by an option that does not exist: a recipe key."""
+"""Suggests `--set KEY=VALUE` for an unknown option that has the name of a recipe key."""
 
 from __future__ import annotations
 

@@ -86,7 +86,7 @@ def import_(
 
     result = import_targets(file, read_manifest(data), out, model=model)
     log.info(
-        "%s: %d of %d training images, %d numbers each, space %s",
+        "%s: %d of %d training images, %d dimensions, space %s",
         *(result[key] for key in ("store", "known", "images", "dim", "space_id")),
     )
     if as_json:

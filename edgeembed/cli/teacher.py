@@ -100,9 +100,9 @@ def manifest_of_resumed(folder: RunFolder, *, resume: bool) -> Path:
         raise UserError("--data is missing: name a manifest, as `edgeembed data import` writes one")
     manifest = input_of(folder, "data")
     if manifest is None:
-        raise UserError(f"{folder.path}: an earlier version did not write down its manifest: name it with --data")
+        raise UserError(f"{folder.path}: does not record its manifest: name it with --data")
     if not manifest.is_file():
-        raise UserError(f"{folder.path}: its manifest {manifest} is not there any more: name it with --data")
+        raise UserError(f"{folder.path}: its manifest {manifest} no longer exists: name it with --data")
     log.info("data: %s (the run's)", manifest)
     return manifest
 
@@ -129,6 +129,6 @@ def teacher_join(
     from edgeembed.teacher.join import join_teachers  # torch
 
     facts = join_teachers(runs, numbers, RunFolder(path=out))
-    log.info("joined teacher: %s (%d numbers an image, space %s)", out, facts["embedding"]["dim"], facts["space_id"])
+    log.info("joined teacher: %s (%d dimensions, space %s)", out, facts["embedding"]["dim"], facts["space_id"])
     if as_json:
         print_json(facts)

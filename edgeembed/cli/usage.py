@@ -1,4 +1,4 @@
-"""What is wrong with the arguments of a command, in one line: Typer's own errors lack the value, the remedy or both.
+"""Usage errors in one line: Typer's own lack the value, the remedy or both.
 
 Typer's exceptions are click's in some versions and its own in others, so they are told apart by what they hold.
 """

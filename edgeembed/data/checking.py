@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping
@@ -14,6 +13,7 @@ import numpy as np
 
 from edgeembed.data.manifest import Manifest
 from edgeembed.errors import CheckFailed
+from edgeembed.files import sha256_of
 from edgeembed.images import ImageError, load_rgb
 
 
@@ -90,7 +90,7 @@ def _same_bytes(files: list[str]) -> Iterator[list[str]]:
         if len(same_size) == 1:
             yield same_size
             continue
-        by_digest: dict[bytes, list[str]] = defaultdict(list)
+        by_digest: dict[str, list[str]] = defaultdict(list)
         for file in same_size:
             digest = _digest(file)
             if digest is not None:
@@ -98,15 +98,11 @@ def _same_bytes(files: list[str]) -> Iterator[list[str]]:
         yield from by_digest.values()
 
 
-def _digest(file: str) -> bytes | None:
-    digest = hashlib.sha256()
+def _digest(file: str) -> str | None:
     try:
-        with open(file, "rb") as content:
-            while block := content.read(1 << 20):
-                digest.update(block)
+        return sha256_of(file)
     except OSError:  # named by `unreadable`
         return None
-    return digest.digest()
 
 
 def without(manifest: Manifest, bad: Mapping[str, str]) -> tuple[Manifest, str]:
@@ -118,5 +114,5 @@ def without(manifest: Manifest, bad: Mapping[str, str]) -> tuple[Manifest, str]:
     if not kept:
         raise CheckFailed(f"none of {len(manifest)} images can be read, first {next(iter(bad.values()))}")
     counts = Counter("unreadable" if Path(file).exists() else "missing" for file in manifest.files if file in bad)
-    told = ", ".join(f"{counts[reason]} {reason}" for reason in ("missing", "unreadable"))
-    return manifest.take(np.array(kept, dtype=np.int64)), told
+    counted = ", ".join(f"{counts[reason]} {reason}" for reason in ("missing", "unreadable"))
+    return manifest.take(np.array(kept, dtype=np.int64)), counted

@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 import functools
 import hashlib
+import io
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -18,8 +19,8 @@ import numpy.typing as npt
 from edgeembed.data.spelling import same_path
 from edgeembed.data.tables import clean, empty_value, is_text_table, read_table
 from edgeembed.errors import UserError, unknown_choice
-from edgeembed.files import temporary_name, write_failure
-from edgeembed.image_files import is_utf8, printable
+from edgeembed.files import whole_file
+from edgeembed.texts import is_utf8, printable
 
 COLUMNS = ("path", "label", "domain", "split", "role")
 SPLITS = ("train", "val", "test")
@@ -180,33 +181,32 @@ def check_manifest_name(path: Path) -> None:
 
 
 def write_manifest(path: Path, manifest: Manifest) -> None:
-    """Writes .parquet (root kept in the metadata) or .csv, atomically."""
+    """Writes .parquet (root kept in the metadata) or .csv (paths relative to its folder): whole or not at all."""
     check_manifest_name(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / temporary_name()
-    try:
-        if is_text_table(path):
-            with temporary.open("w", newline="", encoding="utf-8") as file:
-                spaces = any(path != path.strip() for path in manifest.path)  # readers drop them where not quoted
-                writer = csv.writer(file, quoting=csv.QUOTE_ALL if spaces else csv.QUOTE_MINIMAL)
-                writer.writerow(COLUMNS)
-                base = path.parent.resolve()
-                for file_path, *rest in zip(manifest.files, *(getattr(manifest, c) for c in COLUMNS[1:]), strict=True):
-                    relative = os.path.relpath(file_path, base).replace(os.sep, "/")  # readable on every system
-                    writer.writerow([relative, *(value or "" for value in rest)])
-        else:
-            import pyarrow as pa
-            import pyarrow.parquet
+    write = _write_csv if is_text_table(path) else _write_parquet
+    with whole_file(path) as file:
+        write(file, manifest, path.parent.resolve())
 
-            metadata = {b"root": os.fsencode(manifest.root.resolve())}
-            schema = pa.schema([(name, pa.string()) for name in COLUMNS], metadata=metadata)
-            table = pa.table({name: list(getattr(manifest, name)) for name in COLUMNS}, schema=schema)
-            pa.parquet.write_table(table, temporary, compression="zstd")
-        temporary.replace(path)
-    except OSError as error:
-        raise write_failure(error, path) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+
+def _write_csv(file: BinaryIO, manifest: Manifest, base: Path) -> None:
+    text = io.TextIOWrapper(file, encoding="utf-8", newline="")
+    spaces = any(path != path.strip() for path in manifest.path)  # readers drop them where not quoted
+    writer = csv.writer(text, quoting=csv.QUOTE_ALL if spaces else csv.QUOTE_MINIMAL)
+    writer.writerow(COLUMNS)
+    for image, *rest in zip(manifest.files, *(getattr(manifest, name) for name in COLUMNS[1:]), strict=True):
+        relative = os.path.relpath(image, base).replace(os.sep, "/")  # readable on every system
+        writer.writerow([relative, *(value or "" for value in rest)])
+    text.detach()  # written, but left open
+
+
+def _write_parquet(file: BinaryIO, manifest: Manifest, _base: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    metadata = {b"root": os.fsencode(manifest.root.resolve())}
+    schema = pa.schema([(name, pa.string()) for name in COLUMNS], metadata=metadata)
+    table = pa.table({name: list(getattr(manifest, name)) for name in COLUMNS}, schema=schema)
+    pa.parquet.write_table(table, file, compression="zstd")
 
 
 def codes(names: Sequence[tuple[str, str]], manifest: Manifest, rows: Rows) -> Rows:

@@ -1,4 +1,4 @@
-"""What a data set cannot be used for, said where it is made rather than where a run fails."""
+"""Limits of a data set, such as missing labels, reported when it is imported rather than when a run fails."""
 
 from __future__ import annotations
 

@@ -15,11 +15,11 @@ from typing import Any, TypeAlias
 
 from edgeembed.data.spelling import paths_on_disk
 from edgeembed.errors import UserError
-from edgeembed.image_files import printable
-from edgeembed.texts import decode_text
+from edgeembed.texts import SAVE_AS_UTF8, decode_text, printable
 
 TEXT_SUFFIXES = (".csv", ".tsv", ".txt")
 TABLE_SUFFIXES = (*TEXT_SUFFIXES, ".parquet")
+REMEDY = f"{SAVE_AS_UTF8} (in Excel: CSV UTF-8)"
 DELIMITERS = ",;\t|"
 Column: TypeAlias = "tuple[str | None, ...]"
 
@@ -155,11 +155,11 @@ def _decode(path: Path) -> str:
     """The text of a file. An encoding that can only be guessed is refused: a wrong guess gives other names."""
     source = f"{path}: not a readable {path.suffix} table"
     try:
-        text = decode_text(path.read_bytes(), source=source)
+        text = decode_text(path.read_bytes(), source=source, remedy=REMEDY)
     except OSError as error:
         raise UserError(f"{source} ({error.strerror})") from None
     if "\0" in text:
-        raise UserError(f"{source}: it holds null bytes: save it as UTF-8 (in Excel: CSV UTF-8)")
+        raise UserError(f"{source}: it holds null bytes: {REMEDY}")
     return text
 
 

@@ -1,4 +1,4 @@
-"""Names the versions of images on disk, so that what was computed of them is not taken for what lies there later."""
+"""Names the versions of images on disk, so that embeddings of older images are not used for changed ones."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from edgeembed.config import ImageKey
+from edgeembed.files import sha256_of
 from edgeembed.progress import track
 
-CHUNK_BYTES = 2**20
 READERS = 4  # threads that wait for the disk
 UNREADABLE = "unreadable"
 
@@ -28,7 +28,7 @@ def images_id(files: Sequence[str], *, by: ImageKey) -> str:
 
 
 def kind_of(name: str) -> ImageKey:
-    """By what `images_id` made a name."""
+    """The `by` of a name that `images_id` gave."""
     return "content" if name.startswith("content:") else "stat"
 
 
@@ -49,10 +49,6 @@ def _stat(file: str) -> str:
 
 def _sha256(file: str) -> str:
     try:
-        with open(file, "rb") as source:  # hashlib.file_digest came with Python 3.11
-            digest = hashlib.sha256()
-            while chunk := source.read(CHUNK_BYTES):
-                digest.update(chunk)
-            return digest.hexdigest()
+        return sha256_of(file)
     except OSError:
         return UNREADABLE

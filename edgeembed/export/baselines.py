@@ -1,4 +1,4 @@
-"""What the figures of an export are read beside: a random ranking, an untrained network, the spread of the space."""
+"""What the figures of an export are compared with: a random ranking, an untrained network, the spread of embeddings."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Baselines:
 def measure_baselines(model: Network, images: GateImages, reference_ND: FloatArray, macs: int) -> Baselines:
     """Embeds the gate's images with an untrained network, and those of the bench where they cost little.
 
-    `reference_ND`: the model's own embeddings of the first images; a collapsed space is said.
+    `reference_ND`: the model's own embeddings of the first images; a collapsed space is logged.
     """
     evaluation = images.evaluation
     num_classes = len(evaluation.manifest.class_names(images.rows)) if evaluation.not_scored is None else None

@@ -63,7 +63,7 @@ WEIGHTS = {
     "auto": "not recorded: published ones where they could be downloaded, else random",
     "pretrained": "published ones of the network, from timm",
 }
-"""What recipes call starting weights, and what that is. Runs of today record the very weights."""
+"""What a run may record in place of its starting weights, and what that means."""
 
 CPUS: dict[CpuRequirement, str] = {
     "any": "right on every CPU",
@@ -73,17 +73,19 @@ CPUS: dict[CpuRequirement, str] = {
 
 def remarks(file: BundleFile) -> list[str]:
     """What a table has no room for: how int8 was made, other runtimes, and why a gate refused it."""
-    said = []
+    parts = []
     if file.quantisation is not None:
-        made = file.quantisation
-        said.append(f"static ranges by {made.calibration}, {len(made.float_operators)} operators back in float")
-        said.append(f"{'7-bit' if made.reduce_range else '8-bit'} weights, {CPUS[made.cpus]}")
+        quantised = file.quantisation
+        parts.append(
+            f"static ranges by {quantised.calibration}, {len(quantised.float_operators)} operators back in float"
+        )
+        parts.append(f"{'7-bit' if quantised.reduce_range else '8-bit'} weights, {CPUS[quantised.cpus]}")
     if file.retrieval is not None and (loss := file.retrieval.get("map_loss")) is not None:
         low, high = loss["ci95"]
-        said.append(f"mAP {100 * loss['value']:.2f} points [{100 * low:.2f}, {100 * high:.2f}] below the fp32 file")
+        parts.append(f"mAP {100 * loss['value']:.2f} points [{100 * low:.2f}, {100 * high:.2f}] below the fp32 file")
     if file.accepted_worse:
-        said.append(f"**its gate refused it: {', '.join(file.accepted_worse)}**")
-    return ["", f"`{file.path}`: {'; '.join(said)}."] if said else []
+        parts.append(f"**its gate refused it: {', '.join(file.accepted_worse)}**")
+    return ["", f"`{file.path}`: {'; '.join(parts)}."] if parts else []
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,19 +107,19 @@ class ComparisonColumns:
             return cls()
         untrained = known.untrained_on(known.fingerprint) or {}
         figures = ((known.chance or {}).get("map"), untrained.get("map"))
-        said = ["chance: a random ranking; untrained: the same network with random weights, in its own index."]
+        sentences = ["chance: a random ranking; untrained: the same network with random weights, in its own index."]
         if known.not_scored is not None:
-            said = [f"Retrieval was not scored, files were judged by cosine alone: {known.not_scored}."]
+            sentences = [f"Retrieval was not scored, files were judged by cosine alone: {known.not_scored}."]
         if known.spread is not None:
             spread = Spread(**known.spread.model_dump())
             warned = "**The embedding space is collapsed**, small errors change results: " if known.collapsed else ""
-            said.append(f"{warned}{describe(spread)} ({spread.images} images).")
+            sentences.append(f"{warned}{describe(spread)} ({spread.images} images).")
         return cls(
             missing="not scored",
             header=" chance | untrained |",
             rule="---|---|",
             cells=tuple("-" if figure is None else f"{figure:.4f}" for figure in figures),
-            remarks=("", " ".join(said)),
+            remarks=("", " ".join(sentences)),
         )
 
 

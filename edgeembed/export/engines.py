@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from edgeembed.bundle import CARD, PLAN, BundleFile, BundleManifest, read_bundle, sha256_of, verified_file, write_bundle
+from edgeembed.bundle import CARD, PLAN, BundleFile, BundleManifest, read_bundle, verified_file, write_bundle
 from edgeembed.embedder import FloatArray, verified_with_weights
 from edgeembed.errors import CheckFailed, UserError
 from edgeembed.export.card import model_card, notes_in
@@ -23,7 +23,7 @@ from edgeembed.export.checking import Checked, Checker, Judged, is_transformer, 
 from edgeembed.export.gate import AveragePrecisions, Refused
 from edgeembed.export.recipe import EngineSection, ExportRecipe
 from edgeembed.extras import needed
-from edgeembed.files import temporary_name, write_failure
+from edgeembed.files import sha256_of, temporary_name, write_failure
 from edgeembed.image_files import find_images
 from edgeembed.images import ImageError, UInt8Array, load_pixels
 from edgeembed.metrics import RetrievalScores

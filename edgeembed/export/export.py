@@ -10,7 +10,7 @@ from typing import Any
 
 import onnx
 
-from edgeembed.bundle import BundleFile, BundleManifest, Quantisation, sha256_of, write_bundle
+from edgeembed.bundle import BundleFile, BundleManifest, Quantisation, write_bundle
 from edgeembed.embeddings import short_space_id
 from edgeembed.errors import UserError
 from edgeembed.export.baselines import measure_baselines, run_torch
@@ -24,7 +24,7 @@ from edgeembed.export.int8 import int8_attempts
 from edgeembed.export.onnx import MAX_PROTOBUF_BYTES, OPSET, save, to_onnx
 from edgeembed.export.precision import to_fp16
 from edgeembed.export.recipe import ExportRecipe
-from edgeembed.files import temporary_name, write_failure
+from edgeembed.files import sha256_of, temporary_name, write_failure
 from edgeembed.metrics import RetrievalScores
 from edgeembed.packing import replace_folder
 from edgeembed.progress import stage
@@ -249,7 +249,7 @@ def make_short(run_path: Path, model: Network, facts: dict[str, Any], dim: int) 
             "in the neck, or is from an early version): train the teacher again, or leave --dim out"
         )
     if not 1 <= dim < model.dim:
-        raise UserError(f"--dim {dim}: {run_path} has {model.dim} numbers an image")
+        raise UserError(f"--dim {dim}: {run_path} has {model.dim} embedding dimensions")
     model.keep_dimensions(dim)
     architecture = {**facts["architecture"], "params": sum(parameter.numel() for parameter in model.parameters())}
     return {**facts, "space_id": short_space_id(str(facts["space_id"]), dim), "architecture": architecture}

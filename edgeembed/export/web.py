@@ -14,12 +14,12 @@ from typing import Any
 
 import PIL
 
-from edgeembed.bundle import BundleFile, BundleManifest, read_bundle, sha256_of, verified_file
+from edgeembed.bundle import BundleFile, BundleManifest, read_bundle, verified_file
 from edgeembed.embedder import Embedder
 from edgeembed.errors import UserError
 from edgeembed.export.web_index import Picture, write_index
 from edgeembed.export.web_runtime import PACKAGE, VERSION, add_runtime
-from edgeembed.files import temporary_name, write_failure
+from edgeembed.files import sha256_of, temporary_name, write_failure
 from edgeembed.images import MAX_PIXELS
 from edgeembed.packing import replace_folder
 

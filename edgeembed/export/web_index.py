@@ -16,9 +16,10 @@ from PIL import Image
 from edgeembed.data.tables import TABLE_SUFFIXES, read_table
 from edgeembed.embedder import Embedder, FloatArray, embed_images
 from edgeembed.errors import UserError
-from edgeembed.image_files import find_images, printable
+from edgeembed.image_files import find_images
 from edgeembed.images import load_rgb
 from edgeembed.run import read_json
+from edgeembed.texts import printable
 
 log = logging.getLogger(__name__)
 

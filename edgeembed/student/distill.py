@@ -7,7 +7,6 @@ student's weights, which brings nothing in long schedules.
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from dataclasses import asdict, dataclass
@@ -22,11 +21,11 @@ from edgeembed.data.loader import Order, open_training_canvases
 from edgeembed.data.manifest import Manifest, Rows
 from edgeembed.data.shapes import square_shapes
 from edgeembed.errors import UserError
-from edgeembed.evaluation import EvaluationSet, FloatArray, score_rows
+from edgeembed.evaluation import EvaluationSet, FloatArray, score_rows, warn_if_collapsed
 from edgeembed.metrics import RetrievalScores
 from edgeembed.progress import TrainingLog, stage
 from edgeembed.resuming import begin_run
-from edgeembed.run import Interrupted, RunFolder, stop_request
+from edgeembed.run import Interrupted, RunFolder, read_json, stop_request
 from edgeembed.spread import Spread, spread_of
 from edgeembed.student.answers import replay_of, training_canvas_px, with_targets_precision
 from edgeembed.student.objective import build_objective
@@ -34,7 +33,7 @@ from edgeembed.student.recipe import DistillRecipe
 from edgeembed.student.teachers import Teacher, open_teacher
 from edgeembed.student.zoo import build_student, require_student_size
 from edgeembed.teacher.device import pick_device, seed_step, set_allocator, suit_convolutions
-from edgeembed.teacher.evaluate import embed_files, plan_validation, steps_between_evaluations, warn_if_collapsed
+from edgeembed.teacher.evaluate import embed_files, plan_validation, steps_between_evaluations
 from edgeembed.teacher.forecast import warn_if_hopeless
 from edgeembed.teacher.micro_batches import micro_batches, warn_if_lone_images
 from edgeembed.teacher.model import EmbeddingModel, Network
@@ -61,7 +60,7 @@ def distil(
 def _train(
     recipe: DistillRecipe, manifest: Manifest, teacher_path: Path, run: RunFolder, *, resume: bool
 ) -> dict[str, Any]:
-    """The run itself, in a folder that is this process's own."""
+    """The run itself, in a folder that this process has locked."""
     rows = manifest.rows("train")
     if rows.size < 2:
         raise UserError(f"the train split has {rows.size} images, distillation needs at least 2")
@@ -78,7 +77,7 @@ def _train(
     }
     begin_run(run, recipe, to_yaml(recipe), inputs, resume=resume)
     if run.finished:
-        return dict(json.loads((run.path / "eval.json").read_text()))
+        return read_json(run.path / "eval.json")
 
     train, image = recipe.train, recipe.image
     canvas_px = training_canvas_px(recipe, teacher.size_px)

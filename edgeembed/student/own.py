@@ -6,7 +6,6 @@ import hashlib
 import json
 import logging
 import os
-import unicodedata
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import pyarrow.parquet
 import safetensors
 
 from edgeembed.data.manifest import Manifest, Rows
+from edgeembed.data.spelling import same_path
 from edgeembed.data.versions import images_id
 from edgeembed.embeddings import SCHEMA, Embeddings, FloatArray, paths_of, read_embeddings, write_embeddings
 from edgeembed.errors import UserError
@@ -133,7 +133,7 @@ def find(source: Path, embeddings: Embeddings, manifest: Manifest, rows: Rows) -
 
 def spelled(path: str) -> str:
     """A form in which `./a.jpg` and `a.jpg`, and the two Unicode forms of an accent, are equal."""
-    return unicodedata.normalize("NFC", os.path.normpath(path))
+    return same_path(os.path.normpath(path))
 
 
 def read_vectors(path: Path, *, model: str | None = None) -> Embeddings:

@@ -17,7 +17,7 @@ from edgeembed.data.manifest import Manifest, Rows
 from edgeembed.data.shapes import Shapes, aspect_shapes, square_shapes
 from edgeembed.evaluation import EvaluationSet, FloatArray, log_scope, plan_evaluation, score_rows
 from edgeembed.metrics import RetrievalScores
-from edgeembed.spread import Spread, collapse_warning, spread_of
+from edgeembed.spread import Spread, spread_of
 from edgeembed.teacher.model import Network
 from edgeembed.teacher.precision import autocast
 
@@ -103,10 +103,3 @@ def evaluate(
     rows, manifest = evaluation.rows[kept], evaluation.manifest
     scores = score_rows(embedding_ND, rows, embedding_ND, rows, manifest, evaluation.query, evaluation.index)
     return Evaluated(scores=scores, spread=spread_of(embedding_ND))
-
-
-def warn_if_collapsed(name: str, spread: Spread | None, evaluation: EvaluationSet) -> None:
-    """Names a collapsed space at the end of a run."""
-    num_classes = len(evaluation.manifest.class_names(evaluation.rows))
-    if (warning := collapse_warning(name, spread, num_classes=num_classes)) is not None:
-        log.warning("%s", warning)

@@ -16,7 +16,7 @@ from huggingface_hub import constants
 
 from edgeembed.errors import UserError
 
-ANSWER_SECONDS = 4.0  # for the first reply of the hub
+REPLY_SECONDS = 4.0  # for the first reply of the hub
 STALL_SECONDS = 8.0  # for a connection on which nothing comes, of the downloads that set no limit of their own
 
 
@@ -44,7 +44,7 @@ def is_reachable(address: str) -> bool:
     replied: list[bool] = []
     thread = threading.Thread(target=lambda: replied.append(_replies(address)), daemon=True)
     thread.start()
-    thread.join(ANSWER_SECONDS + 0.5)
+    thread.join(REPLY_SECONDS + 0.5)
     return bool(replied and replied[0])
 
 
@@ -52,10 +52,10 @@ def _replies(address: str) -> bool:
     if urllib.parse.urlparse(address).scheme not in ("http", "https"):
         return False
     try:
-        with urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=ANSWER_SECONDS):
+        with urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=REPLY_SECONDS):
             return True
     except urllib.error.HTTPError:
-        return True  # a reply, if not a kind one
+        return True  # an error of HTTP is a reply too
     except urllib.error.URLError as error:
         return isinstance(error.reason, ssl.SSLError)  # the client may trust other certificates
     except (OSError, ValueError):
@@ -65,7 +65,7 @@ def _replies(address: str) -> bool:
 def not_downloaded(key: str, weights: str, name: str, *, source: str, obstacle: str, error: Exception) -> UserError:
     """An error for published weights that could not be downloaded, in one line.
 
-    `source`: repository or address; `obstacle`: why the hub was not asked, if it was not.
+    `source`: repository or address; `obstacle`: why the hub was not used; empty where it was.
     """
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
     if obstacle and source:  # else there are none to download

@@ -1,4 +1,4 @@
-"""Names of networks and of their weights, checked without importing torch: a typo is told within a second.
+"""Names of networks and of their weights, checked without importing torch, so that a typo is an error within a second.
 
 timm and open_clip list their models only after they have imported torch, for many seconds. Their own files are read
 instead: the functions that timm registers, and a JSON file for each model of open_clip.
@@ -7,7 +7,6 @@ instead: the functions that timm registers, and a JSON file for each model of op
 from __future__ import annotations
 
 import ast
-import difflib
 import functools
 import importlib.util
 import re
@@ -17,7 +16,7 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from edgeembed.errors import UserError
+from edgeembed.errors import UserError, did_you_mean
 
 WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".tar")
 
@@ -49,7 +48,7 @@ def require_timm_name(kind: str, name: str, *, others: Iterable[str] = (), remed
     tags = timm_tags()
     loaded = sys.modules.get("timm")  # which knows of models that a program registered too
     if model not in tags and not (loaded is not None and loaded.is_model(model)):
-        raise UserError(f"unknown {kind} {name!r}: {nearest_of(model, [*others, *tags]) or remedy}")
+        raise UserError(f"unknown {kind} {name!r}: {did_you_mean(model, [*others, *tags]) or remedy}")
     known = tags.get(model, ())
     if tag and known and tag not in known:
         raise unknown_tag(kind, model, tag, known)
@@ -57,7 +56,7 @@ def require_timm_name(kind: str, name: str, *, others: Iterable[str] = (), remed
 
 def unknown_tag(kind: str, model: str, tag: str, known: Collection[str]) -> UserError:
     ordered = sorted(known)
-    hint = nearest_of(tag, ordered) or f"choose one of {', '.join(ordered)}"
+    hint = did_you_mean(tag, ordered) or f"choose one of {', '.join(ordered)}"
     return UserError(f"unknown {kind} '{model}.{tag}': timm has no weights {tag!r} of {model}: {hint}")
 
 
@@ -75,18 +74,12 @@ def require_weights(name: str, weights: str, *, library: str, key: str) -> None:
     if weights == "pretrained":
         raise UserError(f"{key} = 'pretrained': {name} has several, name one of {', '.join(tags) or 'none'}")
     if weights not in tags:
-        hint = nearest_of(weights, tags) or f"choose one of {', '.join(tags)}, a file, or none"
+        hint = did_you_mean(weights, tags) or f"choose one of {', '.join(tags)}, a file, or none"
         raise UserError(f"{key} = {weights!r}: unknown tag of {name}: {hint}")
 
 
 def is_file_name(weights: str) -> bool:
     return "/" in weights or "\\" in weights or weights.endswith(WEIGHT_SUFFIXES)
-
-
-def nearest_of(name: str, choices: Iterable[str]) -> str:
-    """The most similar choice, as a question; empty where none is similar."""
-    nearest = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.6)
-    return f"did you mean {nearest[0]!r}?" if nearest else ""
 
 
 @functools.cache

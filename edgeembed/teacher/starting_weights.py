@@ -6,6 +6,8 @@ from pathlib import Path
 
 import timm
 
+from edgeembed.teacher.names import is_file_name
+
 RANDOM = "none"
 
 
@@ -17,8 +19,7 @@ def name_starting_weights(backbone: str, weights: str) -> str:
     if weights == RANDOM:
         return RANDOM
     if weights != "pretrained":
-        is_file = "/" in weights or "\\" in weights or Path(weights).is_file()
-        return f"file {Path(weights).name}" if is_file else f"{backbone} {weights} (open_clip)"
+        return f"file {Path(weights).name}" if is_file_name(weights) else f"{backbone} {weights} (open_clip)"
     settings = timm.get_pretrained_cfg(backbone)
     tag = settings.tag if settings is not None else None
     published = f"{backbone.split('.')[0]}.{tag}" if tag else backbone

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import json
 import logging
 import time
 from typing import Any
@@ -20,9 +19,10 @@ from edgeembed.data.loader import open_training_canvases
 from edgeembed.data.manifest import Manifest, codes
 from edgeembed.data.views import mix_views, render_views
 from edgeembed.errors import UserError
+from edgeembed.evaluation import warn_if_collapsed
 from edgeembed.progress import TrainingLog, stage
 from edgeembed.resuming import begin_run
-from edgeembed.run import Interrupted, RunFolder, stop_request, write_json
+from edgeembed.run import Interrupted, RunFolder, read_json, stop_request, write_json
 from edgeembed.teacher.backbone import require_input_size
 from edgeembed.teacher.continued import inherit_centres, open_parent, report_space
 from edgeembed.teacher.device import pick_device, seed_step, set_allocator, suit_convolutions
@@ -31,7 +31,6 @@ from edgeembed.teacher.evaluate import (
     evaluate,
     plan_validation,
     steps_between_evaluations,
-    warn_if_collapsed,
 )
 from edgeembed.teacher.forecast import warn_if_hopeless
 from edgeembed.teacher.learning import move_average, set_learning
@@ -60,7 +59,7 @@ def train_teacher(recipe: TeacherRecipe, manifest: Manifest, run: RunFolder, *, 
 
 
 def _train(recipe: TeacherRecipe, manifest: Manifest, run: RunFolder, *, resume: bool) -> dict[str, Any]:
-    """The run itself, in a folder that is this process's own."""
+    """The run itself, in a folder that this process has locked."""
     # Data: labelled training images, the stages of the run and the order in which each visits them.
     rows = manifest.rows("train")
     classes = manifest.class_names(rows)
@@ -78,7 +77,7 @@ def _train(recipe: TeacherRecipe, manifest: Manifest, run: RunFolder, *, resume:
     inputs = {"data": {"id": manifest.fingerprint, "path": str(manifest.source or "") or None}}
     begin_run(run, recipe, to_yaml(recipe), inputs, resume=resume)
     if run.finished:
-        return dict(json.loads((run.path / "eval.json").read_text()))
+        return read_json(run.path / "eval.json")
 
     train = recipe.train
     files = [manifest.files[row] for row in rows]

@@ -92,7 +92,8 @@ def load_weights(module: nn.Module, path: Path) -> None:
             target.copy_(tensor)
     if others:
         log.info("%s: weights are those under %r, not under %s", path, fit.prefix, few(others))
-    left = [name for name in found if name not in {fit.prefix + own for own in wanted}]
+    used = {fit.prefix + name for name in wanted}
+    left = [name for name in found if name not in used]
     if left:
         log.info("%s: %d tensors that are not the backbone's are left out: %s", path, len(left), few(left))
     if fit.missing:

@@ -17,9 +17,10 @@ from edgeembed.bench.remembering import recommend
 from edgeembed.bench.retrieval import Embedded
 from edgeembed.bench.run import bench
 from edgeembed.bench.summary import best_student
-from edgeembed.bundle import read_bundle, sha256_of
+from edgeembed.bundle import read_bundle
 from edgeembed.data.manifest import Manifest
 from edgeembed.embedder import Embedder
+from edgeembed.files import sha256_of
 from edgeembed.run import write_json
 from edgeembed.runtimes import fastest
 from tests.bench.conftest import tiny_onnx, write_bundle

@@ -11,7 +11,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from edgeembed.bundle import SCHEMA, BundleManifest, sha256_of, write_bundle
+from edgeembed.bundle import SCHEMA, BundleManifest, write_bundle
+from edgeembed.files import sha256_of
 
 SIZE_PX, DIM = 32, 64
 

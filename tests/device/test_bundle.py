@@ -222,7 +222,7 @@ def test_a_link_within_the_bundle_is_followed(make_bundle: MakeBundle) -> None:
         (("N", 48, 32, 3), ("N", 64), "takes images of 48 x 32, bundle.json says 32 x 32"),
         (("N", 32, 48, 3), ("N", 64), "takes images of 32 x 48"),
         (("N", "H", "W", 3), ("N", 64), "takes images of H x W"),
-        (("N", 32, 32, 3), ("N", 65), "gives 65 numbers an image, bundle.json says 64"),
+        (("N", 32, 32, 3), ("N", 65), "gives 65 dimensions, bundle.json says 64"),
     ],
 )
 def test_a_graph_must_have_the_sizes_that_the_bundle_says(

@@ -231,7 +231,7 @@ def test_a_folder_without_a_manifest_is_refused(tmp_path: Path) -> None:
 def test_a_network_of_another_dimension_than_promised_is_refused(make_bundle: MakeBundle) -> None:
     folder = make_bundle()
     write_manifest(folder, dim=128)
-    with pytest.raises(CheckFailed, match=r"onnx: gives 64 numbers an image, bundle\.json says 128"):
+    with pytest.raises(CheckFailed, match=r"onnx: gives 64 dimensions, bundle\.json says 128"):
         Embedder(folder)
 
 

@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgeembed.bundle import EngineFacts, parity, read_bundle, sha256_of, write_bundle
+from edgeembed.bundle import EngineFacts, parity, read_bundle, write_bundle
 from edgeembed.data.manifest import read_manifest
 from edgeembed.embedder import Embedder, default_bundle
 from edgeembed.errors import CheckFailed, UserError
 from edgeembed.export.card import model_card, notes_in
 from edgeembed.export.gate import judge, map_loss
 from edgeembed.export.recipe import Thresholds
+from edgeembed.files import sha256_of
 from tests.conftest import Outcome
 
 Run = Callable[..., Outcome]

@@ -16,7 +16,7 @@ import onnxruntime
 import pytest
 import torch
 
-from edgeembed.bundle import BundleManifest, Quantisation, read_bundle, sha256_of
+from edgeembed.bundle import BundleManifest, Quantisation, read_bundle
 from edgeembed.data.manifest import read_manifest, write_manifest
 from edgeembed.embedder import Embedder, default_bundle
 from edgeembed.errors import UserError
@@ -29,6 +29,7 @@ from edgeembed.export.images import gate_images, within
 from edgeembed.export.onnx import to_onnx
 from edgeembed.export.precision import to_fp16
 from edgeembed.export.recipe import ExportRecipe, GateSection, Int8Section, parse_precisions
+from edgeembed.files import sha256_of
 from edgeembed.student.zoo import build_student, count_macs
 from edgeembed.teacher.saved import load_model
 from tests.conftest import Outcome, as_options

@@ -66,7 +66,7 @@ def test_bench_holds_it_against_its_teacher(
 
 def test_lengths_that_cannot_be_had_are_refused(edgeembed: Run, tiny_student: Path, tmp_path: Path) -> None:
     outcome = edgeembed("export", tiny_student, "--out", tmp_path / "b", "--dim", 65)
-    assert (outcome.code, "has 64 numbers an image" in outcome.stderr) == (2, True)
+    assert (outcome.code, "has 64 embedding dimensions" in outcome.stderr) == (2, True)
     early = tmp_path / "early"
     shutil.copytree(tiny_student, early)
     facts = read_json(early / "model.json")

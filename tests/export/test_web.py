@@ -14,12 +14,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgeembed.bundle import read_bundle, sha256_of
+from edgeembed.bundle import read_bundle
 from edgeembed.embedder import Embedder
 from edgeembed.errors import CheckFailed, UserError
 from edgeembed.export import web, web_index, web_runtime
 from edgeembed.export.web import build_page, choose_web_file
 from edgeembed.export.web_index import MOST_PICTURES, Picture, make_thumbnail, pictures_of, pictures_of_run, spread
+from edgeembed.files import sha256_of
 from edgeembed.run import read_json, write_json
 from tests.conftest import Outcome
 

@@ -228,7 +228,7 @@ def test_a_remembered_runtime_that_cannot_be_imported_any_more_gives_way(
     monkeypatch.setattr(fastest, "is_installed", lambda _runtime: True)
     monkeypatch.setitem(sys.modules, "openvino", None)
     assert Embedder(folder).runtime == "onnxruntime"
-    assert "openvino, the fastest here, cannot be imported any more" in caplog.text
+    assert "openvino, the fastest here, can no longer be imported" in caplog.text
     caplog.clear()
     monkeypatch.setattr(fastest, "is_installed", lambda runtime: runtime != "openvino")
     assert Embedder(folder).runtime == "onnxruntime"

@@ -77,7 +77,7 @@ def write_csv(folder: Path) -> Path:
 
 TYPOS = {
     "teacher-train --data nope.parquet": "no such manifest",
-    "teacher-train --data text.parquet": "not a readable .parquet manifest",
+    "teacher-train --data text.parquet": "not a readable .parquet table",
     "teacher-train --data m.csv --recipe grocery_cup": "did you mean 'grocery_cpu'",
     "teacher-train --data m.csv --recipe mine.yaml": "recipe 'mine.yaml': no such file",
     "teacher-train --data m.csv --set train.epoch=3": "did you mean 'train.epochs'",

@@ -59,7 +59,7 @@ def test_a_finished_run_says_so_and_an_occupied_folder_is_not_overwritten(
     assert "holds a finished run already: choose another --out" in refused.stderr
     other = edgeembed(*command, "--resume", "--set", "train.seed=5")
     assert other.code == 2
-    assert "differs from what is asked for: train.seed is 0 in the run, 5 asked for: " in other.stderr
+    assert "differs from what is requested: train.seed is 0 in the run, 5 requested: " in other.stderr
 
 
 def test_a_killed_run_resumes_to_the_same_bits(tiny_data: Path, tmp_path: Path) -> None:
@@ -211,8 +211,8 @@ def test_what_a_resume_cannot_do_is_one_line(edgeembed: Run, tiny_teacher: Path,
         (["--resume", "--out", tmp_path / "nowhere"], "nowhere: no such run to resume"),
         (["--resume", left, "--out", tmp_path / "other"], "two run folders: name one"),
         ([left], "add --resume, or write --out"),
-        (["--resume", left, "--set", "optim.lr=7"], "optim.lr is 0.01 in the run, 7.0 asked for"),
-        (["--resume", left, "--recipe", "vit_h14"], "backbone.name is 'test_resnet' in the run, 'ViT-H-14' asked for"),
+        (["--resume", left, "--set", "optim.lr=7"], "optim.lr is 0.01 in the run, 7.0 requested"),
+        (["--resume", left, "--recipe", "vit_h14"], "backbone.name is 'test_resnet' in the run, 'ViT-H-14' requested"),
         (["--out", left, "--data", "x.parquet"], "holds a run already: add --resume to continue it"),
         (["--out", tmp_path / "new"], "--data is missing"),
     ):
@@ -221,9 +221,7 @@ def test_what_a_resume_cannot_do_is_one_line(edgeembed: Run, tiny_teacher: Path,
         assert told in outcome.stderr
         assert len(outcome.stderr.splitlines()) == 1
     (left / "inputs.json").write_text(inputs.replace("manifest.parquet", "gone.parquet"))
-    assert (
-        "gone.parquet is not there any more: name it with --data" in edgeembed("teacher-train", "--resume", left).stderr
-    )
+    assert "gone.parquet no longer exists: name it with --data" in edgeembed("teacher-train", "--resume", left).stderr
     (left / "inputs.json").unlink()
     assert "name it with --data" in edgeembed("teacher-train", "--resume", left).stderr
     assert not (tmp_path / "nowhere").exists()

@@ -12,7 +12,8 @@ from edgeembed.data.importers.splits import draw_splits, split_named
 from edgeembed.data.manifest import Manifest, ManifestRow, build_manifest
 from edgeembed.data.tables import clean
 from edgeembed.errors import UserError
-from edgeembed.image_files import ImageListing, is_utf8, list_images, printable
+from edgeembed.image_files import ImageListing, list_images
+from edgeembed.texts import is_utf8, printable
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +64,9 @@ def import_folder(root: Path, *, seed: int = 0) -> Manifest:
         splits = [split for parts in kept if (split := layout.split(parts)) is not None]
         roles = ["both" if split == "test" else None for split in splits]
     if not kept:
-        raise UserError(f"{printable(str(root))}: holds no images{f': {told}' if (told := _told(listing)) else ''}")
+        raise UserError(
+            f"{printable(str(root))}: holds no images{f': {listing.left_out}' if listing.left_out.counts else ''}"
+        )
     listing.log_left_out()
     domain = printable(root.resolve().name) or "images"
     rows = [
@@ -71,10 +74,6 @@ def import_folder(root: Path, *, seed: int = 0) -> Manifest:
         for parts, label, split, role in zip(kept, labels, splits, roles, strict=True)
     ]
     return build_manifest(root.resolve(), rows, source=printable(str(root)))
-
-
-def _told(listing: ImageListing) -> str:
-    return str(listing.left_out) if listing.left_out.counts else ""
 
 
 def _in_utf8(listing: ImageListing) -> list[Path]:
