@@ -18,8 +18,8 @@ import safetensors.numpy
 from edgeembed.encodings import ENCODINGS, Encoded, decode
 from edgeembed.errors import UserError, unknown_choice
 from edgeembed.files import check_output_file
-from edgeembed.image_files import is_utf8, printable
 from edgeembed.run import write_atomically
+from edgeembed.texts import is_utf8, printable
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -21,9 +21,9 @@ from edgeembed.data.spelling import same_path
 from edgeembed.data.versions import images_id
 from edgeembed.embeddings import SCHEMA, Embeddings, FloatArray, paths_of, read_embeddings, write_embeddings
 from edgeembed.errors import UserError
-from edgeembed.image_files import printable
 from edgeembed.run import write_json
 from edgeembed.student.targets import TargetKey, TargetStore, open_existing
+from edgeembed.texts import printable
 
 log = logging.getLogger(__name__)
 
