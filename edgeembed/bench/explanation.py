@@ -19,7 +19,7 @@ def recommendation_lines(report: Mapping[str, Any]) -> list[str]:
         elif one["is_measured"]:
             lines.append(f"{name}: recommended is {chosen} ({milliseconds(one['p50_ms'])} an image)")
         else:
-            lines.append(f"{name}: recommended is {chosen}, as no file was found right here")
+            lines.append(f"{name}: recommended is {chosen}, the default where no other file is known to be right")
         for refused in one["refused"]:
             faster = one["p50_ms"] is not None and refused["p50_ms"] < one["p50_ms"]
             lines.append(

@@ -64,7 +64,10 @@ def _train(recipe: TeacherRecipe, manifest: Manifest, run: RunFolder, *, resume:
     rows = manifest.rows("train")
     classes = manifest.class_names(rows)
     if len(classes) < 2:
-        raise UserError(f"the train split has {len(classes)} labelled classes, a margin head needs at least 2")
+        raise UserError(
+            f"{manifest.source or 'the manifest'}: its train split has {len(classes)} labelled classes, a margin head "
+            "needs at least 2: label more images, or distil from the embeddings of another model (`targets import`)"
+        )
     class_of_row = codes(classes, manifest, rows)
     rows, class_of_row = rows[class_of_row >= 0], class_of_row[class_of_row >= 0]
     require_sizes(recipe)
