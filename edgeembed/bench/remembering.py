@@ -50,7 +50,7 @@ class Recommendation:
 
     `path` to `p50_ms` are None where nothing of the bundle can be recommended. `is_measured` is False where no pair
     could be compared or none was right, and it is what is used on a machine where nothing was measured. `in_use` is the
-    default of an `Embedder` here now, `PATH in RUNTIME`. `refused` are the other pairs that must not become the default.
+    default of an `Embedder` here now, `PATH in RUNTIME`. `refused` holds the other pairs, which must not become it.
     """
 
     name: str
