@@ -13,11 +13,11 @@ import os
 import platform
 import sys
 from collections.abc import Iterator
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO
 
 from edgeembed.errors import UserError
-from edgeembed.files import make_folders, remove_folders
+from edgeembed.files import make_folders, remove_folders, write_failure
 
 if sys.platform == "win32":
     import msvcrt
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 NAME = ".lock"
 LOCKED_BYTE = 2**30  # Windows lets nobody read a locked byte: it lies behind what the file says
-HELD: set[BinaryIO] = set()
+HELD: set[FileIO] = set()
 
 
 @contextlib.contextmanager
@@ -36,7 +36,7 @@ def locked(folder: Path, *, instead: str) -> Iterator[None]:
     """Within the block no other process, and no other thread, gets past `locked` with this folder.
 
     Raises UserError that names the process which holds it; `instead` is what the user can do other than wait. A folder
-    that is made for the lock goes with it unless something was put in.
+    that is made for the lock goes with it unless something was put in. Raises WriteFailed where the disk is full.
     """
     created = make_folders(folder)
     try:
@@ -56,10 +56,10 @@ def check_unlocked(folder: Path, *, instead: str) -> None:
             pass
 
 
-def _acquire(folder: Path, instead: str) -> BinaryIO:
+def _acquire(folder: Path, instead: str) -> FileIO:
     path = folder / NAME
     while True:
-        file = path.open("a+b")
+        file = path.open("a+b", buffering=0)  # a buffer that the disk has no room for would fail again on closing
         try:
             _lock(file)
         except (BlockingIOError, PermissionError):
@@ -79,13 +79,16 @@ def _acquire(folder: Path, instead: str) -> BinaryIO:
         "since": datetime.datetime.now().isoformat(sep=" ", timespec="seconds"),
         "command": " ".join(["edgeembed", *[word for word in sys.argv[1:] if not word.startswith("-")][:1]]),
     }
-    file.truncate(0)
-    file.write(json.dumps(facts).encode())
-    file.flush()
+    try:
+        file.truncate(0)
+        file.write(json.dumps(facts).encode())
+    except OSError as error:
+        _release(file, path)
+        raise write_failure(error, path) from error
     return file
 
 
-def _release(file: BinaryIO, path: Path) -> None:
+def _release(file: FileIO, path: Path) -> None:
     if sys.platform == "win32":  # where an open file cannot be removed
         _close(file)
     with contextlib.suppress(OSError):
@@ -93,12 +96,12 @@ def _release(file: BinaryIO, path: Path) -> None:
     _close(file)
 
 
-def _close(file: BinaryIO) -> None:
+def _close(file: FileIO) -> None:
     HELD.discard(file)
     file.close()
 
 
-def _holder(file: BinaryIO) -> str:
+def _holder(file: FileIO) -> str:
     """Who holds a lock, by what it wrote into the file."""
     try:
         file.seek(0)
@@ -108,7 +111,7 @@ def _holder(file: BinaryIO) -> str:
         return "another process"
 
 
-def _lock(file: BinaryIO) -> None:
+def _lock(file: FileIO) -> None:
     """Raises BlockingIOError or PermissionError where the file is locked, OSError where it cannot be."""
     if sys.platform == "win32":
         file.seek(LOCKED_BYTE)

@@ -23,6 +23,8 @@ FREE_KEYS = (
     "train.checkpoint_every_steps", "train.device", "train.keep_checkpoints", "train.workers",
 )  # fmt: skip
 MOST_NAMED = 6
+SECTION_OF = {"head": "teacher", "student": "student"}  # sections of config.yaml that only one kind of run has
+COMMANDS = {"teacher": "teacher-train", "student": "distill"}
 OLD_HEADER = re.compile(r"# teacher (\w+), data (\w+)\n")  # of a student's config.yaml, before there was inputs.json
 
 RecipeT = TypeVar("RecipeT", bound=Section)
@@ -57,6 +59,9 @@ def begin_run(
 def recipe_in(run: RunFolder, recipe_type: type[RecipeT], overrides: list[str]) -> RecipeT:
     """The recipe that a run was begun with, and some keys of it changed. Raises UserError where it cannot be read."""
     values = _values(run, run.config.read_text(encoding="utf-8"))
+    others = [kind for key, kind in SECTION_OF.items() if key in values and key not in recipe_type.model_fields]
+    if others:
+        raise UserError(f"{run.path}: holds a {others[0]} run: `edgeembed {COMMANDS[others[0]]} --resume {run.path}`")
     for override in overrides:
         set_key(values, override, recipe_type)
     return validate(recipe_type, values, source=str(run.config))

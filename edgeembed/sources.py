@@ -31,7 +31,8 @@ EXPECTED = (
 
 
 def images_in(given: Any) -> Iterable[ImageSource]:
-    """The images that a caller means: one, or those of a folder, of a batch (N, H, W, 3) or of any iterable.
+    """The images that a caller means: one, or those of a folder, of a batch (N, H, W, 3), of an array of paths or of
+    any iterable.
 
     Raises UserError for a folder without images and for what is none of these.
     """
@@ -40,6 +41,8 @@ def images_in(given: Any) -> Iterable[ImageSource]:
         if not files:
             raise UserError(f"{os.fspath(given)}: the folder holds no images")
         return files
+    if isinstance(given, np.ndarray) and given.dtype.kind in "OU" and given.ndim == 1:
+        return list(given)  # paths
     if isinstance(given, np.ndarray) and given.ndim != 4:
         return [given]
     if isinstance(given, ONE_IMAGE) or hasattr(given, "read"):
@@ -103,6 +106,8 @@ def open_source(image: ImageSource, name: str) -> Image.Image:
         except Exception as error:  # a file opened lazily, broken further on: as in `load_rgb`
             raise ImageError(f"{name}: cannot be decoded ({type(error).__name__}: {error})") from None
     if isinstance(image, (str, os.PathLike)):
+        if os.path.isdir(image):
+            raise UserError(f"{name}: a folder among images: give a folder alone")
         return load_rgb(Path(image))
     if isinstance(image, (bytes, bytearray, memoryview)):
         return load_rgb(io.BytesIO(image), name=name)

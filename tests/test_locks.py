@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import logging
 import os
@@ -130,3 +131,18 @@ def test_a_holder_that_left_no_readable_name_is_another_process(tmp_path: Path, 
         (tmp_path / locks.NAME).write_bytes(content)
         with pytest.raises(UserError, match="in use by another process"):
             check_unlocked(tmp_path, instead=ANOTHER)
+
+
+class FullDisk(io.FileIO):
+    """A file on a disk that has no room for its content."""
+
+    def write(self, _content: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_full_disk_is_named_and_nothing_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "open", lambda path, *_, **__: FullDisk(path, "a+"))
+    told = r"run/\.lock: cannot be written: No space left on device .*free some space"
+    with pytest.raises(OSError, match=told), locked(tmp_path / "new" / "run", instead=ANOTHER):
+        pass
+    assert not (tmp_path / "new").exists()

@@ -19,8 +19,12 @@ def recommendation_lines(report: Mapping[str, Any]) -> list[str]:
         elif one["is_measured"]:
             lines.append(f"{name}: recommended is {chosen} ({milliseconds(one['p50_ms'])} an image)")
         else:
-            lines.append(f"{name}: recommended is {chosen}, the default where no other file is known to be right")
+            reasons = {(refused["path"], refused["runtime"]): refused["reason"] for refused in one["refused"]}
+            reason = reasons.get((one["path"], one["runtime"]), "no file was found right here")
+            lines.append(f"{name}: {chosen} is used where nothing else is known: {reason}")
         for refused in one["refused"]:
+            if (refused["path"], refused["runtime"]) == (one["path"], one["runtime"]):
+                continue
             faster = one["p50_ms"] is not None and refused["p50_ms"] < one["p50_ms"]
             lines.append(
                 f"{name}: {refused['path']} in {refused['runtime']} ({milliseconds(refused['p50_ms'])} an image) is "

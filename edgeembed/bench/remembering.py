@@ -50,7 +50,7 @@ class Recommendation:
 
     `path` to `p50_ms` are None where nothing of the bundle can be recommended. `is_measured` is False where no pair
     could be compared or none was right, and it is what is used on a machine where nothing was measured. `in_use` is the
-    default of an `Embedder` here now, `PATH in RUNTIME`. `refused` holds the other pairs, which must not become it.
+    default of an `Embedder` here now, `PATH in RUNTIME`.
     """
 
     name: str
@@ -113,7 +113,7 @@ def _recommend(pairs: Sequence[tuple[Candidate, Measured]], folder: Path, thread
                 reason=reason,
             )
             for candidate, one, reason in reasons
-            if reason is not None and (one.path, one.runtime) != wanted
+            if reason is not None
         ),
     )
 

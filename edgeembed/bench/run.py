@@ -105,8 +105,9 @@ def bench(
         own = judge(evaluation, by_teacher, readable_N)
         reference = Reference(embedded=by_teacher, map=own.retrieval["symmetric"]["map"])
         warn_if_collapsed(f"the teacher, {known.model.name}", own.spread, evaluation)
+        figures = known.untrained(evaluation, readable_N)
         with stage(f"timing the teacher, {known.model.name}"):
-            rows += known.rows(own, setting)
+            rows += known.rows(own, setting, figures)
     untrained = Untrained(evaluation, readable_N, reference)
     for candidate, one in embedded.items():
         quality = judge(evaluation, one, readable_N, reference)

@@ -13,8 +13,9 @@ import torch
 
 from edgeembed.bench.candidates import Candidate
 from edgeembed.bench.probe import probe
-from edgeembed.bench.retrieval import Embedded, Quality
+from edgeembed.bench.retrieval import BoolArray, Embedded, Quality
 from edgeembed.bench.rows import Row, Setting, timed
+from edgeembed.bench.untrained import Untrained
 from edgeembed.embeddings import long_space_id
 from edgeembed.errors import UserError
 from edgeembed.evaluation import EvaluationSet
@@ -56,7 +57,12 @@ class Teacher:
         embedding_ND[kept_M], readable_N[kept_M] = found_MD, True
         return Embedded(embedding_ND=embedding_ND, readable_N=readable_N)
 
-    def rows(self, quality: Quality, setting: Setting) -> Iterator[Row]:
+    def untrained(self, evaluation: EvaluationSet, readable_N: BoolArray) -> dict[str, Any] | None:
+        """What its architecture reaches with random weights, in its own index; None where it is too large."""
+        figures = Untrained(evaluation, readable_N, teacher=None)
+        return figures.measured(self.model.name, self.facts, device=pick_device("auto"))
+
+    def rows(self, quality: Quality, setting: Setting, untrained: dict[str, Any] | None = None) -> Iterator[Row]:
         """In torch on this CPU, one image at a time: what a device would wait for without a student."""
         model, weights, size = self.model, RunFolder(path=self.path).weights, (self.model.size_px, self.model.size_px)
         footprint = probe(self.path, runtime="torch", threads=max(setting.threads), height=size[0], width=size[1])
@@ -76,6 +82,7 @@ class Teacher:
             retrieval=quality.retrieval,
             retention=quality.retention,
             cosine_to_teacher=quality.cosine_to_teacher,
+            untrained=untrained,
             spread=quality.spread,
             sha256=sha256_of(weights),
         )

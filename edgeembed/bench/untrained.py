@@ -39,7 +39,7 @@ class Untrained:
         if self.evaluation.not_scored is not None:
             return None
         if candidate.folder not in self.known:
-            self.known[candidate.folder] = self.recorded(candidate.bundle) or self.measured(candidate.bundle)
+            self.known[candidate.folder] = self.recorded(candidate.bundle) or self.of_bundle(candidate.bundle)
         return self.known[candidate.folder]
 
     def recorded(self, bundle: BundleManifest) -> dict[str, Any] | None:
@@ -49,26 +49,33 @@ class Untrained:
         figures = bundle.evaluation.untrained_on(self.evaluation.fingerprint)
         return None if figures is None else {"symmetric": figures, "asymmetric": None}
 
-    def measured(self, bundle: BundleManifest) -> dict[str, Any] | None:
+    def of_bundle(self, bundle: BundleManifest) -> dict[str, Any] | None:
         architecture = architecture_of(bundle)
         if architecture is None or any(importlib.util.find_spec(name) is None for name in NEEDED):
+            return None
+        image = {"height": bundle.input.height, "resize": bundle.input.resize}
+        facts = {"architecture": architecture, "input": image, "embedding": {"dim": bundle.embedding.dim}}
+        return self.measured(bundle.name, facts)
+
+    def measured(self, name: str, facts: dict[str, Any], *, device: str = "cpu") -> dict[str, Any] | None:
+        """Figures of the network that `facts` describe as model.json does; None where it is too large or unknown."""
+        if self.evaluation.not_scored is not None:
             return None
         from edgeembed.teacher.evaluate import embed_files
         from edgeembed.teacher.untrained import untrained_network
 
-        size_px, dim = bundle.input.height, bundle.embedding.dim
-        image = {"height": size_px, "resize": bundle.input.resize}
+        dim = int(facts["embedding"]["dim"])
         try:
-            model = untrained_network({"architecture": architecture, "input": image, "embedding": {"dim": dim}})
+            model = untrained_network(facts)
         except (UserError, KeyError, RuntimeError, TypeError) as error:
-            log.warning("%s: no untrained network to compare with: %s", bundle.name, " ".join(str(error).split()))
+            log.warning("%s: no untrained network to compare with: %s", name, " ".join(str(error).split()))
             return None
         if model is None:
             return None
         files = self.evaluation.files
         with stage(f"embedding {len(files)} images with an untrained {model.name}, to compare with"):
             found_MD, kept_M = embed_files(
-                model, files, batch_size=BATCH_SIZE, workers=0, device="cpu", precision="fp32"
+                model.to(device), files, batch_size=BATCH_SIZE, workers=0, device=device, precision="fp32"
             )
         embedding_ND, readable_N = np.zeros((len(files), dim), np.float32), self.readable_N.copy()
         embedding_ND[kept_M] = found_MD

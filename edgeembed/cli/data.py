@@ -187,7 +187,11 @@ def check(
             print(printable(reason))
     for count, what, first in (
         (copies.num_copies, "images are copies of others in their split", copies.first_copy),
-        (copies.num_other_labels, "rows give an image another label than an earlier row", copies.first_other_label),
+        (
+            copies.num_other_labels,
+            "rows give an image another label or domain than an earlier row",
+            copies.first_other_label,
+        ),
     ):
         if count:
             log.warning("%s: %d %s, first %s", manifest, count, what, first)
@@ -210,8 +214,8 @@ def check(
     failed = []
     if bad and fix is None:
         failed.append(
-            f"{len(bad)} of {len(set(table.files))} images cannot be read (paths are relative to {table.root}, "
-            f"{table.root_name}): replace them, or leave them out with --fix OUT"
+            f"{len(bad)} of {len(set(table.files))} images cannot be read ({table.origin}): replace them, or leave "
+            "them out with --fix OUT"
         )
     if copies.leaks:
         failed.append(f"{len(copies.leaks)} images stand in two splits: remove each from one")

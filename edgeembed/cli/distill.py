@@ -81,6 +81,7 @@ def distill(
         data = manifest_of(teacher)
         log.info("data: %s (the teacher's)", data)
     manifest = read_manifest(data)
+    manifest.require_files()
 
     from edgeembed.student.distill import distil  # torch: after all that can be checked without it
 

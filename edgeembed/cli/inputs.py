@@ -44,7 +44,13 @@ def _images_of_table(path: Path) -> list[str]:
     paths = table.paths()
     if not paths:
         raise UserError(f"{printable(str(path))}: holds no images")
-    return [os.path.join(table.root, file) for file in paths]
+    files = [os.path.join(table.root, file) for file in paths]
+    if not any(map(os.path.exists, files)):
+        raise UserError(
+            f"{printable(str(path))}: none of {len(files)} images exist, first {printable(paths[0])} (paths are "
+            f"relative to {printable(str(table.root))}, {table.root_name}): move the images or correct the paths"
+        )
+    return files
 
 
 def labels_of(paths: Sequence[Path]) -> dict[str, str]:

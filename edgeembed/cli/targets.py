@@ -58,6 +58,7 @@ def build(
     check_store(settings)
     teacher = chosen_teacher(teacher)
     manifest = read_manifest(data or manifest_of(teacher))
+    manifest.require_files()
 
     from edgeembed.student.build import build_targets  # torch: after all that can be checked without it
 

@@ -69,6 +69,7 @@ def teacher_train(
         settings = load_recipe(TeacherRecipe, kind="teacher", name=recipe or "vit_h14", overrides=overrides)
     require_backbone(settings.backbone.name, settings.backbone.weights)
     manifest = read_manifest(data or manifest_of_resumed(folder, resume=resume))
+    manifest.require_files()
 
     from edgeembed.teacher.train import train_teacher  # torch: after all that can be checked without it
 

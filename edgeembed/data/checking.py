@@ -67,7 +67,7 @@ def find_copies(manifest: Manifest, *, bad: Collection[str] = ()) -> Copies:
             named_files = list(dict.fromkeys(manifest.path[row] for row in inside))
             copies += [f"{name} = {named_files[0]}" for name in named_files[1:]]
             other_labels += [
-                f"{manifest.path[row]} is {manifest.label[row]!r}, {manifest.path[first]} is {manifest.label[first]!r}"
+                f"{manifest.path[row]} is {_class(manifest, row)}, {manifest.path[first]} is {_class(manifest, first)}"
                 for row in inside
                 if (manifest.domain[row], manifest.label[row]) != (manifest.domain[first], manifest.label[first])
             ]
@@ -78,6 +78,11 @@ def find_copies(manifest: Manifest, *, bad: Collection[str] = ()) -> Copies:
         num_other_labels=len(other_labels),
         first_other_label=other_labels[0] if other_labels else None,
     )
+
+
+def _class(manifest: Manifest, row: int) -> str:
+    label, domain = manifest.label[row], manifest.domain[row]
+    return f"unlabelled in domain {domain!r}" if label is None else f"{label!r} in domain {domain!r}"
 
 
 def _same_bytes(files: list[str]) -> Iterator[list[str]]:
@@ -112,7 +117,8 @@ def without(manifest: Manifest, bad: Mapping[str, str]) -> tuple[Manifest, str]:
     """
     kept = [row for row, file in enumerate(manifest.files) if file not in bad]
     if not kept:
-        raise CheckFailed(f"none of {len(manifest)} images can be read, first {next(iter(bad.values()))}")
+        first = next(iter(bad.values()))
+        raise CheckFailed(f"none of {len(manifest)} images can be read, first {first} ({manifest.origin})")
     counts = Counter("unreadable" if Path(file).exists() else "missing" for file in manifest.files if file in bad)
     counted = ", ".join(f"{counts[reason]} {reason}" for reason in ("missing", "unreadable"))
     return manifest.take(np.array(kept, dtype=np.int64)), counted

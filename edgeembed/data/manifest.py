@@ -62,6 +62,11 @@ class Manifest:
         root = str(self.root)
         return tuple(os.path.join(root, path) for path in self.path)
 
+    @property
+    def origin(self) -> str:
+        """In words, what relative paths start from."""
+        return f"paths are relative to {self.root}, {self.root_name}"
+
     @functools.cached_property
     def fingerprint(self) -> str:
         """Names the table's content, independent of where its root is mounted."""
@@ -90,7 +95,7 @@ class Manifest:
         if missing:
             first = self.path[missing[0]]
             relative = not os.path.isabs(first)
-            where = f"paths are relative to {self.root}, {self.root_name}" if relative else "its path is absolute"
+            where = self.origin if relative else "its path is absolute"
             raise UserError(
                 f"{len(missing)} of {len(range(0, len(self), step))} images of {self.source or 'the manifest'} do not "
                 f"exist, first {first} ({where}): move the images or correct the paths; `edgeembed data check "

@@ -152,6 +152,17 @@ def test_a_pair_that_was_not_verified_is_never_recommended(recommended: Recommen
     assert found["refused"][0]["reason"] == "it was not verified in openvino when it was exported"
 
 
+def test_what_is_used_for_want_of_a_right_file_is_not_called_recommended(recommended: Recommend) -> None:
+    found = recommended({"onnxruntime": (2.0, 1.0), "openvino": (1.0, 0.9)})
+    few = {"path": found["path"], "runtime": found["runtime"], "p50_ms": 2.0, "reason": "compared on 12 images only"}
+    found |= {"is_measured": False, "refused": [few, *found["refused"]]}
+    lines = recommendation_lines({"recommended": [found]})
+    assert lines[0] == (
+        "tiny: model.fp32.onnx in onnxruntime is used where nothing else is known: compared on 12 images only"
+    )
+    assert "model.fp32.onnx in onnxruntime" not in lines[1].split(" is not recommended")[0]
+
+
 @pytest.mark.usefixtures("hurried", "without_int8_dot_products")
 @pytest.mark.parametrize(("seed", "reduce_range", "told"), [(1, True, "cosine p1"), (0, False, "8-bit weights")])
 def test_a_bench_recommends_no_int8_file_that_is_wrong_here(

@@ -11,11 +11,12 @@ import pytest
 
 from edgeembed.bench import untrained as module
 from edgeembed.bench.candidates import Candidate, find_candidates
-from edgeembed.bench.retrieval import evaluation_set
+from edgeembed.bench.retrieval import evaluation_set, judge
 from edgeembed.bench.untrained import Untrained, architecture_of
 from edgeembed.bundle import EvaluationFacts
 from edgeembed.data.manifest import Manifest
 from edgeembed.evaluation import EvaluationSet
+from edgeembed.metrics import METRICS
 from tests.bench.conftest import CLASSES, VIEWS
 
 READABLE = np.ones(CLASSES * VIEWS + 1, np.bool_)
@@ -54,6 +55,21 @@ def test_bundles_that_do_not_say_what_they_are_have_none(bundle: Path, evaluatio
     candidate = recorded(bundle, "0" * 16)
     assert architecture_of(candidate.bundle) is None
     assert Untrained(evaluation, READABLE, None).figures(candidate) is None
+
+
+@pytest.mark.training
+def test_a_teacher_has_one_too(teacher: Path, evaluation: EvaluationSet) -> None:
+    from edgeembed.bench.teacher import load_teacher
+
+    known = load_teacher(teacher, [])
+    readable_N = np.arange(READABLE.size) < READABLE.size - 1
+    figures = known.untrained(evaluation, readable_N)
+    assert figures is not None
+    assert figures["asymmetric"] is None
+    own = judge(evaluation, known.embed(evaluation, workers=0), readable_N)
+    symmetric = own.retrieval["symmetric"]  # the fixture's teacher has these very random weights
+    assert figures["symmetric"] == pytest.approx({name: symmetric[name] for name in METRICS})
+    assert known.untrained(dataclasses.replace(evaluation, not_scored="no labels"), readable_N) is None
 
 
 @pytest.mark.training

@@ -84,6 +84,9 @@ def test_a_batch_a_generator_and_a_folder_give_a_row_an_image(embedder: Embedder
         pattern(seed).save(tmp_path / f"{seed:02}.png")
     np.testing.assert_allclose(embedder.embed(tmp_path), expected, atol=1e-6)
     np.testing.assert_allclose(embedder.embed(str(tmp_path)), expected, atol=1e-6)
+    files = sorted(tmp_path.iterdir())
+    for dtype in (str, object):
+        np.testing.assert_allclose(embedder.embed(np.array([str(file) for file in files], dtype)), expected, atol=1e-6)
     assert embedder.embed(iter([])).shape == (0, DIM)
 
 
@@ -130,6 +133,7 @@ def test_a_generator_is_not_read_far_ahead(embedder: Embedder) -> None:
         (Image.new("F", (4, 4), 7.5), "image 0: float values from 7.5 to 7.5"),
         (b"", "image 0: not a readable image"),
         (io.BytesIO(b"\x89PNG\r\n"), "image 0: not a readable image"),
+        (["."], r"\.: a folder among images: give a folder alone"),
     ],
 )
 def test_what_is_no_image_is_refused_by_name(embedder: Embedder, wrong: Any, message: str) -> None:
