@@ -41,6 +41,14 @@ def as_options(overrides: list[str]) -> list[str]:
 
 
 @pytest.fixture(autouse=True, scope="session")
+def ctrl_c_as_in_a_terminal() -> Iterator[None]:
+    """A shell starts what it runs in the background with SIGINT ignored, and children inherit that."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture(autouse=True, scope="session")
 def cache_apart(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """No fixture reads or changes what the user's machine remembers as fastest."""
     folder = tmp_path_factory.mktemp("cache")

@@ -18,14 +18,6 @@ from edgeembed.data.synthetic import render_view
 posix_signals = pytest.mark.skipif(sys.platform == "win32", reason="there os.kill ends the process at once")
 
 
-@pytest.fixture(autouse=True)
-def ctrl_c_as_in_a_terminal() -> Iterator[None]:
-    """A shell starts what it runs in the background with SIGINT ignored, and children inherit that."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 @pytest.fixture
 def a_handler_of_somebody_else() -> Iterator[object]:
     def handler(_signum: int, _frame: object) -> None:
