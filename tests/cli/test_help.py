@@ -149,7 +149,7 @@ assert not {{"torch", "numpy"}} & set(sys.modules)
     assert (done.returncode, done.stderr) == (0, "")
     offered = [part.split("\n", 1) for part in done.stdout.split("> ")[1:]]
     assert {line: names.split() for line, names in offered} == expected
-    script = real_process("--show-completion", "bash")
+    script = real_process("--show-completion", "bash", _TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION="1")
     assert "complete_bash" in script.stdout
 
 

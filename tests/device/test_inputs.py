@@ -52,6 +52,7 @@ def test_a_folder_without_images_is_refused_by_what_it_holds(tmp_path: Path) -> 
 )
 def test_a_table_needs_only_a_column_of_paths(tmp_path: Path, name: str, text: str) -> None:
     (tmp_path / name).write_text(text, encoding="utf-8")
+    (tmp_path / "a b.png").touch()
     assert gather_images([tmp_path / name]) == [str(tmp_path / "a b.png")]
 
 

@@ -165,15 +165,17 @@ def write_csv(folder: Path, text: str) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("rows", "told"),
+    ("rows", "present", "told"),
     [
-        ("a.jpg,1,d,train,\nb.jpg,1,d,train,\n", "1 labelled classes, a margin head needs at least 2"),
-        ("a.jpg,1,d,train,\nb.jpg,2,d,train,\n", "do not exist, first a.jpg (paths are relative to"),
+        ("a.jpg,1,d,train,\nb.jpg,1,d,train,\n", True, "1 labelled classes, a margin head needs at least 2"),
+        ("a.jpg,1,d,train,\nb.jpg,2,d,train,\n", False, "do not exist, first a.jpg (paths are relative to"),
     ],
 )
 def test_data_that_cannot_be_trained_on_is_refused_before_anything_is_written(
-    edgeembed: Run, tmp_path: Path, rows: str, told: str
+    edgeembed: Run, tmp_path: Path, rows: str, present: bool, told: str
 ) -> None:
+    for name in ("a.jpg", "b.jpg") if present else ():
+        (tmp_path / name).touch()
     outcome = edgeembed("teacher-train", "--data", write_csv(tmp_path, rows), "--out", tmp_path / "run")
     assert outcome.code == 2
     assert told in outcome.stderr
