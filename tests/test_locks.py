@@ -94,7 +94,8 @@ def test_a_second_thread_of_the_same_process_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="without fork no child inherits a lock")
 def test_a_forked_worker_does_not_keep_the_lock_of_a_killed_process(tmp_path: Path) -> None:
-    then = "import os; print(os.fork(), flush=True); time.sleep(60)"  # both print: the child 0, once it is at work
+    # Both write a line, the child 0 once it is at work; in one call each, so that neither lies within the other.
+    then = "import os; os.write(1, b'%d\\n' % os.fork()); time.sleep(60)"
     process = subprocess.Popen(
         [sys.executable, "-c", HOLDER.format(then=then), str(tmp_path)],
         stdout=subprocess.PIPE,
