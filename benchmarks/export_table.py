@@ -28,12 +28,12 @@ ROUNDS = 7
 def average_precisions(evaluation: EvaluationSet, embedding_ND: FloatArray) -> AveragePrecisions:
     rows = evaluation.rows
     as_query, as_index = np.isin(rows, evaluation.query), np.isin(rows, evaluation.index)
-    value_QM, matched_Q = query_values(
+    value_QM, num_relevant_Q, _ = query_values(
         embedding_ND[as_query],
         embedding_ND[as_index],
         **protocol(evaluation.manifest, rows[as_query], rows[as_index]),
     )
-    values: AveragePrecisions = value_QM[matched_Q, METRICS.index("map")]
+    values: AveragePrecisions = value_QM[num_relevant_Q > 0, METRICS.index("map")]
     return values
 
 

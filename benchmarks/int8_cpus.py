@@ -95,13 +95,13 @@ def compare(bundles: list[Path], runtimes: list[str], data: Path, rounds: int) -
 
     def by_domain(embedding_ND: FloatArray) -> str:
         """mAP and recall@1 of the queries of each domain and of all, in one index of all."""
-        value_QM, matched_Q = query_values(
+        value_QM, num_relevant_Q, _ = query_values(
             embedding_ND[as_query], embedding_ND[as_index], **protocol(manifest, query, index)
         )
         domain_Q = np.array([manifest.domain[row] for row in query])
         said = []
         for name in (*sorted(set(domain_Q)), "all"):
-            chosen_Q = matched_Q & ((domain_Q == name) | (name == "all"))
+            chosen_Q = (num_relevant_Q > 0) & ((domain_Q == name) | (name == "all"))
             value, (low, high) = mean_and_ci95(value_QM[chosen_Q, METRICS.index("map")])
             recall_at_1 = value_QM[chosen_Q, METRICS.index("recall_at_1")].mean()
             said.append(f"{name} {value:.4f} [{low:.4f}, {high:.4f}], recall@1 {recall_at_1:.4f}")

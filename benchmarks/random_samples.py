@@ -161,5 +161,5 @@ def reads_back(name: str) -> bool:
         with Image.open(stream) as image:
             image.load()
             return image.format == name or (name, image.format) in {("JPEG2000", "JPEG2000"), ("MPO", "JPEG")}
-    except Exception:
+    except (AttributeError, KeyError, OSError, SystemError, TypeError, ValueError):  # no writer, or not for this mode
         return False

@@ -16,12 +16,12 @@ LOG_EVERY_SECONDS = 15.0  # where stderr is a file
 class ImageCount:
     """Called with the number of images done; draws on a terminal, writes a line now and then elsewhere.
 
-    `total` is None where it is not known how many images come. With `asked_for` the line is drawn whatever the level
+    `total` is None where it is not known how many images come. With `always` the line is drawn whatever the level
     of the log, and nothing is written where stderr is no terminal.
     """
 
-    def __init__(self, total: int | None, *, asked_for: bool = False) -> None:
-        self.total, self.asked_for = total, asked_for
+    def __init__(self, total: int | None, *, always: bool = False) -> None:
+        self.total, self.always = total, always
         self.on_terminal = sys.stderr.isatty()
         self.started = time.monotonic()
         self.shown = self.started + SILENT_SECONDS - (REDRAW_SECONDS if self.on_terminal else LOG_EVERY_SECONDS)
@@ -38,9 +38,9 @@ class ImageCount:
             left = (self.total - done) / max(rate, 1e-9)
             text = f"{done}/{self.total} images, {rate:.0f} images/s, {left:.0f} s left"
         if not self.on_terminal:
-            if not self.asked_for:
+            if not self.always:
                 log.info("%s", text)
-        elif self.asked_for or log.isEnabledFor(logging.INFO):
+        elif self.always or log.isEnabledFor(logging.INFO):
             self.drawn = True
             print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
 

@@ -155,7 +155,7 @@ class Embedder:
         Raises ImageError for one that cannot be decoded, UserError for what is no image.
         """
         given = images_in(images)
-        count = ImageCount(len(given) if isinstance(given, Sized) else None, asked_for=True) if progress else None
+        count = ImageCount(len(given) if isinstance(given, Sized) else None, always=True) if progress else None
         try:
             return embed_images(self, given, batch_size=batch_size, on_skip=refuse, on_progress=count)[0]
         finally:

@@ -45,7 +45,7 @@ def load_rgb(source: str | Path | BinaryIO, *, at_least_px: int | None = None, n
             return decode(source, at_least_px)
         except (UserError, FileNotFoundError):
             raise
-        except Exception:
+        except Exception:  # decoders raise OSError, SyntaxError, struct.error, ValueError and more
             pixels_alone = without_metadata(source)
             if pixels_alone is None:
                 raise
@@ -58,7 +58,7 @@ def load_rgb(source: str | Path | BinaryIO, *, at_least_px: int | None = None, n
         raise ImageError(f"{name}: more pixels than the limit of {MAX_PIXELS}: resize the image first") from None
     except UnidentifiedImageError:
         raise ImageError(f"{name}: not a readable image (of no format that Pillow knows, or damaged)") from None
-    except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, ValueError and more
+    except Exception as error:
         raise ImageError(f"{name}: not a readable image ({type(error).__name__}: {error})") from None
 
 

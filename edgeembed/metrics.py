@@ -86,7 +86,7 @@ def retrieval_scores(
     """
     if num_resamples < 1:
         raise UserError(f"num_resamples is {num_resamples}: the bootstrap needs at least 1")
-    value_QM, num_relevant_Q, num_ranked_Q = _values(
+    value_QM, num_relevant_Q, num_ranked_Q = query_values(
         query_embedding_QD,
         index_embedding_ND,
         query_label=query_label,
@@ -133,33 +133,10 @@ def query_values(
     index_domain: Sequence[str] | None = None,
     query_id: IntArray | None = None,
     index_id: IntArray | None = None,
-) -> tuple[Float64Array, BoolArray]:
-    """Each query's METRICS (Q, M), and which queries have a match; what `retrieval_scores` averages."""
-    value_QM, num_relevant_Q, _ = _values(
-        query_embedding_QD,
-        index_embedding_ND,
-        query_label=query_label,
-        index_label=index_label,
-        query_domain=query_domain,
-        index_domain=index_domain,
-        query_id=query_id,
-        index_id=index_id,
-    )
-    return value_QM, num_relevant_Q > 0
-
-
-def _values(
-    query_embedding_QD: FloatArray,
-    index_embedding_ND: FloatArray,
-    *,
-    query_label: Sequence[str],
-    index_label: Sequence[str],
-    query_domain: Sequence[str] | None,
-    index_domain: Sequence[str] | None,
-    query_id: IntArray | None,
-    index_id: IntArray | None,
 ) -> tuple[Float64Array, IntArray, IntArray]:
-    """Each query's METRICS (Q, M), its number of relevant images, and that of the images ranked for it."""
+    """Each query's METRICS (Q, M), which `retrieval_scores` averages, its number of relevant index images (Q,), 0 for a
+    query without a match, and the number of images ranked for it (Q,).
+    """
     query_QD, index_ND = _checked_embeddings(query_embedding_QD, index_embedding_ND)
     _check_counts("label", query_label, index_label, query_QD, index_ND)
     _check_counts("domain", query_domain, index_domain, query_QD, index_ND)

@@ -7,6 +7,7 @@ import io
 import logging
 import os
 import sys
+from typing import TextIO
 
 from edgeembed.texts import read_as_utf8
 
@@ -60,11 +61,9 @@ def make_streams_safe() -> None:
             setattr(sys, name, safe)
 
 
-class StderrHandler(logging.Handler):
+class StderrHandler(logging.StreamHandler[TextIO]):
     """Writes to what sys.stderr is at the time: a line then stands above a progress bar that is being drawn."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        try:
-            print(self.format(record), file=sys.stderr, flush=True)
-        except Exception:
-            self.handleError(record)
+        self.stream = sys.stderr
+        super().emit(record)

@@ -53,12 +53,12 @@ class GateImages:
             return None
         evaluation = self.evaluation
         as_query, as_index = np.isin(self.rows, evaluation.query), np.isin(self.rows, evaluation.index)
-        value_QM, matched_Q = query_values(
+        value_QM, num_relevant_Q, _ = query_values(
             embedding_ND[as_query],
             embedding_ND[as_index],
             **protocol(evaluation.manifest, self.rows[as_query], self.rows[as_index]),
         )
-        average_precision_Q: AveragePrecisions = value_QM[matched_Q, METRICS.index("map")]
+        average_precision_Q: AveragePrecisions = value_QM[num_relevant_Q > 0, METRICS.index("map")]
         return average_precision_Q
 
     def summary(self, scores: RetrievalScores) -> dict[str, Any]:

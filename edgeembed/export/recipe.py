@@ -24,7 +24,7 @@ def parse_precisions(text: str) -> list[str]:
 
 
 class Thresholds(Section):
-    """What a file of one precision must keep, measured with the file itself; a key that is None is not asked for.
+    """What a file of one precision must keep, measured with the file itself; None sets no limit.
 
     `cosine_p1` and `cosine_p50`: percentiles over images of the cosine to torch. `map_loss`: mAP below that of the
     fp32 file, refused where it is exceeded and 95 % of the resampled queries agree that there is a loss at all.
@@ -36,18 +36,18 @@ class Thresholds(Section):
         default=None,
         ge=-1.0,
         le=1.0,
-        description="smallest 1st percentile of the cosines to torch; null: not asked for",
+        description="smallest 1st percentile of the cosines to torch; null: no limit",
     )
     cosine_p50: float | None = Field(
-        default=None, ge=-1.0, le=1.0, description="smallest median of the cosines to torch; null: not asked for"
+        default=None, ge=-1.0, le=1.0, description="smallest median of the cosines to torch; null: no limit"
     )
     relative_error_p50: float | None = Field(
         default=None,
         ge=0.0,
-        description="largest median error as a share of the distance between images; null: not asked for",
+        description="largest median error as a share of the distance between images; null: no limit",
     )
     map_loss: float | None = Field(
-        default=None, ge=0.0, le=1.0, description="largest loss of mAP against the fp32 file; null: not asked for"
+        default=None, ge=0.0, le=1.0, description="largest loss of mAP against the fp32 file; null: no limit"
     )
 
 

@@ -174,8 +174,9 @@ class TargetStore:
         except OSError as error:
             kind = WriteFailed if error.errno in FULL else UserError
             raise kind(
-                f"{self.folder}: targets cannot be stored ({error.strerror}; {size_text(HEADER_BYTES + size)} needed a "
-                "view): set targets.store to another folder, or to none, to ask the teacher each time"
+                f"{self.folder}: targets cannot be stored ({error.strerror}; each view needs "
+                f"{size_text(HEADER_BYTES + size)}): set targets.store to another folder, or to none, so that the "
+                "teacher embeds the views of every step"
             ) from None
 
 

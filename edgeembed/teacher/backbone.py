@@ -66,18 +66,41 @@ def build_backbone(
         raise UserError(f"backbone.pooling = {pooling!r}: {name} pools by itself: set it to own")
     if output_stride is not None and library == "open_clip":
         raise no_output_stride(name, output_stride)
-    try:
-        return _build(
-            name,
-            library,
-            weights=weights,
-            size_px=size_px,
-            patch_stride=patch_stride,
+    with naming_refused_sizes(name, library, size_px):
+        local = Path(weights) if weights not in ("none", "pretrained") and is_file_name(weights) else None
+        made_px = native_size(name, library) or size_px if local else size_px
+        if local is not None or weights == "none":
+            module, mean, std = build_tower(name, library, size_px=made_px, output_stride=output_stride)
+        else:
+            module, mean, std = download_tower(name, library, weights, made_px, output_stride, key=weights_key)
+        if local is not None:
+            load_weights(module, local)
+        if made_px != size_px or patch_stride is not None:
+            set_input_size(module, size_px, patch_stride)
+        if pooling == "gem":
+            module = GeMTower(module)
+        if grad_checkpointing:
+            try:
+                module.set_grad_checkpointing(True)  # type: ignore[operator]
+            except (AssertionError, AttributeError):
+                raise UserError(f"train.grad_checkpointing: {name} does not offer it: set it to false") from None
+        return Backbone(
+            name=name,
+            module=module,
+            dim=output_dim(module, size_px),
+            mean=rgb(mean),
+            std=rgb(std),
             pooling=pooling,
+            patch_stride=patch_stride,
             output_stride=output_stride,
-            grad_checkpointing=grad_checkpointing,
-            weights_key=weights_key,
         )
+
+
+@contextlib.contextmanager
+def naming_refused_sizes(name: str, library: str, size_px: int) -> Iterator[None]:
+    """Within the block, what a network raises for an input size that it does not take becomes a UserError."""
+    try:
+        yield
     except UserError:
         raise
     except SHAPES as error:
@@ -133,47 +156,6 @@ def nothing_logged() -> Iterator[None]:
         yield
     finally:
         logging.disable(before)
-
-
-def _build(
-    name: str,
-    library: str,
-    *,
-    weights: str,
-    size_px: int,
-    patch_stride: int | None,
-    pooling: str,
-    output_stride: int | None,
-    grad_checkpointing: bool,
-    weights_key: str,
-) -> Backbone:
-    local = Path(weights) if weights not in ("none", "pretrained") and is_file_name(weights) else None
-    made_px = native_size(name, library) or size_px if local else size_px
-    if local is not None or weights == "none":
-        module, mean, std = build_tower(name, library, size_px=made_px, output_stride=output_stride)
-    else:
-        module, mean, std = download_tower(name, library, weights, made_px, output_stride, key=weights_key)
-    if local is not None:
-        load_weights(module, local)
-    if made_px != size_px or patch_stride is not None:
-        set_input_size(module, size_px, patch_stride)
-    if pooling == "gem":
-        module = GeMTower(module)
-    if grad_checkpointing:
-        try:
-            module.set_grad_checkpointing(True)  # type: ignore[operator]
-        except (AssertionError, AttributeError):
-            raise UserError(f"train.grad_checkpointing: {name} does not offer it: set it to false") from None
-    return Backbone(
-        name=name,
-        module=module,
-        dim=output_dim(module, size_px),
-        mean=rgb(mean),
-        std=rgb(std),
-        pooling=pooling,
-        patch_stride=patch_stride,
-        output_stride=output_stride,
-    )
 
 
 class GeMTower(nn.Module):

@@ -8,7 +8,7 @@ import logging
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,11 +63,30 @@ def load_weights(module: nn.Module, path: Path) -> None:
     found = dict(named_tensors(read_tensors(path)))
     wanted: dict[str, Tensor] = module.state_dict(keep_vars=True)
     fit, others = best_fit(found, wanted)
-    weights = [name for name in wanted if not name.endswith(COUNTERS)]
-    if not found or len(weights) - len(fit.missing) < SMALLEST_SHARE * len(weights):
+    require_same_architecture(path, fit, found, wanted)
+    for name, tensor in fit.fitting.items():
+        copy_tensor(path, f"{fit.prefix}{name}", tensor, wanted[name])
+    if others:
+        log.info("%s: weights are those under %r, not under %s", path, fit.prefix, few(others))
+    used = {fit.prefix + name for name in wanted}
+    left = [name for name in found if name not in used]
+    if left:
+        log.info("%s: %d tensors that are not the backbone's are left out: %s", path, len(left), few(left))
+    if fit.missing:
+        log.warning(
+            "%s: lacks %d of the backbone's %d tensors, which keep their initial values: %s",
+            path, len(fit.missing), len(without_counters(wanted)), few(fit.missing),
+        )  # fmt: skip
+
+
+def require_same_architecture(path: Path, fit: Fit, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    """Raises UserError where a file lacks too many of a tower's tensors, or holds some in other shapes."""
+    weights = without_counters(wanted)
+    num_held = len(weights) - len(fit.missing)
+    if not found or num_held < SMALLEST_SHARE * len(weights):
         raise UserError(
-            f"{path}: holds {len(weights) - len(fit.missing)} of the backbone's {len(weights)} tensors: it has "
-            f"{few(found)}, the backbone {few(weights)}: is it another architecture?"
+            f"{path}: holds {num_held} of the backbone's {len(weights)} tensors: it has {few(found)}, the backbone "
+            f"{few(weights)}: is it another architecture?"
         )
     if fit.misshapen:
         shapes = [
@@ -78,29 +97,25 @@ def load_weights(module: nn.Module, path: Path) -> None:
             f"{path}: {len(shapes)} of {len(weights)} tensors have other shapes: {'; '.join(shapes[:3])}: "
             "is it another size of the architecture, or made for another image size?"
         )
-    for name, tensor in fit.fitting.items():
-        target = wanted[name]
-        if tensor.is_meta or tensor.layout is not torch.strided:
-            kind = "meta tensor, without values" if tensor.is_meta else "sparse tensor"
-            raise UserError(
-                f"{path}: tensor {fit.prefix}{name} is a {kind}, expected {target.dtype} values: save it dense"
-            )
-        if target.is_floating_point() != tensor.is_floating_point():
-            raise UserError(f"{path}: tensor {fit.prefix}{name} is {tensor.dtype}, expected {target.dtype}")
-        require_finite(path, f"{fit.prefix}{name}", tensor.to(target.dtype), unless=target)
-        with torch.no_grad():
-            target.copy_(tensor)
-    if others:
-        log.info("%s: weights are those under %r, not under %s", path, fit.prefix, few(others))
-    used = {fit.prefix + name for name in wanted}
-    left = [name for name in found if name not in used]
-    if left:
-        log.info("%s: %d tensors that are not the backbone's are left out: %s", path, len(left), few(left))
-    if fit.missing:
-        log.warning(
-            "%s: lacks %d of the backbone's %d tensors, which keep their initial values: %s",
-            path, len(fit.missing), len(weights), few(fit.missing),
-        )  # fmt: skip
+
+
+def copy_tensor(path: Path, name: str, tensor: Tensor, target: Tensor) -> None:
+    """Copies a tensor of a file into a parameter or buffer of its shape.
+
+    Raises UserError for a sparse tensor or one without values, another kind of number, and NaN or infinity.
+    """
+    if tensor.is_meta or tensor.layout is not torch.strided:
+        kind = "meta tensor, without values" if tensor.is_meta else "sparse tensor"
+        raise UserError(f"{path}: tensor {name} is a {kind}, expected {target.dtype} values: save it dense")
+    if target.is_floating_point() != tensor.is_floating_point():
+        raise UserError(f"{path}: tensor {name} is {tensor.dtype}, expected {target.dtype}")
+    require_finite(path, name, tensor.to(target.dtype), unless=target)
+    with torch.no_grad():
+        target.copy_(tensor)
+
+
+def without_counters(names: Iterable[str]) -> list[str]:
+    return [name for name in names if not name.endswith(COUNTERS)]
 
 
 def read_tensors(path: Path) -> Any:

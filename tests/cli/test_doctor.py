@@ -85,7 +85,7 @@ def test_doctor_measures_no_file_whose_checksum_is_wrong(edgeembed: Run, make_bu
     assert not fastest.cache_file().exists()
 
 
-def test_embed_and_search_run_in_the_runtime_asked_for(
+def test_embed_and_search_run_in_the_runtime_always(
     edgeembed: Run, make_bundle: MakeBundle, photo: Path, tmp_path: Path
 ) -> None:
     folder, out = make_bundle(), tmp_path / "e.safetensors"

@@ -68,7 +68,7 @@ def test_a_signal_is_the_reason_whatever_error_comes_of_it(
     def half_imported(**_options: object) -> None:
         try:
             os.kill(os.getpid(), number)
-        except BaseException:
+        except BaseException:  # as a package does that wraps whatever stops its import
             raise ImportError("a package was imported half") from None
 
     monkeypatch.setattr(app, "app", half_imported)

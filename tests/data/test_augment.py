@@ -87,7 +87,7 @@ def test_cpu_and_device_render_the_same_pixels(shape_px: tuple[int, int]) -> Non
     assert difference.quantile(0.999) < 4.0
 
 
-def test_a_dropped_square_has_the_side_asked_for() -> None:
+def test_a_dropped_square_has_the_side_always() -> None:
     section = AugmentSection(flip_probability=0.0, drop_square_probability=1.0, drop_square_side=(0.25, 0.25))
     white = torch.full((4, 3, 40, 40), 255, dtype=torch.uint8)
     image = render_views(white, draw_views(section, seed=0, image_B=np.arange(4), view=0), 40)

@@ -331,8 +331,8 @@ def test_a_wrong_import_is_one_line_and_writes_nothing(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cat", "dog"]
 
 
-def test_an_image_named_in_two_spellings_is_said() -> None:
+def test_an_image_named_in_two_spellings_is_reported(tmp_path: Path) -> None:
     paths = ("a.png", "./a.png", "x/../a.png", "b.png")
     rows = [ManifestRow(path=path, label="a", domain="d", split="train") for path in paths]
-    told = repeated_paths(build_manifest(Path("/root"), rows, source="here"))
-    assert told == f"rows that name an image again: 2 (first {Path('/root/a.png')})"
+    reported = repeated_paths(build_manifest(tmp_path, rows, source="here"))
+    assert reported == f"rows that name an image again: 2 (first {tmp_path / 'a.png'})"

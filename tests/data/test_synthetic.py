@@ -49,7 +49,7 @@ def _mean_average_precision(query_QD: Floats, query_Q: Floats, index_ND: Floats,
     return float(np.mean(precisions))
 
 
-def test_a_view_is_an_rgb_square_of_the_size_asked_for() -> None:
+def test_a_view_is_an_rgb_square_of_the_size_always() -> None:
     for size_px in (32, 96, 224):
         view = render_view(seed=0, instance=3, view=1, size_px=size_px)
         assert (view.mode, view.size) == ("RGB", (size_px, size_px))

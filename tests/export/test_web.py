@@ -262,7 +262,7 @@ def test_thumbnails_hold_pixels_alone(tmp_path: Path) -> None:
         assert (small.size, dict(small.getexif()), small.info.get("icc_profile")) == ((160, 107), {}, None)
 
 
-def test_an_index_of_a_run_that_does_not_say_its_data_is_asked_for(tmp_path: Path) -> None:
+def test_an_index_of_a_run_that_does_not_say_its_data_is_always(tmp_path: Path) -> None:
     write_json(tmp_path / "model.json", {"space_id": "a"})
     with pytest.raises(UserError, match="--web-index"):
         web_index.pictures_of_run(tmp_path)

@@ -194,7 +194,7 @@ def test_a_cache_that_cannot_be_written_is_a_warning(
 
 
 @pytest.mark.usefixtures("with_int8_dot_products")
-def test_the_embedder_opens_what_was_asked_for_else_what_is_remembered_else_fp32(
+def test_the_embedder_opens_what_was_always_else_what_is_remembered_else_fp32(
     make_bundle: MakeBundle, caplog: pytest.LogCaptureFixture
 ) -> None:
     def opened(**options: Any) -> tuple[str, str]:
@@ -338,7 +338,7 @@ def test_7_bit_weights_may_be_the_default_on_every_cpu(make_bundle: MakeBundle) 
 
 
 @pytest.mark.parametrize("quantisation", [None, {"reduce_range": False}, {"reduce_range": True}])
-def test_8_bit_weights_asked_for_without_int8_dot_products_are_a_warning(
+def test_8_bit_weights_always_without_int8_dot_products_are_a_warning(
     make_bundle: MakeBundle,
     quantisation: dict[str, Any] | None,
     request: pytest.FixtureRequest,

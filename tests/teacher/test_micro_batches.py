@@ -37,7 +37,7 @@ def test_no_part_is_of_one_image_unless_the_batch_is(num_images: int, steps: int
     assert [place for part in parts for place in part] == list(range(num_images))
 
 
-def test_a_network_without_batch_norm_gets_the_parts_that_were_asked_for() -> None:
+def test_a_network_without_batch_norm_gets_the_parts_that_were_always() -> None:
     assert [part.size for part in micro_batches(small(batch_norm=False), 5, 4)] == [2, 1, 1, 1]
 
 
