@@ -11,6 +11,7 @@ import re
 import signal
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -156,10 +157,12 @@ FOUND: list[str] = []
 def reads_back(name: str) -> bool:
     stream = io.BytesIO()
     try:
-        picture(random.Random(0), 32, 32).save(stream, name)
-        stream.seek(0)
-        with Image.open(stream) as image:
-            image.load()
-            return image.format == name or (name, image.format) in {("JPEG2000", "JPEG2000"), ("MPO", "JPEG")}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of formats that a later Pillow drops
+            picture(random.Random(0), 32, 32).save(stream, name)
+            stream.seek(0)
+            with Image.open(stream) as image:
+                image.load()
+                return image.format == name or (name, image.format) in {("JPEG2000", "JPEG2000"), ("MPO", "JPEG")}
     except (AttributeError, KeyError, OSError, SystemError, TypeError, ValueError):  # no writer, or not for this mode
         return False
