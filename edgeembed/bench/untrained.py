@@ -24,10 +24,11 @@ NEEDED = ("torch", "timm")
 
 
 class Untrained:
-    """Figures of each bundle, found once for all of its files; None where they are not known.
+    """Retrieval scores of each bundle's architecture with random weights, computed once for all files of a bundle.
 
-    Without a teacher the export may have measured them, on the same queries and index images. Else the network is built
-    and run here, in one pass, where torch is installed.
+    They are read from the bundle where its export scored the same queries and index images and no teacher's index is
+    searched. Otherwise the network is built and embeds the evaluation images once, which needs torch. None where
+    neither is possible.
     """
 
     def __init__(self, evaluation: EvaluationSet, readable_N: BoolArray, teacher: Reference | None) -> None:
@@ -35,7 +36,7 @@ class Untrained:
         self.known: dict[Path, dict[str, Any] | None] = {}
 
     def figures(self, candidate: Candidate) -> dict[str, Any] | None:
-        """`untrained` of the candidate's rows."""
+        """The scores for the `untrained` key of the candidate's rows; None where they are not known."""
         if self.evaluation.not_scored is not None:
             return None
         if candidate.folder not in self.known:

@@ -37,7 +37,7 @@ def run_torch(model: Network, pixels_NHWC: UInt8Array) -> FloatArray:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Baselines:
-    """`untrained`: as in bundle.json, the gate's own images first."""
+    """`untrained` holds one entry for each evaluation set, as in bundle.json, that of the gate's images first."""
 
     evaluation: EvaluationSet
     untrained: list[dict[str, Any]]
@@ -85,6 +85,10 @@ def measure_baselines(model: Network, images: GateImages, reference_ND: FloatArr
 
 
 def measure_untrained(model: Network, images: GateImages, macs: int) -> list[dict[str, Any]]:
+    """Scores of the same architecture with random weights on the gate's images and on those of the bench.
+
+    `macs`: multiply-accumulates for one image. Empty where nothing can be scored or the network is too large.
+    """
     gate, bench = images.evaluation, choose_split(images.evaluation.manifest, "test", "val")
     if gate.not_scored is not None and bench.not_scored is not None:
         return []

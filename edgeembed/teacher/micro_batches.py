@@ -15,10 +15,11 @@ log = logging.getLogger(__name__)
 
 
 def micro_batches(model: nn.Module, num_images: int, accumulate_steps: int) -> Iterator[Rows]:
-    """Places of a batch's images, in at most `accumulate_steps` parts; the loop body takes forward and backward pass.
+    """Splits a batch of `num_images` into at most `accumulate_steps` micro-batches; yields the positions of each (n,).
 
-    A network with batch norm gets fewer parts where some would be of one image. Where the batch itself is of one, its
-    batch norm computes with the running statistics, as in evaluation, until the loop goes on.
+    The loop body runs the forward and backward pass of a micro-batch. A network with batch norm gets fewer, larger
+    micro-batches where some would hold a single image. Where the whole batch is a single image, batch norm layers are
+    in evaluation mode during the loop body: they normalise with their running statistics.
     """
     layers = batch_norms(model)
     if layers:
