@@ -79,6 +79,15 @@ class Manifest:
     def rows(self, split: str) -> Rows:
         return np.flatnonzero(np.array(self.split) == split)
 
+    def visits(self, rows: Rows) -> Rows:
+        """How often training visits each of some rows in an epoch; 0 for never."""
+        return np.ones(len(rows), dtype=np.int64)
+
+    def training_rows(self) -> Rows:
+        """The rows of the train split that training visits at all, each once."""
+        rows = self.rows("train")
+        return rows[self.visits(rows) > 0]
+
     def take(self, rows: Rows) -> Manifest:
         """The sub-table of some rows, in their order; a row may repeat."""
         columns: dict[str, Any] = {name: tuple(getattr(self, name)[row] for row in rows) for name in COLUMNS}
