@@ -82,6 +82,18 @@ class AugmentSection(Section):
     aspect: tuple[float, float] = Field(
         default=(1.0, 1.0), description="width over height of the crop, relative to the image: smallest and largest"
     )
+    crop_side: tuple[float, float] | None = Field(
+        default=None,
+        description="side of the crop as a multiple of the image's, smallest and largest, in place of scale and "
+        "aspect; above 1 the view zooms out and shows a border; null: scale and aspect decide",
+    )
+    crop_per_axis: bool = Field(default=False, description="draw crop_side for width and height separately")
+    crop_probability: float = Field(
+        default=1.0, ge=0.0, le=1.0, description="share of the views that are cropped, by scale or crop_side"
+    )
+    border: Literal["reflect", "black"] = Field(
+        default="reflect", description="what a view shows beyond the edge of its image"
+    )
     rotation_degrees: float = Field(default=0.0, ge=0.0, le=180.0, description="largest rotation, either way")
     shear_degrees: float = Field(default=0.0, ge=0.0, le=45.0, description="largest shear, either way")
     affine_probability: float = Field(
@@ -102,6 +114,19 @@ class AugmentSection(Section):
     drop_square_side: tuple[float, float] = Field(
         default=(0.1, 0.2), description="side of the erased square as a share of the view's: smallest and largest"
     )
+
+    @model_validator(mode="after")
+    def _require_one_crop(self) -> AugmentSection:
+        if self.crop_side is not None and (self.scale, self.aspect) != ((1.0, 1.0), (1.0, 1.0)):
+            raise UserError(
+                f"augment.crop_side = {list(self.crop_side)}: it takes the place of augment.scale and augment.aspect: "
+                "set those to [1, 1], or crop_side to null"
+            )
+        if self.crop_side is not None and not 0.0 < self.crop_side[0] <= self.crop_side[1]:
+            raise UserError(
+                f"augment.crop_side = {list(self.crop_side)}: expected two sides above 0, the smaller first"
+            )
+        return self
 
 
 class MixSection(Section):
@@ -180,7 +205,17 @@ class OptimSection(Section):
     )
     decay: Literal["cosine", "linear"] = Field(default="cosine", description="form of the learning rate's decay")
     decay_epochs: float | None = Field(
-        default=None, gt=0.0, description="epochs after which the decay ends; null: with the stage"
+        default=None,
+        gt=0.0,
+        description="length of the decay in epochs, warm-up included; null: from the warm-up to the end of the stage",
+    )
+    decay_first_epoch: float = Field(
+        default=0.0,
+        ge=0.0,
+        description="epoch of the decay in which the stage begins, so that several stages share one decay_epochs",
+    )
+    decay_by: Literal["step", "epoch"] = Field(
+        default="step", description="lower the learning rate with every step, or once an epoch"
     )
     final_lr_factor: float = Field(
         default=0.0, ge=0.0, le=1.0, description="learning rate at the end of the decay, as a multiple of lr"
@@ -208,7 +243,9 @@ class TrainSection(Section):
     precision: Precision = Field(
         default="auto", description="precision of the computation; auto: what the device computes natively"
     )
-    clip_norm: float = Field(default=1.0, gt=0.0, description="largest norm of the gradient")
+    clip_norm: float | None = Field(
+        default=1.0, gt=0.0, description="largest norm of the gradient; null: gradients are not clipped"
+    )
     ema_decay: float | None = Field(
         default=None,
         gt=0.0,

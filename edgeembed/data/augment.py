@@ -8,6 +8,7 @@ the uninterrupted one would have seen, and a stored teacher target can be matche
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -25,17 +26,22 @@ class Views:
     brightness_B: Tensor
     contrast_B: Tensor
     saturation_B: Tensor
-    square_B4: Tensor  # left, top, right, bottom of the dropped square in 0..1; all zero for none
+    square_B4: Tensor  # left, top, right, bottom of the erased square in 0..1; all zero for none
+    border: Literal["reflect", "black"] = "reflect"
 
 
-def uniforms(seed: int, image_B: npt.NDArray[np.int64], view: int, count: int) -> npt.NDArray[np.float64]:
-    """(B, count) numbers in [0, 1): splitmix64 (Steele et al. 2014) of a counter made of all arguments."""
+def uniforms(
+    seed: int, image_B: npt.NDArray[np.int64], view: int | npt.NDArray[np.int64], count: int
+) -> npt.NDArray[np.float64]:
+    """(B, count) numbers in [0, 1): splitmix64 (Steele et al. 2014) of a counter made of all arguments.
+
+    `view` is one number for all images, or one for each (B,).
+    """
     with np.errstate(over="ignore"):
-        run = np.array([seed, view], dtype=np.uint64) * np.array(
-            [0xD1342543DE82EF95, 0xDA942042E4DD58B5], dtype=np.uint64
-        )
+        view_B = np.broadcast_to(np.asarray(view, dtype=np.uint64), image_B.shape)
+        run_B = np.uint64(seed) * np.uint64(0xD1342543DE82EF95) + view_B * np.uint64(0xDA942042E4DD58B5)
         counter = image_B.astype(np.uint64)[:, None] * np.uint64(0x2545F4914F6CDD1D) + np.arange(count, dtype=np.uint64)
-        state = (counter + _mix(run[:1] + run[1:])) * np.uint64(0x9E3779B97F4A7C15)
+        state = (counter + _mix(run_B)[:, None]) * np.uint64(0x9E3779B97F4A7C15)
         return (_mix(state.astype(np.uint64)) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
@@ -45,15 +51,15 @@ def _mix(value: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     return value ^ (value >> np.uint64(31))
 
 
-def draw_views(section: AugmentSection, *, seed: int, image_B: npt.NDArray[np.int64], view: int) -> Views:
-    """The numbers of one view of each image."""
+def draw_views(
+    section: AugmentSection, *, seed: int, image_B: npt.NDArray[np.int64], view: int | npt.NDArray[np.int64]
+) -> Views:
+    """The numbers of one view of each image; `view` numbers it, for all images (int) or for each of them (B,)."""
     u = uniforms(seed, image_B, view, 16)
-    affine = u[:, 0] < section.affine_probability
-    area = np.where(affine, between(section.scale, u[:, 1]), 1.0)
-    log_aspect = np.where(affine, between((np.log(section.aspect[0]), np.log(section.aspect[1])), u[:, 2]), 0.0)
+    # One draw decides on both: where crops and rotations are equally likely, a view has both or neither.
+    cropped, affine = u[:, 0] < section.crop_probability, u[:, 0] < section.affine_probability
+    half_width, half_height = (np.where(cropped, side, 1.0) for side in crop_sides(section, u[:, 1], u[:, 2]))
     angle = np.where(affine, np.deg2rad(section.rotation_degrees) * (2 * u[:, 3] - 1), 0.0)
-    half_width = np.sqrt(area * np.exp(log_aspect))
-    half_height = np.sqrt(area / np.exp(log_aspect))
     shift_x = (2 * u[:, 4] - 1) * np.abs(1 - half_width)
     shift_y = (2 * u[:, 5] - 1) * np.abs(1 - half_height)
     mirror = np.where(u[:, 6] < section.flip_probability, -1.0, 1.0)
@@ -78,7 +84,20 @@ def draw_views(section: AugmentSection, *, seed: int, image_B: npt.NDArray[np.in
         contrast_B=as_tensor[2],
         saturation_B=as_tensor[3],
         square_B4=as_tensor[4],
+        border=section.border,
     )
+
+
+def crop_sides(
+    section: AugmentSection, u_B: npt.NDArray[np.float64], v_B: npt.NDArray[np.float64]
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Width and height of each crop as multiples of the image's, of two numbers in [0, 1) each."""
+    if section.crop_side is not None:
+        side_B = between(section.crop_side, u_B)
+        return side_B, between(section.crop_side, v_B) if section.crop_per_axis else side_B
+    area_B = between(section.scale, u_B)
+    aspect_B = np.exp(between((np.log(section.aspect[0]), np.log(section.aspect[1])), v_B))
+    return np.sqrt(area_B * aspect_B), np.sqrt(area_B / aspect_B)
 
 
 def between(limits: tuple[float, float], u: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -1,4 +1,4 @@
-"""Pixels of views: crops, colours, dropped squares and pasted ones."""
+"""Pixels of views: crops, colours, erased squares and pasted ones."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from torch import Tensor
 from edgeembed.config import MixSection
 from edgeembed.data.augment import Views, between, uniforms
 from edgeembed.images import UInt8Array
+
+RENDERING = 2
+"""Counts up whenever the pixels of a view change, so that teacher embeddings stored of other pixels are not used."""
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
@@ -33,7 +36,8 @@ def render_on_cpu(canvas_BCHW: Tensor, views: Views, shape_px: tuple[int, int]) 
     canvas_BHWC = np.ascontiguousarray(canvas_BCHW.permute(0, 2, 3, 1).numpy())
     height, width = shape_px
     view_BHWC = np.empty((len(canvas_BHWC), height, width, 3), np.uint8)
-    affine_B23 = pixel_affine(views.affine_B23.numpy().astype(np.float64), canvas_BHWC.shape[1:3], shape_px)
+    affine_B23 = views.affine_B23.numpy().astype(np.float64)
+    border = cv2.BORDER_CONSTANT if views.border == "black" else cv2.BORDER_REFLECT
     brightness_B, contrast_B, saturation_B = (
         values.numpy().astype(np.float64) for values in (views.brightness_B, views.contrast_B, views.saturation_B)
     )
@@ -41,9 +45,12 @@ def render_on_cpu(canvas_BCHW: Tensor, views: Views, shape_px: tuple[int, int]) 
     for view_HWC, canvas_HWC, affine_23, square_4, *colour in zip(
         view_BHWC, canvas_BHWC, affine_B23, square_B4, brightness_B, contrast_B, saturation_B, strict=True
     ):
-        four_HW4 = cv2.cvtColor(canvas_HWC, cv2.COLOR_RGB2RGBA)  # OpenCV warps four channels in half the time of three
+        source_1CHW = shrink(torch.from_numpy(canvas_HWC).permute(2, 0, 1)[None], affine_23, shape_px)
+        source_HWC = np.ascontiguousarray(source_1CHW[0].permute(1, 2, 0).numpy())
+        to_source_23 = pixel_affine(affine_23, source_HWC.shape[:2], shape_px)
+        four_HW4 = cv2.cvtColor(source_HWC, cv2.COLOR_RGB2RGBA)  # OpenCV warps four channels in half the time of three
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-        warped_HW4 = cv2.warpAffine(four_HW4, affine_23, (width, height), None, flags, cv2.BORDER_REFLECT)
+        warped_HW4 = cv2.warpAffine(four_HW4, to_source_23, (width, height), None, flags, border)
         cv2.cvtColor(warped_HW4, cv2.COLOR_RGBA2RGB, view_HWC)
         if colour != [1.0, 1.0, 1.0]:
             recolour(view_HWC, *colour)
@@ -53,16 +60,31 @@ def render_on_cpu(canvas_BCHW: Tensor, views: Views, shape_px: tuple[int, int]) 
     return torch.from_numpy(view_BHWC).permute(0, 3, 1, 2)
 
 
-def pixel_affine(affine_B23: np.ndarray, canvas_px: tuple[int, ...], view_px: tuple[int, int]) -> np.ndarray:
+def shrink(canvas_1CHW: Tensor, affine_23: np.ndarray, view_px: tuple[int, int]) -> Tensor:
+    """The image at the resolution that a view of it needs, antialiased as in evaluation; as it is where that is higher.
+
+    Warping by bilinear interpolation reads four pixels for each one it writes: where a view is smaller than its part of
+    the image, the others are skipped and fine detail turns into noise.
+    """
+    canvas_px = canvas_1CHW.shape[2], canvas_1CHW.shape[3]
+    across, down = np.hypot(*pixel_affine(affine_23, canvas_px, view_px)[:, :2].T)  # image pixels for one of the view
+    height, width = (
+        max(1, round(side / max(1.0, ratio))) for side, ratio in zip(canvas_px, (down, across), strict=True)
+    )
+    if (height, width) == canvas_px:
+        return canvas_1CHW
+    return F.interpolate(canvas_1CHW, (height, width), mode="bilinear", antialias=True)
+
+
+def pixel_affine(affine_23: np.ndarray, canvas_px: tuple[int, ...], view_px: tuple[int, int]) -> np.ndarray:
     """Output to input in [-1, 1] coordinates of the whole image, to output to input in pixel centres."""
     (in_height, in_width), (out_height, out_width) = canvas_px, view_px
     to_unit = np.array(
         [[2 / out_width, 0, 1 / out_width - 1], [0, 2 / out_height, 1 / out_height - 1], [0, 0, 1]], np.float64
     )
     to_pixels = np.array([[in_width / 2, 0, (in_width - 1) / 2], [0, in_height / 2, (in_height - 1) / 2]], np.float64)
-    square_B33 = np.concatenate([affine_B23, np.tile([[[0.0, 0.0, 1.0]]], (len(affine_B23), 1, 1))], axis=1)
-    matrix_B23: np.ndarray = to_pixels @ square_B33 @ to_unit
-    return matrix_B23
+    matrix_23: np.ndarray = to_pixels @ np.concatenate([affine_23, [[0.0, 0.0, 1.0]]]) @ to_unit
+    return matrix_23
 
 
 def recolour(view_HWC: UInt8Array, brightness: float, contrast: float, saturation: float) -> None:
@@ -78,9 +100,22 @@ def render_on_device(canvas_BCHW: Tensor, views: Views, shape_px: tuple[int, int
     height, width = shape_px
     device = canvas_BCHW.device
     num = canvas_BCHW.shape[0]
-    grid = F.affine_grid(views.affine_B23.to(device), [num, 3, height, width], align_corners=False)
-    pixels = canvas_BCHW.to(torch.float32).contiguous(memory_format=torch.channels_last)
-    image = F.grid_sample(pixels, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+    grid_BHW2 = F.affine_grid(views.affine_B23.to(device), [num, 3, height, width], align_corners=False)
+    pixels_BCHW = canvas_BCHW.to(torch.float32).contiguous(memory_format=torch.channels_last)
+    padding = "zeros" if views.border == "black" else "reflection"
+    warped = [
+        F.grid_sample(
+            shrink(pixels_1CHW, affine_23, shape_px),
+            grid_1HW2,
+            mode="bilinear",
+            padding_mode=padding,
+            align_corners=False,
+        )
+        for pixels_1CHW, affine_23, grid_1HW2 in zip(
+            pixels_BCHW.split(1), views.affine_B23.numpy().astype(np.float64), grid_BHW2.split(1), strict=True
+        )
+    ]
+    image = torch.cat(warped) if warped else pixels_BCHW.new_zeros(0, 3, height, width)
 
     def per_image(values_B: Tensor) -> Tensor:
         return values_B.to(device).view(-1, 1, 1, 1)
@@ -112,7 +147,7 @@ def mix_views(
     *,
     seed: int,
     image_B: npt.NDArray[np.int64],
-    view: int,
+    view: int | npt.NDArray[np.int64],
 ) -> tuple[Tensor, Tensor]:
     """CutMix (Yun et al. 2019) and mixup (Zhang et al. 2018) of each image with another one.
 
@@ -136,7 +171,9 @@ def mix_views(
     return mixed, share_B
 
 
-def are_mixed(section: MixSection, *, seed: int, image_B: npt.NDArray[np.int64], view: int) -> npt.NDArray[np.bool_]:
+def are_mixed(
+    section: MixSection, *, seed: int, image_B: npt.NDArray[np.int64], view: int | npt.NDArray[np.int64]
+) -> npt.NDArray[np.bool_]:
     """Which images `mix_views` would mix."""
     u_B = uniforms(seed, image_B, view, 17)[:, 16]
     mixed_B: npt.NDArray[np.bool_] = (u_B < section.cutmix_probability) | (u_B >= 1.0 - section.mixup_probability)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from edgeembed.data.manifest import Manifest, Rows
+from edgeembed.data.shapes import Shapes
 from edgeembed.data.versions import images_id
+from edgeembed.data.views import RENDERING
 from edgeembed.files import check_output_folder
 from edgeembed.run import read_json
 from edgeembed.student.recipe import DistillRecipe
@@ -26,26 +29,35 @@ log = logging.getLogger(__name__)
 class Answers:
     """Unit vectors of a teacher for views; asks it only for what its store, if any, lacks."""
 
-    def __init__(self, teacher: Network, store: TargetStore | None, *, precision: str, device: str) -> None:
-        self.teacher, self.store, self.precision, self.device = teacher, store, precision, device
+    def __init__(
+        self, teacher: Network, store: TargetStore | None, shapes_N2: Shapes, *, precision: str, device: str
+    ) -> None:
+        """`shapes_N2`: height and width of each training image as the teacher sees it."""
+        self.teacher, self.store, self.shapes_N2 = teacher, store, shapes_N2
+        self.precision, self.device = precision, device
 
     def of(self, batch: ViewBatch, at: Rows) -> Tensor:
         """The answers to the images of a batch at some places, (len(at), D) float32."""
         if self.store is None:
             return self.ask(batch, at)
         image_B = batch.image_B[at]
-        answer_BD, known_B = self.store.read(image_B, batch.view)
+        view_B = batch.view_B[at]
+        answer_BD, known_B = self.store.read(image_B, view_B)
         if not known_B.all():
             answer_BD[~known_B] = self.ask(batch, at[~known_B]).cpu().numpy()
-            self.store.write(image_B[~known_B], batch.view, answer_BD[~known_B])
+            self.store.write(image_B[~known_B], view_B[~known_B], answer_BD[~known_B])
         return F.normalize(torch.from_numpy(answer_BD).to(self.device).float(), dim=1)
 
     def ask(self, batch: ViewBatch, at: Rows) -> Tensor:
         """The live teacher's answers, (len(at), D) float32."""
-        image_BCHW = batch.render(at, self.teacher.size_px, self.device)
-        with torch.no_grad(), autocast(self.device, self.precision):
-            answer_BD: Tensor = self.teacher(image_BCHW)
-        return answer_BD.float()
+        shape_B2 = self.shapes_N2[batch.image_B[at]]
+        answer_BD = torch.zeros(len(at), self.teacher.dim, device=self.device)
+        for height, width in np.unique(shape_B2, axis=0).tolist():  # one shape, unless the teacher keeps proportions
+            of_shape = np.flatnonzero((shape_B2 == (height, width)).all(axis=1))
+            image_BCHW = batch.render(at[of_shape], (height, width), self.device)
+            with torch.no_grad(), autocast(self.device, self.precision):
+                answer_BD[of_shape] = self.teacher(image_BCHW).float()
+        return answer_BD
 
 
 def training_canvas_px(recipe: DistillRecipe, teacher_px: int) -> int:
@@ -62,10 +74,11 @@ def target_key(recipe: DistillRecipe, manifest: Manifest, teacher: Network, spac
     return TargetKey(
         space_id=space_id,
         data=manifest.fingerprint,
-        images=images_id([manifest.files[row] for row in manifest.rows("train")], by=recipe.targets.key),
-        num_images=int(manifest.rows("train").size),
+        images=images_id([manifest.files[row] for row in manifest.training_rows()], by=recipe.targets.key),
+        num_images=int(manifest.training_rows().size),
         dim=teacher.dim,
         augmentation={
+            "rendering": RENDERING,
             "seed": recipe.targets.seed,
             "canvas_px": training_canvas_px(recipe, teacher.size_px),
             "teacher_px": teacher.size_px,
@@ -126,16 +139,21 @@ def warn_if_teacher_is_slow(teacher: Network, *, num_images: int, device: str, p
 
 
 def open_store(
-    recipe: DistillRecipe, key: TargetKey | None, teacher_path: Path, *, num_views: int
+    recipe: DistillRecipe, key: TargetKey | None, teacher_path: Path, *, num_views: int, num_visits: int
 ) -> TargetStore | None:
-    """The store that a run reads and fills, None for a live teacher; says which, and why."""
-    section, epochs = recipe.targets, recipe.train.epochs
+    """The store that a run reads and fills, None for a live teacher; says which, and why.
+
+    `num_visits` is how often the run visits an image, at most.
+    """
+    section = recipe.targets
     if key is None:
-        log.info("targets: the teacher is asked for each view, as targets.store = none says")
+        log.info("targets: the teacher embeds the views of every step, as targets.store = none says")
         return None
     folder = store_folder(recipe, key, teacher_path)
-    if section.store == "auto" and not folder.is_dir() and num_views >= epochs:
-        log.info("targets: the teacher is asked for each view, which comes once in %d epochs: not stored", epochs)
+    if section.store == "auto" and not folder.is_dir() and num_views >= num_visits:
+        log.info(
+            "targets: the teacher embeds each view, which comes once in %d epochs: not stored", recipe.train.epochs
+        )
         return None
     warn_of_other_versions(folder, key)
     store = TargetStore(folder, key)
@@ -145,7 +163,7 @@ def open_store(
         check_output_folder(folder, option="targets.store")
     log.info(
         "targets: %d images x %d views, each used %.3g times; %d of %d known in %s (%.3g MB), the teacher adds others",
-        *(key.num_images, num_views, epochs / num_views, known, total, folder, total * key.dim * 2 / 1e6),
+        *(key.num_images, num_views, num_visits / num_views, known, total, folder, total * key.dim * 2 / 1e6),
     )
     return store
 

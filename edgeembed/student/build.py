@@ -18,6 +18,7 @@ from edgeembed.data.loader import open_canvases
 from edgeembed.data.manifest import Manifest, Rows
 from edgeembed.data.shapes import square_shapes
 from edgeembed.data.versions import images_id, kind_of
+from edgeembed.data.views import RENDERING
 from edgeembed.errors import CheckFailed, UserError
 from edgeembed.files import check_output_folder
 from edgeembed.locks import locked
@@ -36,6 +37,7 @@ from edgeembed.student.recipe import DistillRecipe
 from edgeembed.student.replay import Replay
 from edgeembed.student.targets import TargetStore, are_known, changed_images, open_existing, warn_of_other_versions
 from edgeembed.teacher.device import pick_device, set_allocator
+from edgeembed.teacher.evaluate import input_shapes
 from edgeembed.teacher.model import Network
 from edgeembed.teacher.saved import load_model
 
@@ -83,19 +85,20 @@ def _fill(
         visits=len(files) * num_views,
     )
     mine = np.array_split(canvases.readable(), world_size)[rank]
-    asked = [
-        (missing_B, view)
+    samples = [
+        (missing_B, np.full_like(missing_B, view))
         for first in range(0, len(mine), BATCH_SIZE)
         for view in range(num_views)
         if (missing_B := lacking(store, mine[first : first + BATCH_SIZE], view)).size
     ]
-    total = sum(missing_B.size for missing_B, _ in asked)
+    total = sum(missing_B.size for missing_B, _ in samples)
     log.info("targets: %d images x %d views in %s, %d to compute", key.num_images, num_views, store.folder, total)
     warn_if_teacher_is_slow(teacher, num_images=total, device=device, precision=precision)
-    answers = Answers(teacher, store, precision=precision, device=device)
+    shapes_N2 = input_shapes(teacher, files, workers=recipe.train.workers)
+    answers = Answers(teacher, store, shapes_N2, precision=precision, device=device)
     started, computed = time.monotonic(), 0
     with stop_request() as stop:
-        for batch in track(replay_of(recipe).batches(canvases, asked), "targets", total=len(asked)):
+        for batch in track(replay_of(recipe).batches(canvases, samples), "targets", total=len(samples)):
             answers.of(batch, np.arange(batch.image_B.size))
             computed += batch.image_B.size
             if stop.signum is not None:
@@ -126,6 +129,11 @@ def verify_targets(
     store = open_existing(folder)
     if "canvas_px" not in store.key.augmentation:
         raise UserError(f"{folder}: embeddings that were imported: there is no teacher to ask again")
+    if store.key.augmentation.get("rendering") != RENDERING:
+        raise UserError(
+            f"{folder}: an earlier version of edgeembed stored these targets, of views rendered in another way: "
+            "`edgeembed targets build` stores new ones"
+        )
     if (store.key.space_id, store.key.data) != (facts["space_id"], manifest.fingerprint):
         raise UserError(
             f"{folder}: targets of space {store.key.space_id} on data {store.key.data}, "
@@ -149,15 +157,18 @@ def verify_targets(
         seed=augmentation["seed"],
     )
     device = bring_to_device(teacher, "auto")
-    canvases = open_canvases(
-        files := train_files(manifest), shapes_N2=square_shapes(len(files), augmentation["canvas_px"]), workers=workers
-    )
-    live = Answers(teacher, None, precision=augmentation["precision"], device=device)
+    files = train_files(manifest)
+    canvases = open_canvases(files, shapes_N2=square_shapes(len(files), augmentation["canvas_px"]), workers=workers)
+    shapes_N2 = input_shapes(teacher, files, workers=workers)
+    live = Answers(teacher, None, shapes_N2, precision=augmentation["precision"], device=device)
     cosines = []
-    asked = by_view(chosen)
-    for batch in track(replay.batches(canvases, asked), "asking the teacher", total=len(asked)):
+    samples = [
+        (chosen[first : first + BATCH_SIZE, 0], chosen[first : first + BATCH_SIZE, 1])
+        for first in range(0, len(chosen), BATCH_SIZE)
+    ]
+    for batch in track(replay.batches(canvases, samples), "computing targets again", total=len(samples)):
         answer_BD = live.of(batch, np.arange(batch.image_B.size)).cpu().numpy()
-        stored_BD = store.read(batch.image_B, batch.view)[0].astype(np.float32)
+        stored_BD = store.read(batch.image_B, batch.view_B)[0].astype(np.float32)
         norm_B = np.linalg.norm(stored_BD, axis=1) * np.linalg.norm(answer_BD, axis=1)
         cosines.append((stored_BD * answer_BD).sum(axis=1) / norm_B)
     cosine_P = np.concatenate(cosines) if cosines else np.zeros(0, np.float32)
@@ -219,22 +230,13 @@ def survey(store: TargetStore) -> tuple[npt.NDArray[np.int64], int]:
     return (np.concatenate(pairs) if pairs else np.zeros((0, 2), np.int64)), wrong
 
 
-def by_view(pairs: npt.NDArray[np.int64]) -> list[tuple[Rows, int]]:
-    """Batches of one view each."""
-    asked = []
-    for view in np.unique(pairs[:, 1]):
-        image_M = pairs[pairs[:, 1] == view, 0]
-        asked += [(image_M[first : first + BATCH_SIZE], int(view)) for first in range(0, len(image_M), BATCH_SIZE)]
-    return asked
-
-
 def lacking(store: TargetStore, image_B: Rows, view: int) -> Rows:
     return image_B[~are_known(store.read(image_B, view)[0])]
 
 
 def train_files(manifest: Manifest) -> Sequence[str]:
     manifest.require_files()
-    return [manifest.files[row] for row in manifest.rows("train")]
+    return [manifest.files[row] for row in manifest.training_rows()]
 
 
 def bring_to_device(teacher: Network, wanted: str) -> str:

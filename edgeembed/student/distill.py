@@ -13,11 +13,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from edgeembed.checkpoint import load_checkpoint, save_checkpoint
 from edgeembed.config import to_yaml
-from edgeembed.data.loader import Order, open_training_canvases
+from edgeembed.data.loader import Order, Visits, open_training_canvases
 from edgeembed.data.manifest import Manifest, Rows
 from edgeembed.data.shapes import square_shapes
 from edgeembed.errors import UserError
@@ -61,7 +62,7 @@ def _train(
     recipe: DistillRecipe, manifest: Manifest, teacher_path: Path, run: RunFolder, *, resume: bool
 ) -> dict[str, Any]:
     """The run itself, in a folder that this process has locked."""
-    rows = manifest.rows("train")
+    rows = manifest.training_rows()
     if rows.size < 2:
         raise UserError(f"the train split has {rows.size} images, distillation needs at least 2")
     require_student_size(recipe.student.name, recipe.image.size_px)
@@ -91,7 +92,8 @@ def _train(
         log.warning("the teacher has no embedding of %d training images: left out", readable.size - usable.size)
     if usable.size < 2:
         raise UserError(f"{usable.size} of {len(files)} training images can be used, distillation needs at least 2")
-    order = Order(num_images=len(usable), batch_size=min(batch_size, len(usable)), seed=train.seed)
+    visits = Visits.of(np.repeat(usable, manifest.visits(rows)[usable]))
+    order = Order(num_images=len(visits), batch_size=min(batch_size, len(visits)), seed=train.seed)
     total_steps = min(train.epochs * order.steps_per_epoch, train.max_steps or 2**62)
     eval_every = steps_between_evaluations(recipe.eval, planned, total_steps)
 
@@ -119,9 +121,12 @@ def _train(
         student.starting_weights = state.get("starting_weights", recipe.student.weights)
     resume_scale(scaler, state)
     run.forget_metrics_after(first_step)
-    num_views = min(recipe.targets.views, train.epochs)
+    num_visits = train.epochs * int(visits.times_V.max())
+    num_views = min(recipe.targets.views, num_visits)
     images_left = order.batch_size * (total_steps - first_step)
-    answer = teacher.answers(recipe, manifest, num_views=num_views, num_images=images_left, device=device)
+    answer = teacher.answers(
+        recipe, manifest, num_views=num_views, num_visits=num_visits, num_images=images_left, device=device
+    )
     objective = build_objective(recipe, manifest, rows, teacher, device)
     validation = Validation(recipe, planned, teacher, student, device) if eval_every else None
 
@@ -139,7 +144,7 @@ def _train(
         instead="distil on a machine with an NVIDIA GPU, or --student mobilenetv4_s --recipe scratch",
     )
     work_S = [float(image.view_px(step / total_steps) ** 2) for step in range(total_steps)]
-    recurs = num_views < train.epochs and teacher.size_px and recipe.targets.store != "none"
+    recurs = num_views < num_visits and teacher.size_px and recipe.targets.store != "none"
     remark = f"; less once the teacher has embedded all views, in epoch {num_views} of {train.epochs}" if recurs else ""
     started, evaluated = time.monotonic(), None
     student.train()
@@ -148,11 +153,11 @@ def _train(
         stop_request() as stop,
         TrainingLog(run, first_step=first_step, work_S=work_S, remark=remark) as training_log,
     ):
-        asked = [
-            (usable[wanted], order.epoch(step) % num_views)
-            for step, wanted in enumerate(order.wanted(first_step, total_steps), start=first_step)
-        ]
-        for step, batch in enumerate(replay_of(recipe).batches(canvases, asked), start=first_step):
+        samples = []
+        for step, number_B in enumerate(order.wanted(first_step, total_steps), start=first_step):
+            image_B, view_B = visits.samples(number_B, order.epoch(step))
+            samples.append((image_B, view_B % num_views))
+        for step, batch in enumerate(replay_of(recipe).batches(canvases, samples), start=first_step):
             epoch = order.epoch(step)
             factor = rate_factor(
                 step, steps_per_epoch=order.steps_per_epoch, total_steps=total_steps, section=recipe.optim

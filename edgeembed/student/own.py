@@ -42,7 +42,7 @@ def import_targets(path: Path, manifest: Manifest, out: Path, *, model: str | No
         raise UserError(f"{out}: is not empty: name a new folder with --out")
     embeddings = read_vectors(path, model=model)
     at_N = find(path, embeddings, manifest, np.arange(len(manifest)))
-    train = manifest.rows("train")
+    train = manifest.training_rows()
     at_train = at_N[train]
     if (at_train >= 0).sum() < 2:
         raise UserError(

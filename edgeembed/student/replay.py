@@ -27,60 +27,61 @@ class Replay:
     mix: MixSection
     seed: int
 
-    def batches(self, canvases: Canvases, asked: Sequence[tuple[Rows, int]]) -> Iterator[ViewBatch]:
-        """One batch for each (images, view) asked for, in order, without images that cannot be decoded."""
-        partners = [self.partners(image_B, view, len(canvases.files)) for image_B, view in asked]
+    def batches(self, canvases: Canvases, samples: Sequence[tuple[Rows, Rows]]) -> Iterator[ViewBatch]:
+        """One batch for each (images, their views), in order, without images that cannot be decoded."""
+        partners = [self.partners(image_B, view_B, len(canvases.files)) for image_B, view_B in samples]
         wanted = [
             np.concatenate([image_B, partner_B[partner_B >= 0]])
-            for (image_B, _), partner_B in zip(asked, partners, strict=True)
+            for (image_B, _), partner_B in zip(samples, partners, strict=True)
         ]
-        for (image_B, view), partner_B, batch in zip(asked, partners, canvases.batches(wanted), strict=True):
+        for (image_B, view_B), partner_B, batch in zip(samples, partners, canvases.batches(wanted), strict=True):
             readable_B = np.isin(image_B, batch.image_B)
-            image_B, partner_B = image_B[readable_B], partner_B[readable_B]
+            image_B, view_B, partner_B = image_B[readable_B], view_B[readable_B], partner_B[readable_B]
             yield ViewBatch(
                 replay=self,
-                view=view,
+                view_B=view_B,
                 image_B=image_B,
                 partner_B=np.where(np.isin(partner_B, batch.image_B), partner_B, -1),
                 canvas_of={int(image): at for at, image in enumerate(batch.image_B)},
                 canvas_BCHW=batch.canvas_BCHW,
             )
 
-    def partners(self, image_B: Rows, view: int, num_images: int) -> Rows:
-        """The image that each one is mixed with in a view, -1 for none; a view shifts all by the same number."""
+    def partners(self, image_B: Rows, view_B: Rows, num_images: int) -> Rows:
+        """The image that each one is mixed with in its view, -1 for none; a view shifts all by the same number."""
         if not self.mix.mixes or num_images < 2:
             return np.full(len(image_B), -1, dtype=np.int64)
-        draw = uniforms(self.seed, np.zeros(1, dtype=np.int64), view, 22)[0, 21]
-        partner_B = (image_B + 1 + int(draw * (num_images - 1))) % num_images
-        return np.where(are_mixed(self.mix, seed=self.seed, image_B=image_B, view=view), partner_B, -1)
+        draw_B = uniforms(self.seed, np.zeros_like(image_B), view_B, 22)[:, 21]
+        partner_B = (image_B + 1 + (draw_B * (num_images - 1)).astype(np.int64)) % num_images
+        return np.where(are_mixed(self.mix, seed=self.seed, image_B=image_B, view=view_B), partner_B, -1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ViewBatch:
-    """Decoded images of one view and those that they are mixed with (`partner_B`, -1 for none)."""
+    """Decoded images, the view of each, and those that they are mixed with (`partner_B`, -1 for none)."""
 
     replay: Replay
-    view: int
+    view_B: Rows
     image_B: Rows
     partner_B: Rows
     canvas_of: dict[int, int]  # image to its place in canvas_BCHW
     canvas_BCHW: Tensor
 
-    def render(self, at: Rows, size_px: int, device: str) -> Tensor:
-        """The views of some images of the batch, as squares: (len(at), 3, size_px, size_px), 0..255."""
-        image_B, partner_B = self.image_B[at], self.partner_B[at]
-        view_BCHW = self._draw(image_B, size_px, device)
+    def render(self, at: Rows, shape_px: int | tuple[int, int], device: str) -> Tensor:
+        """The views of some images of the batch, (len(at), 3, H, W), 0..255; `shape_px` is (H, W) or a square's side.
+
+        A view has the same content at any shape: where the shape has an image's own proportions, nothing is squashed.
+        """
+        image_B, view_B, partner_B = self.image_B[at], self.view_B[at], self.partner_B[at]
+        view_BCHW = self._draw(image_B, view_B, shape_px, device)
         mixed = np.flatnonzero(partner_B >= 0)
         if mixed.size:
             other_BCHW = view_BCHW.clone()
-            other_BCHW[mixed] = self._draw(partner_B[mixed], size_px, device)
+            other_BCHW[mixed] = self._draw(partner_B[mixed], view_B[mixed], shape_px, device)
             replay = self.replay
-            view_BCHW, _ = mix_views(
-                view_BCHW, other_BCHW, replay.mix, seed=replay.seed, image_B=image_B, view=self.view
-            )
+            view_BCHW, _ = mix_views(view_BCHW, other_BCHW, replay.mix, seed=replay.seed, image_B=image_B, view=view_B)
         return view_BCHW
 
-    def _draw(self, image_B: Rows, size_px: int, device: str) -> Tensor:
-        views = draw_views(self.replay.augment, seed=self.replay.seed, image_B=image_B, view=self.view)
+    def _draw(self, image_B: Rows, view_B: Rows, shape_px: int | tuple[int, int], device: str) -> Tensor:
+        views = draw_views(self.replay.augment, seed=self.replay.seed, image_B=image_B, view=view_B)
         canvas_BCHW = self.canvas_BCHW[[self.canvas_of[int(image)] for image in image_B]]
-        return render_views(canvas_BCHW.to(device), views, size_px)
+        return render_views(canvas_BCHW.to(device), views, shape_px)

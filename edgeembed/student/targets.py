@@ -14,6 +14,7 @@ import json
 import logging
 import os
 import struct
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -94,28 +95,32 @@ class TargetStore:
         elif folder.is_dir() and {path.name for path in folder.iterdir()} - {locks.NAME}:
             raise UserError(f"{folder}: holds no targets (no targets.json): name an empty folder, or a new one")
 
-    def read(self, image_B: Rows, view: int) -> tuple[HalfArray, npt.NDArray[np.bool_]]:
-        """(B, D) float16, and which of them are known."""
-        rows_ND = self._view(view)
-        if rows_ND is None:
-            return np.zeros((len(image_B), self.key.dim), np.float16), np.zeros(len(image_B), np.bool_)
-        stored_BD = rows_ND[image_B]
+    def read(self, image_B: Rows, view: int | Rows) -> tuple[HalfArray, npt.NDArray[np.bool_]]:
+        """(B, D) float16, and which of them are known; `view` is one for all images, or one for each (B,)."""
+        stored_BD = np.zeros((len(image_B), self.key.dim), np.float16)
+        for number, at in by_view(view, len(image_B)):
+            rows_ND = self._view(number)
+            if rows_ND is not None:
+                stored_BD[at] = rows_ND[image_B[at]]
         return stored_BD, are_known(stored_BD)
 
-    def write(self, image_B: Rows, view: int, embedding_BD: npt.NDArray[np.floating[Any]]) -> None:
+    def write(self, image_B: Rows, view: int | Rows, embedding_BD: npt.NDArray[np.floating[Any]]) -> None:
         """Stores unit vectors.
 
         Raises WriteFailed where the disk is full, before anything of the view is written, and UserError where the
         folder may not be written to.
         """
-        rows_ND = self._view(view)
-        if rows_ND is None:
-            self._create(view)
-            rows_ND = self._view(view)
-            assert rows_ND is not None
-        if not rows_ND.flags.writeable:
-            raise UserError(f"{self._path(view)}: may not be written to, and lacks targets: copy the store elsewhere")
-        rows_ND[image_B] = embedding_BD
+        for number, at in by_view(view, len(image_B)):
+            rows_ND = self._view(number)
+            if rows_ND is None:
+                self._create(number)
+                rows_ND = self._view(number)
+                assert rows_ND is not None
+            if not rows_ND.flags.writeable:
+                raise UserError(
+                    f"{self._path(number)}: may not be written to, and lacks targets: copy the store elsewhere"
+                )
+            rows_ND[image_B[at]] = embedding_BD[at]
 
     def flush(self) -> None:
         """Brings what was written to the disk; until then only a crash of the machine can lose it."""
@@ -224,6 +229,13 @@ def header(shape: list[int], size: int, key: TargetKey) -> bytes:
         {"__metadata__": facts, "embedding": {"dtype": "F16", "shape": shape, "data_offsets": [0, size]}}
     ).encode()
     return struct.pack("<Q", HEADER_BYTES - 8) + text.ljust(HEADER_BYTES - 8)
+
+
+def by_view(view: int | Rows, count: int) -> Iterator[tuple[int, Rows]]:
+    """Each view with the places in a batch of `count` images that have it."""
+    view_B = np.broadcast_to(np.asarray(view), (count,))
+    for number in np.unique(view_B).tolist():
+        yield number, np.flatnonzero(view_B == number)
 
 
 def are_known(stored_BD: HalfArray) -> npt.NDArray[np.bool_]:

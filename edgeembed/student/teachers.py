@@ -31,7 +31,7 @@ from edgeembed.student.own import SOURCE, VECTORS, open_own, rows_of
 from edgeembed.student.recipe import DistillRecipe
 from edgeembed.student.replay import ViewBatch
 from edgeembed.student.targets import TargetKey
-from edgeembed.teacher.evaluate import embed_files
+from edgeembed.teacher.evaluate import embed_files, input_shapes
 from edgeembed.teacher.model import Network
 from edgeembed.teacher.saved import load_model
 
@@ -56,9 +56,18 @@ class Teacher(Protocol):
         """Resolves `targets.precision` and logs the reason; `kept` is the precision that a resumed run began with."""
 
     def answers(
-        self, recipe: DistillRecipe, manifest: Manifest, *, num_views: int, num_images: int, device: str
+        self,
+        recipe: DistillRecipe,
+        manifest: Manifest,
+        *,
+        num_views: int,
+        num_visits: int,
+        num_images: int,
+        device: str,
     ) -> Answer:
-        """Brings the teacher to a device and gives its embeddings of views, `num_images` of which are still needed."""
+        """Brings the teacher to a device and gives its embeddings of views, `num_images` of which are still needed; the
+        run visits an image at most `num_visits` times.
+        """
 
     def embed(self, manifest: Manifest, rows: Rows, recipe: DistillRecipe, device: str) -> tuple[FloatArray, Rows]:
         """Its embeddings of rows of a manifest, unaugmented: (M, D) float32, and the M rows that it has one for."""
@@ -89,15 +98,24 @@ class RunTeacher:
         return choose_targets_precision(recipe, key, self.path, device=device, kept=kept)
 
     def answers(
-        self, recipe: DistillRecipe, manifest: Manifest, *, num_views: int, num_images: int, device: str
+        self,
+        recipe: DistillRecipe,
+        manifest: Manifest,
+        *,
+        num_views: int,
+        num_visits: int,
+        num_images: int,
+        device: str,
     ) -> Answer:
         self.network.requires_grad_(False).to(device).to(memory_format=torch.channels_last)
-        store = open_store(recipe, self._key(recipe, manifest), self.path, num_views=num_views)
+        store = open_store(recipe, self._key(recipe, manifest), self.path, num_views=num_views, num_visits=num_visits)
         if store is not None:
             num_images = min(num_images, store.key.num_images * num_views - store.count(num_views))
         precision = recipe.targets.precision
         warn_if_teacher_is_slow(self.network, num_images=num_images, device=device, precision=precision)
-        return Answers(self.network, store, precision=recipe.targets.precision, device=device).of
+        files = [manifest.files[row] for row in manifest.training_rows()]
+        shapes_N2 = input_shapes(self.network, files, workers=recipe.train.workers)
+        return Answers(self.network, store, shapes_N2, precision=recipe.targets.precision, device=device).of
 
     def _key(self, recipe: DistillRecipe, manifest: Manifest) -> TargetKey | None:
         """The key of the targets that a run needs, for which the images are looked at once; None without a store."""
@@ -138,9 +156,16 @@ class OwnTeacher:
         return (kept or "fp32") if recipe.targets.precision == "auto" else recipe.targets.precision
 
     def answers(
-        self, recipe: DistillRecipe, manifest: Manifest, *, num_views: int, num_images: int, device: str
+        self,
+        recipe: DistillRecipe,
+        manifest: Manifest,
+        *,
+        num_views: int,
+        num_visits: int,
+        num_images: int,
+        device: str,
     ) -> Answer:
-        del num_views, num_images
+        del num_views, num_visits, num_images
         if manifest.fingerprint != self.store.key.data:
             raise UserError(
                 f"{self.path}: embeddings for data {self.store.key.data}, the manifest is {manifest.fingerprint}: "

@@ -1,4 +1,6 @@
-"""The blocks of a tower from its stem to its last one, for frozen prefixes and rates that fall towards the input."""
+"""The blocks of a tower from its stem to its last one, for frozen prefixes and rates that fall towards the input, and
+the parameters that weight decay and Muon leave alone.
+"""
 
 from __future__ import annotations
 
@@ -35,11 +37,45 @@ def blocks_of(backbone: Any) -> list[list[nn.Parameter]]:
     return blocks
 
 
+TOKENS_AND_POSITIONS = ("class_embedding", "cls_token", "positional_embedding", "pos_embed")
+
+
+def undecayed(network: nn.Module) -> set[int]:
+    """The `id` of each parameter that has neither weight decay nor Muon: norms, biases and other vectors, class token,
+    position embedding, the patch stem, and what a timm model itself exempts (`no_weight_decay`, such as tables of
+    relative positions).
+
+    Decay draws a parameter towards zero and Muon makes its update orthogonal: neither suits an offset, a token or a
+    position, and the patch stem is left to plain AdamW with them.
+    """
+    exempt: set[int] = set()
+    for prefix, module in network.named_modules():
+        declared = module.no_weight_decay() if hasattr(module, "no_weight_decay") else ()
+        exempt |= {id(parameter) for name, parameter in module.named_parameters() if name in declared}
+        is_stem = "patch_embed" in prefix.split(".") or is_patch_stem(module)
+        for name, parameter in module.named_parameters(recurse=False):
+            is_vector = max(parameter.shape, default=1) == parameter.numel()
+            if is_stem or is_vector or name in TOKENS_AND_POSITIONS or name == "bias":
+                exempt.add(id(parameter))
+    return exempt
+
+
+def is_patch_stem(module: nn.Module) -> bool:
+    """Whether a module cuts an image into patches: a convolution of three channels as wide as its stride, above 1."""
+    if not isinstance(module, nn.Conv2d) or module.in_channels != 3:
+        return False
+    return module.kernel_size[0] > 1 and tuple(module.kernel_size) == tuple(module.stride)
+
+
 def freeze_blocks(backbone: nn.Module, num_blocks: int) -> None:
-    """Stops the first blocks from learning; the stem is the first."""
+    """Stops the first blocks from learning, and puts them into evaluation mode; the stem is the first."""
     blocks = blocks_of(backbone)
     if num_blocks > len(blocks):
         raise UserError(f"backbone.frozen_blocks = {num_blocks}: the backbone has {len(blocks)} blocks")
     for parameters in blocks[:num_blocks]:
         for parameter in parameters:
             parameter.requires_grad_(False)
+    for module in backbone.modules():
+        parameters_of_module = list(module.parameters())
+        if parameters_of_module and not any(parameter.requires_grad for parameter in parameters_of_module):
+            module.eval()  # batch norm keeps its statistics, and nothing is dropped

@@ -19,13 +19,26 @@ SCHEMA = "edgeembed-model/1"
 
 
 def space_id(model: Network) -> str:
-    """Names a teacher's embedding space: a hash of preprocessing, architecture and weights, without class centres."""
-    described = model.describe()
-    digest = hashlib.sha256(json.dumps([described["architecture"], described["input"]], sort_keys=True).encode())
+    """Names a teacher's embedding space: a hash of all that changes an embedding, and of nothing else.
+
+    That is the architecture, preprocessing, averaging over mirror images and scales, and every tensor that evaluation
+    reads. Dropout, class centres and batch norm's count of batches change no embedding.
+    """
+    described = _without(model.describe(), {"dropout", "params"})
+    parts = [described[name] for name in ("architecture", "input", "inference") if name in described]
+    digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
     for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        if not name.endswith("num_batches_tracked"):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
     return digest.hexdigest()[:16]
+
+
+def _without(value: Any, names: set[str]) -> Any:
+    """A JSON value without some keys, at any depth."""
+    if isinstance(value, dict):
+        return {key: _without(item, names) for key, item in value.items() if key not in names}
+    return [_without(item, names) for item in value] if isinstance(value, list) else value
 
 
 def save_model(run: RunFolder, model: Network, facts: dict[str, Any]) -> None:

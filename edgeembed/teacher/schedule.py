@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -12,18 +11,27 @@ from torch import Tensor, nn
 
 from edgeembed.config import OptimSection
 from edgeembed.errors import CheckFailed
-from edgeembed.teacher.blocks import blocks_of
+from edgeembed.teacher.blocks import blocks_of, undecayed
 from edgeembed.teacher.muon import Muon, is_matrix
 from edgeembed.teacher.precision import LEAST_LOSS_SCALE
 
 
 def rate_factor(step: int, *, steps_per_epoch: int, total_steps: int, section: OptimSection) -> float:
-    """Factor on every rate at a step of a stage: linear warm-up, then down to `final_lr_factor` with every step."""
+    """Factor on every rate at a step of a stage: linear warm-up, then down to `final_lr_factor`.
+
+    With `decay_epochs` the decay is a curve over so many epochs of which the stage sees a part, from epoch
+    `decay_first_epoch` on: a warm-up takes the place of its beginning. Without, it spans the stage after the warm-up.
+    """
     warmup = min(section.warmup_epochs * steps_per_epoch, total_steps - 1)
     if step < warmup:
         return section.warmup_start_factor + (1.0 - section.warmup_start_factor) * step / warmup
-    horizon = total_steps if section.decay_epochs is None else section.decay_epochs * steps_per_epoch
-    progress = min(1.0, (step - warmup) / max(1.0, horizon - warmup))
+    if section.decay_by == "epoch":
+        step = step // steps_per_epoch * steps_per_epoch
+    if section.decay_epochs is None:
+        progress = max(0.0, step - warmup) / max(1.0, total_steps - warmup)
+    else:
+        progress = (section.decay_first_epoch + step / steps_per_epoch) / section.decay_epochs
+    progress = min(1.0, progress)
     left = 1.0 - progress if section.decay == "linear" else 0.5 * (1.0 + math.cos(math.pi * progress))
     return section.final_lr_factor + (1.0 - section.final_lr_factor) * left
 
@@ -37,18 +45,20 @@ def build_optimizers(
     sparse_head: bool = False,
     precision: str = "fp32",
 ) -> list[torch.optim.Optimizer]:
-    """AdamW, SGD or Muon with a rate for each part; norms, biases and other vectors are not decayed. Frozen parameters
-    are left out. A head with sparse gradients gets an optimiser of its own, which touches only the rows of a step.
+    """AdamW, SGD or Muon with a rate for each part. Weight decay and Muon leave out what `undecayed` names. Frozen
+    parameters are left out. A head with sparse gradients gets an optimiser of its own, which touches only the rows of a
+    step.
 
     Muon leaves class centres and what is not a matrix to AdamW, and computes in bf16 where the run does.
     """
     groups: list[dict[str, Any]] = []
     matrix_groups: list[dict[str, Any]] = []
+    kept = undecayed(backbone) | undecayed(neck)
 
     def add(parameters: Iterable[nn.Parameter], factor: float, *, muon: bool = section.kind == "muon") -> None:
         wanted = [parameter for parameter in parameters if parameter.requires_grad]
-        for decayed, by_muon in itertools.product((True, False), (True, False)):
-            chosen = [p for p in wanted if (p.ndim > 1, muon and is_matrix(p)) == (decayed, by_muon)]
+        for decayed, by_muon in ((True, True), (True, False), (False, False)):
+            chosen = [p for p in wanted if (id(p) not in kept, decayed and muon and is_matrix(p)) == (decayed, by_muon)]
             if chosen:
                 decay = section.weight_decay if decayed else 0.0
                 rate = section.lr * factor
@@ -92,11 +102,13 @@ def take_step(
     *,
     loss: float,
     step: int,
-    clip_norm: float,
+    clip_norm: float | None,
     scaler: torch.amp.GradScaler,
 ) -> float:
-    """Clips, steps and clears gradients; returns their norm. Raises CheckFailed, and changes nothing, where the loss or
-    the norm is not finite. With a scaled loss a norm that is not finite leaves the step out and lowers the scale.
+    """Clips gradients to `clip_norm` (None: not at all), steps and clears them; returns their norm before clipping.
+
+    Raises CheckFailed, and changes nothing, where the loss or the norm is not finite. With a scaled loss a norm that is
+    not finite leaves the step out and lowers the scale.
     """
     parameters = [parameter for parameter in parameters if parameter.grad is not None]
     if not parameters:  # a batch of which nothing could be decoded
@@ -118,10 +130,11 @@ def take_step(
     return norm
 
 
-def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
-    """Scales gradients down to a total norm and returns what it was; sparse gradients count by their values."""
+def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float | None) -> Tensor:
+    """Scales gradients to a total norm (None: leaves them) and returns what it was; sparse ones count by their values."""
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     values = [gradient._values() if gradient.is_sparse else gradient for gradient in gradients]
     norm = nn.utils.get_total_norm(values)
-    torch._foreach_mul_(values, (max_norm / (norm + 1e-6)).clamp_max(1.0))
+    if max_norm is not None:
+        torch._foreach_mul_(values, (max_norm / (norm + 1e-6)).clamp_max(1.0))
     return norm

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgeembed.data.loader import Order
+from edgeembed.data.loader import Order, Visits
 from edgeembed.data.manifest import Rows
 from edgeembed.data.sampling import resample
 from edgeembed.data.shapes import Shapes, aspect_shapes, square_shapes
@@ -17,19 +17,23 @@ from edgeembed.teacher.recipe import TeacherRecipe
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """Steps `begin` up to, not including, `end` of a run. `visit` maps the order's numbers to images."""
+    """Steps `begin` up to, not including, `end` of a run; the order numbers the visits of an epoch."""
 
     name: str
     recipe: TeacherRecipe
     shapes_N2: Shapes
-    visit: Rows
+    visits: Visits
     order: Order
     begin: int
     end: int
 
-    def wanted(self, first_step: int) -> list[Rows]:
-        """The images of each batch from a step of the run to the end of the stage."""
-        return [self.visit[numbers] for numbers in self.order.wanted(first_step - self.begin, self.end - self.begin)]
+    def samples(self, first_step: int) -> list[tuple[Rows, Rows]]:
+        """Images and their views, (B,) each, of each batch from a step of the run to the end of the stage."""
+        first = first_step - self.begin
+        return [
+            self.visits.samples(number_B, self.order.epoch(step))
+            for step, number_B in enumerate(self.order.wanted(first, self.end - self.begin), start=first)
+        ]
 
     def images_from(self, first_step: int) -> int:
         """How many images the stage shows from a step of the run on, each as often as it comes."""
@@ -70,28 +74,46 @@ def canvas_shapes(recipe: TeacherRecipe, files: Sequence[str]) -> Shapes:
     return shapes_N2
 
 
-def plan_stages(recipe: TeacherRecipe, files: Sequence[str], class_of_image: Rows, readable: Rows) -> list[Stage]:
-    """Every stage with its order; `train.max_steps` bounds the run, so that later stages may be cut or left out."""
+def plan_stages(
+    recipe: TeacherRecipe, files: Sequence[str], class_of_image: Rows, visits_of_image: Rows, readable: Rows
+) -> list[Stage]:
+    """Every stage with its order; `train.max_steps` bounds the run, so that later stages may be cut or left out.
+
+    `visits_of_image` says how often an epoch visits each image (`repeat` of the manifest), before `sampling` balances.
+    """
     stages: list[Stage] = []
     begin = first_epoch = 0
     for name, settings in recipe.resolve_stages():
         train = settings.train
         shapes_N2 = canvas_shapes(settings, files)
-        visit = balanced(
-            readable, class_of_image, cap=settings.sampling.cap, repeat_to=settings.sampling.repeat_to, seed=train.seed
-        )
-        _, group_N = np.unique(shapes_N2[visit], axis=0, return_inverse=True)
-        order = Order(
-            num_images=len(visit),
-            batch_size=min(train.batch_size * train.accumulate_steps, len(visit)),
+        sampling = settings.sampling
+        image_V = balanced(
+            np.repeat(readable, visits_of_image[readable]),
+            class_of_image,
+            cap=sampling.cap,
+            repeat_to=sampling.repeat_to,
             seed=train.seed,
-            group_N=group_N.reshape(-1) if settings.image.keep_aspect else None,
+        )
+        _, group_V = np.unique(shapes_N2[image_V], axis=0, return_inverse=True)
+        order = Order(
+            num_images=len(image_V),
+            batch_size=min(train.batch_size * train.accumulate_steps, len(image_V)),
+            seed=train.seed,
+            group_N=group_V.reshape(-1) if settings.image.keep_aspect else None,
             first_epoch=first_epoch,
         )
         end = min(begin + train.epochs * order.steps_per_epoch, recipe.train.max_steps or 2**62)
         if end > begin:
             stages.append(
-                Stage(name=name, recipe=settings, shapes_N2=shapes_N2, visit=visit, order=order, begin=begin, end=end)
+                Stage(
+                    name=name,
+                    recipe=settings,
+                    shapes_N2=shapes_N2,
+                    visits=Visits.of(image_V),
+                    order=order,
+                    begin=begin,
+                    end=end,
+                )
             )
         begin, first_epoch = end, first_epoch + train.epochs
     return stages

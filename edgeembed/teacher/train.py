@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import logging
+import math
 import time
 from typing import Any
 
@@ -61,7 +62,7 @@ def train_teacher(recipe: TeacherRecipe, manifest: Manifest, run: RunFolder, *, 
 def _train(recipe: TeacherRecipe, manifest: Manifest, run: RunFolder, *, resume: bool) -> dict[str, Any]:
     """The run itself, in a folder that this process has locked."""
     # Data: labelled training images, the stages of the run and the order in which each visits them.
-    rows = manifest.rows("train")
+    rows = manifest.training_rows()
     classes = manifest.class_names(rows)
     if len(classes) < 2:
         raise UserError(
@@ -89,7 +90,7 @@ def _train(recipe: TeacherRecipe, manifest: Manifest, run: RunFolder, *, resume:
         canvases = open_training_canvases(opening.train, files, canvas_shapes(opening, files))
     if canvases.readable().size < 2:
         raise UserError(f"{canvases.readable().size} of {len(files)} training images can be read, expected at least 2")
-    stages = plan_stages(recipe, files, class_of_row, canvases.readable())
+    stages = plan_stages(recipe, files, class_of_row, manifest.visits(rows), canvases.readable())
     total_steps = stages[-1].end
     eval_every = steps_between_evaluations(recipe.eval, validation, total_steps)
 
@@ -123,7 +124,9 @@ def _train(recipe: TeacherRecipe, manifest: Manifest, run: RunFolder, *, resume:
     set_allocator(sum(parameter.nbytes for parameter in trained.parameters()))
     first_step = run.last_step() if resume else 0
     run.forget_metrics_after(first_step)
-    count_K = np.bincount(class_of_row, minlength=len(classes)).tolist()
+    every_row = manifest.rows("train")  # also those that balancing leaves out: class margins go by true sizes
+    class_of_every_row = codes(classes, manifest, every_row)
+    count_K = np.bincount(class_of_every_row[class_of_every_row >= 0], minlength=len(classes)).tolist()
     finished = model if average is None else average
 
     def validate() -> Evaluated:
@@ -181,7 +184,10 @@ def _train(recipe: TeacherRecipe, manifest: Manifest, run: RunFolder, *, resume:
                 log.info("stage %s: steps %d to %d of %d", current.name, current.begin, current.end, total_steps)
 
             begin = max(first_step, current.begin)
-            for step, batch in enumerate(canvases.batches(current.wanted(begin)), start=begin):
+            samples = current.samples(begin)
+            batches = canvases.batches([image_B for image_B, _ in samples])
+            for step, ((image_B, view_B), batch) in enumerate(zip(samples, batches, strict=True), start=begin):
+                view_B = view_B[np.isin(image_B, batch.image_B)]  # of the images that could be decoded
                 stage_step = step - current.begin
                 epoch = current.order.epoch(stage_step)
                 margin = margin_at(
@@ -190,7 +196,6 @@ def _train(recipe: TeacherRecipe, manifest: Manifest, run: RunFolder, *, resume:
                     growth_per_epoch=head.margin_growth_per_epoch,
                     margin_max=head.margin_max,
                 )
-                grown = margin - head.margin
                 factor = rate_factor(
                     stage_step,
                     steps_per_epoch=current.order.steps_per_epoch,
@@ -204,7 +209,7 @@ def _train(recipe: TeacherRecipe, manifest: Manifest, run: RunFolder, *, resume:
                 loss_sum = 0.0
                 for micro in micro_batches(model, batch.image_B.size, settings.train.accumulate_steps):
                     image_B = batch.image_B[micro]
-                    views = draw_views(settings.augment, seed=train.seed, image_B=image_B, view=epoch)
+                    views = draw_views(settings.augment, seed=train.seed, image_B=image_B, view=view_B[micro])
                     canvas_BCHW = batch.canvas_BCHW[torch.from_numpy(micro)].to(device)
                     height, width = canvas_BCHW.shape[2:]
                     image_BCHW = render_views(canvas_BCHW, views, current.view_shape(step, (height, width)))
@@ -213,7 +218,7 @@ def _train(recipe: TeacherRecipe, manifest: Manifest, run: RunFolder, *, resume:
                     if settings.mix.mixes:
                         other_BCHW = image_BCHW.roll(-1, dims=0)
                         image_BCHW, mixed_B = mix_views(
-                            image_BCHW, other_BCHW, settings.mix, seed=train.seed, image_B=image_B, view=epoch
+                            image_BCHW, other_BCHW, settings.mix, seed=train.seed, image_B=image_B, view=view_B[micro]
                         )
                         label_TB = torch.cat([label_TB, label_TB.roll(-1, dims=1)])
                         share_TB = torch.stack([1.0 - mixed_B, mixed_B])
@@ -222,7 +227,7 @@ def _train(recipe: TeacherRecipe, manifest: Manifest, run: RunFolder, *, resume:
                         embedding_BD = model(image_BCHW)
                     moments.add(embedding_BD, step=step)
                     cosine_BK, column_TB = centres(embedding_BD, label_TB)
-                    margin_TB = base_K[label_TB] + grown
+                    margin_TB = (base_K[label_TB] + (margin - head.margin)).clamp_max(head.margin_max or math.inf)
                     loss = margin_loss(
                         cosine_BK, column_TB, margin=margin_TB, scale=head.scale, kind=head.kind, share_TB=share_TB
                     )
