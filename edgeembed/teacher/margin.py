@@ -54,10 +54,9 @@ def add_angle(cosine_B: Tensor, margin_B: Tensor) -> Tensor:
     return torch.where(cosine_B > (math.pi - margin_B).cos(), rotated_B, fallback_B)
 
 
-def margin_at(epoch: float, *, margin: float, growth_per_epoch: float, margin_max: float | None) -> float:
-    """Dynamic margin (Huang & Li 2022): grows with the epoch up to a ceiling; not different from class to class."""
-    grown = margin + growth_per_epoch * epoch
-    return grown if margin_max is None else min(grown, max(margin, margin_max))
+def margins_at(epoch: float, margin_K: Tensor, *, growth_per_epoch: float, margin_max: float | None) -> Tensor:
+    """Dynamic margins (Huang & Li 2022), (K,): each grows with the epoch from its start, up to one largest margin."""
+    return (margin_K + growth_per_epoch * epoch).clamp_max(math.inf if margin_max is None else margin_max)
 
 
 def class_margins(images_K: Sequence[int], *, smallest: float, largest: float) -> Tensor:

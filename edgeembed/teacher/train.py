@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import logging
-import math
 import time
 from typing import Any
 
@@ -35,7 +34,7 @@ from edgeembed.teacher.evaluate import (
 )
 from edgeembed.teacher.forecast import warn_if_hopeless
 from edgeembed.teacher.learning import move_average, set_learning
-from edgeembed.teacher.margin import ClassCentres, class_margins, margin_at, margin_loss
+from edgeembed.teacher.margin import ClassCentres, class_margins, margin_loss, margins_at
 from edgeembed.teacher.micro_batches import micro_batches, warn_if_lone_images
 from edgeembed.teacher.model import EmbeddingModel, build_model
 from edgeembed.teacher.ordering import Moments, order_dimensions
@@ -190,9 +189,9 @@ def _train(recipe: TeacherRecipe, manifest: Manifest, run: RunFolder, *, resume:
                 view_B = view_B[np.isin(image_B, batch.image_B)]  # of the images that could be decoded
                 stage_step = step - current.begin
                 epoch = current.order.epoch(stage_step)
-                margin = margin_at(
+                margin_K = margins_at(
                     epoch - current.order.first_epoch,
-                    margin=head.margin,
+                    base_K,
                     growth_per_epoch=head.margin_growth_per_epoch,
                     margin_max=head.margin_max,
                 )
@@ -227,9 +226,13 @@ def _train(recipe: TeacherRecipe, manifest: Manifest, run: RunFolder, *, resume:
                         embedding_BD = model(image_BCHW)
                     moments.add(embedding_BD, step=step)
                     cosine_BK, column_TB = centres(embedding_BD, label_TB)
-                    margin_TB = (base_K[label_TB] + (margin - head.margin)).clamp_max(head.margin_max or math.inf)
                     loss = margin_loss(
-                        cosine_BK, column_TB, margin=margin_TB, scale=head.scale, kind=head.kind, share_TB=share_TB
+                        cosine_BK,
+                        column_TB,
+                        margin=margin_K[label_TB],
+                        scale=head.scale,
+                        kind=head.kind,
+                        share_TB=share_TB,
                     )
                     share = micro.size / batch.image_B.size
                     scaler.scale(loss * share).backward()
@@ -250,7 +253,7 @@ def _train(recipe: TeacherRecipe, manifest: Manifest, run: RunFolder, *, resume:
                         {
                             "epoch": epoch,
                             "loss": loss_sum,
-                            "margin": margin,
+                            "margin": float(margin_K.max()),
                             "lr": optim.lr * factor,
                             "gradient_norm": norm,
                         },

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from edgeembed.config import AugmentSection, MixSection
+from edgeembed.config import AugmentSection, MixSection, validate
 from edgeembed.data.augment import Views, draw_views, uniforms
-from edgeembed.data.views import are_mixed, mix_views, render_on_device, render_views
+from edgeembed.data.loader import load_canvas
+from edgeembed.data.views import are_mixed, mix_views, render_on_cpu, render_on_device, render_views
+from edgeembed.errors import UserError
+from edgeembed.images import load_pixels, squash
 
 STRONG = AugmentSection(
     scale=(0.4, 1.0),
@@ -28,7 +35,7 @@ def squares(num: int, side: int = 40) -> torch.Tensor:
 
 
 def select(views: Views, rows: list[int]) -> dict[str, torch.Tensor]:
-    return {name: value[rows] for name, value in vars(views).items()}
+    return {name: value[rows] for name, value in vars(views).items() if isinstance(value, torch.Tensor)}
 
 
 def test_numbers_are_uniform_and_independent_of_the_batch() -> None:
@@ -129,3 +136,132 @@ def test_mixup_blends_by_the_share_that_it_tells() -> None:
 def test_an_image_is_mixed_in_one_way_only() -> None:
     with pytest.raises(ValueError, match="at most 1"):
         MixSection(cutmix_probability=0.6, mixup_probability=0.5)
+
+
+def sides(section: AugmentSection, num: int = 20_000) -> np.ndarray:
+    """Width and height of each view as multiples of the image's, (num, 2)."""
+    affine_B23 = draw_views(section, seed=3, image_B=np.arange(num), view=0).affine_B23.numpy()
+    return np.linalg.norm(affine_B23[:, :, :2], axis=1)
+
+
+def test_a_crop_side_above_1_zooms_out_in_the_same_way_for_both_axes() -> None:
+    side_N2 = sides(AugmentSection(crop_side=(0.8, 1.2)))
+    assert side_N2.min() == pytest.approx(0.8, abs=1e-3)
+    assert side_N2.max() == pytest.approx(1.2, abs=1e-3)
+    assert np.allclose(side_N2[:, 0], side_N2[:, 1])
+    assert side_N2.mean() == pytest.approx(1.0, abs=0.005)  # uniform in the side, not in the area
+
+
+def test_crop_sides_can_be_drawn_for_each_axis() -> None:
+    side_N2 = sides(AugmentSection(crop_side=(0.7, 1.3), crop_per_axis=True))
+    assert side_N2.min(axis=0) == pytest.approx([0.7, 0.7], abs=1e-3)
+    assert side_N2.max(axis=0) == pytest.approx([1.3, 1.3], abs=1e-3)
+    assert abs(np.corrcoef(side_N2.T)[0, 1]) < 0.03
+
+
+def test_equally_likely_crops_and_rotations_come_together() -> None:
+    section = AugmentSection(
+        crop_side=(0.8, 0.9), crop_probability=0.5, rotation_degrees=10, affine_probability=0.5, flip_probability=0.0
+    )
+    affine_B23 = draw_views(section, seed=3, image_B=np.arange(4000), view=0).affine_B23.numpy()
+    cropped = np.linalg.norm(affine_B23[:, :, :2], axis=1)[:, 0] < 0.95
+    turned = np.abs(affine_B23[:, 1, 0]) > 1e-6
+    assert cropped.mean() == pytest.approx(0.5, abs=0.03)
+    assert np.array_equal(cropped, turned)
+
+
+def test_shears_can_be_rarer_than_crops() -> None:
+    section = AugmentSection(crop_side=(0.7, 0.9), shear_degrees=4, affine_probability=0.5, flip_probability=0.0)
+    affine_B23 = draw_views(section, seed=3, image_B=np.arange(4000), view=0).affine_B23.numpy()
+    assert (affine_B23[:, 0, 0] < 0.95).all()
+    assert (np.abs(affine_B23[:, 0, 1]) > 1e-6).mean() == pytest.approx(0.5, abs=0.03)
+
+
+@pytest.mark.parametrize("render", [render_on_cpu, render_on_device])
+@pytest.mark.parametrize(("border", "darkest"), [("black", 0), ("reflect", 255)])
+def test_what_lies_beyond_the_edge_is_black_or_reflected(
+    render: Callable[..., torch.Tensor], border: str, darkest: int
+) -> None:
+    section = AugmentSection.model_validate(
+        {"crop_side": [1.5, 1.5], "border": border, "flip_probability": 0.0, "crop_per_axis": True}
+    )
+    white = torch.full((4, 3, 60, 60), 255, dtype=torch.uint8)
+    view = render(white, draw_views(section, seed=0, image_B=np.arange(4), view=0), (48, 48))
+    assert float(view.min()) == pytest.approx(darkest, abs=0.01)
+    inside_share = (view > 127).float().mean().item()
+    assert inside_share == (pytest.approx(1 / 1.5**2, abs=0.03) if border == "black" else 1.0)
+
+
+@pytest.mark.parametrize(
+    ("keys", "told"),
+    [
+        ({"crop_side": [0.8, 1.2], "scale": [0.5, 1.0]}, "takes the place of augment.scale"),
+        ({"crop_side": [0.8, 1.2], "aspect": [0.5, 1.0]}, "takes the place of augment.scale and augment.aspect"),
+        ({"crop_side": [1.2, 0.8]}, "two sides above 0, the smaller first"),
+        ({"crop_side": [0.0, 0.8]}, "two sides above 0"),
+    ],
+)
+def test_crop_sides_that_make_no_sense_are_refused(keys: dict[str, list[float]], told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        validate(AugmentSection, keys, source="augment")
+
+
+IDENTITY = AugmentSection(flip_probability=0.0)
+
+
+@pytest.mark.parametrize("render", [render_on_cpu, render_on_device])
+@pytest.mark.parametrize("view_px", [(144, 144), (96, 160), (360, 120), (360, 360)])
+def test_a_smaller_view_is_antialiased_as_evaluation_resizes(
+    render: Callable[..., torch.Tensor], view_px: tuple[int, int]
+) -> None:
+    """A fine checkerboard becomes grey; without antialiasing it becomes a moire of black and white."""
+    row, column = np.mgrid[:360, :360]
+    board_HWC = np.repeat((((row + column) % 2) * 255).astype(np.uint8)[..., None], 3, axis=2)
+    expected_HWC = squash(Image.fromarray(board_HWC), *view_px)
+    canvas = torch.from_numpy(board_HWC).permute(2, 0, 1)[None]
+    view = render(canvas, draw_views(IDENTITY, seed=0, image_B=np.arange(1), view=0), view_px)
+    found_HWC = view[0].permute(1, 2, 0).float().numpy()
+    assert np.abs(found_HWC - np.asarray(expected_HWC, np.float32)).max() <= 2.0
+
+
+@pytest.mark.parametrize("render", [render_on_cpu, render_on_device])
+def test_crops_of_half_the_image_at_half_its_size_lose_nothing(render: Callable[..., torch.Tensor]) -> None:
+    section = AugmentSection(crop_side=(0.5, 0.5), flip_probability=0.0)
+    canvas = squares(6, 80)
+    views = draw_views(section, seed=2, image_B=np.arange(6), view=0)
+    sharp = render(canvas, views, (40, 40)).float()
+    left_top = ((views.affine_B23[:, :, 2] + 1 - 0.5) / 2 * 80).round().long()
+    for image, (left, top) in enumerate(left_top.tolist()):
+        cut = canvas[image, :, top : top + 40, left : left + 40].float()
+        assert (sharp[image] - cut).abs().mean() < 6.0  # off by less than half a pixel
+
+
+def test_views_of_a_batch_may_have_numbers_of_their_own() -> None:
+    image_B, view_B = np.array([4, 4, 7]), np.array([0, 1, 1])
+    together = uniforms(3, image_B, view_B, 5)
+    for at, (image, view) in enumerate(zip(image_B, view_B, strict=True)):
+        assert np.array_equal(together[at], uniforms(3, np.array([image]), int(view), 5)[0])
+    drawn = draw_views(STRONG, seed=3, image_B=image_B, view=view_B)
+    assert torch.equal(drawn.affine_B23[2], draw_views(STRONG, seed=3, image_B=np.array([7]), view=1).affine_B23[0])
+    assert not torch.equal(drawn.affine_B23[0], drawn.affine_B23[1])
+
+
+@pytest.mark.parametrize("view_px", [96, 144])
+def test_an_unchanged_view_of_a_photograph_embeds_as_evaluation_embeds_it(real_data: Path, view_px: int) -> None:
+    """Of a trained student: training shows it what it will see in use (0.973 at 144 px without antialiasing)."""
+    from edgeembed.embedder import Embedder
+
+    embedder = Embedder()
+    files = sorted(str(path) for path in (real_data / "grocery").rglob("*.jpg"))[::60]
+    canvases = torch.stack([torch.from_numpy(load_canvas(file, 360, 360, reduced=True)) for file in files])
+    views = draw_views(IDENTITY, seed=0, image_B=np.arange(len(files)), view=0)
+    shown_BCHW = render_views(canvases.permute(0, 3, 1, 2), views, view_px)
+    evaluated = [load_pixels(file, view_px, view_px) for file in files]
+
+    def embed(images: list[np.ndarray]) -> np.ndarray:
+        return embedder.embed([squash(Image.fromarray(image), 144, 144) for image in images])
+
+    shown_BD = embed(list(shown_BCHW.permute(0, 2, 3, 1).to(torch.uint8).numpy()))
+    cosine_B = (shown_BD * embed(evaluated)).sum(axis=1)
+    assert len(files) > 80
+    assert np.percentile(cosine_B, 1) >= 0.995

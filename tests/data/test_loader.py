@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from edgeembed.data.loader import Canvases, Order, open_canvases
+from edgeembed.data.loader import Canvases, Order, Visits, open_canvases
 from edgeembed.data.shapes import aspect_shapes, shape_of, square_shapes
 from edgeembed.errors import UserError
 
@@ -103,3 +103,25 @@ def test_images_in_their_own_proportions(tmp_path: Path) -> None:
     wide, turned_batch = canvases.batches([np.array([0]), np.array([2])])
     assert wide.canvas_BCHW.shape == (1, 3, 80, 128)
     assert turned_batch.canvas_BCHW.shape == (1, 3, 144, 64)
+
+
+def test_an_image_has_another_view_at_each_visit() -> None:
+    """20 images visited five times each in an epoch: 100 views, and 300 in three epochs."""
+    visits = Visits.of(np.repeat(np.arange(20), 5))
+    order = Order(num_images=len(visits), batch_size=10, seed=0)
+    seen = set()
+    for step, number_B in enumerate(order.wanted(0, 3 * order.steps_per_epoch)):
+        image_B, view_B = visits.samples(number_B, order.epoch(step))
+        seen |= set(zip(image_B.tolist(), view_B.tolist(), strict=True))
+        if step + 1 == order.steps_per_epoch:
+            assert len(seen) == 100
+    assert len(seen) == 300
+
+
+def test_the_view_of_an_image_that_comes_once_an_epoch_is_the_epoch() -> None:
+    visits = Visits.of(np.array([5, 2, 5, 9, 2, 5]))
+    assert visits.occurrence_V.tolist() == [0, 0, 1, 0, 1, 2]
+    assert visits.times_V.tolist() == [3, 2, 3, 1, 2, 3]
+    image_B, view_B = visits.samples(np.array([3, 5, 1]), 4)
+    assert image_B.tolist() == [9, 5, 2]
+    assert view_B.tolist() == [4, 4 * 3 + 2, 4 * 2]

@@ -136,16 +136,21 @@ def test_a_view_is_the_same_in_any_batch_from_memory_and_from_workers(tiny_data:
     )
     shapes = square_shapes(len(files), 48)
     whole = open_canvases(files, shapes_N2=shapes, workers=2, cache="always")
-    (all_views,) = replay.batches(whole, [(np.arange(40), 1)])
+    (all_views,) = replay.batches(whole, [(np.arange(40), np.ones(40, np.int64))])
     expected = all_views.render(np.arange(40), 32, "cpu")
     mixed = all_views.partner_B >= 0
     assert 20 < mixed.sum() < 40
     if workers is not None:
         whole = open_canvases(files, shapes_N2=shapes, workers=workers)
-    asked = [(np.array([7, 3]), 1), (np.array([39, 0, 20, 8]), 1), (np.array([7]), 2)]
-    for (image_B, view), batch in zip(asked, replay.batches(whole, asked), strict=True):
+    samples = [
+        (np.array([7, 3]), np.array([1, 1])),
+        (np.array([39, 7, 20, 7]), np.array([1, 1, 1, 2])),
+        (np.array([7]), np.array([2])),
+    ]
+    for (image_B, view_B), batch in zip(samples, replay.batches(whole, samples), strict=True):
         found = batch.render(np.arange(image_B.size), 32, "cpu")
-        assert torch.equal(found, expected[image_B]) == (view == 1)
+        for view, image, view_CHW in zip(view_B.tolist(), image_B.tolist(), found, strict=True):
+            assert torch.equal(view_CHW, expected[image]) == (view == 1)
 
 
 def test_an_image_whose_partner_cannot_be_read_is_left_alone(tiny_data: Path, tmp_path: Path) -> None:
@@ -153,7 +158,7 @@ def test_an_image_whose_partner_cannot_be_read_is_left_alone(tiny_data: Path, tm
     files[4] = str(tmp_path / "missing.png")
     replay = Replay(augment=AugmentSection(), mix=MixSection(mixup_probability=1.0), seed=0)
     canvases = open_canvases(files, shapes_N2=square_shapes(12, 32), workers=0)
-    (batch,) = replay.batches(canvases, [(np.arange(12), 0)])
+    (batch,) = replay.batches(canvases, [(np.arange(12), np.zeros(12, np.int64))])
     assert batch.image_B.tolist() == [0, 1, 2, 3, 5, 6, 7, 8, 9, 10, 11]
     assert (batch.partner_B == -1).sum() == 1
     assert batch.render(np.arange(11), 32, "cpu").shape == (11, 3, 32, 32)

@@ -16,7 +16,7 @@ with warnings.catch_warnings():
     from pytorch_metric_learning import losses
 
 from edgeembed.config import OptimSection
-from edgeembed.teacher.margin import ClassCentres, class_margins, margin_at, margin_loss
+from edgeembed.teacher.margin import ClassCentres, class_margins, margin_loss, margins_at
 from edgeembed.teacher.schedule import build_optimizers, clip_gradients
 
 CLASSES, DIM, BATCH, SCALE = 10, 16, 32, 30.0
@@ -168,16 +168,24 @@ def test_beyond_pi_the_fallback_keeps_the_target_falling() -> None:
 
 
 def test_the_margin_grows_to_its_ceiling() -> None:
-    grown = [margin_at(epoch, margin=0.3, growth_per_epoch=0.1, margin_max=0.8) for epoch in (0, 1, 4, 9)]
-    assert grown == pytest.approx([0.3, 0.4, 0.7, 0.8])
-    assert margin_at(5, margin=0.5, growth_per_epoch=0.0, margin_max=None) == 0.5
-    assert margin_at(5, margin=0.5, growth_per_epoch=0.1, margin_max=0.3) == 0.5
+    def grown(epoch: float, *starts: float, growth: float = 0.1, largest: float | None = 0.8) -> list[float]:
+        margin_K = torch.tensor(starts, dtype=torch.float64)
+        return margins_at(epoch, margin_K, growth_per_epoch=growth, margin_max=largest).tolist()
+
+    assert [grown(epoch, 0.3)[0] for epoch in (0, 1, 4, 9)] == pytest.approx([0.3, 0.4, 0.7, 0.8])
+    assert grown(5, 0.5, growth=0.0, largest=None) == [0.5]
+    assert grown(5, 0.05, 0.3, 0.5) == pytest.approx([0.55, 0.8, 0.8])  # of each class
+    assert grown(0, 0.05, 0.5, largest=0.4) == pytest.approx([0.05, 0.4])
+    assert grown(3, 0.05, 0.5, largest=0.0) == [0.0, 0.0]
 
 
 def test_rare_classes_get_larger_margins() -> None:
     margin_K = class_margins([10_000, 16, 1], smallest=0.05, largest=0.5)
     assert margin_K.tolist() == pytest.approx([0.05, 0.05 + 0.45 * (0.5 - 0.1) / 0.9, 0.5])
     assert class_margins([7, 7], smallest=0.2, largest=0.4).tolist() == pytest.approx([0.3, 0.3])
+    assert class_margins([3, 10, 100], smallest=0.05, largest=0.5).tolist() == pytest.approx(
+        [0.5, 0.30, 0.05], abs=2e-3
+    )
 
 
 def partial_pair(rate: float, num_classes: int = 50) -> tuple[ClassCentres, ClassCentres]:

@@ -63,10 +63,12 @@ def test_a_stage_is_the_recipe_with_some_keys_changed(tmp_path: Path) -> None:
 
 def test_stages_follow_each_other_and_the_steps_of_a_run_bound_them(tmp_path: Path) -> None:
     files, classes = [f"{i}.png" for i in range(8)], np.zeros(8, np.int64)
-    stages = plan_stages(recipe_of(tmp_path, TWO_STAGES), files, classes, np.arange(8))
+    stages = plan_stages(recipe_of(tmp_path, TWO_STAGES), files, classes, np.ones(8, np.int64), np.arange(8))
     assert [(stage.begin, stage.end) for stage in stages] == [(0, 6), (6, 10)]
     assert [stage.order.epoch(0) for stage in stages] == [0, 3]
-    cut = plan_stages(recipe_of(tmp_path, TWO_STAGES, "train.max_steps=5"), files, classes, np.arange(8))
+    cut = plan_stages(
+        recipe_of(tmp_path, TWO_STAGES, "train.max_steps=5"), files, classes, np.ones(8, np.int64), np.arange(8)
+    )
     assert [(stage.begin, stage.end) for stage in cut] == [(0, 5)]
 
 
@@ -262,9 +264,9 @@ def test_shapes_that_few_images_have_become_squares(tmp_path: Path) -> None:
     shapes = canvas_shapes(recipe, files).tolist()
     assert shapes[:5] == [[48, 80]] * 5
     assert shapes[5:] == [[64, 64]] * 4
-    (stage,) = plan_stages(recipe, files, np.zeros(9, np.int64), np.arange(9))
+    (stage,) = plan_stages(recipe, files, np.zeros(9, np.int64), np.ones(9, np.int64), np.arange(9))
     assert stage.view_shape(0, (48, 80)) == (48, 80)
-    assert all(len({tuple(shapes[image]) for image in batch}) == 1 for batch in stage.wanted(0))
+    assert all(len({tuple(shapes[image]) for image in batch}) == 1 for batch, _ in stage.samples(0))
 
 
 @pytest.mark.parametrize(("batch_size", "lone"), [(4, [80, 48]), (1, [64, 64])])
