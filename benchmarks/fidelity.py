@@ -16,17 +16,18 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
+from torch import nn
 
 from edgeembed.config import AugmentSection, load_recipe
 from edgeembed.data.augment import draw_views
 from edgeembed.teacher.backbone import build_tower
 from edgeembed.teacher.blocks import undecayed
 from edgeembed.teacher.margin import margins_at
+from edgeembed.teacher.names import library_of
 from edgeembed.teacher.recipe import TeacherRecipe
 from edgeembed.teacher.schedule import rate_factor
 
-NUM_VIEWS = 20_000
-SMALL_TOWER = {"ViT-H-14": "test_vit", "legacy_seresnext101_32x4d": "test_resnet"}  # the same kinds of parameters
+NUM_VIEWS = 200_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +71,7 @@ PUBLISHED: dict[str, dict[str, float | str]] = {
         "epochs": "everything 2, neck and head 1 (backbone frozen)",
         "optimiser": "adamw",
         "weight decay": 1e-5,
+        "without weight decay": "biases, class token, norms, patch stem, position embedding",
         "gradient clipping": "none",
         "zoom, smallest": 0.8,
         "zoom, largest": 1.2,
@@ -95,6 +97,7 @@ PUBLISHED: dict[str, dict[str, float | str]] = {
         "epochs of the second stage": 10.0,
         "augmentation of the second stage": "none",
         "most images of a class": 50.0,
+        "without weight decay": "biases, class token, norms, patch stem, position embedding",
         "gradient clipping": "none",
     },
     "landmark_2019": {
@@ -112,6 +115,7 @@ PUBLISHED: dict[str, dict[str, float | str]] = {
         "optimiser": "sgd",
         "momentum": 0.9,
         "weight decay": 1e-5,
+        "without weight decay": "biases, norms",
         "gradient clipping": "none",
         "soft: crop side, smallest": 0.8,
         "soft: crop side, largest": 1.2,
@@ -189,7 +193,7 @@ def sample(section: AugmentSection) -> Sampled:
 
 
 def rounded(value: float) -> float:
-    """To what 20,000 draws can tell: shares and ranges to a hundredth, angles to a tenth."""
+    """To what the draws can tell: shares and ranges to a hundredth, angles to a tenth."""
     return round(value, 2) if abs(value) < 2 else round(value, 1)
 
 
@@ -220,20 +224,28 @@ def epochs_of(recipe: TeacherRecipe, steps_per_epoch: int) -> Iterator[tuple[int
             yield number, stage, rates, float(margin_K)
 
 
-def decay_groups(recipe: TeacherRecipe) -> str:
-    """Kinds of parameters without weight decay, of a small tower of the same family."""
-    name = SMALL_TOWER[recipe.backbone.name]
-    tower, _, _ = build_tower(name, "timm", size_px=64)
-    kept = undecayed(tower)
-    return ", ".join(
-        sorted(
-            {
-                parameter.split(".")[-2 if "." in parameter else -1] + "." + parameter.split(".")[-1]
-                for parameter, value in tower.named_parameters()
-                if id(value) in kept
-            }
-        )
-    )
+def undecayed_kinds(recipe: TeacherRecipe) -> str:
+    """Kinds of the parameters of the recipe's own tower that have neither weight decay nor Muon."""
+    with torch.device("meta"):  # the names and shapes of all parameters, without their memory
+        tower, _, _ = build_tower(recipe.backbone.name, library_of(recipe.backbone.name), size_px=recipe.image.size_px)
+    left_out = undecayed(tower)
+    kinds = {
+        kind_of(name, module)
+        for module in tower.modules()
+        for name, parameter in module.named_parameters(recurse=False)
+        if id(parameter) in left_out
+    }
+    return ", ".join(sorted(kinds))
+
+
+def kind_of(name: str, module: nn.Module) -> str:
+    if "norm" in type(module).__name__.lower():
+        return "norms"
+    if name.endswith("bias"):
+        return "biases"
+    if isinstance(module, nn.Conv2d):
+        return "patch stem"
+    return {"class_embedding": "class token", "positional_embedding": "position embedding"}.get(name, name)
 
 
 def figures(name: str, steps_per_epoch: int) -> list[Figure]:
@@ -250,7 +262,7 @@ def figures(name: str, steps_per_epoch: int) -> list[Figure]:
         "optimiser": recipe.optim.kind,
         "momentum": recipe.optim.momentum,
         "weight decay": recipe.optim.weight_decay,
-        "without weight decay": decay_groups(recipe),
+        "without weight decay": undecayed_kinds(recipe),
         "gradient clipping": "none" if recipe.train.clip_norm is None else f"{recipe.train.clip_norm:g}",
         "dropout": recipe.neck.dropout,
         "epochs": ", ".join(f"{stage} {keys.train.epochs}" for stage, keys in stages.items()),

@@ -78,6 +78,7 @@ VARIANTS: dict[str, list[str]] = {
         "optim.lr=0.05",
         "optim.head_lr_factor=1",
         "optim.weight_decay=2e-3",
+        "train.clip_norm=null",
     ],
 }
 AVERAGED: dict[str, tuple[bool, tuple[float, ...]]] = {
