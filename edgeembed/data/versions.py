@@ -12,7 +12,7 @@ from edgeembed.files import sha256_of
 from edgeembed.progress import track
 
 READERS = 4  # threads that wait for the disk
-UNREADABLE = "unreadable"
+MISSING = "missing"  # stands for a file that is gone or cannot be read
 
 
 def images_id(files: Sequence[str], *, by: ImageKey) -> str:
@@ -43,7 +43,7 @@ def _stat(file: str) -> str:
     try:
         facts = os.stat(file)
     except OSError:
-        return UNREADABLE
+        return MISSING
     return f"{facts.st_size} {facts.st_mtime_ns}"
 
 
@@ -51,4 +51,4 @@ def _sha256(file: str) -> str:
     try:
         return sha256_of(file)
     except OSError:
-        return UNREADABLE
+        return MISSING

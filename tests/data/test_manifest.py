@@ -16,9 +16,9 @@ from edgeembed.data.manifest import (
     build_manifest,
     codes,
     read_manifest,
-    summary,
     write_manifest,
 )
+from edgeembed.data.remarks import summary
 from edgeembed.errors import UserError
 
 
@@ -109,34 +109,6 @@ def test_missing_images_are_counted_and_the_first_is_named(tmp_path: Path) -> No
     (tmp_path / "a.jpg").touch()
     with pytest.raises(UserError, match=r"1 of 2 images .* first .*b.jpg"):
         manifest(tmp_path, row("a.jpg", "1", "train"), row("b.jpg", "2", "train")).require_files()
-
-
-def test_the_test_protocol_follows_roles() -> None:
-    table = manifest(
-        Path(),
-        row("0", "1", "train", "index"),
-        row("1", "1", "test", "query"),
-        row("2", "2", "test", "both"),
-        row("3", "2", "test", "index"),
-        row("4", "3", "val"),
-        row("5", None, "train"),
-    )
-    query, index = table.evaluation("test")
-    assert (list(query), list(index)) == ([1, 2], [0, 2, 3])
-
-
-def test_without_roles_the_test_split_is_leave_one_out() -> None:
-    query, index = manifest(Path(), row("0", "1", "test"), row("1", "1", "test")).evaluation("test")
-    assert list(query) == list(index) == [0, 1]
-
-
-def test_val_searches_train_where_labels_overlap_else_itself() -> None:
-    overlapping = manifest(Path(), row("0", "1", "train"), row("1", "1", "val"), row("2", "2", "train"))
-    assert [list(rows) for rows in overlapping.evaluation("val")] == [[1], [0]]
-    disjoint = manifest(Path(), row("0", "1", "train"), row("1", "2", "val"), row("2", "2", "val"))
-    assert [list(rows) for rows in disjoint.evaluation("val")] == [[1, 2], [1, 2]]
-    with pytest.raises(UserError, match="no labelled rows in split 'test'"):
-        disjoint.evaluation("test")
 
 
 def test_class_codes_and_summary() -> None:
