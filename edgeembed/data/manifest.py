@@ -123,7 +123,7 @@ class Manifest:
     def take(self, rows: Rows) -> Manifest:
         """The sub-table of some rows, in their order; a row may repeat."""
         columns: dict[str, Any] = {name: tuple(getattr(self, name)[row] for row in rows) for name in COLUMNS}
-        repeat = None if self.repeat is None else tuple(self.repeat[row] for row in rows)
+        repeat = None if self.repeat is None else _unless_all_once(self.repeat[row] for row in rows)
         return Manifest(root=self.root, repeat=repeat, **columns)
 
     def with_repeat(self, repeat: Iterable[int]) -> Manifest:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from PIL import Image
 
 from edgeembed.data.manifest import Manifest, ManifestRow, build_manifest, read_manifest, write_manifest
+from edgeembed.data.remarks import remarks
 from edgeembed.data.sampling import prepare
 from edgeembed.errors import UserError
 from edgeembed.evaluation import plan_evaluation
@@ -149,19 +151,27 @@ def test_a_teacher_is_evaluated_on_all_of_val_of_joined_sets(edgeembed: Callable
     assert len(read_manifest(joined)) == 25
 
 
-def test_commands_say_what_can_be_scored(edgeembed: Callable[..., Any], tmp_path: Path) -> None:
+def test_commands_say_what_can_be_scored(
+    edgeembed: Callable[..., Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     rows = [("a", "train"), ("a", "train"), ("a", "val"), ("b", "val"), ("c", "test"), ("c", "test")]
-    manifest = pictures(tmp_path, "toys", rows)
-    val = "val: 2 queries against 3 index images; 1 queries have no other image of their label in the index"
-    test = "test: 2 queries against 2 index images"
-    out = tmp_path / "p.csv"
-    for arguments in (["import", "table", manifest, "--out", out], ["prepare", manifest, "--out", out, "--min", 1]):
-        result = edgeembed("data", *arguments, "--json")
+    manifest, out = pictures(tmp_path, "toys", rows), tmp_path / "p.csv"
+    for arguments in (
+        ["import", "table", manifest, "--out", out],
+        ["prepare", manifest, "--out", out, "--min", 1],
+        ["stats", manifest],
+        ["check", manifest],
+    ):
+        caplog.clear()
+        with caplog.at_level(logging.INFO):
+            result = edgeembed("data", *arguments, "--json")
         scored = [(one["split"], one["queries_without_match"]) for one in json.loads(result.stdout)["evaluation"]]
         assert scored == [("val", 1), ("test", 0)]
-        assert val in " ".join(result.stderr.split())
-        assert test in result.stderr
-    for command in ("stats", "check"):
-        stderr = edgeembed("data", command, manifest).stderr
-        assert val in " ".join(stderr.split())
-        assert test in stderr
+        assert "val: 2 queries against 3 index images; 1 queries have no other image of their label" in caplog.text
+        assert "test: 2 queries against 2 index images" in caplog.text
+
+
+def test_test_images_without_a_role_beside_others_with_one_are_remarked() -> None:
+    assert remarks(table(*WITH_ROLES, *WITHOUT_ROLES)) == [
+        "1 test images have no role while others of their domain do, first 2: they are neither queries nor in the index"
+    ]
