@@ -6,10 +6,13 @@ import hashlib
 import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
-from edgeembed.config import ImageKey
 from edgeembed.files import sha256_of
 from edgeembed.progress import track
+
+if TYPE_CHECKING:
+    from edgeembed.config import ImageKey  # whose recipes need yaml, which the base install lacks
 
 READERS = 4  # threads that wait for the disk
 MISSING = "missing"  # stands for a file that is gone or cannot be read

@@ -51,7 +51,7 @@ CARS = [("cars", "m", "train"), ("cars", "m", "val"), ("cars", "n", "val"), ("ca
         (DISHES + TOYS, [1, 2, 4], [1, 2, 3], 0),
         (TOYS + CARS, [1, 3, 4, 5], [0, 2, 4, 5], 0),
         (TOYS + DISHES + CARS, [1, 3, 4, 6, 7, 8], [0, 3, 4, 5, 7, 8], 0),
-        # A label is another class in another domain, a class of one val image has no match, unlabelled rows are neither.
+        # A label is another class in another domain. One val image has no match. Unlabelled rows are left out.
         ([*TOYS, ("dishes", "a", "val"), ("dishes", "a", "val")], [1, 2, 3], [0, 2, 3], 0),
         ([*TOYS, ("dishes", "y", "val")], [1, 2], [0, 2], 1),
         ([*TOYS, ("toys", None, "train"), ("toys", None, "val")], [1], [0], 0),
@@ -139,7 +139,7 @@ def test_a_teacher_is_evaluated_on_all_of_val_of_joined_sets(edgeembed: Callable
     joined = tmp_path / "joined.parquet"
     assert edgeembed("data", "prepare", toys, dishes, "--out", joined, "--resample-to", 7).code == 0
     command = ["teacher-train", "--data", joined, "--recipe", "quickstart", "--out", tmp_path / "run"]
-    assert edgeembed(*command, *as_options([*TINY, "eval.every_steps=2"])).code == 0
+    assert edgeembed(*command, *as_options([*TINY, "train.max_steps=2"])).code == 0
     kept = json.loads((tmp_path / "run" / "eval.json").read_text())
     assert {key: kept[key] for key in ("queries", "index", "queries_without_match", "not_scored")} == {
         "queries": 5,
