@@ -45,7 +45,7 @@ def _name(by: ImageKey, versions: Iterable[str]) -> str:
 def _stat(file: str) -> str:
     try:
         facts = os.stat(file)
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a path with a null byte
         return MISSING
     return f"{facts.st_size} {facts.st_mtime_ns}"
 
@@ -53,5 +53,5 @@ def _stat(file: str) -> str:
 def _sha256(file: str) -> str:
     try:
         return sha256_of(file)
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a path with a null byte
         return MISSING
