@@ -58,8 +58,8 @@ class EvaluationSet:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Names the queries and index images, independent of where their root is mounted."""
-        parts = [self.manifest.take(rows).fingerprint for rows in (self.query, self.index)]
+        """Identifies the queries and index images, wherever their root lies and however often training visits them."""
+        parts = [self.manifest.fingerprint_of(rows) for rows in (self.query, self.index)]
         return hashlib.sha256("".join(parts).encode()).hexdigest()[:16]
 
     def counts(self) -> dict[str, Any]:
@@ -119,7 +119,8 @@ def restrict(planned: EvaluationSet, query: Rows, index: Rows) -> EvaluationSet:
     """The set with some of its queries and index images; not scored where no query that is left has a match."""
     manifest, reason = planned.manifest, planned.not_scored
     without_match = int(np.count_nonzero(~have_match(manifest, query, index)))
-    image_count = Counter(name_of(manifest, row) for row in np.union1d(query, index).tolist())
+    labelled = [row for row in np.union1d(query, index).tolist() if manifest.label[row] is not None]
+    image_count = Counter(name_of(manifest, row) for row in labelled)
     labels_of_one_image = sum(count == 1 for count in image_count.values())
     if reason is None and without_match == query.size:
         reason = (

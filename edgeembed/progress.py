@@ -164,10 +164,11 @@ def progress_bar(note: str = "") -> Progress:
 
 def track(items: Iterable[ItemT], text: str, *, total: int) -> Iterator[ItemT]:
     """Passes items on while a progress line counts them; where stderr is a file, lines say how long it will take."""
-    with progress_bar() as progress:
-        if progress.console.is_terminal:
-            yield from progress.track(items, total=total, description=text)
-            return
+    if importlib.util.find_spec("rich") is not None:
+        with progress_bar() as progress:
+            if progress.console.is_terminal:
+                yield from progress.track(items, total=total, description=text)
+                return
     started = time.monotonic()
     next_line = started + FORECAST_AFTER_SECONDS
     for done, item in enumerate(items):

@@ -108,6 +108,18 @@ def test_a_run_of_an_earlier_version_is_checked_by_its_first_line(run: RunFolder
     begin(run, recipe(), resume=True)
 
 
+def test_data_are_not_compared_with_the_shorter_fingerprint_of_an_earlier_version(
+    run: RunFolder, caplog: pytest.LogCaptureFixture
+) -> None:
+    run.inputs.write_text(json.dumps({**INPUTS, "data": {"id": "0123456789abcdef", "path": "/data/m.parquet"}}))
+    requested = {**INPUTS, "data": {"id": "0123456789abcdef01234567", "path": "/data/m.parquet"}}
+    begin(run, recipe(), resume=True, inputs=requested)
+    assert "data is 0123456789abcdef (/data/m.parquet) in the run, 0123456789abcdef01234567" in caplog.text
+    assert json.loads(run.inputs.read_text()) == requested
+    with pytest.raises(UserError, match="data is 0123456789abcdef01234567"):
+        begin(run, recipe(), resume=True)
+
+
 @pytest.mark.parametrize("resume", [False, True])
 def test_a_run_without_checkpoints_is_begun_anew_in_its_place(
     tmp_path: Path, resume: bool, caplog: pytest.LogCaptureFixture

@@ -5,12 +5,16 @@ from __future__ import annotations
 import dataclasses
 import logging
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from edgeembed.cli.app import app, print_json
 from edgeembed.cli.help import CommandGroup
+
+if TYPE_CHECKING:
+    from edgeembed.data.manifest import Manifest
+    from edgeembed.evaluation import EvaluationSet
 
 log = logging.getLogger(__name__)
 
@@ -23,6 +27,10 @@ data_app = typer.Typer(
 app.add_typer(data_app, name="data")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+ValShare = Annotated[
+    float,
+    typer.Option(help="Share of each class's training images to move to val, such as 0.1; one at least is left."),
+]
 
 
 @data_app.command()
@@ -76,12 +84,14 @@ def import_(
     skip_missing: Annotated[
         bool, typer.Option("--skip-missing", help="Leave out a table's images that are gone.")
     ] = False,
+    val_share: ValShare = 0.0,
     as_json: Json = False,
 ) -> None:
     """Read class folders, a table or a public data set into a manifest; no image is opened."""
     from edgeembed.data.importers import TableOptions, import_source
-    from edgeembed.data.manifest import check_manifest_name, summary, write_manifest
-    from edgeembed.data.remarks import remarks, repeated_paths
+    from edgeembed.data.manifest import check_manifest_name, write_manifest
+    from edgeembed.data.remarks import remarks, repeated_paths, summary
+    from edgeembed.data.sampling import move_to_val
     from edgeembed.files import check_output_file
     from edgeembed.texts import printable
 
@@ -100,30 +110,36 @@ def import_(
         split=split,
         skip_missing=skip_missing,
     )
-    manifest = import_source(name, root, options)
+    manifest, moved = move_to_val(import_source(name, root, options), val_share)
     write_manifest(out, manifest)
     repeated = repeated_paths(manifest)
     for remark in [*remarks(manifest), *([repeated] if repeated else [])]:
         log.warning("%s: %s", printable(str(out)), remark)
     described = summary(manifest)
     log.info("%s: %s", printable(str(out)), described)
+    planned = plan_splits(manifest)
     if as_json:
-        print_json(described)
+        print_json({**described, "moved_to_val": moved, "evaluation": [one.counts() for one in planned]})
 
 
 @data_app.command()
 def prepare(
     manifests: Annotated[list[Path], typer.Argument(help="Manifests to join.")],
     out: Annotated[Path, typer.Option(help="Manifest to write.")],
-    cap: Annotated[int, typer.Option(min=1, help="Most training images kept of a class.")] = 100,
-    minimum: Annotated[int, typer.Option("--min", min=1, help="Drop training classes with fewer images.")] = 3,
+    cap: Annotated[int, typer.Option(min=1, help="Most images of a class that training visits.")] = 100,
+    minimum: Annotated[int, typer.Option("--min", min=1, help="Do not train on classes with fewer images.")] = 3,
     resample_to: Annotated[
         int, typer.Option(min=0, help="Repeat the images of smaller classes up to so many a class; 0: never.")
     ] = 20,
-    seed: Annotated[int, typer.Option(help="Seed of the draw under --cap.")] = 0,
+    val_share: ValShare = 0.0,
+    seed: Annotated[int, typer.Option(help="Seed of the draws of --val-share, --cap and --resample-to.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Join manifests and balance their training classes."""
+    """Join manifests and balance their training classes by the column `repeat`: every image stays in the manifest.
+
+    Training visits a row as often as `repeat` says, and a row of 0 never; evaluation sees every row once. An earlier
+    `repeat` is replaced, but a 0 stays.
+    """
     from edgeembed.data.manifest import check_manifest_name, read_manifest, write_manifest
     from edgeembed.data.remarks import remarks
     from edgeembed.data.sampling import prepare as balance_classes
@@ -132,28 +148,50 @@ def prepare(
     check_manifest_name(out)
     check_output_file(out)
     prepared, balance = balance_classes(
-        [read_manifest(path) for path in manifests], cap=cap, minimum=minimum, resample_to=resample_to, seed=seed
+        [read_manifest(path) for path in manifests],
+        cap=cap,
+        minimum=minimum,
+        resample_to=resample_to,
+        val_share=val_share,
+        seed=seed,
     )
     write_manifest(out, prepared)
     for remark in remarks(prepared):
         log.warning("%s: %s", out, remark)
     figures = dataclasses.asdict(balance)
     log.info("%s: %s", out, ", ".join(f"{key} {value}" for key, value in figures.items()))
+    planned = plan_splits(prepared)
     if as_json:
-        print_json(figures)
+        print_json({**figures, "evaluation": [one.counts() for one in planned]})
 
 
 @data_app.command()
 def stats(manifest: Annotated[Path, typer.Argument(help="Manifest.")], as_json: Json = False) -> None:
-    """Count images and classes by domain and split."""
-    from edgeembed.data.manifest import read_manifest, summary
+    """Count images and classes by domain and split, visits of a training epoch, and what evaluation can score.
 
-    described = summary(read_manifest(manifest))
+    The fingerprint changes with a row, and with the bytes of an image.
+    """
+    from edgeembed.data.manifest import read_manifest
+    from edgeembed.data.remarks import summary
+
+    table = read_manifest(manifest)
+    described = {**summary(table), "fingerprint": table.fingerprint}
+    planned = plan_splits(table)
     if as_json:
-        print_json(described)
+        print_json({**described, "evaluation": [one.counts() for one in planned]})
         return
     for key, value in described.items():
         print(f"{key:12} {value}")
+
+
+def plan_splits(manifest: Manifest) -> list[EvaluationSet]:
+    """What can be scored of val and test, where the manifest has them; it is logged, with a warning where not all."""
+    from edgeembed.evaluation import log_scope, plan_evaluation
+
+    planned = [plan_evaluation(manifest, split) for split in ("val", "test") if manifest.rows(split).size]
+    for one in planned:
+        log_scope(one)
+    return planned
 
 
 @data_app.command()

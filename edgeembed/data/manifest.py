@@ -1,4 +1,4 @@
-"""One table for every data set: path, label, domain, split, role (Parquet, or CSV with the same header)."""
+"""One table for every data set: path, label, domain, split, role and repeat (Parquet, or CSV with the same header)."""
 
 from __future__ import annotations
 
@@ -6,23 +6,33 @@ import csv
 import functools
 import hashlib
 import io
+import logging
 import os
-from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
+from edgeembed.data.protocol import plan_test, plan_val
 from edgeembed.data.spelling import same_path
 from edgeembed.data.tables import clean, empty_value, is_text_table, read_table
+from edgeembed.data.versions import images_id
 from edgeembed.errors import UserError, unknown_choice
 from edgeembed.files import whole_file
 from edgeembed.texts import is_utf8, printable
 
+log = logging.getLogger(__name__)
+
 COLUMNS = ("path", "label", "domain", "split", "role")
+REPEAT = "repeat"  # the optional column
+MOST_REPEATS = 1_000_000  # of a row: a larger number is a mistake, and an epoch of it would not fit in memory
+FINGERPRINT_IMAGES = 20_000
+"""Images whose bytes the fingerprint covers; of larger sets, an evenly spaced sample of this size."""
 SPLITS = ("train", "val", "test")
 ROLES = ("query", "index", "both")
 
@@ -31,18 +41,25 @@ Rows = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, kw_only=True)
 class ManifestRow:
-    """One image: `label` is unique within its domain; None where the image is unlabelled."""
+    """One image: `label` is unique within its domain; None where the image is unlabelled.
+
+    `repeat` says how often training visits the row in an epoch; 0: never.
+    """
 
     path: str
     label: str | None
     domain: str
     split: str
     role: str | None = None
+    repeat: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """Columns of equal length; paths are relative to `root` or absolute."""
+    """Columns of equal length; paths are relative to `root` or absolute.
+
+    `repeat` says how often training visits each row in an epoch; None: all once. Evaluation sees every row once.
+    """
 
     root: Path
     path: tuple[str, ...]
@@ -50,6 +67,7 @@ class Manifest:
     domain: tuple[str, ...]
     split: tuple[str, ...]
     role: tuple[str | None, ...]
+    repeat: tuple[int, ...] | None = None
     source: Path | None = None  # the file it was read from
     root_name: str = "the root of the manifest"  # for messages: where `root` comes from
 
@@ -69,19 +87,33 @@ class Manifest:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Names the table's content, independent of where its root is mounted."""
+        """Identifies the rows and the bytes of their images, wherever the root lies and whenever files were written.
+
+        Of more than FINGERPRINT_IMAGES images, the bytes of an evenly spaced sample are read.
+        """
         digest = hashlib.sha256()
-        for row in zip(self.path, self.label, self.domain, self.split, self.role, strict=True):
-            text = "\x1f".join(value or "" for value in (same_path(row[0]), *row[1:]))
+        columns = (getattr(self, name) for name in COLUMNS[1:])
+        for path, *values, repeat in zip(self.path, *columns, self.visits(np.arange(len(self))), strict=True):
+            text = "\x1f".join([same_path(path), *(value or "" for value in values), str(repeat)])
             digest.update(text.encode() + b"\x1e")
-        return digest.hexdigest()[:16]
+        files = list(dict.fromkeys(self.files))
+        if len(files) > FINGERPRINT_IMAGES:
+            files = [files[at] for at in np.linspace(0, len(files) - 1, FINGERPRINT_IMAGES).round().astype(int)]
+        digest.update(images_id(files, by="content").encode())
+        return digest.hexdigest()[:24]
+
+    def fingerprint_of(self, rows: Rows) -> str:
+        """Identifies some rows and their images, however often training visits them."""
+        return replace(self.take(rows), repeat=None).fingerprint
 
     def rows(self, split: str) -> Rows:
         return np.flatnonzero(np.array(self.split) == split)
 
     def visits(self, rows: Rows) -> Rows:
         """How often training visits each of some rows in an epoch; 0 for never."""
-        return np.ones(len(rows), dtype=np.int64)
+        if self.repeat is None:
+            return np.ones(len(rows), dtype=np.int64)
+        return np.array(self.repeat, dtype=np.int64)[rows]
 
     def training_rows(self) -> Rows:
         """The rows of the train split that training visits at all, each once."""
@@ -91,7 +123,12 @@ class Manifest:
     def take(self, rows: Rows) -> Manifest:
         """The sub-table of some rows, in their order; a row may repeat."""
         columns: dict[str, Any] = {name: tuple(getattr(self, name)[row] for row in rows) for name in COLUMNS}
-        return Manifest(root=self.root, **columns)
+        repeat = None if self.repeat is None else _unless_all_once(self.repeat[row] for row in rows)
+        return Manifest(root=self.root, repeat=repeat, **columns)
+
+    def with_repeat(self, repeat: Iterable[int]) -> Manifest:
+        """The same rows, visited as often by training as `repeat` says of each."""
+        return replace(self, repeat=_unless_all_once(repeat))
 
     def class_names(self, rows: Rows) -> list[tuple[str, str]]:
         """The distinct (domain, label) pairs among labelled rows, sorted."""
@@ -112,35 +149,24 @@ class Manifest:
             )
 
     def evaluation(self, split: str) -> tuple[Rows, Rows]:
-        """Query and index rows of the protocol for "test" or "val"; rows in both are leave-one-out.
+        """Query and index rows of the protocol for "test" or "val"; a query in the index never retrieves itself.
 
-        test: queries have role query or both in the test split, the index is every row of role index or both;
-        test rows without any role are leave-one-out. val: against train where labels overlap, else within val.
+        Raises UserError where there is nothing to evaluate on.
         """
-        rows = self.rows(split)
-        rows = rows[[self.label[row] is not None for row in rows]]
-        if rows.size == 0:
+        query, index = (plan_val if split == "val" else plan_test)(self)
+        if query.size and index.size:
+            return query, index
+        if all(self.label[row] is None for row in self.rows(split)):
             raise UserError(f"the manifest has no labelled rows in split {split!r}: nothing to evaluate on")
-        if split == "val":
-            names = set(self.class_names(rows))
-            train = self.rows("train")
-            overlap = train[[(self.domain[row], self.label[row]) in names for row in train]]
-            return (rows, overlap) if overlap.size else (rows, rows)
-        roles = np.array([role or "" for role in self.role])
-        if not np.any(roles[rows] != ""):
-            return rows, rows
-        query = rows[np.isin(roles[rows], ("query", "both"))]
-        index = np.flatnonzero(np.isin(roles, ("index", "both")))
-        if query.size == 0 or index.size == 0:
-            raise UserError("the manifest's test split has no rows of role query, or none of role index: set `role`")
-        return query, index
+        raise UserError("the manifest's test split has no rows of role query, or none of role index: set `role`")
 
 
 def build_manifest(root: Path, rows: Iterable[ManifestRow], *, source: str) -> Manifest:
     """A validated manifest from rows; labels and domains in the form that `clean` gives."""
     listed = list(rows)
     columns: dict[str, Any] = {name: tuple(getattr(row, name) for row in listed) for name in COLUMNS}
-    manifest = Manifest(root=root, **_cleaned(columns))
+    repeat = _unless_all_once(row.repeat for row in listed)
+    manifest = Manifest(root=root, repeat=repeat, **_cleaned(columns))
     check_values(manifest, source)
     return manifest
 
@@ -165,21 +191,74 @@ def check_values(manifest: Manifest, source: str) -> None:
         wrong = {value for value in getattr(manifest, name) if value and not value.isascii() and not is_utf8(value)}
         if wrong:
             raise UserError(f"{source}: {name} {printable(min(wrong))} is not UTF-8: rename the file or folder")
+    for row, repeat in enumerate(manifest.repeat or ()):
+        if not 0 <= repeat <= MOST_REPEATS:
+            raise _wrong_repeat(source, row, repeat)
+
+
+def _wrong_repeat(source: str, row: int, value: object) -> UserError:
+    return UserError(
+        f"{source}: column {REPEAT!r} holds {printable(str(value))} in row {row} (the first row is 0), expected a "
+        f"whole number from 0 to {MOST_REPEATS}: how often training visits the row in an epoch"
+    )
+
+
+def _unless_all_once(repeat: Iterable[int]) -> tuple[int, ...] | None:
+    """The column as `Manifest.repeat` holds it: one table has one form."""
+    counts = tuple(repeat)
+    return counts if any(count != 1 for count in counts) else None
 
 
 def read_manifest(path: Path) -> Manifest:
-    """Reads Parquet, .csv, .tsv or .txt. Raises UserError naming the missing column or the wrong value."""
+    """Reads Parquet, .csv, .tsv or .txt. Raises UserError naming the missing column or the wrong value.
+
+    Equal rows become one, which training visits as often as all of them together.
+    """
     if path.is_dir():
         raise UserError(f"{path}: is a folder, expected a manifest: `edgeembed data import folder {path}` writes one")
     if not path.is_file():
         raise UserError(f"{path}: no such manifest: `edgeembed data import` or `edgeembed data synth` writes one")
-    table = read_table(path, COLUMNS)
+    table = read_table(path, (*COLUMNS, REPEAT))
     remedy = f"a manifest has {', '.join(COLUMNS)}; `edgeembed data import table {path}` needs `path` alone"
     columns: dict[str, Any] = {name: table.require(name, remedy) for name in COLUMNS}
     columns["path"] = table.paths(remedy=remedy) if table.num_rows else ()
-    manifest = Manifest(root=table.root, root_name=table.root_name, source=path.resolve(), **_cleaned(columns))
-    check_values(manifest, str(path))
+    repeat = _unless_all_once(_repeats(str(path), table.columns.get(REPEAT, ())))
+    read = Manifest(
+        root=table.root, root_name=table.root_name, source=path.resolve(), repeat=repeat, **_cleaned(columns)
+    )
+    check_values(read, str(path))
+    manifest = merge_equal_rows(read, sum)
+    if len(manifest) < len(read):
+        log.info(
+            "%s: %d rows are equal to earlier ones, which training visits so much more often: %d of %d rows are kept",
+            *(path, len(read) - len(manifest), len(manifest), len(read)),
+        )
     return manifest
+
+
+def _repeats(source: str, cells: Iterable[str | None]) -> Iterable[int]:
+    """Numbers as people and data frames write them: an empty cell is 1, and 2.0 is 2."""
+    for row, cell in enumerate(cells):
+        text = (cell or "1").strip()
+        if not re.fullmatch(r"[0-9]{1,9}(\.0*)?", text):
+            raise _wrong_repeat(source, row, text)
+        yield int(float(text))
+
+
+def merge_equal_rows(manifest: Manifest, combine: Callable[[list[int]], int]) -> Manifest:
+    """Takes rows that are equal but for `repeat` once; `combine` makes one repeat of theirs."""
+    others = (getattr(manifest, name) for name in COLUMNS[1:])
+    keys = list(zip(map(same_path, manifest.path), *others, strict=True))
+    if len(set(keys)) == len(keys):
+        return manifest
+    repeats_of: dict[tuple[str | None, ...], list[int]] = defaultdict(list)
+    first_of: dict[tuple[str | None, ...], int] = {}
+    for row, (key, repeat) in enumerate(zip(keys, manifest.visits(np.arange(len(keys))).tolist(), strict=True)):
+        repeats_of[key].append(repeat)
+        first_of.setdefault(key, row)
+    kept = manifest.take(np.array(list(first_of.values()), dtype=np.int64))
+    kept = replace(kept, source=manifest.source, root_name=manifest.root_name)
+    return kept.with_repeat(map(combine, repeats_of.values()))
 
 
 def _cleaned(columns: dict[str, Any]) -> dict[str, Any]:
@@ -206,10 +285,13 @@ def _write_csv(file: BinaryIO, manifest: Manifest, base: Path) -> None:
     text = io.TextIOWrapper(file, encoding="utf-8", newline="")
     spaces = any(path != path.strip() for path in manifest.path)  # readers drop them where not quoted
     writer = csv.writer(text, quoting=csv.QUOTE_ALL if spaces else csv.QUOTE_MINIMAL)
-    writer.writerow(COLUMNS)
-    for image, *rest in zip(manifest.files, *(getattr(manifest, name) for name in COLUMNS[1:]), strict=True):
+    columns = {name: getattr(manifest, name) for name in COLUMNS[1:]}
+    if manifest.repeat is not None:
+        columns[REPEAT] = manifest.repeat
+    writer.writerow(["path", *columns])
+    for image, *rest in zip(manifest.files, *columns.values(), strict=True):
         relative = os.path.relpath(image, base).replace(os.sep, "/")  # readable on every system
-        writer.writerow([relative, *(value or "" for value in rest)])
+        writer.writerow([relative, *("" if value is None else value for value in rest)])
     text.detach()  # written, but left open
 
 
@@ -218,8 +300,10 @@ def _write_parquet(file: BinaryIO, manifest: Manifest, _base: Path) -> None:
     import pyarrow.parquet
 
     metadata = {b"root": os.fsencode(manifest.root.resolve())}
-    schema = pa.schema([(name, pa.string()) for name in COLUMNS], metadata=metadata)
-    table = pa.table({name: list(getattr(manifest, name)) for name in COLUMNS}, schema=schema)
+    columns = {name: pa.array(getattr(manifest, name), pa.string()) for name in COLUMNS}
+    if manifest.repeat is not None:
+        columns[REPEAT] = pa.array(manifest.repeat, pa.int64())
+    table = pa.table(columns).replace_schema_metadata(metadata)
     pa.parquet.write_table(table, file, compression="zstd")
 
 
@@ -229,16 +313,3 @@ def codes(names: Sequence[tuple[str, str]], manifest: Manifest, rows: Rows) -> R
     return np.array(
         [numbers.get((manifest.domain[row], manifest.label[row] or ""), -1) for row in rows], dtype=np.int64
     )
-
-
-def summary(manifest: Manifest) -> dict[str, object]:
-    """Counts for a person: images by split, classes, domains, unlabelled images."""
-    everything = np.arange(len(manifest))
-    return {
-        "images": len(manifest),
-        "splits": {split: int(manifest.rows(split).size) for split in SPLITS},
-        "classes": len(manifest.class_names(everything)),
-        "domains": dict(sorted(Counter(manifest.domain).items())),
-        "unlabelled": sum(label is None for label in manifest.label),
-        "fingerprint": manifest.fingerprint,
-    }

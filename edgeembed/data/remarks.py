@@ -1,11 +1,25 @@
-"""Limits of a data set, such as missing labels, reported when it is imported rather than when a run fails."""
+"""Counts of a data set, and its limits, reported when it is imported rather than when a run fails."""
 
 from __future__ import annotations
 
 import os
 from collections import Counter
 
-from edgeembed.data.manifest import Manifest
+import numpy as np
+
+from edgeembed.data.manifest import SPLITS, Manifest
+
+
+def summary(manifest: Manifest) -> dict[str, object]:
+    """Counts for a person: images by split, visits of a training epoch, classes, domains, unlabelled images."""
+    return {
+        "images": len(manifest),
+        "splits": {split: int(manifest.rows(split).size) for split in SPLITS},
+        "visits": int(manifest.visits(manifest.rows("train")).sum()),
+        "classes": len(manifest.class_names(np.arange(len(manifest)))),
+        "domains": dict(sorted(Counter(manifest.domain).items())),
+        "unlabelled": sum(label is None for label in manifest.label),
+    }
 
 
 def remarks(manifest: Manifest) -> list[str]:
@@ -32,6 +46,14 @@ def remarks(manifest: Manifest) -> list[str]:
     evaluated = {split for split, label in zip(manifest.split, manifest.label, strict=True) if label} - {"train"}
     if not evaluated:
         found.append("no labelled image is in val or test: retrieval cannot be measured")
+    tested = [row for row in manifest.rows("test").tolist() if manifest.label[row]]
+    with_roles = {manifest.domain[row] for row in tested if manifest.role[row]}
+    left_out = [row for row in tested if manifest.domain[row] in with_roles and not manifest.role[row]]
+    if left_out:
+        found.append(
+            f"{len(left_out)} test images have no role while others of their domain do, first "
+            f"{manifest.path[left_out[0]]}: they are neither queries nor in the index"
+        )
     return found
 
 

@@ -6,13 +6,16 @@ import hashlib
 import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
-from edgeembed.config import ImageKey
 from edgeembed.files import sha256_of
 from edgeembed.progress import track
 
+if TYPE_CHECKING:
+    from edgeembed.config import ImageKey  # whose recipes need yaml, which the base install lacks
+
 READERS = 4  # threads that wait for the disk
-UNREADABLE = "unreadable"
+MISSING = "missing"  # stands for a file that is gone or cannot be read
 
 
 def images_id(files: Sequence[str], *, by: ImageKey) -> str:
@@ -42,13 +45,13 @@ def _name(by: ImageKey, versions: Iterable[str]) -> str:
 def _stat(file: str) -> str:
     try:
         facts = os.stat(file)
-    except OSError:
-        return UNREADABLE
+    except (OSError, ValueError):  # ValueError: a path with a null byte
+        return MISSING
     return f"{facts.st_size} {facts.st_mtime_ns}"
 
 
 def _sha256(file: str) -> str:
     try:
         return sha256_of(file)
-    except OSError:
-        return UNREADABLE
+    except (OSError, ValueError):  # ValueError: a path with a null byte
+        return MISSING

@@ -1,4 +1,4 @@
-"""Importers: class folders, tables, Grocery Store; joining and balancing."""
+"""Importers: class folders, tables, Grocery Store."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ import pytest
 from edgeembed.data.importers import TableOptions, import_source
 from edgeembed.data.manifest import ManifestRow, build_manifest, read_manifest, write_manifest
 from edgeembed.data.remarks import repeated_paths
-from edgeembed.data.sampling import prepare
 from edgeembed.errors import UserError
 
 
@@ -88,34 +87,6 @@ def test_grocery_has_its_official_splits(real_data: Path) -> None:
     assert (len(query), len(index)) == (2485, 2640)
     assert len(table.class_names(table.rows("train"))) == 81
     table.require_files()
-
-
-def make(counts: dict[str, int], split: str = "train") -> list[ManifestRow]:
-    return [
-        ManifestRow(path=f"{label}/{split}{number}", label=label, domain="d", split=split)
-        for label, count in counts.items()
-        for number in range(count)
-    ]
-
-
-def test_classes_are_capped_dropped_and_repeated(tmp_path: Path) -> None:
-    rows = make({"big": 30, "small": 3, "tiny": 1}) + make({"tiny": 2}, "test")
-    table, balance = prepare([build_manifest(tmp_path, rows, source="x")], cap=10, minimum=2, resample_to=5)
-    counts = Counter(zip(table.label, table.split, strict=True))
-    assert counts == {("big", "train"): 10, ("small", "train"): 5, ("tiny", "test"): 2}
-    assert (balance.classes, balance.classes_dropped, balance.images_over_cap, balance.images_repeated) == (2, 1, 20, 2)
-
-
-def test_joined_manifests_keep_their_files_and_leaks_are_refused(tmp_path: Path) -> None:
-    one = build_manifest(tmp_path / "one", make({"a": 4}), source="x")
-    two = build_manifest(tmp_path / "two", make({"a": 4}), source="x")
-    table, _ = prepare([one, two], cap=100, minimum=3, resample_to=0)
-    assert sorted(table.files) == sorted(one.files + two.files)
-    leak = build_manifest(
-        tmp_path / "one", [ManifestRow(path="a/train0", label="a", domain="d", split="test")], source="x"
-    )
-    with pytest.raises(UserError, match="1 images stand in train and in test, first"):
-        prepare([one, leak], cap=100, minimum=3, resample_to=0)
 
 
 @pytest.mark.parametrize(

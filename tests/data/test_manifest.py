@@ -1,14 +1,20 @@
-"""Manifests: round trips, validation by name, the evaluation protocol."""
+"""Manifests: round trips, validation by name, repeats, what the fingerprint covers."""
 
 from __future__ import annotations
 
+import logging
+import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from edgeembed.data import manifest as manifest_module
 from edgeembed.data.manifest import (
     COLUMNS,
     Manifest,
@@ -16,14 +22,15 @@ from edgeembed.data.manifest import (
     build_manifest,
     codes,
     read_manifest,
-    summary,
     write_manifest,
 )
+from edgeembed.data.remarks import summary
+from edgeembed.data.tables import read_table
 from edgeembed.errors import UserError
 
 
-def row(path: str, label: str | None, split: str, role: str | None = None) -> ManifestRow:
-    return ManifestRow(path=path, label=label, domain="toys", split=split, role=role)
+def row(path: str, label: str | None, split: str, role: str | None = None, repeat: int = 1) -> ManifestRow:
+    return ManifestRow(path=path, label=label, domain="toys", split=split, role=role, repeat=repeat)
 
 
 def manifest(root: Path, *rows: ManifestRow) -> Manifest:
@@ -111,34 +118,6 @@ def test_missing_images_are_counted_and_the_first_is_named(tmp_path: Path) -> No
         manifest(tmp_path, row("a.jpg", "1", "train"), row("b.jpg", "2", "train")).require_files()
 
 
-def test_the_test_protocol_follows_roles() -> None:
-    table = manifest(
-        Path(),
-        row("0", "1", "train", "index"),
-        row("1", "1", "test", "query"),
-        row("2", "2", "test", "both"),
-        row("3", "2", "test", "index"),
-        row("4", "3", "val"),
-        row("5", None, "train"),
-    )
-    query, index = table.evaluation("test")
-    assert (list(query), list(index)) == ([1, 2], [0, 2, 3])
-
-
-def test_without_roles_the_test_split_is_leave_one_out() -> None:
-    query, index = manifest(Path(), row("0", "1", "test"), row("1", "1", "test")).evaluation("test")
-    assert list(query) == list(index) == [0, 1]
-
-
-def test_val_searches_train_where_labels_overlap_else_itself() -> None:
-    overlapping = manifest(Path(), row("0", "1", "train"), row("1", "1", "val"), row("2", "2", "train"))
-    assert [list(rows) for rows in overlapping.evaluation("val")] == [[1], [0]]
-    disjoint = manifest(Path(), row("0", "1", "train"), row("1", "2", "val"), row("2", "2", "val"))
-    assert [list(rows) for rows in disjoint.evaluation("val")] == [[1, 2], [1, 2]]
-    with pytest.raises(UserError, match="no labelled rows in split 'test'"):
-        disjoint.evaluation("test")
-
-
 def test_class_codes_and_summary() -> None:
     table = manifest(Path(), row("0", "b", "train"), row("1", None, "train"), row("2", "a", "train"))
     rows = np.arange(3)
@@ -146,3 +125,163 @@ def test_class_codes_and_summary() -> None:
     assert names == [("toys", "a"), ("toys", "b")]
     assert codes(names, table, rows).tolist() == [1, -1, 0]
     assert summary(table)["unlabelled"] == 1
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "csv"])
+def test_repeats_read_back_and_are_written_only_where_a_row_is_not_visited_once(tmp_path: Path, suffix: str) -> None:
+    rows = [row("a", "1", "train", repeat=3), row("b", "1", "train"), row("c", "1", "train", repeat=0)]
+    rows += [row("d", None, "train", repeat=2), row("e", "1", "test")]
+    write_manifest(tmp_path / f"m.{suffix}", manifest(tmp_path, *rows))
+    read = read_manifest(tmp_path / f"m.{suffix}")
+    assert read.repeat == (3, 1, 0, 2, 1)
+    assert read.visits(np.array([2, 0])).tolist() == [0, 3]
+    assert read.training_rows().tolist() == [0, 1, 3]
+    assert read.take(np.array([3, 2])).repeat == (2, 0)
+    assert summary(read)["visits"] == 6
+    write_manifest(tmp_path / f"once.{suffix}", read.take(np.array([1, 4])))
+    once = read_manifest(tmp_path / f"once.{suffix}")
+    assert (once.repeat, once.visits(np.arange(2)).tolist()) == (None, [1, 1])
+    assert read_table(tmp_path / f"m.{suffix}", COLUMNS).header == (*COLUMNS, "repeat")
+    assert read_table(tmp_path / f"once.{suffix}", COLUMNS).header == COLUMNS
+
+
+@pytest.mark.parametrize(
+    ("cell", "repeat"), [("", 1), ("0", 0), ("2", 2), ("2.0", 2), (" 3 ", 3), ("1000000", 1_000_000), ("007", 7)]
+)
+def test_a_repeat_is_read_as_people_write_it(tmp_path: Path, cell: str, repeat: int) -> None:
+    (tmp_path / "m.csv").write_text(f"path,label,domain,split,role,Repeat\na,1,d,train,,5\nb,1,d,train,,{cell}\n")
+    assert read_manifest(tmp_path / "m.csv").repeat == (5, repeat)
+
+
+@pytest.mark.parametrize("cell", ["-1", "1.5", "x", "inf", "nan", "1e3", "1_0", "\u0663", "1000001", "9" * 30, "True"])
+def test_a_wrong_repeat_is_named_with_its_row(tmp_path: Path, cell: str) -> None:
+    (tmp_path / "m.csv").write_text(
+        f"path,label,domain,split,role,repeat\na,1,d,train,,5\nb,1,d,train,,{cell}\n", encoding="utf-8"
+    )
+    with pytest.raises(UserError, match=rf"column 'repeat' holds {cell} in row 1 \(.*expected a whole number from 0"):
+        read_manifest(tmp_path / "m.csv")
+
+
+@pytest.mark.parametrize(
+    ("column", "read"), [([2, 0], (2, 0)), ([2.0, None], (2, 1)), (["2", ""], (2, 1)), ([None, None], None)]
+)
+def test_data_frames_may_hold_repeats_in_any_type(tmp_path: Path, column: list[Any], read: tuple[int, ...]) -> None:
+    columns = {"path": ["a", "b"], "label": ["1"] * 2, "domain": ["d"] * 2, "split": ["train"] * 2, "role": [None] * 2}
+    pq.write_table(pa.table({**columns, "repeat": column}), tmp_path / "m.parquet")
+    assert read_manifest(tmp_path / "m.parquet").repeat == read
+
+
+def test_a_program_cannot_make_a_wrong_repeat(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="column 'repeat' holds -2 in row 1"):
+        manifest(tmp_path, row("a", "1", "train"), row("b", "1", "train", repeat=-2))
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "csv"])
+def test_equal_rows_are_read_as_one_that_is_visited_as_often(
+    tmp_path: Path, suffix: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [row("a", "1", "train"), row("b", "1", "train"), row("a", "1", "train"), row("a", "1", "train", repeat=4)]
+    rows += [row("b", "2", "train"), row("b", "1", "train", repeat=0), row("c", "1", "train", "index", repeat=0)]
+    write_manifest(tmp_path / f"m.{suffix}", manifest(tmp_path, *rows))
+    with caplog.at_level(logging.INFO):
+        read = read_manifest(tmp_path / f"m.{suffix}")
+    assert list(zip(read.path, read.label, read.repeat or (), strict=True)) == [
+        ("a", "1", 6),
+        ("b", "1", 1),
+        ("b", "2", 1),
+        ("c", "1", 0),
+    ]
+    assert read.source == tmp_path / f"m.{suffix}"
+    assert "3 rows are equal to earlier ones" in caplog.text
+    assert "4 of 7 rows are kept" in caplog.text
+
+
+def images(root: Path, count: int = 4) -> Manifest:
+    """A manifest of files that hold their number."""
+    root.mkdir(exist_ok=True)
+    for number in range(count):
+        (root / f"{number}.jpg").write_bytes(b"%05d" % number)
+    return manifest(root, *(row(f"{number}.jpg", "1", "train") for number in range(count)))
+
+
+@pytest.mark.parametrize(
+    ("change", "is_seen"),
+    [
+        (lambda root: (root / "2.jpg").write_bytes(b"0000X"), True),
+        (lambda root: (root / "2.jpg").unlink(), True),
+        (lambda root: os.replace(root / "3.jpg", root / "2.jpg"), True),
+        (lambda root: os.utime(root / "2.jpg", ns=(0, 1)), False),
+        (lambda root: (root / "other.jpg").write_bytes(b"x"), False),
+    ],
+)
+def test_the_fingerprint_changes_with_the_bytes_of_an_image(
+    tmp_path: Path, change: Callable[[Path], object], is_seen: bool
+) -> None:
+    before = images(tmp_path).fingerprint
+    table = manifest(tmp_path, *(row(f"{number}.jpg", "1", "train") for number in range(4)))
+    assert table.fingerprint == before
+    change(tmp_path)
+    changed = table.take(np.arange(4)).fingerprint
+    assert (changed != before) == is_seen
+
+
+def test_the_fingerprint_is_the_same_under_another_root(tmp_path: Path) -> None:
+    before = images(tmp_path / "old")
+    shutil.copytree(tmp_path / "old", tmp_path / "copy", copy_function=shutil.copyfile)
+    copied = manifest(tmp_path / "copy", *(row(f"{number}.jpg", "1", "train") for number in range(4)))
+    assert copied.fingerprint == before.fingerprint
+
+
+def test_the_fingerprint_covers_each_column_and_the_repeat(tmp_path: Path) -> None:
+    images(tmp_path)
+    tables = [
+        manifest(tmp_path, row("0.jpg", "1", "train"), one)
+        for one in (
+            row("1.jpg", "1", "train"),
+            row("2.jpg", "1", "train"),
+            row("1.jpg", "2", "train"),
+            row("1.jpg", "1", "test"),
+            row("1.jpg", "1", "train", "index"),
+            row("1.jpg", "1", "train", repeat=2),
+            row("1.jpg", "1", "train", repeat=0),
+        )
+    ]
+    assert len({table.fingerprint for table in tables}) == len(tables)
+    rows = np.arange(2)
+    assert tables[0].fingerprint_of(rows) == tables[5].fingerprint_of(rows) == tables[0].fingerprint
+
+
+def test_missing_images_have_a_fingerprint_too(tmp_path: Path) -> None:
+    table = manifest(tmp_path, row("gone.jpg", "1", "train"))
+    before = table.fingerprint
+    (tmp_path / "gone.jpg").write_bytes(b"x")
+    assert table.take(np.arange(1)).fingerprint != before
+
+
+def test_of_a_large_set_the_fingerprint_reads_an_even_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 21 images, 11 are every second one; a row twice is no second image."""
+    read: list[str] = []
+
+    def images_id(files: list[str], *, by: str) -> str:
+        read.extend(Path(file).name for file in files)
+        return by
+
+    monkeypatch.setattr(manifest_module, "FINGERPRINT_IMAGES", 11)
+    monkeypatch.setattr(manifest_module, "images_id", images_id)
+    table = images(tmp_path, 21)
+    twice = table.take(np.repeat(np.arange(21), 2))
+    assert len({table.fingerprint, twice.fingerprint}) == 2
+    assert read == [f"{number}.jpg" for number in range(0, 21, 2)] * 2
+
+
+def test_a_large_set_has_one_image_less_in_the_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 101 images, 100 are read, the first and the last among them; which is left out is numpy's rounding."""
+    monkeypatch.setattr(manifest_module, "FINGERPRINT_IMAGES", 100)
+    table = images(tmp_path, 101)
+    seen, before = [], table.fingerprint
+    for number in range(101):
+        (tmp_path / f"{number}.jpg").write_bytes(b"other")
+        after = table.take(np.arange(101)).fingerprint
+        seen.append(after != before)
+        before = after
+    assert (seen.count(False), seen[0], seen[100]) == (1, True, True)

@@ -55,3 +55,10 @@ def test_order_counts_and_place_does_not(files: list[str], tmp_path: Path) -> No
     assert images_id(moved, by="stat") == before
     (tmp_path / "linked").symlink_to("moved")
     assert images_id([file.replace("moved", "linked") for file in moved], by="stat") == before
+
+
+def test_paths_of_no_readable_file_count_as_missing(tmp_path: Path) -> None:
+    for by in ("stat", "content"):
+        absent, null = (images_id([str(tmp_path / name)], by=by) for name in ("gone", "a\0b"))  # type: ignore[arg-type]
+        assert absent == null
+    assert images_id([str(tmp_path)], by="content") == images_id([str(tmp_path / "gone")], by="content")

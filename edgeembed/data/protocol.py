@@ -1,0 +1,55 @@
+"""Which rows of a manifest are queries, and in which index they are searched for.
+
+A data set joined of several may evaluate each of them in another way. Therefore a class of val, and a domain of test,
+is decided by its own rows, and all share one index.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from edgeembed.data.manifest import Manifest, Rows
+
+
+def plan_val(manifest: Manifest) -> tuple[Rows, Rows]:
+    """Query and index rows of val.
+
+    Queries are all labelled val rows. The index holds the train rows of their classes, and the val rows of those
+    classes that train does not hold: these are leave-one-out.
+    """
+    query = _labelled(manifest, "val")
+    classes = {_class_of(manifest, row) for row in query}
+    train = [row for row in manifest.rows("train").tolist() if _class_of(manifest, row) in classes]
+    trained = {_class_of(manifest, row) for row in train}
+    held_out = [row for row in query if _class_of(manifest, row) not in trained]
+    return _rows(query), _rows([*train, *held_out])
+
+
+def plan_test(manifest: Manifest) -> tuple[Rows, Rows]:
+    """Query and index rows of test.
+
+    Queries are the labelled test rows of role query or both, the index is every row of role index or both. The
+    labelled test rows of a domain of which none has a role count as both: they are leave-one-out.
+    """
+    labelled = _labelled(manifest, "test")
+    with_roles = {manifest.domain[row] for row in labelled if manifest.role[row] is not None}
+    without_roles = [row for row in labelled if manifest.domain[row] not in with_roles]
+    query = [row for row in labelled if manifest.role[row] in ("query", "both")]
+    index = [row for row, role in enumerate(manifest.role) if role in ("index", "both")]
+    return _rows([*query, *without_roles]), _rows([*index, *without_roles])
+
+
+def _labelled(manifest: Manifest, split: str) -> list[int]:
+    return [row for row in manifest.rows(split).tolist() if manifest.label[row] is not None]
+
+
+def _class_of(manifest: Manifest, row: int) -> tuple[str, str | None]:
+    return manifest.domain[row], manifest.label[row]
+
+
+def _rows(rows: Iterable[int]) -> Rows:
+    return np.array(sorted(rows), dtype=np.int64)
