@@ -106,6 +106,11 @@ class Manifest:
         """Identifies some rows and their images, however often training visits them."""
         return replace(self.take(rows), repeat=None).fingerprint
 
+    @functools.cached_property
+    def training_fingerprint(self) -> str:
+        """Identifies the training rows in their order, and their images, whatever val, test and `repeat` hold."""
+        return self.fingerprint_of(self.training_rows())
+
     def rows(self, split: str) -> Rows:
         return np.flatnonzero(np.array(self.split) == split)
 

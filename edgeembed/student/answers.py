@@ -73,7 +73,7 @@ def target_key(recipe: DistillRecipe, manifest: Manifest, teacher: Network, spac
     """Names the targets that a recipe needs of a teacher; students of one size share them."""
     return TargetKey(
         space_id=space_id,
-        data=manifest.fingerprint,
+        data=manifest.training_fingerprint,
         images=images_id([manifest.files[row] for row in manifest.training_rows()], by=recipe.targets.key),
         num_images=int(manifest.training_rows().size),
         dim=teacher.dim,

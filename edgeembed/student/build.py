@@ -134,10 +134,10 @@ def verify_targets(
             f"{folder}: an earlier version of edgeembed stored these targets, of views rendered in another way: "
             "`edgeembed targets build` stores new ones"
         )
-    if (store.key.space_id, store.key.data) != (facts["space_id"], manifest.fingerprint):
+    if (store.key.space_id, store.key.data) != (facts["space_id"], manifest.training_fingerprint):
         raise UserError(
             f"{folder}: targets of space {store.key.space_id} on data {store.key.data}, "
-            f"but {teacher_path} is {facts['space_id']} and the manifest {manifest.fingerprint}"
+            f"but {teacher_path} is {facts['space_id']} and the training images {manifest.training_fingerprint}"
         )
     if store.key.images is None:
         log.warning("%s: %s", folder, changed_images(None))

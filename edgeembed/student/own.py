@@ -51,7 +51,7 @@ def import_targets(path: Path, manifest: Manifest, out: Path, *, model: str | No
         )
     key = TargetKey(
         space_id=embeddings.space_id,
-        data=manifest.fingerprint,
+        data=manifest.training_fingerprint,
         images=images_id(manifest.files, by="stat"),
         num_images=int(train.size),
         dim=embeddings.embedding_ND.shape[1],

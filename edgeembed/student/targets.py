@@ -41,7 +41,7 @@ class TargetKey:
     """All that a stored target depends on. `augmentation` holds what draws, cuts and mixes views, and the seed."""
 
     space_id: str
-    data: str  # fingerprint of the manifest whose train split the rows follow
+    data: str  # fingerprint of the training rows of a manifest, which the rows follow
     images: str | None  # what lies at the paths of the manifest; None in stores of earlier versions
     num_images: int
     dim: int

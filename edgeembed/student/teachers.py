@@ -166,9 +166,10 @@ class OwnTeacher:
         device: str,
     ) -> Answer:
         del num_views, num_visits, num_images
-        if manifest.fingerprint != self.store.key.data:
+        if manifest.training_fingerprint != self.store.key.data:
             raise UserError(
-                f"{self.path}: embeddings for data {self.store.key.data}, the manifest is {manifest.fingerprint}: "
+                f"{self.path}: embeddings of training images {self.store.key.data}, "
+                f"the manifest has {manifest.training_fingerprint}: "
                 "run `edgeembed targets import` for this manifest"
             )
         if self.store.key.images is None:

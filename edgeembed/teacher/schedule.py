@@ -131,7 +131,7 @@ def take_step(
 
 
 def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float | None) -> Tensor:
-    """Scales gradients to a norm (None: leaves them) and returns what it was; sparse gradients count by their values."""
+    """Scales gradients to a norm (None: leaves them) and returns what it was; sparse ones count by their values."""
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     values = [gradient._values() if gradient.is_sparse else gradient for gradient in gradients]
     norm = nn.utils.get_total_norm(values)

@@ -12,7 +12,7 @@ import torch
 
 from edgeembed.errors import UserError
 from edgeembed.teacher.backbone import build_backbone, native_size
-from edgeembed.teacher.model import build_model
+from edgeembed.teacher.model import JoinedModel, build_model
 from edgeembed.teacher.names import library_of
 from edgeembed.teacher.saved import space_id
 
@@ -149,3 +149,34 @@ def test_open_clip_towers_of_every_family_give_one_vector_an_image(name: str) ->
     feature = backbone.module.train()(torch.zeros(2, 3, size_px, size_px))
     assert feature.shape == (2, backbone.dim)
     feature.sum().backward()
+
+
+def test_the_space_id_follows_what_changes_an_embedding_and_nothing_else() -> None:
+    torch.manual_seed(0)
+    model = build_model("test_resnet", weights="none", size_px=32, dim=8, dropout=0.2)
+    name = space_id(model)
+    model.neck.dropout.p = 0.0
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            assert module.num_batches_tracked is not None
+            module.num_batches_tracked += 5
+    assert space_id(model) == name
+    names = {name}
+    for attribute, value in (("flip", True), ("scales", (0.75, 1.0)), ("keep_aspect", True), ("size_px", 48)):
+        before = getattr(model, attribute)
+        setattr(model, attribute, value)
+        names.add(space_id(model))
+        setattr(model, attribute, before)
+    assert len(names) == 5
+    assert space_id(model) == name
+
+
+def test_the_space_id_of_joined_teachers_follows_their_members() -> None:
+    torch.manual_seed(0)
+    members = [build_model("test_resnet", weights="none", size_px=32, dim=8, dropout=0.1) for _ in range(2)]
+    name = space_id(JoinedModel(members, [1.0, 2.0]))
+    members[0].neck.dropout.p = 0.5
+    assert space_id(JoinedModel(members, [1.0, 2.0])) == name
+    assert space_id(JoinedModel(members, [1.0, 1.0])) != name
+    members[1].flip = True
+    assert space_id(JoinedModel(members, [1.0, 2.0])) != name
