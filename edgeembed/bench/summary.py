@@ -69,8 +69,8 @@ class Summary:
 
         None where it is not known.
         """
-        intervals = (self.first["retrieval"].get(kind) or {}).get(_interval_key(over)) or {}
-        return intervals.get(figure)
+        ends = ((self.first["retrieval"].get(kind) or {}).get(_interval_key(over)) or {}).get(figure)
+        return None if ends is None or None in ends else ends
 
     @property
     def chance(self) -> float | None:
