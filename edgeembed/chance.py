@@ -44,9 +44,9 @@ def harmonic_number(count: int) -> float:
 def describe_scores(scores: Mapping[str, Any], *, untrained: float | None) -> str:
     """Scores of eval.json in one line, beside chance; those of an earlier version have neither chance nor interval."""
     chance, ends = ((scores.get(key) or {}).get("map") for key in ("chance", "ci95"))
-    interval = (
-        None if ends is None else f"95 % interval over {resampled(scores, 'map')} {interval_text(ends, digits=4)}"
-    )
+    interval = None
+    if ends is not None and None not in ends:
+        interval = f"95 % interval over {resampled(scores, 'map')} {interval_text(ends, digits=4)}"
     text = beside_chance(scores["map"], interval=interval, chance=chance, untrained=untrained)
     counts = f"{scores['queries']} queries, {scores['queries_without_match']} of them without a match"
     recall = scores["recall_at_1"]
