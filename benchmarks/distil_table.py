@@ -21,6 +21,8 @@ from typing import Any
 
 from variants import best_first, mean, parser_of, print_cells, read_results, run_variants, timed
 
+from edgeembed.chance import resampled
+
 SHORT = [
     "train.epochs=16",
     "image.start_size_px=null",
@@ -115,7 +117,7 @@ def print_table(rows: list[dict[str, Any]]) -> None:
     base = dict(table)["base"]
     print_cells(
         *("variant", "seeds", "seconds", "val", "test, own index", "to base", "test, teacher's index", "to base"),
-        "interval",
+        "95 % interval",
     )
     print_cells(*["---"] * 9)
     for variant, seeds in table:
@@ -129,7 +131,7 @@ def print_table(rows: list[dict[str, Any]]) -> None:
             f"{statistics.mean(row['seconds'] for row in seeds):.0f}",
             f"{mean(seeds, 'val, symmetric'):.3f}, {mean(seeds, 'val, asymmetric'):.3f}",
             *tested,
-            f"[{low:.3f}, {high:.3f}]",
+            f"[{low:.3f}, {high:.3f}] over {resampled(seeds[0]['test, asymmetric'], 'map')}",
         )
 
 

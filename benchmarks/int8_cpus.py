@@ -15,18 +15,19 @@ from __future__ import annotations
 
 import argparse
 import random
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
 from edgeembed.bench.retrieval import DecodedFiles, embed_with_session, evaluation_set
 from edgeembed.bundle import BundleFile, fp32_file, parity, read_bundle
+from edgeembed.chance import describe_scores
 from edgeembed.data.comparison import rendered_images
 from edgeembed.data.manifest import read_manifest
-from edgeembed.evaluation import protocol
+from edgeembed.evaluation import score_rows
 from edgeembed.image_files import find_images
 from edgeembed.images import UInt8Array, load_pixels, squash
-from edgeembed.metrics import METRICS, mean_and_ci95, query_values
 from edgeembed.runtimes import FloatArray, Session, open_session
 from edgeembed.runtimes.fastest import embed_each, turn_ms
 
@@ -90,21 +91,16 @@ def compare(bundles: list[Path], runtimes: list[str], data: Path, rounds: int) -
     evaluation = evaluation_set(manifest)
     size = read_bundle(bundles[0]).input
     decoded = DecodedFiles(evaluation.files, size.height, size.width)
-    as_query, as_index = (np.isin(evaluation.rows, rows) for rows in (evaluation.query, evaluation.index))
-    query, index = evaluation.rows[as_query], evaluation.rows[as_index]
+    rows, query = evaluation.rows, evaluation.query
+    domain_Q = np.array([manifest.domain[row] for row in query])
 
     def by_domain(embedding_ND: FloatArray) -> str:
         """mAP and recall@1 of the queries of each domain and of all, in one index of all."""
-        value_QM, num_relevant_Q, _ = query_values(
-            embedding_ND[as_query], embedding_ND[as_index], **protocol(manifest, query, index)
-        )
-        domain_Q = np.array([manifest.domain[row] for row in query])
         said = []
         for name in (*sorted(set(domain_Q)), "all"):
-            chosen_Q = (num_relevant_Q > 0) & ((domain_Q == name) | (name == "all"))
-            value, (low, high) = mean_and_ci95(value_QM[chosen_Q, METRICS.index("map")])
-            recall_at_1 = value_QM[chosen_Q, METRICS.index("recall_at_1")].mean()
-            said.append(f"{name} {value:.4f} [{low:.4f}, {high:.4f}], recall@1 {recall_at_1:.4f}")
+            chosen = query[(domain_Q == name) | (name == "all")]
+            scores = score_rows(embedding_ND, rows, embedding_ND, rows, manifest, chosen, evaluation.index)
+            said.append(f"{name} {describe_scores(asdict(scores), untrained=None)}")
         return "; ".join(said)
 
     sessions = [
@@ -114,7 +110,7 @@ def compare(bundles: list[Path], runtimes: list[str], data: Path, rounds: int) -
     ]
     for label, session in sessions:
         embedded = embed_with_session(session, decoded, dim=read_bundle(bundles[0]).embedding.dim)
-        print(f"mAP of {label}: {by_domain(embedded.embedding_ND)} ({len(query)} queries)", flush=True)
+        print(f"{label}: {by_domain(embedded.embedding_ND)}", flush=True)
     image_NHWC = next(pixels for _, pixels in decoded)[None]
     turns_ms = np.array([[turn_ms(session, image_NHWC) for _, session in sessions] for _ in range(rounds)])
     for (label, _), turn_R in zip(sessions, turns_ms.T, strict=True):

@@ -10,6 +10,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from edgeembed.intervals import interval_text
+
 EULER_GAMMA = 0.5772156649015329
 EXACT_TERMS = 256
 
@@ -40,20 +42,36 @@ def harmonic_number(count: int) -> float:
 
 
 def describe_scores(scores: Mapping[str, Any], *, untrained: float | None) -> str:
-    """Scores of eval.json in one line, beside chance; those of an earlier version have no chance."""
-    text = beside_chance(scores["map"], chance=(scores.get("chance") or {}).get("map"), untrained=untrained)
+    """Scores of eval.json in one line, beside chance; those of an earlier version have neither chance nor interval."""
+    chance, ends = ((scores.get(key) or {}).get("map") for key in ("chance", "ci95"))
+    interval = None
+    if ends is not None and None not in ends:
+        interval = f"95 % interval over {resampled(scores, 'map')} {interval_text(ends, digits=4)}"
+    text = beside_chance(scores["map"], interval=interval, chance=chance, untrained=untrained)
     counts = f"{scores['queries']} queries, {scores['queries_without_match']} of them without a match"
     recall = scores["recall_at_1"]
     return f"{text}{'' if recall is None else f', recall@1 {recall:.4f}'} ({counts})"
 
 
-def beside_chance(value: float | None, *, chance: float | None, untrained: float | None, digits: int = 4) -> str:
+def resampled(scores: Mapping[str, Any], figure: str) -> str:
+    """What the interval `ci95` of a figure resamples: "classes" or "queries"."""
+    leading, over_queries = (list((scores.get(key) or {}).get(figure) or ()) for key in ("ci95", "ci95_queries"))
+    return "classes" if over_queries and leading != over_queries else "queries"
+
+
+def beside_chance(
+    value: float | None, *, chance: float | None, untrained: float | None, interval: str | None = None, digits: int = 4
+) -> str:
     """A mAP with what a random ranking and an untrained network reach on the same images, for one line of text.
 
     What is not known is left out; a mAP of None reads "not scored".
     """
     if value is None:
         return "mAP not scored"
-    known = [("chance", chance), ("untrained", untrained)]
-    beside = ", ".join(f"{name} {figure:.{digits}f}" for name, figure in known if figure is not None)
+    known = [
+        f"{name} {figure:.{digits}f}"
+        for name, figure in (("chance", chance), ("untrained", untrained))
+        if figure is not None
+    ]
+    beside = ", ".join([*([interval] if interval else []), *known])
     return f"mAP {value:.{digits}f}" + (f" ({beside})" if beside else "")

@@ -19,12 +19,14 @@ import numpy.typing as npt
 
 from edgeembed.data.manifest import Manifest, Rows
 from edgeembed.errors import UserError
-from edgeembed.metrics import RetrievalScores, not_scored, retrieval_scores
+from edgeembed.intervals import Interval, ratio_intervals, share_text
+from edgeembed.metrics import METRICS, RetrievalScores, mean_scores, not_scored, query_values
 from edgeembed.spread import Spread, collapse_warning
 
 log = logging.getLogger(__name__)
 
 FloatArray = npt.NDArray[np.float32]
+Float64Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,6 +174,69 @@ def warn_if_collapsed(name: str, spread: Spread | None, evaluation: EvaluationSe
         log.warning("%s", warning)
 
 
+@dataclass(frozen=True, kw_only=True)
+class ScoredQueries:
+    """A network's scores, and the average precision (Q,) of each query that has a match, which `retention` compares.
+
+    `row_Q` holds the queries' manifest rows, `class_Q` their domains and labels.
+    """
+
+    scores: RetrievalScores
+    row_Q: Rows
+    class_Q: tuple[tuple[str, str | None], ...]
+    average_precision_Q: Float64Array
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retention:
+    """A student's mAP as a share of its teacher's, with paired 95 % intervals, named as in `RetrievalScores`."""
+
+    value: float
+    ci95: Interval
+    ci95_queries: Interval
+    ci95_classes: Interval | None
+
+    def describe(self) -> str:
+        """For one line of text: "92.8 % [91.5, 94.0]"."""
+        return share_text(self.value, self.ci95)
+
+
+def score_queries(
+    query_embedding_MD: FloatArray,
+    query_rows_M: Rows,
+    index_embedding_ND: FloatArray,
+    index_rows_N: Rows,
+    manifest: Manifest,
+    query: Rows,
+    index: Rows,
+) -> ScoredQueries:
+    """Scores embeddings given for some manifest rows: those of `query` against those of `index`.
+
+    Figures are None where no query or index image is among them, or no query has a match. Embeddings that are not
+    finite are left out, with a warning.
+    """
+    as_query = np.isin(query_rows_M, query) & are_finite(query_embedding_MD)
+    as_index = np.isin(index_rows_N, index) & are_finite(index_embedding_ND)
+    if not as_query.any() or not as_index.any():
+        return ScoredQueries(
+            scores=not_scored(int(np.count_nonzero(as_query))),
+            row_Q=np.zeros(0, np.int64),
+            class_Q=(),
+            average_precision_Q=np.zeros(0),
+        )
+    rows = query_rows_M[as_query]
+    sides = protocol(manifest, rows, index_rows_N[as_index])
+    values = query_values(query_embedding_MD[as_query], index_embedding_ND[as_index], **sides)
+    value_QM, num_relevant_Q, _ = values
+    has_match = num_relevant_Q > 0
+    return ScoredQueries(
+        scores=mean_scores(*values, query_label=sides["query_label"], query_domain=sides["query_domain"]),
+        row_Q=rows[has_match],
+        class_Q=tuple(name_of(manifest, row) for row in rows[has_match].tolist()),
+        average_precision_Q=value_QM[has_match, METRICS.index("map")],
+    )
+
+
 def score_rows(
     query_embedding_MD: FloatArray,
     query_rows_M: Rows,
@@ -181,19 +246,25 @@ def score_rows(
     query: Rows,
     index: Rows,
 ) -> RetrievalScores:
-    """Scores embeddings given for some manifest rows: those of `query` against those of `index`.
+    """The scores of `score_queries` alone."""
+    return score_queries(
+        query_embedding_MD, query_rows_M, index_embedding_ND, index_rows_N, manifest, query, index
+    ).scores
 
-    Figures are None where no query or index image is among them, or no query has a match. Embeddings that are not
-    finite are left out, with a warning.
-    """
-    as_query = np.isin(query_rows_M, query) & are_finite(query_embedding_MD)
-    as_index = np.isin(index_rows_N, index) & are_finite(index_embedding_ND)
-    if not as_query.any() or not as_index.any():
-        return not_scored(int(np.count_nonzero(as_query)))
-    return retrieval_scores(
-        query_embedding_MD[as_query],
-        index_embedding_ND[as_index],
-        **protocol(manifest, query_rows_M[as_query], index_rows_N[as_index]),
+
+def retention(student: ScoredQueries, teacher: ScoredQueries) -> Retention | None:
+    """Over the queries that both were scored on; None where there are none, or the teacher's mAP on them is 0."""
+    _, in_student, in_teacher = np.intersect1d(student.row_Q, teacher.row_Q, assume_unique=True, return_indices=True)
+    student_Q, teacher_Q = student.average_precision_Q[in_student], teacher.average_precision_Q[in_teacher]
+    if not teacher_Q.any():
+        return None
+    class_Q = [student.class_Q[query] for query in in_student]
+    intervals = ratio_intervals(student_Q, teacher_Q, class_Q)
+    return Retention(
+        value=float(student_Q.mean() / teacher_Q.mean()),
+        ci95=intervals.wider,
+        ci95_queries=intervals.over_queries,
+        ci95_classes=intervals.over_classes if len(set(class_Q)) > 1 else None,
     )
 
 

@@ -69,6 +69,18 @@ def ratio_intervals(
     return _both(ratios, class_Q)[0]
 
 
+def interval_text(interval: Sequence[float], *, digits: int = 3) -> str:
+    """[0.701, 0.768]"""
+    low, high = interval
+    return f"[{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def share_text(share: float, interval: Sequence[float] | None) -> str:
+    """A share of 0..1 in percent, with its interval where it is known: "92.8 % [91.5, 94.0]"."""
+    text = f"{100 * share:.1f} %"
+    return text if interval is None else f"{text} {interval_text([100 * end for end in interval], digits=1)}"
+
+
 def numbered(values: Sequence[Hashable]) -> IntArray:
     """The number of each value among the distinct ones, in order of appearance."""
     number_of: dict[Hashable, int] = {}

@@ -7,6 +7,7 @@ some 64 MiB. Similarities that come out equal are ordered by index position, so 
 
 Sources: mP@5, Google Universal Image Embedding challenge (2022), which UnED calls mMP@5 (arXiv:2309.01858);
 mAP@100, Google Landmarks v2 (arXiv:2004.01804); MAP@R, "A Metric Learning Reality Check" (arXiv:2003.08505).
+Each is a mean over the queries that have a match in the index. The others are counted.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import numpy.typing as npt
 
 from edgeembed.chance import expected_average_precision
 from edgeembed.errors import UserError
+from edgeembed.intervals import NUM_RESAMPLES, Interval, mean_intervals
 
 IntArray: TypeAlias = npt.NDArray[np.int64]
 BoolArray: TypeAlias = npt.NDArray[np.bool_]
@@ -27,10 +29,7 @@ FloatArray: TypeAlias = npt.NDArray[np.float32]
 Float64Array: TypeAlias = npt.NDArray[np.float64]
 
 METRICS = ("map", "map_at_100", "mp_at_5", "recall_at_1", "map_at_r")
-"""Column order of per-query values, and the keys of `ci95`, `per_domain` and `domain_mean`."""
-
-_OVER_ALL_QUERIES = np.array([name == "map_at_100" for name in METRICS])
-"""Google Landmarks v2 scores a query without a match 0; every other metric leaves it out."""
+"""Column order of per-query values, and the keys of intervals, `chance`, `per_domain` and `domain_mean`."""
 
 _BLOCK_BYTES = 64 * 2**20
 _MAX_COUNTED = 16
@@ -43,8 +42,10 @@ _NOWHERE: IntArray = np.empty(0, np.int64)
 class RetrievalScores:
     """What a report says about one set of embeddings; every share is in 0..1, and None where no query has a match.
 
-    `chance`: what a random ranking reaches in each metric. `per_domain` and `domain_mean` (the unweighted mean over the
-    domains that could be scored, UnED's headline) are empty without domains.
+    `ci95_queries` and `ci95_classes` are 95 % intervals, (low, high), over queries and over classes, and `ci95` is the
+    wider of the two. Those over classes are None where all queries are of one class. `chance`: what a random ranking
+    reaches in each metric. `per_domain` and `domain_mean` (the unweighted mean over the domains that could be scored,
+    UnED's headline) are empty without domains.
     """
 
     map: float | None
@@ -52,7 +53,9 @@ class RetrievalScores:
     mp_at_5: float | None
     recall_at_1: float | None
     map_at_r: float | None
-    ci95: dict[str, tuple[float, float] | None]
+    ci95: dict[str, Interval | None]
+    ci95_queries: dict[str, Interval | None]
+    ci95_classes: dict[str, Interval | None]
     chance: dict[str, float | None]
     queries: int
     queries_without_match: int
@@ -76,17 +79,16 @@ def retrieval_scores(
     query_id: IntArray | None = None,
     index_id: IntArray | None = None,
     seed: int = 0,
-    num_resamples: int = 1000,
+    num_resamples: int = NUM_RESAMPLES,
 ) -> RetrievalScores:
     """Score a ranking of the whole index per query; a hit has the query's label and the query's domain.
 
     An index image that carries the query's id is the query itself: it is neither ranked nor counted as relevant.
-    `ci95` is the percentile bootstrap over the queries that a metric averages. Where no query, or none of a domain, has
-    a match, figures are None. Raises UserError for malformed inputs.
+    Where no query, or none of a domain, has a match, figures are None. Raises UserError for malformed inputs.
     """
     if num_resamples < 1:
         raise UserError(f"num_resamples is {num_resamples}: the bootstrap needs at least 1")
-    value_QM, num_relevant_Q, num_ranked_Q = query_values(
+    values = query_values(
         query_embedding_QD,
         index_embedding_ND,
         query_label=query_label,
@@ -96,12 +98,32 @@ def retrieval_scores(
         query_id=query_id,
         index_id=index_id,
     )
+    return mean_scores(
+        *values, query_label=query_label, query_domain=query_domain, seed=seed, num_resamples=num_resamples
+    )
+
+
+def mean_scores(
+    value_QM: Float64Array,
+    num_relevant_Q: IntArray,
+    num_ranked_Q: IntArray,
+    *,
+    query_label: Sequence[str],
+    query_domain: Sequence[str] | None = None,
+    seed: int = 0,
+    num_resamples: int = NUM_RESAMPLES,
+) -> RetrievalScores:
+    """The scores of queries from their `query_values`."""
     matched_Q = num_relevant_Q > 0
+    class_Q = [one for one, has_match in zip(_groups(query_label, query_domain), matched_Q, strict=True) if has_match]
+    ci95, ci95_queries, ci95_classes = _ci95(value_QM[matched_Q], class_Q, seed, num_resamples)
     chance_QM = _chance_values(num_relevant_Q, num_ranked_Q)
     per_domain = {} if query_domain is None else _per_domain(value_QM, matched_Q, query_domain)
     return RetrievalScores(
         **_means(value_QM, matched_Q),
-        ci95=_ci95(value_QM, matched_Q, seed, num_resamples),
+        ci95=ci95,
+        ci95_queries=ci95_queries,
+        ci95_classes=ci95_classes,
         chance=_means(chance_QM, matched_Q),
         queries=len(matched_Q),
         queries_without_match=int(np.count_nonzero(~matched_Q)),
@@ -115,6 +137,8 @@ def not_scored(num_queries: int) -> RetrievalScores:
     return RetrievalScores(
         **dict.fromkeys(METRICS),
         ci95=dict.fromkeys(METRICS),
+        ci95_queries=dict.fromkeys(METRICS),
+        ci95_classes=dict.fromkeys(METRICS),
         chance=dict.fromkeys(METRICS),
         queries=num_queries,
         queries_without_match=num_queries,
@@ -153,11 +177,11 @@ def query_values(
 
 
 def mean_and_ci95(
-    value_Q: Float64Array, *, seed: int = 0, num_resamples: int = 1000
-) -> tuple[float, tuple[float, float]]:
-    """The mean over queries and its bootstrap interval; of paired differences, what a change costs."""
-    ((low, high),) = _bootstrap_interval(value_Q[:, None], seed, num_resamples)
-    return float(value_Q.mean()), (float(low), float(high))
+    value_Q: Float64Array, *, seed: int = 0, num_resamples: int = NUM_RESAMPLES
+) -> tuple[float, Interval]:
+    """The mean over queries and its interval over queries; of paired differences, what a change costs."""
+    (intervals,) = mean_intervals(value_Q[:, None], range(len(value_Q)), seed=seed, num_resamples=num_resamples)
+    return float(value_Q.mean()), intervals.over_queries
 
 
 def top_k(
@@ -293,8 +317,7 @@ def _chance_values(num_relevant_Q: IntArray, num_ranked_Q: IntArray) -> Float64A
 def _means(value_QM: Float64Array, matched_Q: BoolArray) -> dict[str, float | None]:
     if not matched_Q.any():
         return dict.fromkeys(METRICS)
-    mean_M = np.where(_OVER_ALL_QUERIES, value_QM.mean(axis=0), value_QM[matched_Q].mean(axis=0))
-    return dict(zip(METRICS, mean_M.tolist(), strict=True))
+    return dict(zip(METRICS, value_QM[matched_Q].mean(axis=0).tolist(), strict=True))
 
 
 def _per_domain(
@@ -315,25 +338,18 @@ def _unweighted_mean(per_domain: dict[str, dict[str, float | None]]) -> dict[str
 
 
 def _ci95(
-    value_QM: Float64Array, matched_Q: BoolArray, seed: int, num_resamples: int
-) -> dict[str, tuple[float, float] | None]:
-    if not matched_Q.any():
-        return dict.fromkeys(METRICS)
-    over_all_M2 = _bootstrap_interval(value_QM, seed, num_resamples)
-    over_matched_M2 = over_all_M2 if matched_Q.all() else _bootstrap_interval(value_QM[matched_Q], seed, num_resamples)
-    interval_M2 = np.where(_OVER_ALL_QUERIES[:, None], over_all_M2, over_matched_M2)
-    return {name: (float(low), float(high)) for name, (low, high) in zip(METRICS, interval_M2, strict=True)}
-
-
-def _bootstrap_interval(value_QM: Float64Array, seed: int, num_resamples: int) -> Float64Array:
-    """The middle 95 % of the mean over queries drawn with replacement (Efron's percentile interval), as (M, 2)."""
-    rng = np.random.default_rng(seed)
-    num_queries = len(value_QM)
-    mean_SM = np.empty((num_resamples, value_QM.shape[1]))
-    for mean_M in mean_SM:
-        times_drawn_Q = np.bincount(rng.integers(num_queries, size=num_queries), minlength=num_queries)
-        mean_M[:] = times_drawn_Q.astype(np.float64) @ value_QM / num_queries
-    return np.percentile(mean_SM, (2.5, 97.5), axis=0).T
+    value_QM: Float64Array, class_Q: Sequence[Hashable], seed: int, num_resamples: int
+) -> tuple[dict[str, Interval | None], dict[str, Interval | None], dict[str, Interval | None]]:
+    """`ci95`, `ci95_queries` and `ci95_classes` of queries that all have a match."""
+    wider, over_queries, over_classes = (dict.fromkeys(METRICS) for _ in range(3))
+    if not class_Q:
+        return wider, over_queries, over_classes
+    has_classes = len(set(class_Q)) > 1  # a single class would give an interval without width, as if all were known
+    found = mean_intervals(value_QM, class_Q, seed=seed, num_resamples=num_resamples)
+    for name, one in zip(METRICS, found, strict=True):
+        wider[name], over_queries[name] = one.wider, one.over_queries
+        over_classes[name] = one.over_classes if has_classes else None
+    return wider, over_queries, over_classes
 
 
 def _groups(label: Sequence[str], domain: Sequence[str] | None) -> list[tuple[str, str]]:

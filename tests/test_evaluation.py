@@ -9,7 +9,17 @@ import numpy as np
 import pytest
 
 from edgeembed.data.manifest import Manifest, ManifestRow, build_manifest
-from edgeembed.evaluation import choose_split, have_match, log_scope, plan_evaluation, score_rows
+from edgeembed.evaluation import (
+    ScoredQueries,
+    choose_split,
+    have_match,
+    log_scope,
+    plan_evaluation,
+    retention,
+    score_queries,
+    score_rows,
+)
+from edgeembed.metrics import not_scored
 
 Row = tuple[str | None, str] | tuple[str | None, str, str]
 
@@ -101,3 +111,78 @@ def test_embeddings_that_are_missing_or_not_finite_leave_figures_empty(caplog: p
     scores = score_rows(broken_ND, rows, broken_ND, rows, manifest, rows, rows)
     assert (scores.map, scores.queries) == (None, 2)
     assert "1 of 3 embeddings hold NaN or infinity" in caplog.text
+
+
+def scored(average_precision_Q: list[float], row_Q: list[int], class_Q: list[str]) -> ScoredQueries:
+    return ScoredQueries(
+        scores=not_scored(0),
+        row_Q=np.array(row_Q),
+        class_Q=tuple(("d", name) for name in class_Q),
+        average_precision_Q=np.array(average_precision_Q),
+    )
+
+
+def test_retention_pairs_the_queries_of_student_and_teacher() -> None:
+    """By hand: rows 4 and 7 are the ones that both have; (.2 + .6) / (.5 + .75)."""
+    student = scored([0.6, 0.2, 1.0], [7, 4, 9], ["b", "a", "b"])
+    teacher = scored([0.1, 0.5, 0.75], [2, 4, 7], ["a", "a", "b"])
+    found = retention(student, teacher)
+    assert found is not None
+    assert found.value == pytest.approx(0.64)
+    assert found.ci95 == pytest.approx((0.4, 0.8))  # row 4 twice, row 7 twice
+    assert found.ci95 == found.ci95_queries == found.ci95_classes
+    assert found.describe() == "64.0 % [40.0, 80.0]"
+
+
+def test_retention_of_a_proportional_student_has_no_width_and_one_class_no_interval_over_classes() -> None:
+    teacher_Q = np.random.default_rng(0).uniform(0.2, 1, 40)
+    rows, one_class = list(range(40)), ["a"] * 40
+    found = retention(scored((0.9 * teacher_Q).tolist(), rows, one_class), scored(teacher_Q.tolist(), rows, one_class))
+    assert found is not None
+    assert found.ci95 == found.ci95_queries == pytest.approx((0.9, 0.9))
+    assert found.ci95_classes is None
+
+
+def test_retention_over_classes_is_wider_where_a_student_fails_at_whole_classes() -> None:
+    class_Q = np.repeat(np.arange(30), 20)
+    names, rows = [str(one) for one in class_Q], list(range(600))
+    found = retention(scored((class_Q % 2).astype(float).tolist(), rows, names), scored([1.0] * 600, rows, names))
+    assert found is not None
+    assert found.ci95_classes is not None
+    assert found.ci95 == found.ci95_classes
+    half_width = 1.96 * np.sqrt(0.25 / 30)
+    assert found.ci95 == pytest.approx((0.5 - half_width, 0.5 + half_width), abs=0.04)
+    assert found.ci95_queries == pytest.approx((0.46, 0.54), abs=0.01)
+
+
+def test_without_queries_that_both_have_there_is_no_retention() -> None:
+    nothing, one = scored([], [], []), scored([0.5], [1], ["a"])
+    assert retention(nothing, nothing) is retention(one, nothing) is retention(nothing, one) is None
+    assert retention(one, scored([0.5], [2], ["a"])) is None
+    assert retention(one, scored([0.0], [1], ["a"])) is None
+
+
+def test_scored_queries_are_those_with_a_match() -> None:
+    manifest = table(("a", "val"), ("b", "val"), ("a", "val"), ("c", "val"), ("c", "val"))
+    rows = np.arange(5)
+    embedding_ND = np.eye(5, dtype=np.float32)
+    embedding_ND[2] = embedding_ND[0]
+    found = score_queries(embedding_ND, rows, embedding_ND, rows, manifest, rows, rows)
+    assert found.row_Q.tolist() == [0, 2, 3, 4]
+    assert found.class_Q == (("d", "a"), ("d", "a"), ("d", "c"), ("d", "c"))
+    # Rows 3 and 4 are as far from each other as from the rest: ties are ordered by position.
+    assert found.average_precision_Q.tolist() == [1, 1, 1 / 4, 1 / 4]
+    assert found.scores == score_rows(embedding_ND, rows, embedding_ND, rows, manifest, rows, rows)
+    assert (found.scores.map, found.scores.queries_without_match) == (5 / 8, 1)
+
+
+def test_the_same_label_in_two_domains_is_two_classes() -> None:
+    named = [
+        ManifestRow(path=f"{at}.png", label="a", domain=domain, split="val", role=None)
+        for at, domain in enumerate(["x", "x", "y", "y"])
+    ]
+    manifest = build_manifest(Path(), named, source="test")
+    rows, embedding_ND = np.arange(4), np.eye(4, dtype=np.float32)
+    found = score_queries(embedding_ND, rows, embedding_ND, rows, manifest, rows, rows)
+    assert found.class_Q == (("x", "a"), ("x", "a"), ("y", "a"), ("y", "a"))
+    assert found.scores.ci95_classes["map"] is not None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import random
 import subprocess
 import sys
 import tracemalloc
@@ -19,6 +21,7 @@ from edgeembed.metrics import (
     global_average_precision,
     not_scored,
     precision_at,
+    query_values,
     retrieval_scores,
     top_k,
 )
@@ -73,8 +76,7 @@ def naive_metrics(relevance: list[bool]) -> dict[str, float] | None:
 
 def naive_means(per_query: list[dict[str, float] | None]) -> dict[str, float]:
     matched = [values for values in per_query if values is not None]
-    means = {name: sum(values[name] for values in matched) / len(matched) for name in METRICS}
-    return means | {"map_at_100": sum(values["map_at_100"] for values in matched) / len(per_query)}
+    return {name: sum(values[name] for values in matched) / len(matched) for name in METRICS}
 
 
 # Worked examples of other projects
@@ -264,7 +266,7 @@ def test_a_query_that_only_matches_itself_has_no_match() -> None:
         image, image, query_label=["a", "a", "b"], index_label=["a", "a", "b"], query_id=identity, index_id=identity
     )
     assert (scores.queries, scores.queries_without_match) == (3, 1)
-    assert scores.map_at_100 == pytest.approx(scores.map * 2 / 3)
+    assert scores.map == scores.map_at_100 == 1  # of the two equally far images, the first has the label
 
 
 def test_without_domains_there_are_no_domain_figures() -> None:
@@ -277,6 +279,26 @@ def test_without_domains_there_are_no_domain_figures() -> None:
 def test_equal_confidences_keep_their_order_in_gap() -> None:
     assert global_average_precision(np.ones(2), np.array([True, False]), 1) == 1.0
     assert global_average_precision(np.ones(2), np.array([False, True]), 1) == 0.5
+
+
+def test_a_query_without_a_match_changes_no_metric() -> None:
+    """By hand: hits at ranks 1 and 3 of 3, and at rank 2; a third query has a label that the index lacks."""
+    cosine = np.array([0.9, 0.8, 0.7], np.float32)
+    index = np.stack([cosine, np.sqrt(1 - cosine**2)], axis=1)
+    query = np.array([[1, 0]] * 3, np.float32)
+    scores = retrieval_scores(query, index, query_label=["a", "b", "c"], index_label=["a", "b", "a"])
+    of_a, of_b = (1 + 2 / 3) / 2, 1 / 2
+    assert scores.figures == pytest.approx(
+        {
+            "map": (of_a + of_b) / 2,
+            "map_at_100": (of_a + of_b) / 2,
+            "mp_at_5": (1 / 2 + 0) / 2,
+            "recall_at_1": 1 / 2,
+            "map_at_r": (1 / 2 + 0) / 2,
+        }
+    )
+    of_both = retrieval_scores(query[:2], index, query_label=["a", "b"], index_label=["a", "b", "a"])
+    assert scores == dataclasses.replace(of_both, queries=3, queries_without_match=1)
 
 
 # Confidence intervals
@@ -310,15 +332,87 @@ def test_ci95_repeats_with_its_seed_only() -> None:
     assert first["map"] != other["map"]
 
 
-def test_ci95_resamples_the_queries_that_the_metric_averages() -> None:
+def test_queries_without_a_match_are_not_resampled() -> None:
     query, index, query_label, index_label = half_right(100)
     plain = retrieval_scores(query, index, query_label=query_label, index_label=index_label)
     unmatched = retrieval_scores(
         np.concatenate([query, query]), index, query_label=query_label + ["nobody"] * 100, index_label=index_label
     )
     assert unmatched.queries_without_match == 100
-    assert unmatched.ci95["map"] == plain.ci95["map"]
-    assert unmatched.ci95["map_at_100"][1] < plain.ci95["map_at_100"][0]
+    assert unmatched.ci95 == plain.ci95
+
+
+def naive_interval_over_classes(value_Q: Array, class_Q: list[Any], num_resamples: int) -> tuple[float, float]:
+    """Draws as many classes as there are, and averages over all queries of the drawn ones."""
+    draw = random.Random(0)
+    names = sorted(set(class_Q))
+    means = []
+    for _ in range(num_resamples):
+        drawn = [
+            value for _ in names for name in [draw.choice(names)] for value in value_Q[[c == name for c in class_Q]]
+        ]
+        means.append(sum(drawn) / len(drawn))
+    return tuple(np.percentile(means, (2.5, 97.5)).tolist())
+
+
+def test_the_interval_over_classes_is_that_of_a_loop_which_draws_classes() -> None:
+    rng = np.random.default_rng(0)
+    index, query = units(rng, 60, 8), units(rng, 48, 8)
+    index_label = [f"class {v}" for v in range(12)] * 5
+    query_label = [f"class {v}" for v in np.sort(rng.integers(12, size=48))]  # 12 classes of unequal size
+    scores = retrieval_scores(query, index, query_label=query_label, index_label=index_label, num_resamples=10_000)
+    value_QM, _, _ = query_values(query, index, query_label=query_label, index_label=index_label)
+    for place, name in enumerate(METRICS):
+        expected = naive_interval_over_classes(value_QM[:, place], query_label, 10_000)
+        width = expected[1] - expected[0]
+        assert scores.ci95_classes[name] == pytest.approx(expected, abs=0.05 * width), name
+
+
+def classes_that_agree(num_classes: int, queries_each: int, right: Array) -> dict[str, Any]:
+    """Every query of a class finds its class first, or every one finds another class first."""
+    index = np.eye(num_classes, dtype=np.float32)
+    searched = np.where(right, np.arange(num_classes), (np.arange(num_classes) + 1) % num_classes)
+    label = [str(one) for one in range(num_classes)]
+    return {
+        "query_embedding_QD": np.repeat(index[searched], queries_each, axis=0),
+        "index_embedding_ND": index,
+        "query_label": np.repeat(label, queries_each).tolist(),
+        "index_label": label,
+    }
+
+
+def test_the_wider_interval_leads_and_widens_by_the_root_of_the_class_size_where_classes_agree() -> None:
+    right = np.arange(200) % 2 == 0
+    scores = retrieval_scores(**classes_that_agree(200, 16, right), num_resamples=4000)
+    low, high = scores.ci95["recall_at_1"]
+    half_width = 1.96 * np.sqrt(0.25 / 200)  # 200 independent outcomes, not 3,200
+    assert (low, high) == pytest.approx((0.5 - half_width, 0.5 + half_width), abs=0.01)
+    assert scores.ci95 == scores.ci95_classes
+    narrow_low, narrow_high = scores.ci95_queries["recall_at_1"]
+    assert (high - low) / (narrow_high - narrow_low) == pytest.approx(4, rel=0.1)
+
+
+def test_with_one_query_a_class_both_intervals_are_the_same() -> None:
+    scores = retrieval_scores(**classes_that_agree(50, 1, np.arange(50) % 3 == 0))
+    assert scores.ci95 == scores.ci95_queries == scores.ci95_classes
+
+
+def test_with_one_class_there_is_no_interval_over_classes() -> None:
+    query, index, query_label, index_label = half_right(40)
+    scores = retrieval_scores(query, index, query_label=query_label, index_label=index_label)
+    assert scores.ci95_classes == dict.fromkeys(METRICS)
+    assert scores.ci95 == scores.ci95_queries
+    low, high = scores.ci95["map"]
+    assert low < high
+
+
+def test_a_label_in_two_domains_is_two_classes() -> None:
+    index = np.eye(2, dtype=np.float32)
+    query = np.repeat(index[[0, 0]], 30, axis=0)  # right for the label in domain x, wrong for that in domain y
+    domains = {"query_domain": ["x"] * 30 + ["y"] * 30, "index_domain": ["x", "y"]}
+    two = retrieval_scores(query, index, query_label=["a"] * 60, index_label=["a", "a"], **domains)
+    named = retrieval_scores(query, index, query_label=["a"] * 30 + ["b"] * 30, index_label=["a", "b"], **domains)
+    assert two.ci95_classes["recall_at_1"] == named.ci95_classes["recall_at_1"] == (0, 1)
 
 
 # Limits
@@ -348,7 +442,8 @@ def test_importing_metrics_does_not_import_torch() -> None:
 def test_queries_without_a_match_leave_figures_empty_and_are_counted() -> None:
     scores = retrieval_scores(EYE, EYE, query_label=["c", "d"], index_label=["a", "b"])
     assert scores.figures == dict.fromkeys(METRICS)
-    assert scores.chance == scores.ci95 == dict.fromkeys(METRICS)
+    assert scores.chance == dict.fromkeys(METRICS)
+    assert scores.ci95 == scores.ci95_queries == scores.ci95_classes == dict.fromkeys(METRICS)
     assert (scores.queries, scores.queries_without_match) == (2, 2)
     assert not_scored(3).queries_without_match == 3
 

@@ -40,11 +40,20 @@ def recommendation_lines(report: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def unmatched_line(report: Mapping[str, Any]) -> str | None:
+    """How many queries are in no mean, as the index holds no other image of their label and domain; None for 0."""
+    count = report["data"].get("queries_without_match")
+    if not count:
+        return None
+    return f"{count} of {report['data']['queries']} queries have no match in the index: every mean leaves them out"
+
+
 COLUMN_MEANINGS = {
     "p50, p90, p95, p99": "so many in a hundred calls took no longer; p50 is the median",
     "memory": "peak memory of a process that opens the file and embeds one image",
     "MACs": "multiply-accumulate operations for one image",
     "mAP": "mean average precision: how far up the right images stand in the ranking of the index, 1 is best",
+    "[low, high]": "95 % interval: the wider of one over queries and one over classes",
     "chance": "the expected mAP of a random ranking of the same images",
     "untrained": "the mAP of the same network with random weights",
     "R@1": "recall at 1: share of queries whose first result is right",
@@ -52,6 +61,7 @@ COLUMN_MEANINGS = {
     "own index": "the file embeds queries and index images (symmetric retrieval)",
     "teacher's index": "the file embeds queries, the teacher embedded the index images (asymmetric retrieval)",
     "kept": "the file's mAP as a share of the teacher's mAP on its own index",
+    "teacher : student": "the teacher's parameters for each parameter of the file's network",
     "cosine": "of the file's embedding of an image with the teacher's; p50 is the median over images",
     "% of roofline": "speed as a share of the fastest that this machine's measured matrix products and memory allow",
 }

@@ -11,7 +11,7 @@ import jinja2
 
 from edgeembed.bench import plots
 from edgeembed.bench.examples import Example
-from edgeembed.bench.explanation import COLUMN_MEANINGS, recommendation_lines
+from edgeembed.bench.explanation import COLUMN_MEANINGS, recommendation_lines, unmatched_line
 from edgeembed.bench.summary import (
     MISSING,
     Summary,
@@ -21,13 +21,13 @@ from edgeembed.bench.summary import (
     megabytes,
     milliseconds,
     optional_score,
-    percent,
     score_text,
     summaries,
     teacher_of,
     thread_text,
     three_figures,
 )
+from edgeembed.intervals import interval_text, share_text
 from edgeembed.run import write_atomically
 from edgeembed.spread import Spread, collapse_warning
 
@@ -50,12 +50,15 @@ def render_html(report: Mapping[str, Any], examples: Sequence[Example]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(ms=milliseconds, mb=megabytes, threads=thread_text, score=score_text, percent=percent)
-    environment.filters.update(optional=optional_score)
+    environment.filters.update(ms=milliseconds, mb=megabytes, threads=thread_text, score=score_text)
+    environment.filters.update(
+        optional=optional_score, share=_share, interval=_interval, share_interval=_share_interval
+    )
     environment.filters.update(count=_count, figures=three_figures)
     files = summaries(report)
     best = best_student(report)
     threads = report["machine"]["cores"]
+    has_both_intervals = any(file.interval("symmetric", "map", "queries") for file in files)
     return environment.get_template("report.html").render(
         report=report,
         files=files,
@@ -65,6 +68,8 @@ def render_html(report: Mapping[str, Any], examples: Sequence[Example]) -> str:
         latency_on=latency_on,
         headline=headline(report),
         recommendations=recommendation_lines(report),
+        unmatched=unmatched_line(report),
+        has_both_intervals=has_both_intervals,
         meanings=COLUMN_MEANINGS,
         collapsed=collapse_warnings(report, files),
         domains=sorted(report["data"]["domains"]),
@@ -86,6 +91,19 @@ def collapse_warnings(report: Mapping[str, Any], files: Sequence[Summary]) -> li
         warning = collapse_warning(file.title, Spread(**known), num_classes=labels)
         found += [warning] if warning else []
     return found
+
+
+def _interval(interval: Sequence[float] | None) -> str:
+    return MISSING if interval is None else interval_text(interval)
+
+
+def _share(share: float | None) -> str:
+    return MISSING if share is None else share_text(share, None)
+
+
+def _share_interval(interval: Sequence[float] | None) -> str:
+    """In percent."""
+    return MISSING if interval is None else interval_text([100 * end for end in interval], digits=1)
 
 
 def _count(value: float | None) -> str:

@@ -21,14 +21,16 @@ from edgeembed.errors import UserError
 from edgeembed.evaluation import (
     EvaluationSet,
     FloatArray,
+    Retention,
+    ScoredQueries,
     choose_split,
     have_match,
     log_scope,
     plan_evaluation,
-    score_rows,
+    retention,
+    score_queries,
 )
 from edgeembed.images import ImageError, UInt8Array
-from edgeembed.metrics import RetrievalScores
 from edgeembed.runtimes import Session
 from edgeembed.sources import decode_ahead
 from edgeembed.spread import Spread, spread_of
@@ -141,20 +143,49 @@ def embed_with_session(session: Session, decoded: DecodedFiles, *, dim: int) -> 
 
 @dataclass(frozen=True, kw_only=True)
 class Quality:
-    """What a row says of retrieval; the teacher-related figures are None where no teacher was given."""
+    """A model's retrieval in its own index (symmetric) and the teacher's (asymmetric), its share of the teacher's mAP.
 
-    retrieval: dict[str, Any]
-    retention: dict[str, float | None] | None
-    cosine_to_teacher: dict[str, float] | None
+    What compares with the teacher is None where none was given.
+    """
+
+    symmetric: ScoredQueries
+    asymmetric: ScoredQueries | None = None
+    retention: dict[str, Retention | None] | None = None
+    cosine_to_teacher: dict[str, float] | None = None
     spread: Spread | None
+
+    @property
+    def retrieval(self) -> dict[str, Any]:
+        """The scores in either index."""
+        return {
+            "symmetric": dataclasses.asdict(self.symmetric.scores),
+            "asymmetric": dataclasses.asdict(self.asymmetric.scores) if self.asymmetric else None,
+        }
+
+    def row_facts(self) -> dict[str, Any]:
+        """The keys of a row that say how good the model is."""
+        return {
+            "retrieval": self.retrieval,
+            "retention": self._retention("value"),
+            "retention_ci95": self._retention("ci95"),
+            "retention_ci95_queries": self._retention("ci95_queries"),
+            "retention_ci95_classes": self._retention("ci95_classes"),
+            "cosine_to_teacher": self.cosine_to_teacher,
+            "spread": self.spread,
+        }
+
+    def _retention(self, name: str) -> dict[str, Any] | None:
+        if self.retention is None:
+            return None
+        return {kind: None if share is None else getattr(share, name) for kind, share in self.retention.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reference:
-    """What students are held against: the teacher's embeddings, and its own mAP on them."""
+    """What students are compared with: the teacher's embeddings, and its scores in its own index."""
 
     embedded: Embedded
-    map: float | None
+    scored: ScoredQueries
 
 
 def judge(
@@ -164,7 +195,7 @@ def judge(
     symmetric = _score(evaluation, student, student, readable_N)
     spread = spread_of(student.embedding_ND[readable_N])
     if teacher is None:
-        return Quality(retrieval=_retrieval(symmetric, None), retention=None, cosine_to_teacher=None, spread=spread)
+        return Quality(symmetric=symmetric, spread=spread)
     searched_ND = teacher.embedded.embedding_ND
     if (dim := student.embedding_ND.shape[1]) != searched_ND.shape[1]:
         searched_ND = shorten(searched_ND, dim)
@@ -173,18 +204,15 @@ def judge(
     cosine_N = np.einsum("nd,nd->n", student.embedding_ND[readable_N], searched_ND[readable_N])
     p1, p50 = (float(value) for value in np.percentile(cosine_N, (1, 50)))
     return Quality(
-        retrieval=_retrieval(symmetric, asymmetric),
+        symmetric=symmetric,
+        asymmetric=asymmetric,
         retention={
-            "symmetric": _share(symmetric.map, teacher.map),
-            "asymmetric": _share(asymmetric.map, teacher.map),
+            "symmetric": retention(symmetric, teacher.scored),
+            "asymmetric": retention(asymmetric, teacher.scored),
         },
         cosine_to_teacher={"p1": p1, "p50": p50},
         spread=spread,
     )
-
-
-def _share(value: float | None, whole: float | None) -> float | None:
-    return value / whole if value is not None and whole else None
 
 
 def readable_by_all(embedded: Sequence[Embedded]) -> BoolArray:
@@ -195,11 +223,9 @@ def readable_by_all(embedded: Sequence[Embedded]) -> BoolArray:
     return readable_N
 
 
-def _score(
-    evaluation: EvaluationSet, searching: Embedded, searched: Embedded, readable_N: BoolArray
-) -> RetrievalScores:
+def _score(evaluation: EvaluationSet, searching: Embedded, searched: Embedded, readable_N: BoolArray) -> ScoredQueries:
     rows = evaluation.rows[readable_N]
-    return score_rows(
+    return score_queries(
         searching.embedding_ND[readable_N],
         rows,
         searched.embedding_ND[readable_N],
@@ -208,10 +234,3 @@ def _score(
         evaluation.query,
         evaluation.index,
     )
-
-
-def _retrieval(symmetric: RetrievalScores, asymmetric: RetrievalScores | None) -> dict[str, Any]:
-    return {
-        "symmetric": dataclasses.asdict(symmetric),
-        "asymmetric": dataclasses.asdict(asymmetric) if asymmetric else None,
-    }

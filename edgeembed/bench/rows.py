@@ -16,6 +16,7 @@ from edgeembed.bench.latency import Budget, Latency
 from edgeembed.bench.probe import probe
 from edgeembed.bench.retrieval import Quality
 from edgeembed.images import UInt8Array, load_pixels
+from edgeembed.intervals import Interval
 from edgeembed.runtimes import open_session
 from edgeembed.spread import Spread
 
@@ -49,6 +50,10 @@ class Row:
     percent_of_floor: float | None = None
     retrieval: dict[str, Any]
     retention: dict[str, float | None] | None
+    """`symmetric` and `asymmetric` mAP as a share of the teacher's mAP in its own index, and their 95 % intervals."""
+    retention_ci95: dict[str, Interval | None] | None
+    retention_ci95_queries: dict[str, Interval | None] | None
+    retention_ci95_classes: dict[str, Interval | None] | None
     cosine_to_teacher: dict[str, float] | None
     untrained: dict[str, Any] | None = None
     """`symmetric` and `asymmetric` figures of the same architecture with random weights."""
@@ -92,12 +97,9 @@ def student_rows(
             macs=candidate.macs,
             peak_rss_bytes=footprint.peak_rss_bytes,
             load_ms=footprint.load_ms,
-            retrieval=quality.retrieval,
-            retention=quality.retention,
-            cosine_to_teacher=quality.cosine_to_teacher,
             untrained=untrained,
-            spread=quality.spread,
             sha256=candidate.file.sha256,
+            **quality.row_facts(),
         )
         for batch in setting.batches:
             row = dataclasses.replace(untimed, batch=batch)

@@ -103,7 +103,7 @@ def bench(
     reference: Reference | None = None
     if known is not None and by_teacher is not None:
         own = judge(evaluation, by_teacher, readable_N)
-        reference = Reference(embedded=by_teacher, map=own.retrieval["symmetric"]["map"])
+        reference = Reference(embedded=by_teacher, scored=own.symmetric)
         warn_if_collapsed(f"the teacher, {known.model.name}", own.spread, evaluation)
         figures = known.untrained(evaluation, readable_N)
         with stage(f"timing the teacher, {known.model.name}"):

@@ -8,6 +8,7 @@ from typing import Any
 
 from edgeembed.bench.candidates import Candidate
 from edgeembed.chance import beside_chance
+from edgeembed.intervals import interval_text, share_text
 
 MISSING = "\N{EN DASH}"
 NOT_SCORED = "not scored"
@@ -63,9 +64,12 @@ class Summary:
         value = (self.first["retrieval"].get(kind) or {}).get(figure)
         return None if value is None else float(value)
 
-    def interval(self, kind: str, figure: str) -> Sequence[float] | None:
-        """The 95 % interval of a retrieval figure, (low, high); None where not scored."""
-        ends = ((self.first["retrieval"].get(kind) or {}).get("ci95") or {}).get(figure)
+    def interval(self, kind: str, figure: str, over: str | None = None) -> Sequence[float] | None:
+        """The 95 % interval, (low, high), of a retrieval figure over "queries" or "classes", by default the wider one.
+
+        None where it is not known.
+        """
+        ends = ((self.first["retrieval"].get(kind) or {}).get(_interval_key(over)) or {}).get(figure)
         return None if ends is None or None in ends else ends
 
     @property
@@ -90,8 +94,34 @@ class Summary:
         """Its mAP as a share of the teacher's, which searches its own index."""
         return (self.first["retention"] or {}).get(kind)
 
+    def kept_interval(self, kind: str, over: str | None = None) -> Sequence[float] | None:
+        """The 95 % interval of `kept`, as `interval` gives it."""
+        intervals = self.first.get(f"retention_{_interval_key(over)}") or {}
+        return intervals.get(kind)
+
+    def map_text(self, kind: str) -> str:
+        """mAP with its interval."""
+        interval = self.interval(kind, "map")
+        return score_text(self.score(kind, "map")) + ("" if interval is None else f" {interval_text(interval)}")
+
+    def kept_text(self, kind: str) -> str:
+        """`kept` with its interval."""
+        kept = self.kept(kind)
+        return MISSING if kept is None else share_text(kept, self.kept_interval(kind))
+
+    def parameter_ratio(self, teacher: Summary | None) -> str:
+        """The teacher's number of parameters to this file's, as "1.04 : 1"."""
+        params, of_teacher = self.first["params"], teacher and teacher.first["params"]
+        if self == teacher or not params or not of_teacher:
+            return MISSING
+        return f"{three_figures(of_teacher / params)} : 1"
+
     def is_of(self, candidate: Candidate) -> bool:
         return (candidate.name, candidate.runtime, candidate.file.sha256) == (self.name, self.runtime, self.sha256)
+
+
+def _interval_key(over: str | None) -> str:
+    return "ci95" if over is None else f"ci95_{over}"
 
 
 def summaries(report: Mapping[str, Any]) -> list[Summary]:
@@ -141,9 +171,12 @@ def headline(report: Mapping[str, Any]) -> str:
     reached = beside_chance(best.map, chance=best.chance, untrained=best.untrained, digits=3)
     if best.kept("symmetric") is None:
         return f"{best.title} reaches {reached} {speed}."
-    text = f"{best.title} keeps {percent(best.kept('symmetric'))} of the teacher's mAP {speed}"
+    text = f"{best.title} keeps {best.kept_text('symmetric')} of the teacher's mAP {speed}"
     if best.kept("asymmetric") is not None:
-        text += f", and {percent(best.kept('asymmetric'))} when it searches the teacher's own index"
+        text += f", and {best.kept_text('asymmetric')} when it searches the teacher's own index"
+    ratio = best.parameter_ratio(teacher_of(summaries(report)))
+    if ratio != MISSING:
+        text += f" (teacher : student parameters {ratio})"
     return f"{text}: {reached}."
 
 
@@ -168,10 +201,6 @@ def score_text(value: float | None) -> str:
 def optional_score(value: float | None) -> str:
     """A figure that may not be known, as a table shows it."""
     return MISSING if value is None else f"{value:.4f}"
-
-
-def percent(share: float | None) -> str:
-    return MISSING if share is None else f"{100 * share:.1f} %"
 
 
 def three_figures(value: float) -> str:

@@ -79,12 +79,9 @@ class Teacher:
             macs=count_macs(model),
             peak_rss_bytes=footprint.peak_rss_bytes,
             load_ms=footprint.load_ms,
-            retrieval=quality.retrieval,
-            retention=quality.retention,
-            cosine_to_teacher=quality.cosine_to_teacher,
             untrained=untrained,
-            spread=quality.spread,
             sha256=sha256_of(weights),
+            **quality.row_facts(),
         )
 
         def run(image_NHWC: UInt8Array) -> object:

@@ -5,40 +5,53 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from edgeembed.bench.explanation import COLUMN_MEANINGS, recommendation_lines
+from edgeembed.bench.explanation import COLUMN_MEANINGS, recommendation_lines, unmatched_line
 from edgeembed.bench.summary import (
     MISSING,
     headline,
     megabytes,
     milliseconds,
     optional_score,
-    percent,
-    score_text,
     summaries,
+    teacher_of,
     thread_text,
 )
 
 TEXT_COLUMNS = ("model", "runtime")
-NUMBER_COLUMNS = (
-    "threads",
-    "p50",
-    "p90",
-    "end to end",
-    "size",
-    "memory",
+SPEED_COLUMNS = ("threads", "p50", "p90", "end to end", "size", "memory", "% of roofline")
+QUALITY_COLUMNS = (
     "mAP",
     "chance",
     "untrained",
-    "mAP on teacher's",
     "kept",
-    "% of roofline",
+    "mAP on teacher's",
+    "kept on teacher's",
+    "teacher : student",
 )
-EXPLAINED = ("mAP", "chance", "untrained", "kept", "% of roofline")
+EXPLAINED = ("mAP", "[low, high]", "chance", "untrained", "kept", "teacher : student", "% of roofline")
 
 
 def print_summary(report: Mapping[str, Any]) -> None:
-    """One line a file and number of threads, at batch 1."""
-    lines = [
+    """Speed, one line a file and number of threads, at batch 1; retrieval, one line a file; and what to use."""
+    for columns, lines in ((SPEED_COLUMNS, speed_lines(report)), (QUALITY_COLUMNS, quality_lines(report))):
+        for line in as_table([(*TEXT_COLUMNS, *columns), *lines]):
+            print(line)
+        print()
+    for item in report["skipped"]:
+        print(f"skipped: {item['name']}: {item['reason']}")
+    if report["data"].get("not_scored"):
+        print(f"retrieval not scored: {report['data']['not_scored']}")
+    elif (unmatched := unmatched_line(report)) is not None:
+        print(unmatched)
+    for name in EXPLAINED:
+        print(f"{name}: {COLUMN_MEANINGS[name]}")
+    for line in recommendation_lines(report):
+        print(line)
+    print(headline(report))
+
+
+def speed_lines(report: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    return [
         (
             f"{file.name} {file.precision}",
             file.runtime,
@@ -48,27 +61,30 @@ def print_summary(report: Mapping[str, Any]) -> None:
             milliseconds(row["end_to_end_ms"]),
             megabytes(row["size_bytes"]),
             megabytes(row["peak_rss_bytes"]),
-            score_text(file.map),
-            optional_score(file.chance),
-            optional_score(file.untrained),
-            MISSING if row["retrieval"]["asymmetric"] is None else score_text(file.map_asymmetric),
-            percent(file.kept("symmetric")),
             MISSING if row["percent_of_floor"] is None else f"{row['percent_of_floor']:.0f}",
         )
         for file in summaries(report)
         for row in file.singles
     ]
-    for line in as_table([(*TEXT_COLUMNS, *NUMBER_COLUMNS), *lines]):
-        print(line)
-    for item in report["skipped"]:
-        print(f"skipped: {item['name']}: {item['reason']}")
-    if report["data"].get("not_scored"):
-        print(f"retrieval not scored: {report['data']['not_scored']}")
-    for name in EXPLAINED:
-        print(f"{name}: {COLUMN_MEANINGS[name]}")
-    for line in recommendation_lines(report):
-        print(line)
-    print(headline(report))
+
+
+def quality_lines(report: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    files = summaries(report)
+    teacher = teacher_of(files)
+    return [
+        (
+            f"{file.name} {file.precision}",
+            file.runtime,
+            file.map_text("symmetric"),
+            optional_score(file.chance),
+            optional_score(file.untrained),
+            file.kept_text("symmetric"),
+            MISSING if file.first["retrieval"]["asymmetric"] is None else file.map_text("asymmetric"),
+            file.kept_text("asymmetric"),
+            file.parameter_ratio(teacher),
+        )
+        for file in files
+    ]
 
 
 def as_table(lines: Sequence[Sequence[str]]) -> list[str]:

@@ -17,16 +17,28 @@ LATENCY = {"p50": 12.34, "p90": 14.5, "p95": 16.1, "p99": 120.4, "n": 5000, "war
 def scores(value: float | None, domains: list[str]) -> dict[str, Any]:
     figures = ("map", "map_at_100", "mp_at_5", "recall_at_1", "map_at_r")
     mean = dict.fromkeys(figures, value)
+    half_widths = {"ci95": 0.035, "ci95_queries": 0.01, "ci95_classes": 0.035}
     return {
         **mean,
         "chance": {"map": None if value is None else 0.213},
-        "ci95": {} if value is None else dict.fromkeys(figures, (value - 0.01, value + 0.01)),
+        **{
+            key: dict.fromkeys(figures, None if value is None else [value - half, value + half])
+            for key, half in half_widths.items()
+        },
         "per_domain": dict.fromkeys(domains, mean),
         "domain_mean": mean,
     }
 
 
 def row(name: str, role: str, value: float | None, domains: list[str], **changed: Any) -> dict[str, Any]:
+    kept, kinds = {"symmetric": 0.987, "asymmetric": 0.991}, ("symmetric", "asymmetric")
+    if value is None:
+        kept = dict.fromkeys(kinds)
+    half_widths = {"ci95": 0.02, "ci95_queries": 0.005, "ci95_classes": 0.02}
+    kept_intervals = {
+        f"retention_{key}": {kind: None if value is None else [kept[kind] - half, kept[kind] + half] for kind in kinds}
+        for key, half in half_widths.items()
+    }
     return {
         "role": role,
         "name": name,
@@ -36,7 +48,7 @@ def row(name: str, role: str, value: float | None, domains: list[str], **changed
         "batch": 1,
         "threads": 1,
         "size_bytes": 123_400_000,
-        "params": 12_300_000,
+        "params": 12_792_000 if role == "teacher" else 12_300_000,
         "macs": 1_230_000_000,
         "latency_ms": LATENCY,
         "preprocess_ms": 12.3,
@@ -49,7 +61,8 @@ def row(name: str, role: str, value: float | None, domains: list[str], **changed
             "symmetric": scores(value, domains),
             "asymmetric": None if role == "teacher" else scores(value, domains),
         },
-        "retention": None if role == "teacher" or value is None else {"symmetric": 0.987, "asymmetric": 0.991},
+        "retention": None if role == "teacher" else kept,
+        **(dict.fromkeys(kept_intervals) if role == "teacher" else kept_intervals),
         "cosine_to_teacher": None if role == "teacher" else {"p1": 0.9, "p50": 0.95},
         "untrained": None if value is None else {"symmetric": {"map": 0.297}, "asymmetric": None},
         "spread": None,
@@ -70,6 +83,7 @@ def report_of(names: list[str], *, value: float | None = 0.8765, domains: int = 
         "versions": {"numpy": "2.0", "onnxruntime": "1.20"},
         "data": {
             "fingerprint": "f" * 16, "split": "test", "queries": 100, "index": 1000, "labels": 50, "unreadable": 0,
+            "queries_without_match": 7,
             "not_scored": None if value is not None else "no query has a match",
             "domains": {domain: {"queries": 50, "index": 500} for domain in things},
         },

@@ -137,6 +137,46 @@ def test_what_was_not_scored_is_said_and_not_zero(capsys: pytest.CaptureFixture[
     assert "not scored" in "".join(capsys.readouterr())
 
 
+def test_figures_stand_beside_the_wider_interval_and_the_sizes_of_teacher_and_student(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    report, _ = REPORTS["usual"]
+    print_summary(report)
+    printed = "".join(capsys.readouterr())
+    (line,) = [line for line in printed.splitlines() if re.match("mobilenetv4_s fp32 +onnxruntime .*%", line)]
+    assert re.split("  +", line)[2:] == [
+        "0.8765 [0.841, 0.911]", "0.2130", "0.2970", "98.7 % [96.7, 100.7]",
+        "0.8765 [0.841, 0.911]", "99.1 % [97.1, 101.1]", "1.04 : 1",
+    ]  # fmt: skip
+    said = (
+        "mobilenetv4_s fp32 keeps 98.7 % [96.7, 100.7] of the teacher's mAP at 12.3 ms an image on 2 threads, and "
+        "99.1 % [97.1, 101.1] when it searches the teacher's own index (teacher : student parameters 1.04 : 1): "
+    )
+    assert said in printed
+    page = rendered("usual")
+    assert said in html.unescape(page)
+    assert '<td class="figure">0.8765 <small>[0.841, 0.911]</small></td>' in page
+    assert '<td class="figure">98.7 % <small>[96.7, 100.7]</small></td>' in page
+    assert "<td>1.04 : 1</td>" in page
+
+
+def test_the_page_holds_the_intervals_over_queries_and_over_classes() -> None:
+    cells = re.findall("<td>(.*?)</td>", rendered("usual").split("<h2>Intervals (95 %)</h2>")[1].split("</section>")[0])
+    of_map, of_both = ["[0.866, 0.886]", "[0.841, 0.911]"], ["[98.2, 99.2]", "[96.7, 100.7]"]
+    assert cells[:8] == [*of_map, *["\N{EN DASH}"] * 6]  # the teacher
+    assert cells[8:16] == [*of_map, *of_map, *of_both, "[98.6, 99.6]", "[97.1, 101.1]"]
+    alone = rendered("one file, no teacher, one domain").split("<h2>Intervals (95 %)</h2>")[1].split("</section>")[0]
+    assert re.findall("<td>(.*?)</td>", alone) == of_map
+
+
+def test_queries_without_a_match_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    report, _ = REPORTS["usual"]
+    counted = "7 of 100 queries have no match in the index: every mean leaves them out"
+    assert counted in rendered("usual")
+    print_summary(report)
+    assert counted in "".join(capsys.readouterr())
+
+
 @pytest.mark.parametrize("size", [(40, 400), (400, 40), (300, 300), (3, 900)])
 def test_an_example_of_any_shape_is_a_square_part_of_the_picture(tmp_path: Path, size: tuple[int, int]) -> None:
     Image.new("RGB", size, "red").save(tmp_path / "a.png")

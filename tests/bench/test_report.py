@@ -26,9 +26,10 @@ TOP_KEYS = {"schema", "machine", "versions", "data", "floor", "rows", "skipped",
 ROW_KEYS = {
     "role", "name", "runtime", "provider", "precision", "batch", "threads", "size_bytes", "params", "macs",
     "latency_ms", "preprocess_ms", "end_to_end_ms", "images_per_second", "peak_rss_bytes", "load_ms",
-    "percent_of_floor", "retrieval", "retention", "cosine_to_teacher", "untrained", "spread", "sha256",
+    "percent_of_floor", "retrieval", "retention", "retention_ci95", "retention_ci95_queries",
+    "retention_ci95_classes", "cosine_to_teacher", "untrained", "spread", "sha256",
 }  # fmt: skip
-SCORE_KEYS = {"map", "map_at_100", "mp_at_5", "recall_at_1", "ci95"}
+SCORE_KEYS = {"map", "map_at_100", "mp_at_5", "recall_at_1", "ci95", "ci95_queries", "ci95_classes"}
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +89,7 @@ def test_the_teacher_is_measured_in_torch(report: dict[str, Any]) -> None:
     for row in rows:
         assert (row["runtime"], row["precision"], row["batch"]) == ("torch", "fp32", 1)
         assert (row["retrieval"]["asymmetric"], row["retention"], row["cosine_to_teacher"]) == (None, None, None)
+        assert row["retention_ci95"] is None
         assert row["macs"] > 0
 
 
@@ -96,6 +98,17 @@ def test_retention_is_the_share_of_the_teachers_map(report: dict[str, Any]) -> N
     best = by_role["teacher"]["retrieval"]["symmetric"]["map"]
     for kind, kept in by_role["student"]["retention"].items():
         assert math.isclose(kept, by_role["student"]["retrieval"][kind]["map"] / best)
+        low, high = by_role["student"]["retention_ci95"][kind]
+        assert low <= kept <= high
+        both = [by_role["student"][f"retention_ci95_{over}"][kind] for over in ("queries", "classes")]
+        assert high - low == max(end - start for start, end in both)
+
+
+def test_retention_stands_beside_the_sizes_of_both_networks(folder: Path, report: dict[str, Any]) -> None:
+    by_role = {row["role"]: row for row in report["rows"]}
+    ratio = f"{by_role['teacher']['params'] / by_role['student']['params']:.0f} : 1"
+    assert f"(teacher : student parameters {ratio})" in headline(report)
+    assert f"<td>{ratio}</td>" in (folder / "report.html").read_text()
 
 
 def test_every_map_stands_beside_chance(folder: Path, report: dict[str, Any]) -> None:
@@ -117,7 +130,8 @@ def test_a_report_that_could_not_be_scored_is_whole(report: dict[str, Any], caps
     for row in empty["rows"]:
         kinds = row["retrieval"]
         row["retrieval"] = {kind: None if scores is None else nothing for kind, scores in kinds.items()}
-        row["retention"] = row["retention"] and {"symmetric": None, "asymmetric": None}
+        for key in [key for key in row if key.startswith("retention")]:
+            row[key] = row[key] and {"symmetric": None, "asymmetric": None}
     assert "its retrieval could not be scored" in headline(empty)
     print_summary(empty)
     assert "retrieval not scored: no labels" in capsys.readouterr().out
@@ -145,13 +159,19 @@ def test_a_report_of_an_earlier_version_can_still_be_shown(report: dict[str, Any
     older = json.loads(json.dumps(report))
     del older["data"]["not_scored"]
     for row in older["rows"]:
-        del row["untrained"], row["spread"]
+        for key in ("untrained", "spread", "retention_ci95", "retention_ci95_queries", "retention_ci95_classes"):
+            del row[key]
         for scores in row["retrieval"].values():
             if scores:
-                del scores["chance"]
+                del scores["chance"], scores["ci95_queries"], scores["ci95_classes"]
+    del older["data"]["queries_without_match"]
     assert "keeps" in headline(older)
     assert "chance" not in headline(older)
     print_summary(older)
+    page = pytest.importorskip("edgeembed.bench.page", reason="the page needs jinja2").render_html(older, [])
+    assert "over classes</th>" not in page
+    low, high = older["rows"][-1]["retrieval"]["symmetric"]["ci95"]["map"]
+    assert f"[{low:.3f}, {high:.3f}]" in page
 
 
 def test_what_cannot_run_here_is_listed_with_its_reason(report: dict[str, Any]) -> None:

@@ -15,8 +15,10 @@ from edgeembed.bench.candidates import find_candidates
 from edgeembed.bench.examples import choose_examples
 from edgeembed.bench.probe import probe
 from edgeembed.bench.retrieval import (
+    BoolArray,
     DecodedFiles,
     Embedded,
+    EvaluationSet,
     Reference,
     describe_data,
     embed_with_session,
@@ -38,6 +40,10 @@ def perfect(manifest: Manifest) -> Embedded:
     for row, label in enumerate(manifest.label):
         embedding_ND[row, int(str(label)[-1])] = 1
     return Embedded(embedding_ND=embedding_ND, readable_N=np.arange(NUM_IMAGES) < NUM_IMAGES - 1)
+
+
+def reference(evaluation: EvaluationSet, teacher: Embedded, readable_N: BoolArray) -> Reference:
+    return Reference(embedded=teacher, scored=judge(evaluation, teacher, readable_N).symmetric)
 
 
 def test_a_session_embeds_what_can_be_decoded(bundle: Path, manifest: Manifest) -> None:
@@ -75,10 +81,16 @@ def test_asymmetric_is_the_student_against_the_teachers_index(manifest: Manifest
     """A student that is the teacher turned by one axis ranks its own index perfectly and the teacher's wrongly."""
     evaluation, teacher = evaluation_set(manifest), perfect(manifest)
     turned = dataclasses.replace(teacher, embedding_ND=np.roll(teacher.embedding_ND, 1, axis=1))
-    quality = judge(evaluation, turned, readable_by_all([turned, teacher]), Reference(embedded=teacher, map=1.0))
+    readable_N = readable_by_all([turned, teacher])
+    quality = judge(evaluation, turned, readable_N, reference(evaluation, teacher, readable_N))
     assert quality.retrieval["symmetric"]["map"] == 1
     assert quality.retrieval["asymmetric"]["recall_at_1"] < 1
-    assert quality.retention == {"symmetric": 1.0, "asymmetric": quality.retrieval["asymmetric"]["map"]}
+    facts = quality.row_facts()
+    assert facts["retention"] == {"symmetric": 1.0, "asymmetric": quality.retrieval["asymmetric"]["map"]}
+    for key in ("retention_ci95", "retention_ci95_queries", "retention_ci95_classes"):
+        assert facts[key]["symmetric"] == (1.0, 1.0)
+        low, high = facts[key]["asymmetric"]
+        assert low <= facts["retention"]["asymmetric"] <= high
     assert quality.cosine_to_teacher == {"p1": 0.0, "p50": 0.0}
 
 
@@ -114,7 +126,7 @@ def test_what_cannot_be_scored_is_said_and_still_embedded(
     assert reason in str(evaluation.not_scored)
     assert "retrieval is not scored" in caplog.text
     one = perfect(manifest)
-    quality = judge(evaluation, one, one.readable_N, Reference(embedded=one, map=None))
+    quality = judge(evaluation, one, one.readable_N, reference(evaluation, one, one.readable_N))
     assert quality.retrieval["symmetric"]["map"] is quality.retrieval["asymmetric"]["map"] is None
     assert quality.retention == {"symmetric": None, "asymmetric": None}
     assert quality.cosine_to_teacher == {"p1": 1.0, "p50": 1.0}
