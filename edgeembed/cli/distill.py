@@ -52,6 +52,7 @@ def distill(
     from edgeembed.chance import describe_scores
     from edgeembed.config import load_recipe
     from edgeembed.data.manifest import read_manifest
+    from edgeembed.intervals import share_text
     from edgeembed.resuming import input_of, recipe_in
     from edgeembed.run import RunFolder, latest_run, require_teacher
     from edgeembed.student.names import require_student
@@ -88,7 +89,10 @@ def distill(
     result = distil(settings, manifest, teacher, run_folder, resume=resume)
     untrained = result.get("untrained") or {}
     for kind, scores in (result.get("scores") or {}).items():
-        log.info("val, %s: %s", kind, describe_scores(scores, untrained=(untrained.get(kind) or {}).get("map")))
+        text = describe_scores(scores, untrained=(untrained.get(kind) or {}).get("map"))
+        kept = (result.get("retention") or {}).get(kind)
+        share = f"; {share_text(kept['value'], kept['ci95'])} of the teacher's mAP" if kept else ""
+        log.info("val, %s: %s%s", kind, text, share)
     if not result.get("scores"):
         log.info("val: not scored: %s", result.get("not_scored") or "the run was not evaluated")
     log.info("student: %s", folder)

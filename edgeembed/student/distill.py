@@ -22,7 +22,15 @@ from edgeembed.data.loader import Order, Visits, open_training_canvases
 from edgeembed.data.manifest import Manifest, Rows
 from edgeembed.data.shapes import square_shapes
 from edgeembed.errors import UserError
-from edgeembed.evaluation import EvaluationSet, FloatArray, score_rows, warn_if_collapsed
+from edgeembed.evaluation import (
+    EvaluationSet,
+    FloatArray,
+    Retention,
+    ScoredQueries,
+    retention,
+    score_queries,
+    warn_if_collapsed,
+)
 from edgeembed.metrics import RetrievalScores
 from edgeembed.progress import TrainingLog, stage
 from edgeembed.resuming import begin_run
@@ -218,6 +226,7 @@ def _train(
             "teacher": {
                 "path": str(teacher_path),
                 "backbone": teacher.facts["architecture"]["backbone"],
+                "params": teacher.facts["architecture"].get("params"),
                 "data": teacher.facts.get("data"),
             },
         }
@@ -225,6 +234,8 @@ def _train(
         evaluation = {
             **planned.counts(),
             "scores": {kind: asdict(one) for kind, one in evaluated.scores.items()} if evaluated else None,
+            "retention": {kind: one and asdict(one) for kind, one in evaluated.retention.items()} if evaluated else {},
+            "teacher": asdict(validation.teacher_scores.scores) if validation else None,
             "untrained": validation.untrained if validation else None,
             "spread": asdict(evaluated.spread) if evaluated and evaluated.spread else None,
         }
@@ -250,16 +261,20 @@ def with_precision(
 
 @dataclass(frozen=True, kw_only=True)
 class StudentScores:
-    """A student's retrieval in its own index (symmetric) and in the teacher's (asymmetric), and its spread."""
+    """A student's retrieval in its own index (symmetric) and in the teacher's (asymmetric), and the share of the
+    teacher's mAP that it keeps in each.
+    """
 
     scores: dict[str, RetrievalScores]
+    retention: dict[str, Retention | None]
     spread: Spread | None
 
 
 class Validation:
     """Scores a student on the val split against its own index and against the teacher's, embedded once.
 
-    `untrained`: the figures of the student's architecture with random weights, in both; None where it is too large.
+    `teacher_scores` are the teacher's, in its own index. `untrained` holds the figures of the student's architecture
+    with random weights in both indexes; None where it is too large.
     """
 
     def __init__(
@@ -269,6 +284,7 @@ class Validation:
         with stage(f"embedding {len(planned.rows)} validation images with the teacher"):
             embedded = teacher.embed(planned.manifest, planned.rows, recipe, device)
         self.teacher_embedding_ND, self.teacher_rows = embedded
+        self.teacher_scores = self.against_index(*embedded, *embedded)
         self.untrained: dict[str, Any] | None = None
         if (untrained := untrained_network(student.describe())) is not None:
             with stage(f"embedding {len(planned.rows)} validation images with an untrained {untrained.name}"):
@@ -287,13 +303,18 @@ class Validation:
         )
         rows = planned.rows[kept]
 
-        def against(index_ND: FloatArray, index_rows: Rows) -> RetrievalScores:
-            return score_rows(embedding_ND, rows, index_ND, index_rows, planned.manifest, planned.query, planned.index)
-
+        scored = {
+            "symmetric": self.against_index(embedding_ND, rows, embedding_ND, rows),
+            "asymmetric": self.against_index(embedding_ND, rows, self.teacher_embedding_ND, self.teacher_rows),
+        }
         return StudentScores(
-            scores={
-                "symmetric": against(embedding_ND, rows),
-                "asymmetric": against(self.teacher_embedding_ND, self.teacher_rows),
-            },
+            scores={kind: one.scores for kind, one in scored.items()},
+            retention={kind: retention(one, self.teacher_scores) for kind, one in scored.items()},
             spread=spread_of(embedding_ND),
         )
+
+    def against_index(
+        self, query_ND: FloatArray, query_rows: Rows, index_ND: FloatArray, index_rows: Rows
+    ) -> ScoredQueries:
+        planned = self.planned
+        return score_queries(query_ND, query_rows, index_ND, index_rows, planned.manifest, planned.query, planned.index)

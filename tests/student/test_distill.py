@@ -11,13 +11,25 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from edgeembed.checkpoint import iterate_tensors
+from edgeembed.config import AugmentSection, MixSection
+from edgeembed.data.loader import open_canvases
 from edgeembed.data.manifest import Manifest, read_manifest, write_manifest
+from edgeembed.data.shapes import square_shapes
+from edgeembed.images import load_pixels
 from edgeembed.run import RunFolder
+from edgeembed.student.answers import Answers
+from edgeembed.student.replay import Replay
+from edgeembed.student.targets import TargetStore, open_existing
+from edgeembed.teacher.evaluate import input_shapes
+from edgeembed.teacher.model import Network
 from edgeembed.teacher.saved import load_model
 from tests.conftest import TINY_STUDENT, Outcome, as_options
 
@@ -122,3 +134,87 @@ def test_mistakes_are_one_line(edgeembed: Run, tiny_data: Path, arguments: list[
     assert outcome.code == 2
     assert told in outcome.stderr
     assert len(outcome.stderr.strip().splitlines()) == 1
+
+
+def test_what_is_kept_of_the_teacher_has_a_paired_interval(tiny_student: Path) -> None:
+    result = json.loads((tiny_student / "eval.json").read_text())
+    for kind, scores in result["scores"].items():
+        kept = result["retention"][kind]
+        assert kept["value"] == pytest.approx(scores["map"] / result["teacher"]["map"])
+        low, high = kept["ci95"]
+        assert low <= kept["value"] <= high
+        assert high - low >= kept["ci95_queries"][1] - kept["ci95_queries"][0]
+
+
+class Recorder(torch.nn.Module):
+    """Stands for a teacher that keeps proportions: gives the mean colour and remembers the shapes that it saw."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.name, self.size_px, self.dim, self.keep_aspect = "recorder", 64, 3, True
+        self.shapes: list[tuple[int, ...]] = []
+
+    def forward(self, image_BCHW: torch.Tensor) -> torch.Tensor:
+        self.shapes.append(tuple(image_BCHW.shape))
+        return torch.nn.functional.normalize(image_BCHW.float().mean(dim=(2, 3)), dim=1)
+
+
+def test_a_teacher_that_keeps_proportions_sees_views_in_them(tmp_path: Path) -> None:
+    sizes = [(200, 100), (100, 200), (150, 150), (200, 100)]
+    colours = [(250, 10, 10), (10, 250, 10), (10, 10, 250), (90, 90, 10)]
+    for number, (size, colour) in enumerate(zip(sizes, colours, strict=True)):
+        Image.new("RGB", size, colour).save(tmp_path / f"{number}.png")
+    files = [str(tmp_path / f"{number}.png") for number in range(4)]
+    canvases = open_canvases(files, shapes_N2=square_shapes(4, 96), workers=0)
+    replay = Replay(augment=AugmentSection(scale=(0.5, 0.9)), mix=MixSection(), seed=0)
+    (batch,) = replay.batches(canvases, [(np.arange(4), np.zeros(4, np.int64))])
+    teacher = Recorder()
+    shapes_N2 = input_shapes(cast(Network, teacher), files, workers=1)
+    live = Answers(cast(Network, teacher), None, shapes_N2, precision="fp32", device="cpu")
+    found_BD = live.of(batch, np.arange(4))
+    assert sorted(teacher.shapes) == [(1, 3, 64, 64), (1, 3, 96, 48), (2, 3, 48, 96)]
+    expected_BD = torch.nn.functional.normalize(torch.tensor(colours, dtype=torch.float32), dim=1)
+    assert torch.allclose(found_BD, expected_BD, atol=0.02)  # each with its own image
+
+
+def test_a_view_in_an_image_s_own_proportions_is_the_image(tmp_path: Path) -> None:
+    row, column = np.mgrid[:100, :200]
+    wave_HWC = np.stack([127 + 120 * np.sin(row / 9), 127 + 120 * np.sin(column / 7), 0 * row], axis=2)
+    Image.fromarray(wave_HWC.astype(np.uint8)).save(tmp_path / "0.png")
+    canvases = open_canvases([str(tmp_path / "0.png")], shapes_N2=square_shapes(1, 128), workers=0)
+    replay = Replay(augment=AugmentSection(flip_probability=0.0), mix=MixSection(), seed=0)
+    (batch,) = replay.batches(canvases, [(np.zeros(1, np.int64), np.zeros(1, np.int64))])
+    view_HWC = batch.render(np.zeros(1, np.int64), (48, 96), "cpu")[0].permute(1, 2, 0).numpy().astype(int)
+    expected_HWC = load_pixels(tmp_path / "0.png", 48, 96).astype(int)
+    assert np.abs(view_HWC - expected_HWC).mean() < 3.0
+
+
+def test_images_that_come_several_times_in_an_epoch_have_other_views(
+    edgeembed: Run, tiny_data: Path, tiny_teacher: Path, tmp_path: Path
+) -> None:
+    """Two images visited three times in each of two epochs: six views of each are embedded and stored."""
+    manifest = read_manifest(tiny_data)
+    rows = manifest.rows("train")[:12]
+    repeat = [3, 3, 0, *[1] * 9]
+    data = tmp_path / "repeated.parquet"
+    write_manifest(data, manifest.take(rows).with_repeat(repeat))
+    store = tmp_path / "store"
+    command = [
+        "distill",
+        "--data",
+        data,
+        "--teacher",
+        tiny_teacher,
+        "--recipe",
+        "quickstart",
+        "--out",
+        tmp_path / "run",
+    ]
+    keys = [*TINY_STUDENT, "train.epochs=2", "train.batch_size=5", f"targets.store={store}", "targets.views=8"]
+    assert edgeembed(*command, *as_options([*keys, "eval.every_steps=0"])).code == 0
+    described = json.loads((store / "targets.json").read_text())
+    assert described["num_images"] == 11
+    kept = TargetStore(store, open_existing(store).key)
+    num_views_of = np.sum([kept.read(np.arange(11), view)[1] for view in range(kept.num_views())], axis=0)
+    assert num_views_of[:2].tolist() == [6, 6]
+    assert (num_views_of[2:] <= 2).all()
