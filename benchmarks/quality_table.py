@@ -1,0 +1,183 @@
+"""Retrieval of a teacher and its students on the test split: seen and unseen classes, intervals by queries and classes.
+
+Why: a figure on trained classes, with an interval over queries alone, promises more than a user gets.
+Usage: python benchmarks/quality_table.py MANIFEST TEACHER STUDENT... [--split test] [--json OUT.json]
+TEACHER and STUDENT are finished runs; several students are seeds of one recipe, whose means come last. Where the
+manifest has classes without training images (benchmarks/hold_out.py), their queries are searched for among index images
+of such classes, all of which no network was trained on; the other queries among those of trained classes.
+Embeddings are computed in float32. "kept" is the share of the teacher's mAP. Both intervals of a figure are printed,
+[over queries] [over classes]; those of "kept" are paired.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from edgeembed.data.manifest import Manifest, Rows, read_manifest
+from edgeembed.evaluation import (
+    EvaluationSet,
+    FloatArray,
+    ScoredQueries,
+    name_of,
+    plan_evaluation,
+    restrict,
+    retention,
+    score_queries,
+)
+from edgeembed.teacher.evaluate import embed_files
+from edgeembed.teacher.model import EmbeddingModel
+from edgeembed.teacher.saved import load_model
+from edgeembed.teacher.untrained import untrained_network
+
+Embedded = tuple[FloatArray, Rows]
+
+
+def parts_of(manifest: Manifest, split: str) -> dict[str, EvaluationSet]:
+    """The queries of trained classes and those of unseen ones, each against the index images of such classes."""
+    planned = plan_evaluation(manifest, split)
+    trained = {name_of(manifest, row) for row in manifest.training_rows().tolist()}
+
+    def of(rows: Rows, *, seen: bool) -> Rows:
+        return rows[[(name_of(manifest, row) in trained) == seen for row in rows.tolist()]]
+
+    parts = {
+        name: restrict(planned, of(planned.query, seen=seen), of(planned.index, seen=seen))
+        for name, seen in (("trained classes", True), ("unseen classes", False))
+        if of(planned.query, seen=seen).size
+    }
+    for domain in sorted({manifest.domain[row] for row in planned.query.tolist()}):
+        for name, part in list(parts.items()):
+            rows = part.query[[manifest.domain[row] == domain for row in part.query.tolist()]]
+            if 0 < rows.size < part.query.size:  # the index stays that of all domains
+                parts[f"{name}, {domain}"] = restrict(part, rows, part.index)
+    return parts
+
+
+def embed(model: Any, evaluation: EvaluationSet) -> Embedded:
+    embedding_ND, kept = embed_files(
+        model.eval(), evaluation.files, batch_size=64, workers=2, device="cpu", precision="fp32"
+    )
+    return embedding_ND, evaluation.rows[kept]
+
+
+def score(query: Embedded, index: Embedded, part: EvaluationSet) -> ScoredQueries:
+    return score_queries(*query, *index, part.manifest, part.query, part.index)
+
+
+def interval(ends: Any) -> str:
+    return "" if ends is None else f"[{ends[0]:.3f}, {ends[1]:.3f}]"
+
+
+def share(ends: Any) -> str:
+    return "" if ends is None else f"[{100 * ends[0]:.1f}, {100 * ends[1]:.1f}]"
+
+
+def row_of(
+    part: str, name: str, scored: ScoredQueries, teacher: ScoredQueries | None, asymmetric: ScoredQueries | None
+) -> dict[str, Any]:
+    """One line of the table, with all its figures."""
+    kept = {
+        kind: found and asdict(found)
+        for kind, one in (("symmetric", scored), ("asymmetric", asymmetric))
+        for found in [retention(one, teacher) if one is not None and teacher is not None else None]
+    }
+    return {
+        "part": part,
+        "name": name,
+        "symmetric": asdict(scored.scores),
+        "asymmetric": None if asymmetric is None else asdict(asymmetric.scores),
+        "kept": kept,
+    }
+
+
+def cells(row: dict[str, Any]) -> list[str]:
+    own = row["symmetric"]
+    cells = [
+        row["part"],
+        row["name"],
+        f"{own['queries'] - own['queries_without_match']}",
+        f"{own['map']:.4f} {interval(own['ci95_queries']['map'])} {interval(own['ci95_classes']['map'])}",
+        f"{own['recall_at_1']:.4f}",
+        "" if row["asymmetric"] is None else f"{row['asymmetric']['map']:.4f}",
+    ]
+    for kept in row["kept"].values():
+        ends = "" if kept is None else f" {share(kept['ci95_queries'])} {share(kept['ci95_classes'])}"
+        cells.append("" if kept is None else f"{100 * kept['value']:.1f} %{ends}")
+    return cells
+
+
+def mean_row(part: str, rows: list[dict[str, Any]]) -> list[str]:
+    """Means over seeds, with the smallest and largest."""
+
+    def of(values: list[float], factor: float = 1.0, digits: int = 4, unit: str = "") -> str:
+        low, high = (f"{factor * end:.{digits}f}" for end in (min(values), max(values)))
+        return f"{factor * statistics.mean(values):.{digits}f}{unit} ({low} to {high})"
+
+    return [
+        part,
+        f"mean of {len(rows)} seeds",
+        "",
+        of([row["symmetric"]["map"] for row in rows]),
+        of([row["symmetric"]["recall_at_1"] for row in rows]),
+        of([row["asymmetric"]["map"] for row in rows]),
+        *(of([row["kept"][kind]["value"] for row in rows], 100, 1, " %") for kind in ("symmetric", "asymmetric")),
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("manifest", type=Path)
+    parser.add_argument("teacher", type=Path)
+    parser.add_argument("students", type=Path, nargs="*")
+    parser.add_argument("--split", default="test", choices=("val", "test"))
+    parser.add_argument("--json", type=Path, dest="json_path")
+    options = parser.parse_args()
+    manifest = read_manifest(options.manifest)
+    planned, parts = plan_evaluation(manifest, options.split), parts_of(manifest, options.split)
+    networks = {str(path): load_model(path)[0] for path in (options.teacher, *options.students)}
+    embedded = {path: embed(network, planned) for path, network in networks.items()}
+    teacher = networks[str(options.teacher)]
+    params = {path: sum(parameter.numel() for parameter in network.parameters()) for path, network in networks.items()}
+    untrained = {}
+    for network in [teacher, *(networks[str(path)] for path in options.students[:1])]:
+        assert isinstance(network, EmbeddingModel)
+        random = untrained_network(network.describe())
+        if random is not None:
+            untrained[f"untrained {network.name}"] = embed(random, planned)
+    rows: list[dict[str, Any]] = []
+    print(
+        "| classes | network | queries | mAP | recall@1 | on the teacher's index | kept, own index | kept, teacher's |"
+    )
+    print("|---|---|---|---|---|---|---|---|")
+    for name, part in parts.items():
+        by_teacher = score(embedded[str(options.teacher)], embedded[str(options.teacher)], part)
+        chance = by_teacher.scores.chance["map"]
+        of_part = [
+            row_of(name, f"teacher {teacher.name}, {params[str(options.teacher)] / 1e6:.2f} M", by_teacher, None, None)
+        ]
+        for path in options.students:
+            own = embedded[str(path)]
+            by_student = score(own, own, part)
+            asymmetric = score(own, embedded[str(options.teacher)], part)
+            ratio = params[str(options.teacher)] / params[str(path)]
+            label = f"{path.name}, {params[str(path)] / 1e6:.2f} M (teacher : student {ratio:.2f} : 1)"
+            of_part.append(row_of(name, label, by_student, by_teacher, asymmetric))
+        for row in of_part:
+            print("| " + " | ".join(cells(row)) + " |")
+        if len(options.students) > 1:
+            print("| " + " | ".join(mean_row(name, of_part[1:])) + " |")
+        for label, random_embedded in untrained.items():
+            found = score(random_embedded, random_embedded, part).scores
+            print(f"| {name} | {label} | | {found.map:.4f} (chance {chance:.4f}) | {found.recall_at_1:.4f} | | | |")
+        rows += of_part
+    if options.json_path is not None:
+        options.json_path.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
