@@ -312,6 +312,13 @@ def _write_parquet(file: BinaryIO, manifest: Manifest, _base: Path) -> None:
     pa.parquet.write_table(table, file, compression="zstd")
 
 
+def class_sizes(names: Sequence[tuple[str, str]], manifest: Manifest) -> list[int]:
+    """Number of train images of each class, also those that balancing leaves out of training, each counted once."""
+    class_of_row = codes(names, manifest, manifest.rows("train"))
+    size_K: list[int] = np.bincount(class_of_row[class_of_row >= 0], minlength=len(names)).tolist()
+    return size_K
+
+
 def codes(names: Sequence[tuple[str, str]], manifest: Manifest, rows: Rows) -> Rows:
     """Class number of each row, -1 for unlabelled ones and for labels not among `names`."""
     numbers = {name: number for number, name in enumerate(names)}

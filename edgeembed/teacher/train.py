@@ -16,7 +16,7 @@ from edgeembed.checkpoint import load_checkpoint, save_checkpoint, save_tensors
 from edgeembed.config import to_yaml
 from edgeembed.data.augment import draw_views
 from edgeembed.data.loader import open_training_canvases
-from edgeembed.data.manifest import Manifest, codes
+from edgeembed.data.manifest import Manifest, class_sizes, codes
 from edgeembed.data.views import mix_views, render_views
 from edgeembed.errors import UserError
 from edgeembed.evaluation import warn_if_collapsed
@@ -123,9 +123,7 @@ def _train(recipe: TeacherRecipe, manifest: Manifest, run: RunFolder, *, resume:
     set_allocator(sum(parameter.nbytes for parameter in trained.parameters()))
     first_step = run.last_step() if resume else 0
     run.forget_metrics_after(first_step)
-    every_row = manifest.rows("train")  # also those that balancing leaves out: class margins go by true sizes
-    class_of_every_row = codes(classes, manifest, every_row)
-    count_K = np.bincount(class_of_every_row[class_of_every_row >= 0], minlength=len(classes)).tolist()
+    size_K = class_sizes(classes, manifest)
     finished = model if average is None else average
 
     def validate() -> Evaluated:
@@ -148,7 +146,7 @@ def _train(recipe: TeacherRecipe, manifest: Manifest, run: RunFolder, *, resume:
             settings = current.recipe
             image, optim, head = settings.image, settings.optim, settings.head
             smallest, largest = head.class_margins or (head.margin, head.margin)
-            base_K = class_margins(count_K, smallest=smallest, largest=largest).to(device)
+            base_K = class_margins(size_K, smallest=smallest, largest=largest).to(device)
             for network in (model, average):
                 if network is not None:
                     network.set_input_size(image.size_px, image.patch_stride)

@@ -13,9 +13,18 @@ import numpy as np
 import pytest
 
 from edgeembed.data.importers import import_source
-from edgeembed.data.manifest import Manifest, ManifestRow, build_manifest, read_manifest, write_manifest
+from edgeembed.data.manifest import (
+    Manifest,
+    ManifestRow,
+    build_manifest,
+    class_sizes,
+    codes,
+    read_manifest,
+    write_manifest,
+)
 from edgeembed.data.sampling import join, move_to_val, prepare
 from edgeembed.errors import UserError
+from edgeembed.teacher.margin import class_margins
 
 Run = Callable[..., Any]
 
@@ -229,3 +238,16 @@ def test_the_index_of_grocery_stays_whole_however_it_is_prepared(real_data: Path
     assert (len(query), len(index)) == (2485, 2640)
     query, index = shared.evaluation("val")
     assert (len(query), len(index)) == (296 + moved, 2640 - moved)
+
+
+def test_class_margins_go_by_the_true_sizes_of_balanced_classes(tmp_path: Path) -> None:
+    """Classes of 3, 10 and 100 images, all balanced to 20 visits: margins .50, .30 and .05 by n ** -1/4."""
+    table, _ = prepare(
+        [build_manifest(tmp_path, make({"a": 3, "b": 10, "c": 100}), source="x")], cap=20, minimum=1, resample_to=20
+    )
+    names = table.class_names(table.training_rows())
+    visits = table.visits(table.training_rows())
+    assert np.bincount(codes(names, table, table.training_rows()), weights=visits).tolist() == [20, 20, 20]
+    assert class_sizes(names, table) == [3, 10, 100]
+    margin_K = class_margins(class_sizes(names, table), smallest=0.05, largest=0.5)
+    assert margin_K.tolist() == pytest.approx([0.5, 0.30, 0.05], abs=2e-3)
