@@ -5,10 +5,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
+import pytest
 import torch
 import torch.nn.functional as F
 
+from edgeembed.data.importers import import_source
 from edgeembed.data.manifest import read_manifest
+from edgeembed.embedder import Embedder
+from edgeembed.evaluation import plan_evaluation, score_rows
 from edgeembed.student.zoo import build_student
 from edgeembed.teacher.evaluate import embed_files
 from edgeembed.teacher.margin import ClassCentres
@@ -66,3 +71,29 @@ def test_a_trained_teacher_and_its_student_are_ordered(tiny_teacher: Path, tiny_
     embedding, _ = embed_files(model, files, batch_size=32, workers=0, device="cpu", precision="fp32")
     first, last = (embedding[:, columns].var(axis=0) for columns in (slice(0, 16), slice(48, 64)))
     assert first.sum() > 5 * last.sum()
+
+
+def test_centred_axes_make_better_prefixes_of_real_embeddings(real_data: Path) -> None:
+    """Of a teacher with a mAP of .772 on Grocery Store, 8 dimensions kept .692 with centred axes and .638 without."""
+    manifest = import_source("grocery", real_data / "grocery")
+    classes = sorted({label for label in manifest.label if label is not None})[::3]
+    planned = plan_evaluation(manifest, "test")
+    chosen = [row for row in planned.rows.tolist() if manifest.label[row] in classes][::2]
+    rows = np.array(chosen)
+    embedding_ND = Embedder().embed([manifest.files[row] for row in chosen])
+
+    def prefix_map(axis_DD: torch.Tensor, dim: int) -> float:
+        prefix_NP = torch.nn.functional.normalize(
+            torch.from_numpy(embedding_ND) @ axis_DD[:dim].T.float(), dim=1
+        ).numpy()
+        scores = score_rows(prefix_NP, rows, prefix_NP, rows, manifest, planned.query, planned.index)
+        assert scores.map is not None
+        return scores.map
+
+    indexed_MD = torch.from_numpy(embedding_ND[np.isin(rows, planned.index)]).double()
+    centred = principal_axes(torch.cov(indexed_MD.T))
+    uncentred = principal_axes(indexed_MD.T @ indexed_MD)
+    full = prefix_map(torch.eye(64), 64)
+    assert prefix_map(centred, 64) == pytest.approx(full, abs=1e-3)  # a rotation changes no distance
+    assert prefix_map(centred, 8) > prefix_map(uncentred, 8) + 0.01
+    assert prefix_map(centred, 16) > 0.93 * full
