@@ -82,7 +82,9 @@ def remarks(file: BundleFile) -> list[str]:
         parts.append(f"{'7-bit' if quantised.reduce_range else '8-bit'} weights, {CPUS[quantised.cpus]}")
     if file.map_loss is not None:
         low, high = file.map_loss.ci95
-        parts.append(f"mAP {100 * file.map_loss.value:.2f} points [{100 * low:.2f}, {100 * high:.2f}] below the fp32 file")
+        parts.append(
+            f"mAP {100 * file.map_loss.value:.2f} points [{100 * low:.2f}, {100 * high:.2f}] below the fp32 file"
+        )
     parts += [f"in {runtime} **{text}**" for runtime, text in file.not_shown.items()]
     if file.accepted_worse:
         parts.append(f"**its gate refused it: {', '.join(file.accepted_worse)}**")

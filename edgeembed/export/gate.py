@@ -17,7 +17,7 @@ import numpy.typing as npt
 from edgeembed.bundle import MapLoss, Parity
 from edgeembed.errors import CheckFailed
 from edgeembed.export.recipe import Thresholds
-from edgeembed.intervals import NUM_RESAMPLES, mean_intervals
+from edgeembed.intervals import mean_intervals
 from edgeembed.spread import error_beside_spread
 
 SMALLEST_LIMIT = 1e-4
@@ -85,29 +85,28 @@ class Refused:
     reasons: tuple[str, ...]
 
 
-def map_loss(
-    reference: AveragePrecisions,
-    candidate: AveragePrecisions,
-    limit: float | None = None,
-    *,
-    num_resamples: int = NUM_RESAMPLES,
-) -> MapLoss:
-    """Paired over queries: what the two files share cancels, so a small loss shows with few queries.
-
-    The loss is shown to be within the limit where the interval's upper end is, with enough queries and classes that a
-    loss of twice the limit cannot hide in those that were not drawn.
-    """
+def map_loss(reference: AveragePrecisions, candidate: AveragePrecisions, limit: float | None = None) -> MapLoss:
+    """Paired over queries: what the two files share cancels, so a small loss shows with few queries."""
     difference_Q = reference.value_Q - candidate.value_Q
-    (intervals,) = mean_intervals(difference_Q[:, None], reference.class_Q, num_resamples=num_resamples)
-    value, (low, high) = float(difference_Q.mean()), intervals.wider
-    num_queries, num_classes = len(difference_Q), len(set(reference.class_Q))
-    loss = MapLoss(value=value, ci95=(low, high), limit=limit, matched_queries=num_queries, classes=num_classes)
-    if limit is None:
-        return loss
+    (intervals,) = mean_intervals(difference_Q[:, None], reference.class_Q)
+    loss = MapLoss(
+        value=float(difference_Q.mean()),
+        ci95=intervals.wider,
+        matched_queries=len(difference_Q),
+        classes=len(set(reference.class_Q)),
+    )
+    return loss if limit is None else held_against(loss, limit)
+
+
+def held_against(loss: MapLoss, limit: float) -> MapLoss:
+    """Whether the loss is shown to be within the limit: the interval's upper end is, and queries and classes are so
+    many that a loss of twice the limit cannot hide in those that were not drawn.
+    """
+    num_queries, num_classes = loss.matched_queries or 0, loss.classes or 0
     is_enough = num_queries >= least_queries(limit) and num_classes >= LEAST_CLASSES
-    shown = high <= limit and is_enough
-    needed = None if shown else queries_needed(num_queries, num_classes, high - value, limit)
-    return loss.model_copy(update={"shown": shown, "queries_needed": needed})
+    shown = loss.ci95[1] <= limit and is_enough
+    needed = None if shown else queries_needed(num_queries, num_classes, loss.ci95[1] - loss.value, limit)
+    return loss.model_copy(update={"limit": limit, "shown": shown, "queries_needed": needed})
 
 
 def least_queries(limit: float) -> int:
