@@ -339,7 +339,7 @@ def test_8_bit_weights_are_tried_only_where_no_file_with_7_bits_passes(
     monkeypatch.setattr(export_module, "first_passing", judged)
     recipe = ExportRecipe(int8=Int8Section(reduce_range=reduce_range))
     nothing: Any = None
-    made: Any = export_module.make_file(nothing, "int8", tmp_path, nothing, nothing, recipe, nothing, search=True)
+    made: Any = export_module.make_file(nothing, "int8", tmp_path, nothing, nothing, recipe, search=True)
     assert seen == tried
     assert made.tried is tried[-1]
 
