@@ -1,4 +1,4 @@
-"""The gate's promises in simulation: files that lose twice the limit hardly ever pass, and none is refused by chance."""
+"""The gate's rates in simulation: files that lose twice the limit hardly ever pass, files without loss do not fail."""
 
 from __future__ import annotations
 

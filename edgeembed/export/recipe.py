@@ -81,7 +81,7 @@ class Int8Section(Section):
     Ranges are taken from at most `calibration_images` (see `gate.max_macs`). `calibration` auto: each method's file is
     compared with the fp32 one on `choosing_images` that no range was taken from. `reduce_range` (7-bit weights, whose
     products saturate on no CPU; those of 8-bit weights do on x86 without VNNI) auto: on every machine, and 8 bits only
-    where no file with 7 bits passes its gate. `max_float_share`: of the operators, those that may go back to float
+    where all files with 7 bits are refused. `max_float_share`: of the operators, those that may go back to float
     until the gate holds.
     """
 
@@ -95,7 +95,7 @@ class Int8Section(Section):
     )
     reduce_range: Literal["auto"] | bool = Field(
         default="auto",
-        description="7-bit weights, which saturate on no CPU; auto: 8 bits only where no file with 7 passes",
+        description="7-bit weights, which saturate on no CPU; auto: 8 bits only where all files with 7 are refused",
     )
     max_float_share: float = Field(
         default=0.5,
