@@ -80,7 +80,7 @@ def remarks(file: BundleFile) -> list[str]:
             f"static ranges by {quantised.calibration}, {len(quantised.float_operators)} operators back in float"
         )
         parts.append(f"{'7-bit' if quantised.reduce_range else '8-bit'} weights, {CPUS[quantised.cpus]}")
-    if file.map_loss is not None:
+    if file.map_loss is not None and file.runtime not in file.not_shown:
         low, high = file.map_loss.ci95
         parts.append(
             f"mAP {100 * file.map_loss.value:.2f} points [{100 * low:.2f}, {100 * high:.2f}] below the fp32 file"
