@@ -13,7 +13,7 @@ import numpy as np
 from edgeembed.data.manifest import Manifest, Rows, read_manifest
 from edgeembed.errors import UserError
 from edgeembed.evaluation import EvaluationSet, FloatArray, choose_split, name_of, protocol, restrict, score_rows
-from edgeembed.export.gate import AveragePrecisions
+from edgeembed.export.gate import LEAST_CLASSES, AveragePrecisions
 from edgeembed.export.recipe import ExportRecipe
 from edgeembed.export.sample import sample_classes
 from edgeembed.images import ImageError, UInt8Array, load_pixels
@@ -31,8 +31,8 @@ FIRST_SHARE = 0.25  # of the multiply-accumulates that may be spent on a measure
 class GateImages:
     """Decoded images, (N, H, W, 3): to take ranges from, to choose between ranges, and to judge on.
 
-    The first `num_parity` of those to judge on are compared with torch one by one. `evaluation` is a sample
-    of `planned`, the protocol, of at most `num_taken` images, which may grow to `most_images`.
+    The first `num_parity` of those to judge on are compared with torch one by one. `evaluation` is a sample of
+    `planned`, the protocol, of at most `num_taken` images, which may grow to `most_images`.
     """
 
     calibration_NHWC: UInt8Array
@@ -46,7 +46,8 @@ class GateImages:
     most_images: int
 
     def grown(self, num_queries: int) -> GateImages | None:
-        """With twice as many images, the new ones last; None where no sample has that many queries with a match.
+        """With twice as many images, the new ones last; None where no sample has that many queries with a match, or
+        all images are of too few classes to show anything.
 
         Only the protocol of one split is drawn from: where val is too small, test stays held out.
         """
@@ -55,6 +56,8 @@ class GateImages:
         evaluation = sample_classes(self.planned, num_taken)
         more = np.setdiff1d(evaluation.rows, self.evaluation.rows)
         if len(more) == 0 or len(most.query) - most.queries_without_match < num_queries:
+            return None
+        if len({name_of(most.manifest, row) for row in most.query.tolist()}) < LEAST_CLASSES:
             return None
         height = self.pixels_NHWC.shape[1]
         with stage(f"reading {len(more)} more images of the {evaluation.split} protocol"):

@@ -96,6 +96,16 @@ def test_no_image_is_added_where_all_that_are_paid_for_or_there_cannot_show_it(m
         assert checker.images is gate
 
 
+def test_no_image_is_added_of_too_few_classes(manifest: Path, tmp_path: Path) -> None:
+    rows = [
+        ManifestRow(path=f"{label}_{number}.jpg", label=str(label), domain="d", split="val", role=None)
+        for label in range(39)
+        for number in range(100)
+    ]
+    write_manifest(manifest, build_manifest(tmp_path, rows, source="test"))
+    assert images_of(manifest, 2000).grown(300) is None
+
+
 def test_test_stays_held_out_where_val_is_too_small(manifest: Path) -> None:
     everything = images_of(manifest, 1_000_000)
     assert everything.evaluation.split == "val"
