@@ -17,7 +17,7 @@ from edgeembed.bench.latency import measure
 from edgeembed.bench.retrieval import DecodedFiles, embed_with_session, evaluation_set
 from edgeembed.bundle import BundleFile, BundleManifest, read_bundle, verified_file
 from edgeembed.data.manifest import read_manifest
-from edgeembed.evaluation import EvaluationSet, FloatArray, protocol
+from edgeembed.evaluation import EvaluationSet, FloatArray, name_of, protocol
 from edgeembed.export.gate import AveragePrecisions, map_loss
 from edgeembed.metrics import METRICS, query_values
 from edgeembed.runtimes import open_session
@@ -33,8 +33,9 @@ def average_precisions(evaluation: EvaluationSet, embedding_ND: FloatArray) -> A
         embedding_ND[as_index],
         **protocol(evaluation.manifest, rows[as_query], rows[as_index]),
     )
-    values: AveragePrecisions = value_QM[num_relevant_Q > 0, METRICS.index("map")]
-    return values
+    matched_Q = num_relevant_Q > 0
+    class_Q = [name_of(evaluation.manifest, row) for row in rows[as_query][matched_Q].tolist()]
+    return AveragePrecisions(value_Q=value_QM[matched_Q, METRICS.index("map")], class_Q=class_Q)
 
 
 def p50_ms(paths: dict[str, Path], manifest: BundleManifest) -> dict[str, float]:
@@ -55,7 +56,8 @@ def line(
     name: str, file: BundleFile, ms: float, ms_fp32: float, found: AveragePrecisions, fp32: AveragePrecisions
 ) -> str:
     assert file.parity is not None
-    loss, gate_loss = map_loss(fp32, found), (file.retrieval or {}).get("map_loss")
+    loss, gate_loss = map_loss(fp32, found), file.map_loss
+    low, high = loss.ci95
     quantisation = file.quantisation
     cells = [
         name,
@@ -63,9 +65,9 @@ def line(
         f"{file.bytes / 1e6:.2f}",
         f"{file.parity.cosine_p1:.5f}",
         f"{file.parity.cosine_p50:.5f}",
-        f"{100 * gate_loss['value']:.2f}" if gate_loss else "",
-        f"{found.mean():.4f}",
-        f"{100 * loss.value:.2f} [{100 * loss.low:.2f}, {100 * loss.high:.2f}]" if file.precision != "fp32" else "",
+        f"{100 * gate_loss.value:.2f}" if gate_loss else "",
+        f"{found.value_Q.mean():.4f}",
+        f"{100 * loss.value:.2f} [{100 * low:.2f}, {100 * high:.2f}]" if file.precision != "fp32" else "",
         f"{ms:.2f}",
         f"{ms / ms_fp32:.2f}",
         f"{quantisation.calibration}, {len(quantisation.float_operators)} in float" if quantisation else "",

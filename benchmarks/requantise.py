@@ -63,15 +63,15 @@ def requantise(bundle: Path, out: Path, data: Path, recipe: ExportRecipe, *, not
         gate=recipe.gate,
         transformer=is_transformer(model),
     )
-    of_fp32 = checker.judged(reference_ND, "fp32", None)
+    checker.fp32 = checker.judged(bundle / reference.path, reference_ND, "fp32")
     partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     shutil.copytree(bundle, partial)
     try:
-        made = make_file(model, PRECISION, partial, images, checker, recipe, of_fp32, search=True)
+        made = make_file(model, PRECISION, partial, images, checker, recipe, search=True)
         if reasons := made.checked.verdict.reasons:
             require_nothing_refused([Refused(precision=PRECISION, path=made.path.name, reasons=reasons)])
-        (facts,) = made.facts(checker, of_fp32)
+        (facts,) = made.facts(checker)
         new = BundleFile.model_validate(facts)
         files = tuple(file for file in manifest.files if file.path != new.path)
         changed = manifest.model_copy(update={"files": (*files, new)})

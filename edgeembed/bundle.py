@@ -69,12 +69,50 @@ class Parity(Part):
     images: int = Field(default=0, ge=0)
 
 
+class MapLoss(Part):
+    """How far a file's mAP lies below that of the fp32 file over the same queries, and whether the limit is kept.
+
+    `ci95`: the wider of two paired bootstrap intervals, over queries and over classes. `shown`: whether the gate's
+    images show that the loss is at most `limit`; None without a limit, and in bundles that have no such key.
+    `queries_needed`: matched queries with which a file without loss would be shown to have none; None where `shown`.
+    """
+
+    value: float
+    ci95: tuple[float, float]
+    limit: float | None = None
+    shown: bool | None = None
+    matched_queries: int | None = Field(default=None, ge=0)
+    classes: int | None = Field(default=None, ge=0)
+    queries_needed: int | None = Field(default=None, ge=0)
+
+    def describe(self) -> str:
+        low, high = self.ci95
+        return f"mAP is {100 * self.value:.2f} points [{100 * low:.2f}, {100 * high:.2f}] below fp32's"
+
+    @property
+    def not_shown(self) -> str | None:
+        """One line for a loss that the gate's images can neither rule out nor show; None for any other."""
+        if self.shown is not False or self.limit is None or self.queries_needed is None:
+            return None
+        if self.matched_queries is not None and self.matched_queries >= self.queries_needed:
+            needed = "enough for a file without loss"
+        else:
+            needed = f"about {self.queries_needed} needed"
+        counts = f"{self.matched_queries} matched queries of {self.classes} classes"
+        return f"not shown: {counts}, {needed}: {self.describe()}, {100 * self.limit:g} allowed"
+
+
 class RuntimeCheck(Part):
-    """What the gate said of a file in another runtime than its own."""
+    """What the gate measured of a file in another runtime than its own."""
 
     parity: Parity
     retrieval: dict[str, Any] | None = None
     passed: bool
+    """Whether it was not refused; `retrieval` says whether its loss was shown to be within the limit."""
+
+    @property
+    def map_loss(self) -> MapLoss | None:
+        return map_loss_in(self.retrieval)
 
 
 class Quantisation(Part):
@@ -179,6 +217,18 @@ class BundleFile(StoredFile):
     engine: EngineFacts | None = None
 
     @property
+    def map_loss(self) -> MapLoss | None:
+        return map_loss_in(self.retrieval)
+
+    @property
+    def not_shown(self) -> dict[str, str]:
+        """By runtime: why the gate's images do not show that the file's loss of mAP is within its limit."""
+        losses = {self.runtime: self.map_loss, **{name: check.map_loss for name, check in self.runtimes.items()}}
+        if self.accepted_worse:
+            return {}
+        return {name: text for name, loss in losses.items() if loss is not None and (text := loss.not_shown)}
+
+    @property
     def needs_int8_dot_products(self) -> bool:
         """Whether it is an ONNX file that computes wrong embeddings on a CPU without int8 dot products."""
         if self.precision != "int8" or not self.path.endswith(ONNX):
@@ -202,6 +252,14 @@ class BundleManifest(Part):
     evaluation: EvaluationFacts | None = None
     licence: str | None = None
     versions: dict[str, str] = Field(default_factory=dict)
+
+
+def map_loss_in(retrieval: dict[str, Any] | None) -> MapLoss | None:
+    """`map_loss` of a `retrieval`; None where it has none that can be read."""
+    try:
+        return MapLoss.model_validate((retrieval or {})["map_loss"])
+    except (KeyError, ValidationError):
+        return None
 
 
 def write_bundle(folder: Path, manifest: BundleManifest, card: str) -> BundleManifest:

@@ -144,7 +144,8 @@ def verify(folder: Path) -> list[dict[str, Any]]:
     for file in stored_files(manifest):
         try:
             if isinstance(file, BundleFile) and file.path.endswith(".onnx"):
-                result = run_once(verified_with_weights(folder, manifest, file), manifest)
+                runs = run_once(verified_with_weights(folder, manifest, file), manifest)
+                result = "; ".join([runs, *(f"in {runtime} {text}" for runtime, text in file.not_shown.items())])
             else:
                 result = f"{verified_file(folder, file).name}: sha256 right"
             ok = True

@@ -80,6 +80,8 @@ def doctor(
                 print(
                     f"not used by default: {row['file']} in {row['runtime']}: {row['refused']}{instead(row, measured)}"
                 )
+            if row["not_shown"] is not None:
+                print(f"{row['file']} in {row['runtime']}: {row['not_shown']}")
 
 
 def instead(refused: dict[str, Any], measured: dict[str, Any]) -> str:
@@ -166,6 +168,7 @@ def measure(folder: Path, images: Sequence[Path | Image], threads: int | None) -
             "relative_error_p50": one.agreement.relative_error_p50,
             "chosen": one is fastest,
             "refused": refusal(files[one.path], one.agreement),
+            "not_shown": files[one.path].not_shown.get(one.runtime),
         }
         for one in measured
     ]

@@ -72,7 +72,7 @@ CPUS: dict[CpuRequirement, str] = {
 
 
 def remarks(file: BundleFile) -> list[str]:
-    """What a table has no room for: how int8 was made, other runtimes, and why a gate refused it."""
+    """What a table has no room for: how int8 was made, what its gate could not show, and why it refused it."""
     parts = []
     if file.quantisation is not None:
         quantised = file.quantisation
@@ -80,9 +80,12 @@ def remarks(file: BundleFile) -> list[str]:
             f"static ranges by {quantised.calibration}, {len(quantised.float_operators)} operators back in float"
         )
         parts.append(f"{'7-bit' if quantised.reduce_range else '8-bit'} weights, {CPUS[quantised.cpus]}")
-    if file.retrieval is not None and (loss := file.retrieval.get("map_loss")) is not None:
-        low, high = loss["ci95"]
-        parts.append(f"mAP {100 * loss['value']:.2f} points [{100 * low:.2f}, {100 * high:.2f}] below the fp32 file")
+    if file.map_loss is not None and file.runtime not in file.not_shown:
+        low, high = file.map_loss.ci95
+        parts.append(
+            f"mAP {100 * file.map_loss.value:.2f} points [{100 * low:.2f}, {100 * high:.2f}] below the fp32 file"
+        )
+    parts += [f"in {runtime} **{text}**" for runtime, text in file.not_shown.items()]
     if file.accepted_worse:
         parts.append(f"**its gate refused it: {', '.join(file.accepted_worse)}**")
     return ["", f"`{file.path}`: {'; '.join(parts)}."] if parts else []

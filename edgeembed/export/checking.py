@@ -10,11 +10,11 @@ from typing import Any, Protocol
 import numpy as np
 import onnx
 
-from edgeembed.bundle import parity
+from edgeembed.bundle import MapLoss, parity
 from edgeembed.chance import beside_chance
 from edgeembed.embedder import FloatArray
 from edgeembed.errors import CheckFailed, UserError
-from edgeembed.export.gate import AveragePrecisions, MapLoss, Verdict, judge, map_loss
+from edgeembed.export.gate import AveragePrecisions, Verdict, judge, map_loss
 from edgeembed.export.recipe import GateSection
 from edgeembed.images import UInt8Array
 from edgeembed.metrics import RetrievalScores
@@ -42,14 +42,18 @@ class Judged(Protocol):
 
     def summary(self, scores: RetrievalScores, /) -> dict[str, Any]: ...
 
+    def grown(self, num_queries: int, /) -> Judged | None: ...
+
 
 @dataclass(frozen=True, kw_only=True)
 class Checked:
-    """A file in one runtime: the verdict, its retrieval, and the average precision of each query."""
+    """A file in one runtime: its embeddings, the verdict, its retrieval, and the average precision of each query."""
 
+    path: Path
+    embedding_ND: FloatArray
     verdict: Verdict
     scores: RetrievalScores | None
-    average_precision_Q: AveragePrecisions | None
+    average_precisions: AveragePrecisions | None
 
     @property
     def broken(self) -> bool:
@@ -61,50 +65,87 @@ class Checked:
         retrieval = None if self.scores is None else images.summary(self.scores)
         loss = self.verdict.map_loss
         if retrieval is not None and loss is not None:
-            retrieval["map_loss"] = {"value": loss.value, "ci95": [loss.low, loss.high]}
+            retrieval["map_loss"] = loss.model_dump(mode="json")
         return {"parity": self.verdict.parity.model_dump(), "retrieval": retrieval}
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class Checker:
-    """What every file of an export is held against: torch, and the fp32 file where there is one already."""
+    """What every file of an export is held against: torch, and the fp32 file once it was checked.
+
+    `images` grow where they cannot show whether a file keeps its limit.
+    """
 
     images: Judged
     reference_ND: FloatArray
     gate: GateSection
     transformer: bool
     untrained_map: float | None = None
+    """Of the untrained network on `images`, where it was measured."""
+    fp32: Checked | None = None
 
-    def check(self, path: Path, precision: str, fp32: Checked | None, *, runtime: str = OWN_RUNTIME) -> Checked:
-        """Raises what the runtime raises where the file does not run."""
-        with stage(f"checking {path.name} on {len(self.images.pixels_NHWC)} images in {runtime}"):
-            embedding_ND = run_session(open_session(path, runtime=runtime), self.images.pixels_NHWC)
-        checked = self.judged(embedding_ND, precision, fp32)
+    def check(
+        self, path: Path, precision: str, *, runtime: str = OWN_RUNTIME, earlier: Checked | None = None
+    ) -> Checked:
+        """Embeds all images, or those that `earlier`, a check of the same file and runtime, lacks.
+
+        Raises what the runtime raises where the file does not run.
+        """
+        known_MD = None if earlier is None else earlier.embedding_ND
+        pixels_NHWC = self.images.pixels_NHWC[0 if known_MD is None else len(known_MD) :]
+        with stage(f"checking {path.name} on {len(pixels_NHWC)} {'more ' if earlier else ''}images in {runtime}"):
+            embedding_ND = run_session(open_session(path, runtime=runtime), pixels_NHWC)
+        if known_MD is not None:
+            embedding_ND = np.concatenate([known_MD, embedding_ND])
+        checked = self.judged(path, embedding_ND, precision)
         log.info("%s in %s: %s", precision, runtime, describe(checked, self.untrained_map))
         return checked
 
-    def judged(self, embedding_ND: FloatArray, precision: str, fp32: Checked | None) -> Checked:
-        """Embeddings of all images, held against the thresholds of a precision."""
+    def check_until_shown(self, path: Path, precision: str) -> Checked:
+        """Checks on twice as many images, again and again, while they are too few to tell and there may be enough."""
+        checked = self.check(path, precision)
+        while (needed := checked.verdict.queries_needed) is not None:
+            larger = self.images.grown(needed)
+            if larger is None:
+                break
+            log.info("%s: %s", precision, checked.verdict.not_shown)
+            self.images, self.untrained_map = larger, None
+            if self.fp32 is not None:
+                self.fp32 = self.renewed(self.fp32, "fp32")
+            checked = self.renewed(checked, precision)
+        return checked
+
+    def renewed(self, checked: Checked, precision: str) -> Checked:
+        """The check of a file on all images, where they grew since."""
+        if len(checked.embedding_ND) == len(self.images.pixels_NHWC):
+            return checked
+        return self.check(checked.path, precision, earlier=checked)
+
+    def judged(self, path: Path, embedding_ND: FloatArray, precision: str) -> Checked:
+        """Embeddings of all images by a file, held against the thresholds of its precision."""
         agreement = parity(self.reference_ND, embedding_ND[: self.images.num_parity])
-        found_Q = self.images.average_precisions(embedding_ND)
-        loss: MapLoss | None = None
-        if fp32 is not None and fp32.average_precision_Q is not None and found_Q is not None:
-            loss = map_loss(fp32.average_precision_Q, found_Q)
+        precisions = self.images.average_precisions(embedding_ND)
         wanted = self.gate.of(precision, transformer=self.transformer)
+        loss: MapLoss | None = None
+        reference = None if self.fp32 is None or self.fp32.path == path else self.fp32.average_precisions
+        if reference is not None and precisions is not None:
+            loss = map_loss(reference, precisions, wanted.map_loss)
         return Checked(
+            path=path,
+            embedding_ND=embedding_ND,
             verdict=judge(agreement, loss, wanted),
             scores=self.images.score(embedding_ND),
-            average_precision_Q=found_Q,
+            average_precisions=precisions,
         )
 
-    def check_others(self, path: Path, precision: str, fp32: Checked | None) -> dict[str, Any]:
+    def check_others(self, path: Path, precision: str) -> dict[str, Any]:
         """`runtimes` of bundle.json: the same file and gate in the other runtimes; a failure there refuses nothing."""
         found: dict[str, Any] = {}
         for runtime in READ_ONNX:
             if runtime == OWN_RUNTIME or not is_installed(runtime):
                 continue
             try:
-                checked = self.check(path, precision, fp32, runtime=runtime)
+                checked = self.check(path, precision, runtime=runtime)
             except (CheckFailed, UserError) as error:
                 log.warning("%s does not run in %s: %s", path.name, runtime, error)
                 continue
@@ -126,8 +167,9 @@ def describe(checked: Checked, untrained_map: float | None) -> str:
     chance = None if scores is None else scores.chance["map"]
     figures += f", {beside_chance(None if scores is None else scores.map, chance=chance, untrained=untrained_map)}"
     if loss is not None:
-        figures += f", {100 * loss.value:.2f} points [{100 * loss.low:.2f}, {100 * loss.high:.2f}] below fp32"
-    return f"{figures}: {'REFUSED' if checked.verdict.reasons else 'passed'}"
+        low, high = loss.ci95
+        figures += f", {100 * loss.value:.2f} points [{100 * low:.2f}, {100 * high:.2f}] below fp32"
+    return f"{figures}: {checked.verdict.outcome}"
 
 
 def run_session(session: Session, pixels_NHWC: UInt8Array) -> FloatArray:

@@ -19,7 +19,7 @@ from edgeembed.bundle import CARD, PLAN, BundleFile, BundleManifest, read_bundle
 from edgeembed.embedder import FloatArray, verified_with_weights
 from edgeembed.errors import CheckFailed, UserError
 from edgeembed.export.card import model_card, notes_in
-from edgeembed.export.checking import Checked, Checker, Judged, is_transformer, run_session
+from edgeembed.export.checking import Checker, Judged, is_transformer, run_session
 from edgeembed.export.gate import AveragePrecisions, Refused
 from edgeembed.export.recipe import EngineSection, ExportRecipe
 from edgeembed.extras import needed
@@ -60,6 +60,9 @@ class Photographs:
     def summary(self, _: RetrievalScores, /) -> dict[str, Any]:
         return {}
 
+    def grown(self, _: int, /) -> None:
+        return None
+
 
 def photographs(folder: Path, size: tuple[int, int]) -> Photographs:
     """Images of a folder and those below it, spread over all of them by name."""
@@ -79,7 +82,6 @@ def build_all(
     folder: Path,
     files: Sequence[BundleFile],
     checker: Checker,
-    fp32: Checked | None,
     settings: EngineSection,
     *,
     accept_worse: bool = False,
@@ -113,7 +115,7 @@ def build_all(
             log.info("%s engine: %d layers, products with weights: %s", file.precision, found.layers, found.products)
             engines.require_precision(found, file.precision, model)
             path.write_bytes(plan)
-            checked = checker.check(path, file.precision, fp32, runtime=RUNTIME)
+            checked = checker.check(path, file.precision, runtime=RUNTIME)
         except CheckFailed as error:
             path.unlink(missing_ok=True)
             refused.append(Refused(precision=label, path=path.name, reasons=(str(error),)))
@@ -176,6 +178,7 @@ def add_engines(
     checker = Checker(
         images=images, reference_ND=reference_ND[: images.num_parity], gate=recipe.gate, transformer=transformer
     )
+    checker.fp32 = checker.judged(bundle / reference.path, reference_ND, "fp32")
     notes = notes_in((bundle / CARD).read_text(encoding="utf-8"), manifest) if (bundle / CARD).is_file() else ""
     partial = out.with_name(temporary_name(".partial"))
     try:
@@ -184,7 +187,6 @@ def add_engines(
             partial,
             [onnx_files[name] for name in precisions],
             checker,
-            checker.judged(reference_ND, "fp32", None),
             recipe.engine,
             accept_worse=accept_worse,
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import logging
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -25,12 +27,15 @@ from edgeembed.export.onnx import MAX_PROTOBUF_BYTES, OPSET, save, to_onnx
 from edgeembed.export.precision import to_fp16
 from edgeembed.export.recipe import ExportRecipe
 from edgeembed.files import sha256_of, temporary_name, write_failure
-from edgeembed.metrics import RetrievalScores
 from edgeembed.packing import replace_folder
 from edgeembed.progress import stage
 from edgeembed.student.zoo import count_macs
 from edgeembed.teacher.model import JoinedModel, Network
 from edgeembed.teacher.saved import load_model
+
+log = logging.getLogger(__name__)
+
+PASSED, WITHIN, ABOVE, REFUSED = range(4)
 
 
 def export_run(
@@ -50,7 +55,8 @@ def export_run(
     """Exports a student or teacher run. Returns the bundle that was written, and what was refused.
 
     Files that fail their gate are left out; without a passing fp32 nothing is written. With `accept_worse` they are
-    written and marked, unless they are broken. `out` appears whole: a bundle that was there is replaced at the end.
+    written and marked, unless they are broken. A file whose loss of mAP is not shown is written, with a warning. `out`
+    appears whole: a bundle that was there is replaced at the end.
     With `tensorrt` an engine is built of every file that passed.
     With `dim` the embedding is the first numbers of the run's. Raises UserError for a run or data that cannot be had.
     """
@@ -79,27 +85,23 @@ def export_run(
     partial = out.with_name(temporary_name(".partial"))
     partial.mkdir(parents=True)
     try:
-        files: list[dict[str, Any]] = []
-        refused: list[Refused] = []
-        of_fp32: Checked | None = None
-        scores: RetrievalScores | None = None
+        made: list[Made] = []
         for precision in precisions:
-            made = make_file(fp32, precision, partial, images, checker, recipe, of_fp32, search=not accept_worse)
-            reasons = made.checked.verdict.reasons
-            if reasons:
-                refused.append(Refused(precision=precision, path=made.path.name, reasons=reasons))
-                if made.checked.broken or not accept_worse:
-                    made.remove()
-                    if precision == "fp32":
-                        return None, refused
-                    continue
-            files += made.facts(checker, of_fp32)
-            of_fp32 = made.checked if precision == "fp32" else of_fp32
-            scores = scores or made.checked.scores
+            one = make_file(fp32, precision, partial, images, checker, recipe, search=not accept_worse)
+            if precision == "fp32":
+                if one.checked.verdict.reasons and (one.checked.broken or not accept_worse):
+                    return None, [one.refused()]
+                checker.fp32 = one.checked
+            made.append(one)
+        assert isinstance(checker.images, GateImages)
+        if checker.images is not images:  # they grew
+            baselines = measure_baselines(model, checker.images, reference_ND, macs)
+        files, refused = written_files(made, checker, accept_worse=accept_worse)
         if tensorrt:
             passed = [BundleFile.model_validate(item) for item in files]
-            built, missed = build_all(partial, passed, checker, of_fp32, recipe.engine, accept_worse=accept_worse)
+            built, missed = build_all(partial, passed, checker, recipe.engine, accept_worse=accept_worse)
             files, refused = [*files, *built], [*refused, *missed]
+        scores = (checker.fp32 or made[0].checked).scores
         described = bundle_facts(model, macs, facts, name, licence, files, baselines.facts(scores))
         manifest = BundleManifest.model_validate(described)
         manifest = write_bundle(partial, manifest, model_card(manifest, notes))
@@ -108,7 +110,35 @@ def export_run(
         raise write_failure(error, out) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+    warn_not_shown(manifest.files)
     return manifest, refused
+
+
+def written_files(
+    made: Sequence[Made], checker: Checker, *, accept_worse: bool
+) -> tuple[list[dict[str, Any]], list[Refused]]:
+    """Entries of `files`, each measured on all images of the gate, and what was refused, whose files are removed."""
+    files: list[dict[str, Any]] = []
+    refused: list[Refused] = []
+    for one in made:
+        if checker.fp32 is not None and one.precision == "fp32":
+            one = dataclasses.replace(one, checked=checker.fp32)
+        else:
+            one = dataclasses.replace(one, checked=checker.renewed(one.checked, one.precision))
+        if one.checked.verdict.reasons:
+            refused.append(one.refused())
+            if one.checked.broken or not accept_worse:
+                one.remove()
+                continue
+        files += one.facts(checker)
+    return files, refused
+
+
+def warn_not_shown(files: Sequence[BundleFile]) -> None:
+    """Warns of every file whose loss of mAP the gate's images could not show to be within its limit."""
+    for file in files:
+        for runtime, text in file.not_shown.items():
+            log.warning("%s in %s: %s; give a manifest with more labelled images: --data", file.path, runtime, text)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +150,14 @@ class Made:
     checked: Checked
     quantisation: Quantisation | None
 
+    @property
+    def rank(self) -> int:
+        """Lower is better: PASSED, not shown with a measured loss WITHIN the limit, not shown above it, REFUSED."""
+        verdict = self.checked.verdict
+        if verdict.reasons:
+            return REFUSED
+        return PASSED if verdict.not_shown is None else WITHIN if verdict.within else ABOVE
+
     def parts(self) -> list[Path]:
         return sorted(self.path.parent.glob(f"{self.path.name}*"))
 
@@ -127,13 +165,16 @@ class Made:
         for part in self.parts():
             part.unlink()
 
-    def facts(self, checker: Checker, fp32: Checked | None) -> list[dict[str, Any]]:
+    def refused(self) -> Refused:
+        return Refused(precision=self.precision, path=self.path.name, reasons=self.checked.verdict.reasons)
+
+    def facts(self, checker: Checker) -> list[dict[str, Any]]:
         """Its entries of `files`."""
         own, *weights = [file_facts(part, self.precision) for part in self.parts()]
         judged = {
             **self.checked.facts(checker.images),
             # Another runtime would hold the weights of a file above 2 GB once more: 20 GB in all for ViT-H-14.
-            "runtimes": {} if weights else checker.check_others(self.path, self.precision, fp32),
+            "runtimes": {} if weights else checker.check_others(self.path, self.precision),
             "quantisation": self.quantisation and self.quantisation.model_dump(),
             "accepted_worse": self.checked.verdict.reasons,
         }
@@ -147,20 +188,19 @@ def make_file(
     images: GateImages,
     checker: Checker,
     recipe: ExportRecipe,
-    of_fp32: Checked | None,
     *,
     search: bool,
 ) -> Made:
-    """Writes and judges a file; int8 is tried until one passes and loses no more than it may, by chance or not.
+    """Writes and judges a file; int8 is tried until one passes.
 
-    8-bit weights are tried only where no file with 7-bit ones passes: they are wrong on CPUs without int8 dot products.
-    Without `search` the first is taken.
+    8-bit weights are tried only where all files with 7-bit ones are refused: they are wrong on CPUs without int8 dot
+    products. Without `search` the first is taken.
     """
     ranges = recipe.int8.reduced_ranges() if precision == "int8" else (False,)
     made = None
     for reduce_range in ranges if search else ranges[:1]:
         found = attempts(fp32, precision, images, recipe, reduce_range=reduce_range)
-        made = first_passing(found, precision, folder, checker, of_fp32, search=search)
+        made = first_passing(found, precision, folder, checker, search=search)
         if not made.checked.verdict.reasons:
             break
     assert made is not None
@@ -172,28 +212,31 @@ def first_passing(
     precision: str,
     folder: Path,
     checker: Checker,
-    of_fp32: Checked | None,
     *,
     search: bool,
 ) -> Made:
-    """Writes and judges one attempt after the other; the file on disk at the end is the one returned."""
+    """Writes and judges one attempt after the other; the best is returned, and on disk at the end.
+
+    The search ends at a file that passes. Where the images are too few to show even a file without loss, it ends at the
+    first whose measured loss is within the limit; where they are enough, less loss can still be shown, and it goes on.
+    """
     path = folder / f"model.{precision}.onnx"
+    best: tuple[onnx.ModelProto, Made] | None = None
     made: Made | None = None
-    passed: tuple[onnx.ModelProto, Made] | None = None
     for converted, quantisation in found:
         with stage(f"writing {path.name}"):
             save(converted, path)
-        checked = checker.check(path, precision, of_fp32)
+        checked = checker.check_until_shown(path, precision)
         made = Made(path=path, precision=precision, checked=checked, quantisation=quantisation)
-        if not search or (checked.verdict.within and not checked.verdict.reasons):
+        # A file that is not refused stays the best until a better kind of verdict: more float only costs speed.
+        if best is None or best[1].rank == REFUSED or made.rank < best[1].rank:
+            best = converted, made
+        if not search or made.rank == PASSED or (made.rank == WITHIN and checked.verdict.queries_needed is not None):
             break
-        if passed is None and not checked.verdict.reasons:
-            passed = converted, made
-    assert made is not None
-    if passed is not None and made.checked.verdict.reasons:  # more float need not be better
-        save(passed[0], path)
-        return passed[1]
-    return made
+    assert best is not None
+    if best[1] is not made:
+        save(best[0], path)
+    return best[1]
 
 
 def attempts(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +12,10 @@ import numpy as np
 
 from edgeembed.data.manifest import Manifest, Rows, read_manifest
 from edgeembed.errors import UserError
-from edgeembed.evaluation import EvaluationSet, FloatArray, choose_split, protocol, restrict, score_rows
-from edgeembed.export.gate import AveragePrecisions
+from edgeembed.evaluation import EvaluationSet, FloatArray, choose_split, name_of, protocol, restrict, score_rows
+from edgeembed.export.gate import LEAST_CLASSES, AveragePrecisions
 from edgeembed.export.recipe import ExportRecipe
+from edgeembed.export.sample import sample_classes
 from edgeembed.images import ImageError, UInt8Array, load_pixels
 from edgeembed.metrics import METRICS, RetrievalScores, query_values
 from edgeembed.progress import stage
@@ -22,14 +24,15 @@ log = logging.getLogger(__name__)
 
 PARITY_IMAGES = 256
 LEAST_IMAGES = 64
-INDEX_SHARE = 0.75  # of the judged images, where there are more than can be paid for
+FIRST_SHARE = 0.25  # of the multiply-accumulates that may be spent on a measurement
 
 
 @dataclass(frozen=True, kw_only=True)
 class GateImages:
     """Decoded images, (N, H, W, 3): to take ranges from, to choose between ranges, and to judge on.
 
-    The first `num_parity` of those to judge on are compared with torch one by one.
+    The first `num_parity` of those to judge on are compared with torch one by one. `evaluation` is a sample of
+    `planned`, the protocol, of at most `num_taken` images, which may grow to `most_images`.
     """
 
     calibration_NHWC: UInt8Array
@@ -38,6 +41,38 @@ class GateImages:
     num_parity: int
     rows: Rows
     evaluation: EvaluationSet
+    planned: EvaluationSet
+    num_taken: int
+    most_images: int
+
+    def grown(self, num_queries: int) -> GateImages | None:
+        """With twice as many images, the new ones last; None where no sample has that many queries with a match, or
+        all images are of too few classes to show anything.
+
+        Only the protocol of one split is drawn from: where val is too small, test stays held out.
+        """
+        num_taken = min(2 * self.num_taken, self.most_images)
+        most = sample_classes(self.planned, self.most_images)
+        evaluation = sample_classes(self.planned, num_taken)
+        more = np.setdiff1d(evaluation.rows, self.evaluation.rows)
+        if len(more) == 0 or len(most.query) - most.queries_without_match < num_queries:
+            return None
+        if len({name_of(most.manifest, row) for row in most.query.tolist()}) < LEAST_CLASSES:
+            return None
+        height = self.pixels_NHWC.shape[1]
+        with stage(f"reading {len(more)} more images of the {evaluation.split} protocol"):
+            pixels_NHWC, kept = decode(evaluation.manifest, more, height)
+        return dataclasses.replace(
+            self,
+            pixels_NHWC=np.concatenate([self.pixels_NHWC, pixels_NHWC]),
+            rows=np.concatenate([self.rows, more[kept]]),
+            evaluation=restrict(
+                self.planned,
+                np.union1d(self.evaluation.query, evaluation.query),
+                np.union1d(self.evaluation.index, evaluation.index),
+            ),
+            num_taken=num_taken,
+        )
 
     def score(self, embedding_ND: FloatArray) -> RetrievalScores | None:
         """Retrieval of a file's embeddings on the gate's split; None where nothing can be scored."""
@@ -48,7 +83,7 @@ class GateImages:
         return None if scores.map is None else scores
 
     def average_precisions(self, embedding_ND: FloatArray) -> AveragePrecisions | None:
-        """Average precision of each query that has a match (Q,); None where there is nothing to score."""
+        """Average precision of each query that has a match; None where there is nothing to score."""
         if self.score(embedding_ND) is None:
             return None
         evaluation = self.evaluation
@@ -58,8 +93,9 @@ class GateImages:
             embedding_ND[as_index],
             **protocol(evaluation.manifest, self.rows[as_query], self.rows[as_index]),
         )
-        average_precision_Q: AveragePrecisions = value_QM[num_relevant_Q > 0, METRICS.index("map")]
-        return average_precision_Q
+        matched_Q = num_relevant_Q > 0
+        class_Q = [name_of(evaluation.manifest, row) for row in self.rows[as_query][matched_Q].tolist()]
+        return AveragePrecisions(value_Q=value_QM[matched_Q, METRICS.index("map")], class_Q=class_Q)
 
     def summary(self, scores: RetrievalScores) -> dict[str, Any]:
         """`retrieval` of bundle.json."""
@@ -78,7 +114,8 @@ class GateImages:
 def gate_images(size_px: int, macs: int, facts: dict[str, Any], data: Path | None, recipe: ExportRecipe) -> GateImages:
     """Calibrates on train, judges on val where it can be scored, else on test; `macs` of an image decide on how many.
 
-    Where neither can be, embeddings of training images are compared and nothing is scored.
+    A quarter of the images that are paid for are taken at first, see `GateImages.grown`. Where neither split can be
+    scored, embeddings of training images are compared and nothing is scored.
     """
     known = (facts.get("data") or {}).get("manifest")
     if data is None and not known:
@@ -86,12 +123,15 @@ def gate_images(size_px: int, macs: int, facts: dict[str, Any], data: Path | Non
     manifest = read_manifest(data or Path(str(known)))
     train = manifest.rows("train")
     planned = choose_split(manifest, "val", "test")
-    paid_for = max(LEAST_IMAGES, int(recipe.gate.max_macs / macs))
-    most = min(recipe.gate.max_images, paid_for)
-    evaluation = restrict(planned, *within(planned.query, planned.index, most))
+    most_images, paid_first = (
+        max(LEAST_IMAGES, int(share * recipe.gate.max_macs / macs)) for share in (1.0, FIRST_SHARE)
+    )
+    most_images = min(recipe.gate.max_images, most_images)
+    num_taken = min(recipe.gate.max_images, paid_first)
+    evaluation = sample_classes(planned, num_taken)
     if evaluation.not_scored is not None:
         log.warning("the gate judges by cosine alone, retrieval is not scored: %s", evaluation.not_scored)
-    num_parity = min(PARITY_IMAGES, most)
+    num_parity = min(PARITY_IMAGES, num_taken)
     judged = evaluation.rows
     if judged.size == 0:
         there = train if train.size else np.arange(len(manifest))
@@ -99,12 +139,12 @@ def gate_images(size_px: int, macs: int, facts: dict[str, Any], data: Path | Non
     # Parity is taken on images spread over all that are judged; they come first.
     spread = sample_evenly(len(judged), num_parity)
     rows = np.concatenate([judged[spread], np.delete(judged, spread)])
-    wanted = min(recipe.int8.calibration_images, max(LEAST_IMAGES, paid_for // 4))
+    wanted = min(recipe.int8.calibration_images, max(LEAST_IMAGES, paid_first // 4))
     calibration, choosing = to_calibrate(train if train.size else judged, wanted, recipe.int8.choosing_images)
     with stage(f"reading {len(rows)} images of the {evaluation.split} protocol and {len(calibration)} to calibrate"):
-        pixels_NHWC, kept = decode(manifest, rows, size_px)
-        calibration_NHWC, _ = decode(manifest, calibration, size_px)
-        choosing_NHWC, _ = decode(manifest, choosing, size_px)
+        pixels_NHWC, kept = require_readable(*decode(manifest, rows, size_px), rows)
+        calibration_NHWC, _ = require_readable(*decode(manifest, calibration, size_px), calibration)
+        choosing_NHWC, _ = require_readable(*decode(manifest, choosing, size_px), choosing)
     return GateImages(
         calibration_NHWC=calibration_NHWC,
         choosing_NHWC=choosing_NHWC,
@@ -112,19 +152,10 @@ def gate_images(size_px: int, macs: int, facts: dict[str, Any], data: Path | Non
         num_parity=min(num_parity, len(pixels_NHWC)),
         rows=rows[kept],
         evaluation=evaluation,
+        planned=planned,
+        num_taken=num_taken,
+        most_images=most_images,
     )
-
-
-def within(query: Rows, index: Rows, most: int) -> tuple[Rows, Rows]:
-    """At most that many queries and index images, spread evenly; leave-one-out stays it."""
-    if len(np.union1d(query, index)) <= most:
-        return query, index
-    if np.array_equal(query, index):
-        chosen = query[sample_evenly(len(query), most)]
-        return chosen, chosen
-    num_queries = min(len(query), max(int((1 - INDEX_SHARE) * most), most - len(index)))
-    query = query[sample_evenly(len(query), num_queries)]
-    return query, index[sample_evenly(len(index), most - num_queries)]
 
 
 def to_calibrate(rows: Rows, wanted: int, choosing: int) -> tuple[Rows, Rows]:
@@ -150,6 +181,11 @@ def decode(manifest: Manifest, rows: Rows, size_px: int) -> tuple[UInt8Array, Ro
             kept.append(position)
         except ImageError as error:
             log.warning("skipped: %s", error)
-    if not pixels:
+    pixels_NHWC = np.stack(pixels) if pixels else np.zeros((0, size_px, size_px, 3), dtype=np.uint8)
+    return pixels_NHWC, np.array(kept, dtype=np.int64)
+
+
+def require_readable(pixels_NHWC: UInt8Array, kept: Rows, rows: Rows) -> tuple[UInt8Array, Rows]:
+    if len(kept) == 0:
         raise UserError(f"none of {len(rows)} images of the manifest can be read: give another manifest with --data")
-    return np.stack(pixels), np.array(kept, dtype=np.int64)
+    return pixels_NHWC, kept

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +23,8 @@ from edgeembed.export.web_runtime import PACKAGE, VERSION, add_runtime
 from edgeembed.files import sha256_of, temporary_name, write_failure
 from edgeembed.images import MAX_PIXELS
 from edgeembed.packing import replace_folder
+
+log = logging.getLogger(__name__)
 
 SCHEMA = "edgeembed-web/1"
 SITE, SERVICE_WORKER = "site.json", "service-worker.js"
@@ -82,6 +85,8 @@ def choose_web_file(manifest: BundleManifest, precision: str | None) -> BundleFi
     if precision is None and not sound:
         raise UserError(f"bundle {manifest.name!r}: no ONNX file passed its gate: name one with --precision")
     file = by_precision[precision or sound[0]]
+    for runtime, text in file.not_shown.items():
+        log.warning("%s in %s: %s", file.path, runtime, text)
     if file.bytes > MAX_MODEL_BYTES or any(part.path.startswith(file.path + ".") for part in manifest.files):
         raise UserError(
             f"{file.path}: is too large for a web page: distil a smaller student, or choose --precision int8"

@@ -13,6 +13,7 @@ from edgeembed.bundle import read_bundle
 from edgeembed.cli.doctor import instead
 from edgeembed.embedder import Embedder
 from edgeembed.runtimes import available_cores, fastest
+from edgeembed.seal import write_sealed
 from tests.conftest import Outcome
 from tests.device.conftest import pattern
 from tests.runtimes.conftest import hurried, make_bundle
@@ -59,6 +60,24 @@ def test_doctor_prints_a_table_for_each_bundle(edgeembed: Run, make_bundle: Make
     assert [(line[0], line[1]) for line in lines[2:]] == PAIRS
     assert sum(line[-1] == "*" for line in lines[2:]) == 1
     assert [line.split()[1] for line in second.splitlines()[2:]] == ["onnxruntime", "onnxruntime"]
+
+
+@pytest.mark.usefixtures("hurried")
+def test_doctor_says_of_which_files_the_gate_could_not_show_that_they_keep_their_limit(
+    edgeembed: Run, make_bundle: MakeBundle
+) -> None:
+    folder = make_bundle()
+    value = json.loads((folder / "bundle.json").read_text())
+    del value["seal"]
+    loss = {"value": 0.0, "ci95": [-0.01, 0.01], "limit": 0.005, "shown": False, "matched_queries": 16, "classes": 8}
+    for file in value["files"]:
+        if file["precision"] == "int8":
+            file["retrieval"] = {"map_loss": {**loss, "queries_needed": 300}}
+    write_sealed(folder / "bundle.json", value)
+    told = "not shown: 16 matched queries of 8 classes, about 300 needed: mAP is 0.00 points [-1.00, 1.00] below fp32's"
+    assert f"model.int8.onnx in onnxruntime: {told}, 0.5 allowed" in edgeembed("doctor", folder).stdout
+    rows = json.loads(edgeembed("doctor", folder, "--json").stdout)["fastest"][0]["timed"]
+    assert [row["not_shown"] is None for row in rows if row["runtime"] == "onnxruntime"] == [True, False]
 
 
 @pytest.mark.usefixtures("hurried")

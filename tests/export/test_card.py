@@ -120,3 +120,18 @@ def test_starting_weights_are_named_with_their_source(tmp_path: Path) -> None:
     assert name_starting_weights("resnet18.fb_ssl_yfcc100m_ft_in1k", "pretrained") == (
         "resnet18.fb_ssl_yfcc100m_ft_in1k (timm)"
     )
+
+
+def test_the_card_says_what_the_gate_could_not_show_and_keeps_its_notes() -> None:
+    manifest = read_bundle(default_bundle())
+    loss = {"value": 0.001, "ci95": [-0.01, 0.012], "limit": 0.005, "shown": False, "matched_queries": 16, "classes": 8}
+    retrieval = {"queries": 16, "split": "val", "map_loss": {**loss, "queries_needed": 300}}
+    files = (manifest.files[0].model_copy(update={"retrieval": retrieval, "runtimes": {}}),)
+    changed = manifest.model_copy(update={"files": files})
+    card = model_card(changed, "Some notes.")
+    assert (
+        "in onnxruntime **not shown: 16 matched queries of 8 classes, about 300 needed: "
+        "mAP is 0.10 points [-1.00, 1.20] below fp32's, 0.5 allowed**." in card
+    )
+    assert notes_in(card, changed) == "Some notes."
+    assert "not shown" not in model_card(manifest)

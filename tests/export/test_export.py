@@ -25,7 +25,7 @@ from edgeembed.export import export as export_module
 from edgeembed.export import onnx as onnx_module
 from edgeembed.export.card import model_card, notes_in
 from edgeembed.export.export import export_run
-from edgeembed.export.images import gate_images, within
+from edgeembed.export.images import gate_images
 from edgeembed.export.onnx import to_onnx
 from edgeembed.export.precision import to_fp16
 from edgeembed.export.recipe import ExportRecipe, GateSection, Int8Section, parse_precisions
@@ -216,13 +216,59 @@ def test_the_gate_judges_on_as_many_images_as_it_can_pay_for(
     assert np.isin(images.evaluation.index, images.rows).all()
 
 
-def test_of_too_many_images_a_quarter_are_queries_unless_the_index_is_small() -> None:
-    query, index = np.arange(0, 400), np.arange(400, 2000)
-    fewer = within(query, index, 1000)
-    assert [len(rows) for rows in fewer] == [250, 750]
-    assert [len(rows) for rows in within(query, index[:100], 300)] == [200, 100]
-    assert all(len(rows) == 50 for rows in within(query, query, 50))
-    assert [len(rows) for rows in within(query, index, 2000)] == [400, 1600]
+def test_a_file_that_few_queries_cannot_show_is_written_with_a_warning_and_said_to_be_not_shown(
+    edgeembed: Run, tiny_student: Path, all_val: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    arguments = ("export", tiny_student, "--data", all_val, "--precision", "fp32,fp16", "--out", tmp_path / "b")
+    outcome = edgeembed(*arguments, "--json")
+    assert outcome.code == 0, outcome.stderr
+    fp16 = next(file for file in json.loads(outcome.stdout)["files"] if file["precision"] == "fp16")
+    loss = fp16["retrieval"]["map_loss"]
+    assert (loss["limit"], loss["shown"], loss["matched_queries"]) == (0.005, False, 120)
+    assert loss["queries_needed"] >= 300
+    told = f"not shown: 120 matched queries of {loss['classes']} classes, about {loss['queries_needed']} needed"
+    warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert any(text.startswith(f"model.fp16.onnx in onnxruntime: {told}") and "--data" in text for text in warned)
+    assert any(text.startswith(f"model.fp16.onnx in openvino: {told}") for text in warned)
+    assert f"in onnxruntime **{told}" in (tmp_path / "b" / "MODEL_CARD.md").read_text()
+    assert "not shown" not in [record.getMessage() for record in caplog.records if "model.fp32" in record.getMessage()]
+    verified = json.loads(edgeembed("artifacts", "verify", tmp_path / "b", "--json").stdout)["files"]
+    results = {row["file"]: row["result"] for row in verified}
+    assert told in results["model.fp16.onnx"]
+    assert "not shown" not in results["model.fp32.onnx"]
+
+
+PASSES, REFUSES = {"reasons": (), "not_shown": None}, {"reasons": ("worse",), "not_shown": None}
+TOO_FEW = {"reasons": (), "not_shown": "few", "within": True, "queries_needed": 300}
+NEAR_LIMIT = {"reasons": (), "not_shown": "near", "within": True, "queries_needed": None}
+ABOVE_LIMIT = {"reasons": (), "not_shown": "few", "within": False, "queries_needed": 300}
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "tried", "taken"),
+    [
+        ([REFUSES, PASSES, PASSES], 2, 1),
+        ([REFUSES, TOO_FEW, PASSES], 2, 1),  # no file can be shown with so few queries: the fastest is taken
+        ([ABOVE_LIMIT, ABOVE_LIMIT, TOO_FEW], 3, 2),
+        ([NEAR_LIMIT, REFUSES, PASSES], 3, 2),  # there are enough queries to show less loss
+        ([NEAR_LIMIT, NEAR_LIMIT, REFUSES], 3, 0),  # more float need not be better, and costs speed
+        ([ABOVE_LIMIT, REFUSES, NEAR_LIMIT], 3, 2),
+        ([ABOVE_LIMIT, REFUSES, REFUSES], 3, 0),
+        ([REFUSES, REFUSES, REFUSES], 3, 2),
+    ],
+)
+def test_the_search_for_int8_ends_where_a_file_passes_or_no_file_could_be_shown(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, verdicts: list[dict[str, Any]], tried: int, taken: int
+) -> None:
+    saved: list[int] = []
+    monkeypatch.setattr(export_module, "save", lambda converted, _: saved.append(converted))
+    left = iter(verdicts)
+    checker: Any = SimpleNamespace(check_until_shown=lambda *_: SimpleNamespace(verdict=SimpleNamespace(**next(left))))
+    found: Any = ((number, None) for number in range(len(verdicts)))
+    made = export_module.first_passing(found, "int8", tmp_path, checker, search=True)
+    assert len(verdicts) - len(list(left)) == tried
+    assert made.checked.verdict == SimpleNamespace(**verdicts[taken])
+    assert saved[-1] == taken  # what is on disk
 
 
 def test_a_failing_export_leaves_the_old_bundle(
@@ -293,7 +339,7 @@ def test_8_bit_weights_are_tried_only_where_no_file_with_7_bits_passes(
     monkeypatch.setattr(export_module, "first_passing", judged)
     recipe = ExportRecipe(int8=Int8Section(reduce_range=reduce_range))
     nothing: Any = None
-    made: Any = export_module.make_file(nothing, "int8", tmp_path, nothing, nothing, recipe, nothing, search=True)
+    made: Any = export_module.make_file(nothing, "int8", tmp_path, nothing, nothing, recipe, search=True)
     assert seen == tried
     assert made.tried is tried[-1]
 

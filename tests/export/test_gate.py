@@ -1,15 +1,27 @@
-"""The gate: figures against thresholds, and losses that are chance let pass."""
+"""The gate: passed where images show that a loss is small, refused where they show that it is not, else not shown."""
 
 from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 import pytest
 
-from edgeembed.bundle import parity
-from edgeembed.export.gate import MapLoss, judge, map_loss
+from edgeembed.bundle import BundleFile, MapLoss, Parity, map_loss_in, parity, read_bundle
+from edgeembed.embedder import default_bundle
+from edgeembed.export.gate import (
+    LEAST_CLASSES,
+    AveragePrecisions,
+    Verdict,
+    judge,
+    least_queries,
+    map_loss,
+    queries_needed,
+)
 from edgeembed.export.recipe import GateSection, Thresholds
 
 GATE = GateSection()
+GOOD = Parity(cosine_p1=1.0, cosine_p50=1.0, relative_error_p50=0.0, max_abs=0.0)
 
 
 def unit(count: int, noise: float) -> tuple[np.ndarray, np.ndarray]:
@@ -19,42 +31,167 @@ def unit(count: int, noise: float) -> tuple[np.ndarray, np.ndarray]:
     return tuple(x / np.linalg.norm(x, axis=1, keepdims=True) for x in (reference, other))
 
 
+def verdict(lost_Q: np.ndarray, class_Q: Sequence[Hashable] | None = None, limit: float = 0.005) -> Verdict:
+    """Of a file that loses that much average precision in each query; by default each query has its own class."""
+    classes = range(len(lost_Q)) if class_Q is None else class_Q
+    before, after = (AveragePrecisions(value_Q=0.9 - lost, class_Q=classes) for lost in (0 * lost_Q, lost_Q))
+    return judge(GOOD, map_loss(before, after, limit), Thresholds(map_loss=limit))
+
+
+def loss_of(lost_Q: np.ndarray, class_Q: Sequence[Hashable] | None = None, limit: float = 0.005) -> MapLoss:
+    loss = verdict(lost_Q, class_Q, limit).map_loss
+    assert loss is not None
+    return loss
+
+
 def test_the_gate_names_the_figure_that_fails() -> None:
     good, bad = parity(*unit(50, 0.0)), parity(*unit(50, 0.5))
     assert judge(good, None, GATE.fp32).reasons == ()
     assert "cosine p1" in judge(bad, None, GATE.fp32).reasons[0]
     assert "cosine p50" in judge(bad, None, GATE.int8).reasons[0]
-    assert judge(good, MapLoss(value=0.004, low=0.001, high=0.007), GATE.int8).reasons == ()
-    reason = judge(good, MapLoss(value=0.02, low=0.01, high=0.03), GATE.int8).reasons[0]
-    assert reason == "mAP is 2.00 points [1.00, 3.00] below fp32's, more than 0.5"
+    loss = MapLoss(value=0.02, ci95=(0.01, 0.03), limit=0.005, matched_queries=400, classes=80)
+    assert judge(good, loss, GATE.int8).reasons == ("mAP is 2.00 points [1.00, 3.00] below fp32's, more than 0.5",)
     broken = unit(5, 0.0)[0]
     assert parity(broken, broken * np.nan).cosine_p1 == -1.0
 
 
+def test_without_a_limit_a_loss_is_reported_and_decides_nothing() -> None:
+    loss = map_loss(
+        AveragePrecisions(value_Q=np.ones(3), class_Q="abc"), AveragePrecisions(value_Q=np.zeros(3), class_Q="abc")
+    )
+    assert (loss.value, loss.ci95, loss.shown, loss.not_shown) == (1.0, (1.0, 1.0), None, None)
+    assert judge(GOOD, loss, Thresholds()).outcome == "passed"
+
+
 def test_transformers_may_lose_a_point_and_others_half_of_one() -> None:
-    loss = MapLoss(value=0.008, low=0.006, high=0.01)
-    good = parity(*unit(50, 0.0))
-    assert judge(good, loss, GATE.of("int8", transformer=True)).reasons == ()
-    assert judge(good, loss, GATE.of("int8", transformer=False)).reasons != ()
-    assert judge(good, loss, Thresholds()).reasons == ()
+    lost_Q = np.full(400, 0.008)
+    for transformer, outcome in ((True, "passed"), (False, "REFUSED")):
+        limit = GATE.of("int8", transformer=transformer).map_loss
+        assert limit is not None
+        assert verdict(lost_Q, limit=limit).outcome == outcome
 
 
-def test_one_pair_that_changes_places_among_few_queries_refuses_nothing_and_a_loss_on_all_of_them_does() -> None:
-    before_Q = np.full(12, 0.9)
-    swapped_Q = before_Q.copy()
-    swapped_Q[3] = 0.4
-    good = parity(*unit(50, 0.0))
-    one = map_loss(before_Q, swapped_Q)
-    assert one.value == pytest.approx(0.5 / 12)
-    assert one.low == 0.0
-    assert judge(good, one, GATE.int8).reasons == ()
-    everywhere = map_loss(before_Q, before_Q - 0.1)
-    assert (everywhere.low, everywhere.high) == (pytest.approx(0.1), pytest.approx(0.1))
-    assert judge(good, everywhere, GATE.int8).reasons != ()
+@pytest.mark.parametrize(
+    ("num_queries", "outcome"), [(16, "NOT SHOWN"), (299, "NOT SHOWN"), (300, "passed"), (2000, "passed")]
+)
+def test_identical_average_precisions_show_no_loss_only_where_a_loss_of_twice_the_limit_would_have_been_seen(
+    num_queries: int, outcome: str
+) -> None:
+    found = verdict(np.zeros(num_queries))
+    assert found.outcome == outcome
+    assert found.map_loss is not None
+    assert (found.map_loss.value, found.map_loss.ci95) == (0.0, (0.0, 0.0))
+    assert 0.99**300 < 0.05 < 0.99**298  # 1 query in 100 loses 1: a point, twice the limit
+
+
+def test_too_few_queries_are_named_with_the_number_that_is_needed() -> None:
+    found = verdict(np.zeros(16))
+    assert found.not_shown == (
+        "not shown: 16 matched queries of 16 classes, about 300 needed: mAP is 0.00 points [0.00, 0.00] below fp32's, "
+        "0.5 allowed"
+    )
+    assert found.queries_needed == 300
+    assert found.reasons == ()
+
+
+def test_the_number_of_queries_needed_grows_with_the_square_of_spread_over_limit() -> None:
+    # A half-width of .01 is 1.96 standard errors; 2.8 of them, .0143, are within .005 with (.0143 / .005)^2 = 8.2 times
+    # the 100 queries.
+    assert queries_needed(100, 100, 0.01, 0.005) == 820
+    assert queries_needed(100, 100, 0.02, 0.005) == 3300
+    assert queries_needed(100, 100, 0.0, 0.005) == least_queries(0.005) == 300
+    assert least_queries(0.01) == 150
+    assert queries_needed(500, 10, 0.0, 0.005) == 500 * LEAST_CLASSES / 10
+    assert queries_needed(100, 100, 0.01, 0.0) == 2_100_000  # for a hundredth of a point, as 0 is never shown
+
+
+def test_a_clear_loss_is_refused_with_few_queries_and_a_noisy_one_is_not() -> None:
+    draw = np.random.default_rng(0)
+    assert verdict(draw.normal(0.1, 0.02, size=12)).outcome == "REFUSED"
+    swapped_Q = np.zeros(12)
+    swapped_Q[3] = 0.5  # one pair of images that changes places
+    found = verdict(swapped_Q)
+    assert (found.outcome, found.within) == ("NOT SHOWN", False)
+
+
+def test_noise_without_loss_is_shown_to_be_none_with_enough_queries() -> None:
+    lost_Q = np.random.default_rng(0).normal(0.0, 0.043, size=4000)
+    lost_Q -= lost_Q.mean()
+    small, large = verdict(lost_Q[:40]), verdict(lost_Q)
+    assert (small.outcome, large.outcome) == ("NOT SHOWN", "passed")
+    assert small.queries_needed is not None
+    assert 300 <= small.queries_needed <= 1000  # (2.8 * .043 / .005)^2 = 580
+
+
+def test_a_loss_near_the_limit_is_not_shown_and_more_queries_are_not_asked_for() -> None:
+    lost_Q = np.random.default_rng(0).normal(0.0, 0.04, size=2000)
+    found = verdict(lost_Q - lost_Q.mean() + 0.0045)
+    assert (found.outcome, found.within, found.queries_needed) == ("NOT SHOWN", True, None)
+    assert "2000 matched queries of 2000 classes, enough for a file without loss: mAP is 0.45" in str(found.not_shown)
 
 
 def test_a_loss_is_paired_so_that_hard_and_easy_queries_do_not_blur_it() -> None:
     draw = np.random.default_rng(0)
     before_Q = draw.uniform(size=300)
-    loss = map_loss(before_Q, before_Q - draw.normal(0.006, 0.01, size=300))
-    assert 0.004 < loss.low < loss.value < loss.high < 0.008
+    after_Q = before_Q - draw.normal(0.006, 0.01, size=300)
+    before, after = (AveragePrecisions(value_Q=value_Q, class_Q=range(300)) for value_Q in (before_Q, after_Q))
+    low, high = map_loss(before, after).ci95
+    assert 0.004 < low < high < 0.008
+
+
+def test_queries_of_one_class_count_as_one_where_they_lose_together() -> None:
+    class_K = np.random.default_rng(0).normal(0.0, 0.03, size=50)
+    class_Q = np.repeat(np.arange(50), 40)
+    lost_Q = (class_K - class_K.mean())[class_Q]
+    shuffled_Q = np.random.default_rng(1).permutation(lost_Q)
+    together, apart = verdict(lost_Q, class_Q.tolist()), verdict(shuffled_Q, class_Q.tolist())
+    assert (together.outcome, apart.outcome) == ("NOT SHOWN", "passed")
+    assert together.map_loss is not None
+    half_width = 1.96 * class_K.std() / np.sqrt(50)
+    assert together.map_loss.ci95[1] == pytest.approx(half_width, rel=0.1)
+
+
+@pytest.mark.parametrize(("num_classes", "outcome"), [(10, "NOT SHOWN"), (39, "NOT SHOWN"), (40, "passed")])
+def test_many_queries_of_few_classes_show_nothing_of_other_classes(num_classes: int, outcome: str) -> None:
+    class_Q = np.repeat(np.arange(num_classes), 50).tolist()
+    assert verdict(np.zeros(50 * num_classes), class_Q).outcome == outcome
+
+
+def test_a_loss_in_fewer_than_five_classes_is_refused_only_where_all_of_it_is_above_the_limit() -> None:
+    lost_Q = np.random.default_rng(0).normal(0.0, 0.02, size=100)
+    lost_Q -= lost_Q.mean()
+    for lost, outcome in ((0.007, "NOT SHOWN"), (0.1, "REFUSED")):
+        assert verdict(lost_Q + lost, ["a"] * 100).outcome == outcome
+    assert verdict(lost_Q + 0.007, np.arange(100).tolist()).outcome == "REFUSED"
+
+
+def file_with(loss: MapLoss, **more: object) -> BundleFile:
+    facts = {"path": "model.int8.onnx", "sha256": 64 * "0", "bytes": 1, "runtime": "onnxruntime", "precision": "int8"}
+    return BundleFile.model_validate({**facts, "retrieval": {"map_loss": loss.model_dump()}, **more})
+
+
+def test_the_entry_in_the_bundle_says_what_was_shown() -> None:
+    loss = loss_of(np.zeros(16))
+    assert loss.model_dump() == {
+        "value": 0.0,
+        "ci95": (0.0, 0.0),
+        "limit": 0.005,
+        "shown": False,
+        "matched_queries": 16,
+        "classes": 16,
+        "queries_needed": 300,
+    }
+    assert list(file_with(loss).not_shown) == ["onnxruntime"]
+    assert file_with(loss_of(np.zeros(400))).not_shown == {}
+    assert file_with(loss, accepted_worse=("cosine",)).not_shown == {}
+    check = {"parity": GOOD.model_dump(), "retrieval": {"map_loss": loss.model_dump()}, "passed": True}
+    assert list(file_with(loss, runtimes={"openvino": check}).not_shown) == ["onnxruntime", "openvino"]
+
+
+def test_losses_of_bundles_without_these_keys_are_read_and_say_nothing_of_what_was_shown() -> None:
+    (file,) = (file for file in read_bundle(default_bundle()).files if file.precision == "int8")
+    assert file.map_loss is not None
+    assert file.map_loss.value == pytest.approx(0.0043, abs=1e-4)
+    assert (file.map_loss.shown, file.not_shown) == (None, {})
+    assert map_loss_in(None) is None
+    assert map_loss_in({"map_loss": {"value": "?"}}) is None

@@ -147,6 +147,17 @@ def test_a_file_that_its_gate_refused_is_taken_only_by_name() -> None:
     assert choose_web_file(worse, "int8").precision == "int8"
 
 
+def test_a_file_whose_loss_is_not_shown_is_taken_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    manifest = read_bundle(BUNDLE)
+    loss = {"value": 0.0, "ci95": [-0.01, 0.01], "limit": 0.005, "shown": False, "matched_queries": 16, "classes": 8}
+    retrieval = {"map_loss": {**loss, "queries_needed": 300}}
+    files = tuple(
+        file.model_copy(update={"retrieval": retrieval} if file.precision == "int8" else {}) for file in manifest.files
+    )
+    assert choose_web_file(manifest.model_copy(update={"files": files}), None).precision == "int8"
+    assert "model.int8.onnx in onnxruntime: not shown: 16 matched queries of 8 classes" in caplog.text
+
+
 @pytest.mark.usefixtures("without_runtime")
 def test_a_changed_model_is_not_published(tmp_path: Path) -> None:
     bundle = tmp_path / "bundle"
