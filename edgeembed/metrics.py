@@ -176,14 +176,6 @@ def query_values(
     return value_QM, num_relevant_Q, num_ranked_Q
 
 
-def mean_and_ci95(
-    value_Q: Float64Array, *, seed: int = 0, num_resamples: int = NUM_RESAMPLES
-) -> tuple[float, Interval]:
-    """The mean over queries and its interval over queries; of paired differences, what a change costs."""
-    (intervals,) = mean_intervals(value_Q[:, None], range(len(value_Q)), seed=seed, num_resamples=num_resamples)
-    return float(value_Q.mean()), intervals.over_queries
-
-
 def top_k(
     query_QD: FloatArray,
     index_ND: FloatArray,
