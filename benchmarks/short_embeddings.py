@@ -1,4 +1,4 @@
-"""What shorter embeddings cost: 64, 32, 16 and 8 numbers, as float32, bytes and bits.
+"""What shorter embeddings cost: 64, 32, 16 and 8 dimensions, as float32, bytes and bits.
 
 Why: an index of millions of images must fit a phone, and the price should be known before it is paid.
 Usage: python benchmarks/short_embeddings.py TEACHER STUDENT MANIFEST      two finished runs of one space
@@ -45,7 +45,7 @@ def main() -> None:
             index_ND[of_index] = decode(ENCODINGS[encoding](index_ND[of_index]))
         return score_rows(query_ND, rows, index_ND, rows, manifest, query, index).map
 
-    print("| numbers | encoding | bytes | teacher | student | student on the teacher's index |")
+    print("| dimensions | encoding | bytes | teacher | student | student on the teacher's index |")
     print("|---|---|---|---|---|---|")
     for dim in (64, 32, 16, 8):
         teacher_Nd, student_Nd = (shorten(each, dim) for each in (teacher_ND, student_ND))
