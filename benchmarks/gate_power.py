@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeembed.bundle import MapLoss, Parity
-from edgeembed.export.gate import held_against, judge
+from edgeembed.export.gate import judge, with_limit
 from edgeembed.export.recipe import Thresholds
 from edgeembed.intervals import mean_intervals
 
@@ -115,7 +115,7 @@ def rates(case: Case, size: int, *, by_class: bool, limit: float, draws: int) ->
         loss = MapLoss(
             value=float(lost_Q.mean()), ci95=intervals.wider, matched_queries=size, classes=len(set(classes))
         )
-        count[judge(AGREES, held_against(loss, limit), Thresholds(map_loss=limit)).outcome] += 1
+        count[judge(AGREES, with_limit(loss, limit), Thresholds(map_loss=limit)).outcome] += 1
         count["before"] += not (loss.value > limit and intervals.over_queries[0] > 0.0)
         count["strict"] += loss.ci95[0] > limit
     passed, refused, not_shown, before, strict = (100 * number / draws for number in count.values())

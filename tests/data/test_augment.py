@@ -195,8 +195,8 @@ def test_what_lies_beyond_the_edge_is_black_or_reflected(
 @pytest.mark.parametrize(
     ("keys", "told"),
     [
-        ({"crop_side": [0.8, 1.2], "scale": [0.5, 1.0]}, "takes the place of augment.scale"),
-        ({"crop_side": [0.8, 1.2], "aspect": [0.5, 1.0]}, "takes the place of augment.scale and augment.aspect"),
+        ({"crop_side": [0.8, 1.2], "scale": [0.5, 1.0]}, "replaces augment.scale"),
+        ({"crop_side": [0.8, 1.2], "aspect": [0.5, 1.0]}, "replaces augment.scale and augment.aspect"),
         ({"crop_side": [1.2, 0.8]}, "two sides above 0, the smaller first"),
         ({"crop_side": [0.0, 0.8]}, "two sides above 0"),
     ],

@@ -192,8 +192,8 @@ def test_equal_rows_are_read_as_one_that_is_visited_as_often(
         ("c", "1", 0),
     ]
     assert read.source == tmp_path / f"m.{suffix}"
-    assert "3 rows are equal to earlier ones" in caplog.text
-    assert "4 of 7 rows are kept" in caplog.text
+    assert "3 duplicate rows are merged" in caplog.text
+    assert "4 of 7 rows are left" in caplog.text
 
 
 def images(root: Path, count: int = 4) -> Manifest:

@@ -192,7 +192,7 @@ def test_a_share_that_is_none_is_refused(edgeembed: Run, tmp_path: Path, share: 
     write_manifest(tmp_path / "m.csv", build_manifest(tmp_path, make({"a": 3}), source="x"))
     result = edgeembed("data", "prepare", tmp_path / "m.csv", "--out", tmp_path / "p.csv", f"--val-share={share}")
     assert result.code == 2
-    assert f"--val-share is {float(share)}: expected 0 or more, and less than 1, such as 0.1" in result.stderr
+    assert f"--val-share is {float(share)}: choose a share from 0 up to, not including, 1" in result.stderr
     assert not (tmp_path / "p.csv").exists()
     with pytest.raises(UserError, match="--val-share"):
         move_to_val(read_manifest(tmp_path / "m.csv"), float(share))

@@ -9,16 +9,10 @@ import pytest
 
 from edgeembed.bundle import BundleFile, MapLoss, Parity, map_loss_in, parity, read_bundle
 from edgeembed.embedder import default_bundle
-from edgeembed.export.gate import (
-    LEAST_CLASSES,
-    AveragePrecisions,
-    Verdict,
-    judge,
-    least_queries,
-    map_loss,
-    queries_needed,
-)
+from edgeembed.evaluation import ScoredQueries
+from edgeembed.export.gate import LEAST_CLASSES, Verdict, judge, least_queries, map_loss, queries_needed
 from edgeembed.export.recipe import GateSection, Thresholds
+from edgeembed.metrics import not_scored
 
 GATE = GateSection()
 GOOD = Parity(cosine_p1=1.0, cosine_p50=1.0, relative_error_p50=0.0, max_abs=0.0)
@@ -31,10 +25,19 @@ def unit(count: int, noise: float) -> tuple[np.ndarray, np.ndarray]:
     return tuple(x / np.linalg.norm(x, axis=1, keepdims=True) for x in (reference, other))
 
 
+def scored(average_precision_Q: np.ndarray, class_Q: Sequence[Hashable]) -> ScoredQueries:
+    return ScoredQueries(
+        scores=not_scored(0),
+        row_Q=np.arange(len(average_precision_Q)),
+        class_Q=tuple(("toys", str(name)) for name in class_Q),
+        average_precision_Q=average_precision_Q,
+    )
+
+
 def verdict(lost_Q: np.ndarray, class_Q: Sequence[Hashable] | None = None, limit: float = 0.005) -> Verdict:
     """Of a file that loses that much average precision in each query; by default each query has its own class."""
     classes = range(len(lost_Q)) if class_Q is None else class_Q
-    before, after = (AveragePrecisions(value_Q=0.9 - lost, class_Q=classes) for lost in (0 * lost_Q, lost_Q))
+    before, after = (scored(0.9 - lost, classes) for lost in (0 * lost_Q, lost_Q))
     return judge(GOOD, map_loss(before, after, limit), Thresholds(map_loss=limit))
 
 
@@ -56,9 +59,7 @@ def test_the_gate_names_the_figure_that_fails() -> None:
 
 
 def test_without_a_limit_a_loss_is_reported_and_decides_nothing() -> None:
-    loss = map_loss(
-        AveragePrecisions(value_Q=np.ones(3), class_Q="abc"), AveragePrecisions(value_Q=np.zeros(3), class_Q="abc")
-    )
+    loss = map_loss(scored(np.ones(3), "abc"), scored(np.zeros(3), "abc"))
     assert (loss.value, loss.ci95, loss.shown, loss.not_shown) == (1.0, (1.0, 1.0), None, None)
     assert judge(GOOD, loss, Thresholds()).outcome == "passed"
 
@@ -134,7 +135,7 @@ def test_a_loss_is_paired_so_that_hard_and_easy_queries_do_not_blur_it() -> None
     draw = np.random.default_rng(0)
     before_Q = draw.uniform(size=300)
     after_Q = before_Q - draw.normal(0.006, 0.01, size=300)
-    before, after = (AveragePrecisions(value_Q=value_Q, class_Q=range(300)) for value_Q in (before_Q, after_Q))
+    before, after = (scored(value_Q, range(300)) for value_Q in (before_Q, after_Q))
     low, high = map_loss(before, after).ci95
     assert 0.004 < low < high < 0.008
 
