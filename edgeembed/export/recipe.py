@@ -1,4 +1,4 @@
-"""The keys of an export recipe: how int8 ranges are found, and what a file must keep to leave."""
+"""The keys of an export recipe: how int8 ranges are found, and the limits that a file must pass."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def parse_precisions(text: str) -> list[str]:
 
 
 class Thresholds(Section):
-    """What a file of one precision must keep, measured with the file itself; None sets no limit.
+    """Limits of the files of one precision, each measured with the file itself; None sets no limit.
 
     `cosine_p1` and `cosine_p50`: percentiles over images of the cosine to torch. `map_loss`: largest loss of mAP
     against the fp32 file, in 0..1 (see gate.py). A file passes where the upper end of the loss's 95 % interval is

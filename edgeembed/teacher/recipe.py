@@ -144,9 +144,10 @@ class TeacherRecipe(Section):
         margin = f"{self.head.margin:g}"
         if self.head.class_margins:
             margin = "{:g} to {:g} by the size of the class".format(*self.head.class_margins)
+        epochs = "1 epoch" if self.train.epochs == 1 else f"{self.train.epochs} epochs"
         shape = "own proportions, about " if self.image.keep_aspect else ""
         return (
-            f"{self.train.epochs} epochs of {shape}{self.image.size_px} x {self.image.size_px} pixels in batches of "
+            f"{epochs} of {shape}{self.image.size_px} x {self.image.size_px} pixels in batches of "
             f"{self.train.batch_size * self.train.accumulate_steps}; trains "
             + ", ".join(f"{name} at {rate:.3g}" for name, rate in rates.items() if not frozen[name])
             + f"; {self.head.kind} margin {margin}"
