@@ -85,7 +85,7 @@ def test_whole_classes_of_val_are_taken_until_a_loss_is_shown_to_be_small(manife
         assert len(embedded[path.name]) == len(set(embedded[path.name])) == len(checked.embedding_ND)
 
 
-def test_no_image_is_added_where_all_that_are_paid_for_or_there_cannot_show_it(manifest: Path) -> None:
+def test_no_image_is_added_where_the_largest_sample_is_too_small(manifest: Path) -> None:
     for num_images in (280, 20):  # below 300 queries, and 64 at least
         gate = images_of(manifest, num_images)
         checker = checker_of(gate)

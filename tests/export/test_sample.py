@@ -84,7 +84,7 @@ def test_a_larger_sample_holds_every_smaller_one(planned: EvaluationSet) -> None
         assert np.isin(smaller.index, larger.index).all()
 
 
-def test_a_query_that_is_an_index_image_too_is_not_left_with_itself_alone() -> None:
+def test_a_query_that_is_an_index_image_too_has_another_match() -> None:
     manifest = manifest_of({"a": (40, 40)})
     query, index = np.arange(0, 60), np.arange(40, 80)  # 20 rows are both
     planned = EvaluationSet(manifest=manifest, split="test", query=query, index=index)
