@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -116,7 +117,7 @@ def import_(
     for remark in [*remarks(manifest), *([repeated] if repeated else [])]:
         log.warning("%s: %s", printable(str(out)), remark)
     described = summary(manifest)
-    log.info("%s: %s", printable(str(out)), described)
+    log.info("%s: %s", printable(str(out)), counts_text(described))
     planned = plan_splits(manifest)
     if as_json:
         print_json({**described, "moved_to_val": moved, "evaluation": [one.counts() for one in planned]})
@@ -162,7 +163,7 @@ def prepare(
     for remark in remarks(prepared):
         log.warning("%s: %s", out, remark)
     figures = dataclasses.asdict(balance)
-    log.info("%s: %s", out, ", ".join(f"{key} {value}" for key, value in figures.items()))
+    log.info("%s: %s", out, counts_text(figures))
     planned = plan_splits(prepared)
     if as_json:
         print_json({**figures, "evaluation": [one.counts() for one in planned]})
@@ -185,6 +186,16 @@ def stats(manifest: Annotated[Path, typer.Argument(help="Manifest.")], as_json: 
         return
     for key, value in described.items():
         print(f"{key:12} {value}")
+
+
+def counts_text(counts: Mapping[str, object]) -> str:
+    """For one line of text: "images 45, splits (train 25, val 10, test 10), moved to val 0"."""
+    parts = []
+    for key, value in counts.items():
+        if isinstance(value, Mapping):  # by split or domain, whose names stay as they are
+            value = f"({', '.join(f'{name} {count}' for name, count in value.items())})"
+        parts.append(f"{key.replace('_', ' ')} {value}")
+    return ", ".join(parts)
 
 
 def plan_splits(manifest: Manifest) -> list[EvaluationSet]:
