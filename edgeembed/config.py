@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
@@ -220,6 +221,12 @@ class OptimSection(Section):
     final_lr_factor: float = Field(
         default=0.0, ge=0.0, le=1.0, description="learning rate at the end of the decay, as a multiple of lr"
     )
+
+    def decay_factor(self, progress: float) -> float:
+        """Factor on the learning rate after a share of the decay, 0 at its start; above 1 as at its end."""
+        progress = min(1.0, progress)
+        left = 1.0 - progress if self.decay == "linear" else 0.5 * (1.0 + math.cos(math.pi * progress))
+        return self.final_lr_factor + (1.0 - self.final_lr_factor) * left
 
 
 class TrainSection(Section):

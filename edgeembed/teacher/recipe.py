@@ -136,10 +136,13 @@ class TeacherRecipe(Section):
     def explain(self) -> str:
         """What a stage does, in a line."""
         frozen = {"backbone": self.backbone.frozen, "neck": self.neck.frozen, "head": self.head.frozen}
+        lr = self.optim.lr
+        if self.optim.decay_epochs is not None and not self.optim.warmup_epochs:  # a stage may start within the decay
+            lr *= self.optim.decay_factor(self.optim.decay_first_epoch / self.optim.decay_epochs)
         rates = {
-            "backbone": self.optim.lr * self.optim.backbone_lr_factor,
-            "neck": self.optim.lr,
-            "head": self.optim.lr * self.optim.head_lr_factor,
+            "backbone": lr * self.optim.backbone_lr_factor,
+            "neck": lr,
+            "head": lr * self.optim.head_lr_factor,
         }
         margin = f"{self.head.margin:g}"
         if self.head.class_margins:

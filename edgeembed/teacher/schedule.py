@@ -31,9 +31,7 @@ def rate_factor(step: int, *, steps_per_epoch: int, total_steps: int, section: O
         progress = max(0.0, step - warmup) / max(1.0, total_steps - warmup)
     else:
         progress = (section.decay_first_epoch + step / steps_per_epoch) / section.decay_epochs
-    progress = min(1.0, progress)
-    left = 1.0 - progress if section.decay == "linear" else 0.5 * (1.0 + math.cos(math.pi * progress))
-    return section.final_lr_factor + (1.0 - section.final_lr_factor) * left
+    return section.decay_factor(progress)
 
 
 def build_optimizers(
