@@ -22,6 +22,7 @@ from typing import Any
 from variants import best_first, mean, parser_of, print_cells, read_results, run_variants, timed
 
 from edgeembed.chance import resampled
+from edgeembed.intervals import interval_text
 
 SHORT = [
     "train.epochs=16",
@@ -131,7 +132,7 @@ def print_table(rows: list[dict[str, Any]]) -> None:
             f"{statistics.mean(row['seconds'] for row in seeds):.0f}",
             f"{mean(seeds, 'val, symmetric'):.3f}, {mean(seeds, 'val, asymmetric'):.3f}",
             *tested,
-            f"[{low:.3f}, {high:.3f}] over {resampled(seeds[0]['test, asymmetric'], 'map')}",
+            f"{interval_text((low, high))} over {resampled(seeds[0]['test, asymmetric'], 'map')}",
         )
 
 

@@ -17,25 +17,17 @@ from edgeembed.bench.latency import measure
 from edgeembed.bench.retrieval import DecodedFiles, embed_with_session, evaluation_set
 from edgeembed.bundle import BundleFile, BundleManifest, read_bundle, verified_file
 from edgeembed.data.manifest import read_manifest
-from edgeembed.evaluation import EvaluationSet, FloatArray, name_of, protocol
-from edgeembed.export.gate import AveragePrecisions, map_loss
-from edgeembed.metrics import METRICS, query_values
+from edgeembed.evaluation import EvaluationSet, FloatArray, ScoredQueries, score_queries
+from edgeembed.export.gate import map_loss
 from edgeembed.runtimes import open_session
 
 ROUNDS = 7
 
 
-def average_precisions(evaluation: EvaluationSet, embedding_ND: FloatArray) -> AveragePrecisions:
-    rows = evaluation.rows
-    as_query, as_index = np.isin(rows, evaluation.query), np.isin(rows, evaluation.index)
-    value_QM, num_relevant_Q, _ = query_values(
-        embedding_ND[as_query],
-        embedding_ND[as_index],
-        **protocol(evaluation.manifest, rows[as_query], rows[as_index]),
-    )
-    matched_Q = num_relevant_Q > 0
-    class_Q = [name_of(evaluation.manifest, row) for row in rows[as_query][matched_Q].tolist()]
-    return AveragePrecisions(value_Q=value_QM[matched_Q, METRICS.index("map")], class_Q=class_Q)
+def score(evaluation: EvaluationSet, embedding_ND: FloatArray) -> ScoredQueries:
+    """Retrieval of embeddings of all rows of the evaluation set, (N, D)."""
+    rows, query, index = evaluation.rows, evaluation.query, evaluation.index
+    return score_queries(embedding_ND, rows, embedding_ND, rows, evaluation.manifest, query, index)
 
 
 def p50_ms(paths: dict[str, Path], manifest: BundleManifest) -> dict[str, float]:
@@ -52,12 +44,9 @@ def p50_ms(paths: dict[str, Path], manifest: BundleManifest) -> dict[str, float]
     return {name: statistics.median(found) for name, found in rounds.items()}
 
 
-def line(
-    name: str, file: BundleFile, ms: float, ms_fp32: float, found: AveragePrecisions, fp32: AveragePrecisions
-) -> str:
+def line(name: str, file: BundleFile, ms: float, ms_fp32: float, found: ScoredQueries, fp32: ScoredQueries) -> str:
     assert file.parity is not None
     loss, gate_loss = map_loss(fp32, found), file.map_loss
-    low, high = loss.ci95
     quantisation = file.quantisation
     cells = [
         name,
@@ -66,8 +55,8 @@ def line(
         f"{file.parity.cosine_p1:.5f}",
         f"{file.parity.cosine_p50:.5f}",
         f"{100 * gate_loss.value:.2f}" if gate_loss else "",
-        f"{found.value_Q.mean():.4f}",
-        f"{100 * loss.value:.2f} [{100 * low:.2f}, {100 * high:.2f}]" if file.precision != "fp32" else "",
+        f"{found.scores.map:.4f}",
+        loss.points.replace(" points", "") if file.precision != "fp32" else "",
         f"{ms:.2f}",
         f"{ms / ms_fp32:.2f}",
         f"{quantisation.calibration}, {len(quantisation.float_operators)} in float" if quantisation else "",
@@ -93,7 +82,7 @@ def main() -> None:
         for name, path in paths.items():
             embedded = embed_with_session(open_session(path), decoded, dim=manifest.embedding.dim)
             assert embedded.readable_N.all()
-            found[name] = average_precisions(evaluation, embedded.embedding_ND)
+            found[name] = score(evaluation, embedded.embedding_ND)
         ms = p50_ms(paths, manifest)
         for name, file in files.items():
             print(line(manifest.name, file, ms[name], ms["fp32"], found[name], found["fp32"]), flush=True)

@@ -1,7 +1,7 @@
-"""What the three published recipes do, beside what their authors did.
+"""Compares the three published recipes with their authors' figures.
 
-Why: a recipe that bears a system's name must train as that system did. Learning rates, margins, ranges of augmentation,
-clipping and decay are read from the recipes through the code that trains, not from their files.
+Why: a recipe named after a system must train as that system does. Learning rates, margins, augmentation, clipping and
+weight decay come from the code that trains with the recipe, not from the recipe's file.
 Usage: python benchmarks/fidelity.py [--steps-per-epoch 1000] [--json]
 Prints a table; where a figure differs from the authors' it says so, and the exit code is 1.
 """
@@ -48,9 +48,8 @@ class Figure:
         return self.ours == self.theirs
 
 
-# Of each recipe the figures of facts and papers named in its header: learning rate of the neck at the start, middle and
-# end of each epoch, margin of each epoch, and ranges of augmentation by stage. "linear" means: from the first to the
-# last value along a line; epochs are counted over the whole run, from 1.
+# The authors' figures, from the paper and code named in the header of each recipe. Learning rates are those of the
+# neck. Epochs are counted over the whole run, from 1.
 PUBLISHED: dict[str, dict[str, float | str]] = {
     "vit_h14": {
         "learning rate, epoch 1, start": 1e-6,
@@ -141,7 +140,7 @@ PUBLISHED: dict[str, dict[str, float | str]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Sampled:
-    """Ranges and shares of `NUM_VIEWS` views that were drawn."""
+    """Measured ranges of `NUM_VIEWS` sampled views, and the shares of views that a change applies to."""
 
     crop_side: tuple[float, float]
     same_for_both_axes: bool
@@ -193,12 +192,12 @@ def sample(section: AugmentSection) -> Sampled:
 
 
 def rounded(value: float) -> float:
-    """To what the draws can tell: shares and ranges to a hundredth, angles to a tenth."""
+    """Rounded to the precision of the samples: shares and ranges to a hundredth, angles to a tenth."""
     return round(value, 2) if abs(value) < 2 else round(value, 1)
 
 
 def epochs_of(recipe: TeacherRecipe, steps_per_epoch: int) -> Iterator[tuple[int, TeacherRecipe, list[float], float]]:
-    """Number (from 1), stage, learning rates at start, middle and end, and margin of each epoch of a run."""
+    """For each epoch: its number from 1, the stage, the learning rates at its start, middle and end, and the margin."""
     number = 0
     for _, stage in recipe.resolve_stages():
         start_K = torch.tensor([stage.head.margin], dtype=torch.float64)
@@ -225,7 +224,7 @@ def epochs_of(recipe: TeacherRecipe, steps_per_epoch: int) -> Iterator[tuple[int
 
 
 def undecayed_kinds(recipe: TeacherRecipe) -> str:
-    """Kinds of the parameters of the recipe's own tower that have neither weight decay nor Muon."""
+    """The kinds of backbone parameters that are exempt from weight decay."""
     with torch.device("meta"):  # the names and shapes of all parameters, without their memory
         tower, _, _ = build_tower(recipe.backbone.name, library_of(recipe.backbone.name), size_px=recipe.image.size_px)
     left_out = undecayed(tower)
@@ -249,7 +248,7 @@ def kind_of(name: str, module: nn.Module) -> str:
 
 
 def figures(name: str, steps_per_epoch: int) -> list[Figure]:
-    """Every figure of a recipe, with the authors' where they give one."""
+    """Every figure of a recipe, with the authors' figure where they give one."""
     recipe = load_recipe(TeacherRecipe, kind="teacher", name=name)
     stages = dict(recipe.resolve_stages())
     ours: dict[str, float | str | None] = {}

@@ -1,6 +1,6 @@
-"""Writes the average precisions that `gate_power.py` draws from: of fp32, of int8, and of files that are made worse.
+"""Measures the average precisions that `gate_power.py` samples: of fp32, of int8, and of fp32 with added noise.
 
-Why: how often a gate is wrong depends on how the losses of queries are spread, so they are measured and not invented.
+Why: how often a gate is wrong depends on how losses vary between queries, so measured losses are used.
 Usage: python benchmarks/gate_pairs.py GROCERY_MANIFEST      the bundled model on the test protocol, a minute
 Writes benchmarks/results/gate_power.npz: the class of each query, and (Q,) average precisions by file. `noise`: normal
 noise of .03 and .05 on each dimension of fp32's unit embeddings; `harmed_classes`: of .1, in a tenth of the classes.
@@ -17,8 +17,7 @@ from edgeembed.bench.retrieval import DecodedFiles, embed_with_session, evaluati
 from edgeembed.bundle import read_bundle, verified_file
 from edgeembed.data.manifest import read_manifest
 from edgeembed.embedder import default_bundle
-from edgeembed.evaluation import EvaluationSet, FloatArray, name_of, protocol
-from edgeembed.metrics import METRICS, query_values
+from edgeembed.evaluation import EvaluationSet, FloatArray, name_of, score_queries
 from edgeembed.runtimes import open_session
 
 OUT = Path(__file__).parent / "results" / "gate_power.npz"
@@ -48,7 +47,7 @@ def main() -> None:
 
     names = [name_of(evaluation.manifest, row) for row in evaluation.query.tolist()]
     class_Q = np.unique(np.array([str(name) for name in names]), return_inverse=True)[1]
-    values = {name: average_precisions(evaluation, each).astype(np.float32) for name, each in embedding_ND.items()}
+    values = {name: average_precisions(evaluation, each) for name, each in embedding_ND.items()}
     np.savez_compressed(OUT, class_Q=class_Q.astype(np.uint8), **values)
     for name, value_Q in values.items():
         print(f"{name}: mAP {value_Q.mean():.4f}, {100 * (values['fp32'] - value_Q).mean():.2f} points below fp32")
@@ -61,16 +60,10 @@ def unit(embedding_ND: FloatArray) -> FloatArray:
 
 def average_precisions(evaluation: EvaluationSet, embedding_ND: FloatArray) -> FloatArray:
     """(Q,), in the order of the queries' rows; every query has a match."""
-    rows = evaluation.rows
-    as_query, as_index = np.isin(rows, evaluation.query), np.isin(rows, evaluation.index)
-    value_QM, num_relevant_Q, _ = query_values(
-        embedding_ND[as_query],
-        embedding_ND[as_index],
-        **protocol(evaluation.manifest, rows[as_query], rows[as_index]),
-    )
-    assert num_relevant_Q.all()
-    value_Q: FloatArray = value_QM[:, METRICS.index("map")]
-    return value_Q
+    rows, query, index = evaluation.rows, evaluation.query, evaluation.index
+    scored = score_queries(embedding_ND, rows, embedding_ND, rows, evaluation.manifest, query, index)
+    assert len(scored.row_Q) == len(query)
+    return scored.average_precision_Q.astype(np.float32)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Keeps a seeded share of the classes out of all training, so that a table can have a row of unseen classes.
+"""Leaves a random share of the classes out of training, so that retrieval of unseen classes can be measured.
 
-Why: figures on the classes that a model was trained on say little of the next product in the catalogue.
+Why: figures on trained classes say little about the next product in the catalogue.
 Usage: python benchmarks/hold_out.py MANIFEST OUT.parquet [--share 0.333] [--seed 0]
-Of each domain a share of the classes is drawn. Their train rows get `repeat` 0: training leaves them out, evaluation
-searches among them. Their val rows are left out, as a recipe may be chosen by val. quality_table.py scores both parts.
+The classes are drawn domain by domain. Their train rows get `repeat` 0: training leaves them out, and they stay in the
+index. Their val rows are removed, as recipes are tuned on val. quality_table.py scores trained and unseen classes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from edgeembed.data.manifest import Manifest, read_manifest, write_manifest
 
 
 def held_out_classes(manifest: Manifest, *, share: float, seed: int) -> set[tuple[str, str]]:
-    """The (domain, label) pairs that are kept out of training."""
+    """The (domain, label) pairs to leave out of training."""
     draw, held_out = random.Random(seed), set()
     names = manifest.class_names(np.arange(len(manifest)))
     for domain in sorted({domain for domain, _ in names}):
@@ -41,7 +41,7 @@ def main() -> None:
     every_row = manifest.visits(np.arange(len(manifest)))
     repeat = [0 if is_held_out[row] else int(every_row[row]) for row in rows]
     write_manifest(options.out, manifest.take(rows).with_repeat(repeat))
-    print(f"{len(held_out)} of {len(manifest.class_names(np.arange(len(manifest))))} classes are never trained on")
+    print(f"{len(held_out)} of {len(manifest.class_names(np.arange(len(manifest))))} classes are left out of training")
 
 
 if __name__ == "__main__":

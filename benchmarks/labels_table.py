@@ -1,6 +1,6 @@
-"""What labels alone teach the student's network on Grocery Store photographs, tuned on val as the student was.
+"""Trains the student's network on labels alone, on Grocery Store photographs, and tunes it on val like the student.
 
-Why: what a teacher is worth is a fair figure only beside the best that the same network reaches without one.
+Why: the gain from a teacher is fair only against the best that the same network reaches without one.
 Usage: taskset -c 0 python benchmarks/labels_table.py MANIFEST OUT [--only "muon 1e-2"] [--seeds 0]
 Each variant trains mobilenetv4_conv_small with ArcFace at the student's image sizes, cut to 16 epochs on views of 80 px
 (`--full`: the student's 80 epochs and growing views). Choose by the val column; the test column is for the chosen one.
@@ -82,21 +82,21 @@ def print_table(rows: list[dict[str, Any]]) -> None:
 def main() -> None:
     parser = parser_of(__doc__, "manifest")
     parser.add_argument("--full", action="store_true", help="the student's 80 epochs and growing views")
-    asked = parser.parse_args()
-    if asked.table:
-        print_table(read_results(asked.out))
+    options = parser.parse_args()
+    if options.table:
+        print_table(read_results(options.out))
         return
-    length = FULL if asked.full else ""
+    length = FULL if options.full else ""
 
     def train(variant: str, seed: int, run: Path) -> float:
-        keys = [*NETWORK, *([] if asked.full else SHORT), f"train.seed={seed}", *VARIANTS[variant.removesuffix(FULL)]]
+        keys = [*NETWORK, *([] if options.full else SHORT), f"train.seed={seed}", *VARIANTS[variant.removesuffix(FULL)]]
         command = [sys.executable, "-m", "edgeembed", "teacher-train", "--recipe", "grocery_cpu"]
-        command += ["--data", str(asked.manifest), "--out", str(run)]
+        command += ["--data", str(options.manifest), "--out", str(run)]
         command += [word for key in keys for word in ("--set", key)]
         return timed(lambda: subprocess.run(command, check=True))
 
     variants = {f"{name}{length}": keys for name, keys in VARIANTS.items()}
-    run_variants(asked, variants, train, lambda _, run: score(run, asked.manifest))
+    run_variants(options, variants, train, lambda _, run: score(run, options.manifest))
 
 
 if __name__ == "__main__":

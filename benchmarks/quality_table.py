@@ -1,12 +1,11 @@
-"""Retrieval of a teacher and its students on the test split: seen and unseen classes, intervals by queries and classes.
+"""Retrieval of a teacher and its students: trained and unseen classes, intervals over queries and over classes.
 
 Why: a figure on trained classes, with an interval over queries alone, promises more than a user gets.
 Usage: python benchmarks/quality_table.py MANIFEST TEACHER STUDENT... [--split test] [--json OUT.json]
-TEACHER and STUDENT are finished runs; several students are seeds of one recipe, whose means come last. Where the
-manifest has classes without training images (benchmarks/hold_out.py), their queries are searched for among index images
-of such classes, all of which no network was trained on; the other queries among those of trained classes.
-Embeddings are computed in float32. "kept" is the share of the teacher's mAP. Both intervals of a figure are printed,
-[over queries] [over classes]; those of "kept" are paired.
+TEACHER and STUDENT are finished runs; several students are seeds of one recipe, whose means come last. Classes
+without training images (benchmarks/hold_out.py) are scored apart, in an index of such classes alone; the others in an
+index of trained classes. Embeddings are computed in float32. "kept" is the share of the teacher's mAP. Both intervals
+of a figure are printed, [over queries] [over classes]; those of "kept" are paired.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from edgeembed.evaluation import (
     retention,
     score_queries,
 )
+from edgeembed.intervals import interval_text
 from edgeembed.teacher.evaluate import embed_files
 from edgeembed.teacher.model import EmbeddingModel
 from edgeembed.teacher.saved import load_model
@@ -38,7 +39,10 @@ Embedded = tuple[FloatArray, Rows]
 
 
 def parts_of(manifest: Manifest, split: str) -> dict[str, EvaluationSet]:
-    """The queries of trained classes and those of unseen ones, each against the index images of such classes."""
+    """The evaluation set of trained classes and that of unseen ones, each with an index of such classes alone.
+
+    Where queries are of several domains, also one for the queries of each domain.
+    """
     planned = plan_evaluation(manifest, split)
     trained = {name_of(manifest, row) for row in manifest.training_rows().tolist()}
 
@@ -69,12 +73,11 @@ def score(query: Embedded, index: Embedded, part: EvaluationSet) -> ScoredQuerie
     return score_queries(*query, *index, part.manifest, part.query, part.index)
 
 
-def interval(ends: Any) -> str:
-    return "" if ends is None else f"[{ends[0]:.3f}, {ends[1]:.3f}]"
-
-
-def share(ends: Any) -> str:
-    return "" if ends is None else f"[{100 * ends[0]:.1f}, {100 * ends[1]:.1f}]"
+def interval(ends: Sequence[float] | None, *, percent: bool = False) -> str:
+    """ "[low, high]" of a figure, or in percent; empty where there is no interval."""
+    if ends is None:
+        return ""
+    return interval_text([100 * end for end in ends], digits=1) if percent else interval_text(ends)
 
 
 def row_of(
@@ -97,7 +100,7 @@ def row_of(
 
 def cells(row: dict[str, Any]) -> list[str]:
     own = row["symmetric"]
-    cells = [
+    texts = [
         row["part"],
         row["name"],
         f"{own['queries'] - own['queries_without_match']}",
@@ -106,9 +109,13 @@ def cells(row: dict[str, Any]) -> list[str]:
         "" if row["asymmetric"] is None else f"{row['asymmetric']['map']:.4f}",
     ]
     for kept in row["kept"].values():
-        ends = "" if kept is None else f" {share(kept['ci95_queries'])} {share(kept['ci95_classes'])}"
-        cells.append("" if kept is None else f"{100 * kept['value']:.1f} %{ends}")
-    return cells
+        ends = (
+            ""
+            if kept is None
+            else " ".join(["", *(interval(kept[key], percent=True) for key in ("ci95_queries", "ci95_classes"))])
+        )
+        texts.append("" if kept is None else f"{100 * kept['value']:.1f} %{ends}")
+    return texts
 
 
 def mean_row(part: str, rows: list[dict[str, Any]]) -> list[str]:

@@ -21,6 +21,7 @@ from typing import Any
 from variants import best_first, mean, parser_of, print_cells, read_results, run_variants, timed
 
 from edgeembed.chance import resampled
+from edgeembed.intervals import interval_text
 
 ADAMW = ["optim.kind=adamw", "optim.lr=1.5e-3", "optim.head_lr_factor=5", "train.batch_size=32"]
 SHORT = [
@@ -132,7 +133,7 @@ def print_table(rows: list[dict[str, Any]]) -> None:
                 f"{mean(seeds, 'val'):.3f}" if split == "test" else "",
                 f"{mean(seeds, split):.4f}",
                 f"{min(found):.4f}, {max(found):.4f}" if len(found) > 1 else "",
-                f"[{low:.3f}, {high:.3f}] over {resampled(seeds[0][split], 'map')}",
+                f"{interval_text((low, high))} over {resampled(seeds[0][split], 'map')}",
                 f"{100 * (mean(seeds, split) - base):+.1f}",
             )
 

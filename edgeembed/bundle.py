@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from edgeembed.errors import CheckFailed, UserError
 from edgeembed.files import sha256_of
+from edgeembed.intervals import interval_text
 from edgeembed.run import what_is, write_atomically
 from edgeembed.seal import changed, read_sealed, write_sealed
 from edgeembed.spread import relative_errors
@@ -70,11 +71,11 @@ class Parity(Part):
 
 
 class MapLoss(Part):
-    """How far a file's mAP lies below that of the fp32 file over the same queries, and whether the limit is kept.
+    """Difference of the mAP of the fp32 file and that of another file on the same queries; 0.01 is a point.
 
     `ci95`: the wider of two paired bootstrap intervals, over queries and over classes. `shown`: whether the gate's
-    images show that the loss is at most `limit`; None without a limit, and in bundles that have no such key.
-    `queries_needed`: matched queries with which a file without loss would be shown to have none; None where `shown`.
+    images show that the loss is at most `limit`; None without a limit, and in bundles without this key.
+    `queries_needed`: matched queries with which the gate would pass a file that loses nothing; None where `shown`.
     """
 
     value: float
@@ -85,13 +86,17 @@ class MapLoss(Part):
     classes: int | None = Field(default=None, ge=0)
     queries_needed: int | None = Field(default=None, ge=0)
 
+    @property
+    def points(self) -> str:
+        """With its interval: "0.31 points [0.12, 0.55]"."""
+        return f"{100 * self.value:.2f} points {interval_text([100 * end for end in self.ci95], digits=2)}"
+
     def describe(self) -> str:
-        low, high = self.ci95
-        return f"mAP is {100 * self.value:.2f} points [{100 * low:.2f}, {100 * high:.2f}] below fp32's"
+        return f"mAP is {self.points} below fp32's"
 
     @property
     def not_shown(self) -> str | None:
-        """One line for a loss that the gate's images can neither rule out nor show; None for any other."""
+        """One line where the gate's images do not show that the loss is within its limit; None for any other loss."""
         if self.shown is not False or self.limit is None or self.queries_needed is None:
             return None
         if self.matched_queries is not None and self.matched_queries >= self.queries_needed:
@@ -108,7 +113,7 @@ class RuntimeCheck(Part):
     parity: Parity
     retrieval: dict[str, Any] | None = None
     passed: bool
-    """Whether it was not refused; `retrieval` says whether its loss was shown to be within the limit."""
+    """False where the gate refuses the file; `retrieval` says whether a loss was shown to be within its limit."""
 
     @property
     def map_loss(self) -> MapLoss | None:
@@ -222,7 +227,7 @@ class BundleFile(StoredFile):
 
     @property
     def not_shown(self) -> dict[str, str]:
-        """By runtime: why the gate's images do not show that the file's loss of mAP is within its limit."""
+        """For each runtime in which the loss of mAP was not shown to be within its limit: the reason."""
         losses = {self.runtime: self.map_loss, **{name: check.map_loss for name, check in self.runtimes.items()}}
         if self.accepted_worse:
             return {}
@@ -255,7 +260,7 @@ class BundleManifest(Part):
 
 
 def map_loss_in(retrieval: dict[str, Any] | None) -> MapLoss | None:
-    """`map_loss` of a `retrieval`; None where it has none that can be read."""
+    """`map_loss` of a `retrieval` of bundle.json; None where it is missing or not valid."""
     try:
         return MapLoss.model_validate((retrieval or {})["map_loss"])
     except (KeyError, ValidationError):

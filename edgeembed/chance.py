@@ -42,7 +42,7 @@ def harmonic_number(count: int) -> float:
 
 
 def describe_scores(scores: Mapping[str, Any], *, untrained: float | None) -> str:
-    """Scores of eval.json in one line, beside chance; those of an earlier version have neither chance nor interval."""
+    """Scores of eval.json in one line, with interval and chance, which files of earlier versions lack."""
     chance, ends = ((scores.get(key) or {}).get("map") for key in ("chance", "ci95"))
     interval = None
     if ends is not None and None not in ends:
@@ -54,7 +54,7 @@ def describe_scores(scores: Mapping[str, Any], *, untrained: float | None) -> st
 
 
 def resampled(scores: Mapping[str, Any], figure: str) -> str:
-    """What the interval `ci95` of a figure resamples: "classes" or "queries"."""
+    """Whether the interval `ci95` of a figure is the one over "classes" or the one over "queries"."""
     leading, over_queries = (list((scores.get(key) or {}).get(figure) or ()) for key in ("ci95", "ci95_queries"))
     return "classes" if over_queries and leading != over_queries else "queries"
 

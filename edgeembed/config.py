@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
@@ -84,13 +85,11 @@ class AugmentSection(Section):
     )
     crop_side: tuple[float, float] | None = Field(
         default=None,
-        description="side of the crop as a multiple of the image's, smallest and largest, in place of scale and "
-        "aspect; above 1 the view zooms out and shows a border; null: scale and aspect decide",
+        description="smallest and largest side of the crop, as a multiple of the image's side; above 1 the view shows "
+        "a border; replaces scale and aspect; null: they decide",
     )
-    crop_per_axis: bool = Field(default=False, description="draw crop_side for width and height separately")
-    crop_probability: float = Field(
-        default=1.0, ge=0.0, le=1.0, description="share of the views that are cropped, by scale or crop_side"
-    )
+    crop_per_axis: bool = Field(default=False, description="draw crop_side separately for width and height")
+    crop_probability: float = Field(default=1.0, ge=0.0, le=1.0, description="share of the views that are cropped")
     border: Literal["reflect", "black"] = Field(
         default="reflect", description="what a view shows beyond the edge of its image"
     )
@@ -119,7 +118,7 @@ class AugmentSection(Section):
     def _require_one_crop(self) -> AugmentSection:
         if self.crop_side is not None and (self.scale, self.aspect) != ((1.0, 1.0), (1.0, 1.0)):
             raise UserError(
-                f"augment.crop_side = {list(self.crop_side)}: it takes the place of augment.scale and augment.aspect: "
+                f"augment.crop_side = {list(self.crop_side)}: replaces augment.scale and augment.aspect: "
                 "set those to [1, 1], or crop_side to null"
             )
         if self.crop_side is not None and not 0.0 < self.crop_side[0] <= self.crop_side[1]:
@@ -207,19 +206,27 @@ class OptimSection(Section):
     decay_epochs: float | None = Field(
         default=None,
         gt=0.0,
-        description="length of the decay in epochs, warm-up included; null: from the warm-up to the end of the stage",
+        description="length of the decay in epochs, counted from the start of the warm-up; null: from the end of the "
+        "warm-up to the end of the stage",
     )
     decay_first_epoch: float = Field(
         default=0.0,
         ge=0.0,
-        description="epoch of the decay in which the stage begins, so that several stages share one decay_epochs",
+        description="epochs of the decay that earlier stages have had; with the same decay_epochs in all of them, "
+        "stages share one decay",
     )
     decay_by: Literal["step", "epoch"] = Field(
-        default="step", description="lower the learning rate with every step, or once an epoch"
+        default="step", description="whether the learning rate falls with every step or once an epoch"
     )
     final_lr_factor: float = Field(
         default=0.0, ge=0.0, le=1.0, description="learning rate at the end of the decay, as a multiple of lr"
     )
+
+    def decay_factor(self, progress: float) -> float:
+        """Factor on the learning rate after a share of the decay, 0 at its start; above 1 as at its end."""
+        progress = min(1.0, progress)
+        left = 1.0 - progress if self.decay == "linear" else 0.5 * (1.0 + math.cos(math.pi * progress))
+        return self.final_lr_factor + (1.0 - self.final_lr_factor) * left
 
 
 class TrainSection(Section):

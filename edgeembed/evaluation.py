@@ -60,7 +60,7 @@ class EvaluationSet:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Identifies the queries and index images, wherever their root lies and however often training visits them."""
+        """Identifies the rows and bytes of queries and index images; the root folder and `repeat` do not count."""
         parts = [self.manifest.fingerprint_of(rows) for rows in (self.query, self.index)]
         return hashlib.sha256("".join(parts).encode()).hexdigest()[:16]
 
@@ -176,9 +176,9 @@ def warn_if_collapsed(name: str, spread: Spread | None, evaluation: EvaluationSe
 
 @dataclass(frozen=True, kw_only=True)
 class ScoredQueries:
-    """A network's scores, and the average precision (Q,) of each query that has a match, which `retention` compares.
+    """A network's scores, and what paired intervals need of the Q queries that have a match.
 
-    `row_Q` holds the queries' manifest rows, `class_Q` their domains and labels.
+    `row_Q`: their manifest rows; `class_Q`: domain and label of each; `average_precision_Q`: in 0..1.
     """
 
     scores: RetrievalScores
@@ -210,7 +210,7 @@ def score_queries(
     query: Rows,
     index: Rows,
 ) -> ScoredQueries:
-    """Scores embeddings given for some manifest rows: those of `query` against those of `index`.
+    """Scores embeddings of manifest rows, (M, D) and (N, D): those of `query` against those of `index`.
 
     Figures are None where no query or index image is among them, or no query has a match. Embeddings that are not
     finite are left out, with a warning.
@@ -253,7 +253,10 @@ def score_rows(
 
 
 def retention(student: ScoredQueries, teacher: ScoredQueries) -> Retention | None:
-    """Over the queries that both were scored on; None where there are none, or the teacher's mAP on them is 0."""
+    """The student's mAP divided by the teacher's, over the queries that both were scored on.
+
+    None where there are no such queries, or the teacher's mAP on them is 0.
+    """
     _, in_student, in_teacher = np.intersect1d(student.row_Q, teacher.row_Q, assume_unique=True, return_indices=True)
     student_Q, teacher_Q = student.average_precision_Q[in_student], teacher.average_precision_Q[in_teacher]
     if not teacher_Q.any():

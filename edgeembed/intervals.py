@@ -18,7 +18,7 @@ IntArray: TypeAlias = npt.NDArray[np.int64]
 Float64Array: TypeAlias = npt.NDArray[np.float64]
 Interval: TypeAlias = tuple[float, float]
 
-_Resampled: TypeAlias = Callable[[IntArray], Float64Array]  # group of each query to resampled figures (S, M)
+_Resampled: TypeAlias = Callable[[IntArray], Float64Array]  # (Q,) group numbers to (S, M) figures of S resamples
 
 NUM_RESAMPLES = 1000
 PERCENTILES = (2.5, 97.5)
@@ -39,7 +39,7 @@ class Intervals:
 def mean_intervals(
     value_QM: Float64Array, class_Q: Sequence[Hashable], *, seed: int = 0, num_resamples: int = NUM_RESAMPLES
 ) -> list[Intervals]:
-    """Intervals of the means over queries of M figures (Q, M); of paired differences, what a change costs.
+    """Intervals of the mean over queries of each of M figures (Q, M), such as paired differences of two networks.
 
     `class_Q` names the class of each query. Raises ValueError without queries.
     """
@@ -56,7 +56,7 @@ def ratio_intervals(
 ) -> Intervals:
     """Intervals of mean(numerator) / mean(denominator), paired: each resample draws the same queries for both.
 
-    Resamples whose denominator is 0 are left out.
+    Resamples whose denominator is 0 are left out. Raises ValueError without queries.
     """
     both_Q2 = np.stack([numerator_Q, denominator_Q], axis=1)
 
@@ -70,7 +70,7 @@ def ratio_intervals(
 
 
 def interval_text(interval: Sequence[float], *, digits: int = 3) -> str:
-    """[0.701, 0.768]"""
+    """For one line of text: "[0.701, 0.768]"."""
     low, high = interval
     return f"[{low:.{digits}f}, {high:.{digits}f}]"
 
@@ -82,7 +82,7 @@ def share_text(share: float, interval: Sequence[float] | None) -> str:
 
 
 def numbered(values: Sequence[Hashable]) -> IntArray:
-    """The number of each value among the distinct ones, in order of appearance."""
+    """An integer for each value, the same for equal ones, from 0 in order of first appearance."""
     number_of: dict[Hashable, int] = {}
     return np.array([number_of.setdefault(value, len(number_of)) for value in values], dtype=np.int64)
 
@@ -101,7 +101,7 @@ def _both(resampled: _Resampled, class_Q: Sequence[Hashable]) -> list[Intervals]
 
 
 def _resampled_means(value_QM: Float64Array, group_Q: IntArray, seed: int, num_resamples: int) -> Float64Array:
-    """Means over the queries of groups drawn with replacement, (S, M): as many groups as there are, each with all its
+    """Means over queries, (S, M). A resample draws as many groups as there are, with replacement, each with all its
     queries.
     """
     num_groups = int(group_Q.max()) + 1

@@ -7,7 +7,7 @@ some 64 MiB. Similarities that come out equal are ordered by index position, so 
 
 Sources: mP@5, Google Universal Image Embedding challenge (2022), which UnED calls mMP@5 (arXiv:2309.01858);
 mAP@100, Google Landmarks v2 (arXiv:2004.01804); MAP@R, "A Metric Learning Reality Check" (arXiv:2003.08505).
-Each is a mean over the queries that have a match in the index. The others are counted.
+Each is a mean over the queries that have a match in the index; `queries_without_match` counts the others.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ class RetrievalScores:
     """What a report says about one set of embeddings; every share is in 0..1, and None where no query has a match.
 
     `ci95_queries` and `ci95_classes` are 95 % intervals, (low, high), over queries and over classes, and `ci95` is the
-    wider of the two. Those over classes are None where all queries are of one class. `chance`: what a random ranking
-    reaches in each metric. `per_domain` and `domain_mean` (the unweighted mean over the domains that could be scored,
-    UnED's headline) are empty without domains.
+    wider of the two. Those over classes are None where all queries are of one class. `chance`: the expected value of
+    each metric for a random ranking. `per_domain` and `domain_mean` (the unweighted mean over the domains that could be
+    scored, UnED's headline) are empty without domains.
     """
 
     map: float | None
@@ -113,7 +113,7 @@ def mean_scores(
     seed: int = 0,
     num_resamples: int = NUM_RESAMPLES,
 ) -> RetrievalScores:
-    """The scores of queries from their `query_values`."""
+    """Scores of Q queries from what `query_values` returns: (Q, M), (Q,) and (Q,)."""
     matched_Q = num_relevant_Q > 0
     class_Q = [one for one, has_match in zip(_groups(query_label, query_domain), matched_Q, strict=True) if has_match]
     ci95, ci95_queries, ci95_classes = _ci95(value_QM[matched_Q], class_Q, seed, num_resamples)
@@ -332,13 +332,13 @@ def _unweighted_mean(per_domain: dict[str, dict[str, float | None]]) -> dict[str
 def _ci95(
     value_QM: Float64Array, class_Q: Sequence[Hashable], seed: int, num_resamples: int
 ) -> tuple[dict[str, Interval | None], dict[str, Interval | None], dict[str, Interval | None]]:
-    """`ci95`, `ci95_queries` and `ci95_classes` of queries that all have a match."""
+    """`ci95`, `ci95_queries` and `ci95_classes` from the values (Q, M) of queries that all have a match."""
     wider, over_queries, over_classes = (dict.fromkeys(METRICS) for _ in range(3))
     if not class_Q:
         return wider, over_queries, over_classes
-    has_classes = len(set(class_Q)) > 1  # a single class would give an interval without width, as if all were known
-    found = mean_intervals(value_QM, class_Q, seed=seed, num_resamples=num_resamples)
-    for name, one in zip(METRICS, found, strict=True):
+    has_classes = len(set(class_Q)) > 1  # of a single class every resample is the same: no width, as if certain
+    intervals_M = mean_intervals(value_QM, class_Q, seed=seed, num_resamples=num_resamples)
+    for name, one in zip(METRICS, intervals_M, strict=True):
         wider[name], over_queries[name] = one.wider, one.over_queries
         over_classes[name] = one.over_classes if has_classes else None
     return wider, over_queries, over_classes

@@ -164,7 +164,7 @@ def progress_bar(note: str = "") -> Progress:
 
 def track(items: Iterable[ItemT], text: str, *, total: int) -> Iterator[ItemT]:
     """Passes items on while a progress line counts them; where stderr is a file, lines say how long it will take."""
-    if importlib.util.find_spec("rich") is not None:
+    if importlib.util.find_spec("rich") is not None:  # the base install lacks it
         with progress_bar() as progress:
             if progress.console.is_terminal:
                 yield from progress.track(items, total=total, description=text)

@@ -25,7 +25,7 @@ FREE_KEYS = (
 MOST_NAMED = 6
 SECTION_OF = {"head": "teacher", "student": "student"}  # sections of config.yaml that only one kind of run has
 COMMANDS = {"teacher": "teacher-train", "student": "distill"}
-OLD_DATA_ID = re.compile(r"[0-9a-f]{16}")  # earlier fingerprints are shorter, and of the table alone
+OLD_DATA_ID = re.compile(r"[0-9a-f]{16}")  # of earlier versions: shorter, and without the images' bytes
 OLD_HEADER = re.compile(r"# teacher (\w+), data (\w+)\n")  # of a student's config.yaml, before there was inputs.json
 
 RecipeT = TypeVar("RecipeT", bound=Section)
@@ -109,7 +109,9 @@ def _differing_inputs(run: RunFolder, kept: str, inputs: Mapping[str, Mapping[st
         if isinstance(known, dict) and known.get("id") != requested["id"]:
             text = f"{name} is {_input_text(known)} in the run, {_input_text(requested)} requested"
             if name == "data" and OLD_DATA_ID.fullmatch(str(known.get("id"))):
-                log.warning("%s: %s: not compared, as the run's fingerprint is of an earlier version", run.path, text)
+                log.warning(
+                    "%s: %s: not compared, as an earlier version computed the run's fingerprint", run.path, text
+                )
             else:
                 yield text
 

@@ -66,7 +66,7 @@ def test_scores_of_an_earlier_version_have_no_chance() -> None:
         ({"ci95": (0.3, 0.7), "ci95_queries": [0.4, 0.6], "ci95_classes": [0.3, 0.7]}, "classes [0.3000, 0.7000]"),
     ],
 )
-def test_the_leading_interval_says_what_it_resamples(intervals: dict[str, Any], text: str) -> None:
+def test_the_leading_interval_is_named_by_what_it_resamples(intervals: dict[str, Any], text: str) -> None:
     scores = {"map": 0.5, "recall_at_1": 0.25, "queries": 4, "queries_without_match": 0, "chance": {"map": 0.1}}
     scores |= {key: {"map": ends} for key, ends in intervals.items()}
     assert describe_scores(scores, untrained=0.2) == (

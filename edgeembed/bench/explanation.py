@@ -41,7 +41,7 @@ def recommendation_lines(report: Mapping[str, Any]) -> list[str]:
 
 
 def unmatched_line(report: Mapping[str, Any]) -> str | None:
-    """How many queries are in no mean, as the index holds no other image of their label and domain; None for 0."""
+    """The number of queries that no mean includes, as nothing in the index matches them; None where it is 0."""
     count = report["data"].get("queries_without_match")
     if not count:
         return None
@@ -53,7 +53,7 @@ COLUMN_MEANINGS = {
     "memory": "peak memory of a process that opens the file and embeds one image",
     "MACs": "multiply-accumulate operations for one image",
     "mAP": "mean average precision: how far up the right images stand in the ranking of the index, 1 is best",
-    "[low, high]": "95 % interval: the wider of one over queries and one over classes",
+    "[low, high]": "95 % bootstrap interval: the wider of those over queries and over classes",
     "chance": "the expected mAP of a random ranking of the same images",
     "untrained": "the mAP of the same network with random weights",
     "R@1": "recall at 1: share of queries whose first result is right",

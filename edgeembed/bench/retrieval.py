@@ -143,9 +143,9 @@ def embed_with_session(session: Session, decoded: DecodedFiles, *, dim: int) -> 
 
 @dataclass(frozen=True, kw_only=True)
 class Quality:
-    """A model's retrieval in its own index (symmetric) and the teacher's (asymmetric), its share of the teacher's mAP.
+    """A model's retrieval in its own index (symmetric) and in the teacher's (asymmetric), beside the teacher's.
 
-    What compares with the teacher is None where none was given.
+    `asymmetric`, `retention` (mAP as a share of the teacher's) and `cosine_to_teacher` are None without a teacher.
     """
 
     symmetric: ScoredQueries
@@ -156,14 +156,14 @@ class Quality:
 
     @property
     def retrieval(self) -> dict[str, Any]:
-        """The scores in either index."""
+        """`retrieval` of report.json."""
         return {
             "symmetric": dataclasses.asdict(self.symmetric.scores),
             "asymmetric": dataclasses.asdict(self.asymmetric.scores) if self.asymmetric else None,
         }
 
     def row_facts(self) -> dict[str, Any]:
-        """The keys of a row that say how good the model is."""
+        """The keys of a row of report.json that hold the model's quality."""
         return {
             "retrieval": self.retrieval,
             "retention": self._retention("value"),

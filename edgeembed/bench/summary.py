@@ -65,9 +65,9 @@ class Summary:
         return None if value is None else float(value)
 
     def interval(self, kind: str, figure: str, over: str | None = None) -> Sequence[float] | None:
-        """The 95 % interval, (low, high), of a retrieval figure over "queries" or "classes", by default the wider one.
+        """The 95 % interval, (low, high), of a retrieval figure over "queries" or "classes"; by default the wider one.
 
-        None where it is not known.
+        None where the report has none.
         """
         ends = ((self.first["retrieval"].get(kind) or {}).get(_interval_key(over)) or {}).get(figure)
         return None if ends is None or None in ends else ends
@@ -95,7 +95,7 @@ class Summary:
         return (self.first["retention"] or {}).get(kind)
 
     def kept_interval(self, kind: str, over: str | None = None) -> Sequence[float] | None:
-        """The 95 % interval of `kept`, as `interval` gives it."""
+        """The 95 % interval of `kept` over "queries" or "classes"; by default the wider one."""
         intervals = self.first.get(f"retention_{_interval_key(over)}") or {}
         return intervals.get(kind)
 

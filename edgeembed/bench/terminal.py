@@ -32,7 +32,7 @@ EXPLAINED = ("mAP", "[low, high]", "chance", "untrained", "kept", "teacher : stu
 
 
 def print_summary(report: Mapping[str, Any]) -> None:
-    """Speed, one line a file and number of threads, at batch 1; retrieval, one line a file; and what to use."""
+    """A table of speed at batch 1 by file and threads, one of retrieval by file, and the recommended files."""
     for columns, lines in ((SPEED_COLUMNS, speed_lines(report)), (QUALITY_COLUMNS, quality_lines(report))):
         for line in as_table([(*TEXT_COLUMNS, *columns), *lines]):
             print(line)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -29,7 +30,7 @@ app.add_typer(data_app, name="data")
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 ValShare = Annotated[
     float,
-    typer.Option(help="Share of each class's training images to move to val, such as 0.1; one at least is left."),
+    typer.Option(help="Share of each class's training images to move to val, such as 0.1; at least one stays."),
 ]
 
 
@@ -116,7 +117,7 @@ def import_(
     for remark in [*remarks(manifest), *([repeated] if repeated else [])]:
         log.warning("%s: %s", printable(str(out)), remark)
     described = summary(manifest)
-    log.info("%s: %s", printable(str(out)), described)
+    log.info("%s: %s", printable(str(out)), counts_text(described))
     planned = plan_splits(manifest)
     if as_json:
         print_json({**described, "moved_to_val": moved, "evaluation": [one.counts() for one in planned]})
@@ -126,19 +127,22 @@ def import_(
 def prepare(
     manifests: Annotated[list[Path], typer.Argument(help="Manifests to join.")],
     out: Annotated[Path, typer.Option(help="Manifest to write.")],
-    cap: Annotated[int, typer.Option(min=1, help="Most images of a class that training visits.")] = 100,
-    minimum: Annotated[int, typer.Option("--min", min=1, help="Do not train on classes with fewer images.")] = 3,
+    cap: Annotated[int, typer.Option(min=1, help="Largest number of training images of a class.")] = 100,
+    minimum: Annotated[
+        int, typer.Option("--min", min=1, help="Leave classes with fewer training images out of training.")
+    ] = 3,
     resample_to: Annotated[
-        int, typer.Option(min=0, help="Repeat the images of smaller classes up to so many a class; 0: never.")
+        int,
+        typer.Option(min=0, help="Repeat images of smaller classes up to this number of visits an epoch; 0: never."),
     ] = 20,
     val_share: ValShare = 0.0,
-    seed: Annotated[int, typer.Option(help="Seed of the draws of --val-share, --cap and --resample-to.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the random choices of --val-share, --cap and --resample-to.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Join manifests and balance their training classes by the column `repeat`: every image stays in the manifest.
+    """Join manifests and balance their training classes by the column `repeat`; every image stays in the manifest.
 
-    Training visits a row as often as `repeat` says, and a row of 0 never; evaluation sees every row once. An earlier
-    `repeat` is replaced, but a 0 stays.
+    Training visits a row as often in an epoch as `repeat` says, 0 for never. Evaluation sees every row once. A `repeat`
+    in the input is replaced, except that a 0 stays 0.
     """
     from edgeembed.data.manifest import check_manifest_name, read_manifest, write_manifest
     from edgeembed.data.remarks import remarks
@@ -159,7 +163,7 @@ def prepare(
     for remark in remarks(prepared):
         log.warning("%s: %s", out, remark)
     figures = dataclasses.asdict(balance)
-    log.info("%s: %s", out, ", ".join(f"{key} {value}" for key, value in figures.items()))
+    log.info("%s: %s", out, counts_text(figures))
     planned = plan_splits(prepared)
     if as_json:
         print_json({**figures, "evaluation": [one.counts() for one in planned]})
@@ -167,9 +171,9 @@ def prepare(
 
 @data_app.command()
 def stats(manifest: Annotated[Path, typer.Argument(help="Manifest.")], as_json: Json = False) -> None:
-    """Count images and classes by domain and split, visits of a training epoch, and what evaluation can score.
+    """Count images, classes and the visits of a training epoch, and log what evaluation can score.
 
-    The fingerprint changes with a row, and with the bytes of an image.
+    The fingerprint changes with any row and with the bytes of any image (above 20,000 images: of a sample of them).
     """
     from edgeembed.data.manifest import read_manifest
     from edgeembed.data.remarks import summary
@@ -184,8 +188,18 @@ def stats(manifest: Annotated[Path, typer.Argument(help="Manifest.")], as_json: 
         print(f"{key:12} {value}")
 
 
+def counts_text(counts: Mapping[str, object]) -> str:
+    """For one line of text: "images 45, splits (train 25, val 10, test 10), moved to val 0"."""
+    parts = []
+    for key, value in counts.items():
+        if isinstance(value, Mapping):  # by split or domain, whose names stay as they are
+            value = f"({', '.join(f'{name} {count}' for name, count in value.items())})"
+        parts.append(f"{key.replace('_', ' ')} {value}")
+    return ", ".join(parts)
+
+
 def plan_splits(manifest: Manifest) -> list[EvaluationSet]:
-    """What can be scored of val and test, where the manifest has them; it is logged, with a warning where not all."""
+    """The protocols of val and test, where the manifest has them; logged, as warnings where not all can be scored."""
     from edgeembed.evaluation import log_scope, plan_evaluation
 
     planned = [plan_evaluation(manifest, split) for split in ("val", "test") if manifest.rows(split).size]

@@ -35,7 +35,7 @@ def uniforms(
 ) -> npt.NDArray[np.float64]:
     """(B, count) numbers in [0, 1): splitmix64 (Steele et al. 2014) of a counter made of all arguments.
 
-    `view` is one number for all images, or one for each (B,).
+    `view` is one number for all images, or one number per image, (B,).
     """
     with np.errstate(over="ignore"):
         view_B = np.broadcast_to(np.asarray(view, dtype=np.uint64), image_B.shape)
@@ -54,9 +54,9 @@ def _mix(value: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
 def draw_views(
     section: AugmentSection, *, seed: int, image_B: npt.NDArray[np.int64], view: int | npt.NDArray[np.int64]
 ) -> Views:
-    """The numbers of one view of each image; `view` numbers it, for all images (int) or for each of them (B,)."""
+    """The parameters of one view of each image; `view` numbers it, for all images (int) or per image (B,)."""
     u = uniforms(seed, image_B, view, 16)
-    # One draw decides on both: where crops and rotations are equally likely, a view has both or neither.
+    # The same number decides on crop and rotation: where both are equally likely, a view has both or neither.
     cropped, affine = u[:, 0] < section.crop_probability, u[:, 0] < section.affine_probability
     half_width, half_height = (np.where(cropped, side, 1.0) for side in crop_sides(section, u[:, 1], u[:, 2]))
     angle = np.where(affine, np.deg2rad(section.rotation_degrees) * (2 * u[:, 3] - 1), 0.0)
@@ -91,7 +91,7 @@ def draw_views(
 def crop_sides(
     section: AugmentSection, u_B: npt.NDArray[np.float64], v_B: npt.NDArray[np.float64]
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Width and height of each crop as multiples of the image's, of two numbers in [0, 1) each."""
+    """Width and height (B,) of crops, as multiples of the image's, from uniform numbers in [0, 1)."""
     if section.crop_side is not None:
         side_B = between(section.crop_side, u_B)
         return side_B, between(section.crop_side, v_B) if section.crop_per_axis else side_B

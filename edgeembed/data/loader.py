@@ -172,15 +172,15 @@ def open_training_canvases(train: TrainSection, files: Sequence[str], shapes_N2:
 
 @dataclass(frozen=True, kw_only=True)
 class Visits:
-    """The images that an epoch visits, V in all: an image that comes several times gets another view each time."""
+    """The V visits of an epoch. An image that is visited several times gets another view at each visit."""
 
     image_V: Rows
-    occurrence_V: Rows  # how often the image stands earlier in the list
-    times_V: Rows  # how often it stands in the list
+    occurrence_V: Rows  # number of earlier visits of the same image in the list
+    times_V: Rows  # number of all visits of the same image in the list
 
     @classmethod
     def of(cls, image_V: Rows) -> Visits:
-        """Of a list of image numbers, which may repeat."""
+        """From a list of image numbers, which may repeat."""
         _, group_V, times_G = np.unique(image_V, return_inverse=True, return_counts=True)
         group_V = group_V.reshape(-1)
         by_image_V = np.argsort(group_V, kind="stable")
@@ -193,7 +193,7 @@ class Visits:
         return len(self.image_V)
 
     def samples(self, number_B: Rows, epoch: int) -> tuple[Rows, Rows]:
-        """Image and view of some visits of an epoch, (B,) each; no view of an image comes twice in a run."""
+        """Image and view of some visits of an epoch, (B,) each; no view recurs in epochs with the same list."""
         return self.image_V[number_B], epoch * self.times_V[number_B] + self.occurrence_V[number_B]
 
 

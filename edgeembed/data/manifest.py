@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 COLUMNS = ("path", "label", "domain", "split", "role")
 REPEAT = "repeat"  # the optional column
-MOST_REPEATS = 1_000_000  # of a row: a larger number is a mistake, and an epoch of it would not fit in memory
+MOST_REPEATS = 1_000_000  # of a row: more is a mistake, and the list of visits of an epoch would not fit in memory
 FINGERPRINT_IMAGES = 20_000
 """Images whose bytes the fingerprint covers; of larger sets, an evenly spaced sample of this size."""
 SPLITS = ("train", "val", "test")
@@ -58,7 +58,7 @@ class ManifestRow:
 class Manifest:
     """Columns of equal length; paths are relative to `root` or absolute.
 
-    `repeat` says how often training visits each row in an epoch; None: all once. Evaluation sees every row once.
+    `repeat` says how often training visits each row in an epoch; None: each once. Evaluation sees every row once.
     """
 
     root: Path
@@ -87,7 +87,7 @@ class Manifest:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Identifies the rows and the bytes of their images, wherever the root lies and whenever files were written.
+        """Hash of the rows and of the bytes of their images; the root folder and file times do not count.
 
         Of more than FINGERPRINT_IMAGES images, the bytes of an evenly spaced sample are read.
         """
@@ -103,25 +103,28 @@ class Manifest:
         return digest.hexdigest()[:24]
 
     def fingerprint_of(self, rows: Rows) -> str:
-        """Identifies some rows and their images, however often training visits them."""
+        """The fingerprint of some rows, without `repeat`."""
         return replace(self.take(rows), repeat=None).fingerprint
 
     @functools.cached_property
     def training_fingerprint(self) -> str:
-        """Identifies the training rows in their order, and their images, whatever val, test and `repeat` hold."""
+        """The fingerprint of the training rows, in their order; val, test and values of `repeat` above 0 do not count.
+
+        Stored targets depend on nothing else of the manifest.
+        """
         return self.fingerprint_of(self.training_rows())
 
     def rows(self, split: str) -> Rows:
         return np.flatnonzero(np.array(self.split) == split)
 
     def visits(self, rows: Rows) -> Rows:
-        """How often training visits each of some rows in an epoch; 0 for never."""
+        """How often training visits each of some rows in an epoch, (len(rows),); 0 for never."""
         if self.repeat is None:
             return np.ones(len(rows), dtype=np.int64)
         return np.array(self.repeat, dtype=np.int64)[rows]
 
     def training_rows(self) -> Rows:
-        """The rows of the train split that training visits at all, each once."""
+        """The rows of the train split whose `repeat` is above 0, each once."""
         rows = self.rows("train")
         return rows[self.visits(rows) > 0]
 
@@ -132,7 +135,7 @@ class Manifest:
         return Manifest(root=self.root, repeat=repeat, **columns)
 
     def with_repeat(self, repeat: Iterable[int]) -> Manifest:
-        """The same rows, visited as often by training as `repeat` says of each."""
+        """The same rows with another `repeat`."""
         return replace(self, repeat=_unless_all_once(repeat))
 
     def class_names(self, rows: Rows) -> list[tuple[str, str]]:
@@ -209,7 +212,7 @@ def _wrong_repeat(source: str, row: int, value: object) -> UserError:
 
 
 def _unless_all_once(repeat: Iterable[int]) -> tuple[int, ...] | None:
-    """The column as `Manifest.repeat` holds it: one table has one form."""
+    """None where every row is visited once, so that equal tables compare equal."""
     counts = tuple(repeat)
     return counts if any(count != 1 for count in counts) else None
 
@@ -217,7 +220,7 @@ def _unless_all_once(repeat: Iterable[int]) -> tuple[int, ...] | None:
 def read_manifest(path: Path) -> Manifest:
     """Reads Parquet, .csv, .tsv or .txt. Raises UserError naming the missing column or the wrong value.
 
-    Equal rows become one, which training visits as often as all of them together.
+    Duplicate rows become one, whose `repeat` is the sum of theirs.
     """
     if path.is_dir():
         raise UserError(f"{path}: is a folder, expected a manifest: `edgeembed data import folder {path}` writes one")
@@ -235,14 +238,14 @@ def read_manifest(path: Path) -> Manifest:
     manifest = merge_equal_rows(read, sum)
     if len(manifest) < len(read):
         log.info(
-            "%s: %d rows are equal to earlier ones, which training visits so much more often: %d of %d rows are kept",
+            "%s: %d duplicate rows are merged, and counted in `repeat`: %d of %d rows are left",
             *(path, len(read) - len(manifest), len(manifest), len(read)),
         )
     return manifest
 
 
 def _repeats(source: str, cells: Iterable[str | None]) -> Iterable[int]:
-    """Numbers as people and data frames write them: an empty cell is 1, and 2.0 is 2."""
+    """The column `repeat` as numbers; an empty cell is 1, and 2.0, as data frames write it, is 2."""
     for row, cell in enumerate(cells):
         text = (cell or "1").strip()
         if not re.fullmatch(r"[0-9]{1,9}(\.0*)?", text):
@@ -251,7 +254,7 @@ def _repeats(source: str, cells: Iterable[str | None]) -> Iterable[int]:
 
 
 def merge_equal_rows(manifest: Manifest, combine: Callable[[list[int]], int]) -> Manifest:
-    """Takes rows that are equal but for `repeat` once; `combine` makes one repeat of theirs."""
+    """Merges rows that are equal in all columns but `repeat`; `combine` gives the `repeat` of the one that is left."""
     others = (getattr(manifest, name) for name in COLUMNS[1:])
     keys = list(zip(map(same_path, manifest.path), *others, strict=True))
     if len(set(keys)) == len(keys):
@@ -261,9 +264,9 @@ def merge_equal_rows(manifest: Manifest, combine: Callable[[list[int]], int]) ->
     for row, (key, repeat) in enumerate(zip(keys, manifest.visits(np.arange(len(keys))).tolist(), strict=True)):
         repeats_of[key].append(repeat)
         first_of.setdefault(key, row)
-    kept = manifest.take(np.array(list(first_of.values()), dtype=np.int64))
-    kept = replace(kept, source=manifest.source, root_name=manifest.root_name)
-    return kept.with_repeat(map(combine, repeats_of.values()))
+    merged = manifest.take(np.array(list(first_of.values()), dtype=np.int64))
+    merged = replace(merged, source=manifest.source, root_name=manifest.root_name)
+    return merged.with_repeat(map(combine, repeats_of.values()))
 
 
 def _cleaned(columns: dict[str, Any]) -> dict[str, Any]:
@@ -313,7 +316,7 @@ def _write_parquet(file: BinaryIO, manifest: Manifest, _base: Path) -> None:
 
 
 def class_sizes(names: Sequence[tuple[str, str]], manifest: Manifest) -> list[int]:
-    """Number of train images of each class, also those that balancing leaves out of training, each counted once."""
+    """Number of train rows of each class, (K,), whatever `repeat` says of them."""
     class_of_row = codes(names, manifest, manifest.rows("train"))
     size_K: list[int] = np.bincount(class_of_row[class_of_row >= 0], minlength=len(names)).tolist()
     return size_K

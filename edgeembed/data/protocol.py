@@ -1,7 +1,7 @@
-"""Which rows of a manifest are queries, and in which index they are searched for.
+"""Which rows of a manifest are queries and which are index images.
 
-A data set joined of several may evaluate each of them in another way. Therefore a class of val, and a domain of test,
-is decided by its own rows, and all share one index.
+Joined data sets may need different protocols. So val is decided class by class, and test domain by domain, each from
+the rows of that class or domain alone. All of them share one index.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 def plan_val(manifest: Manifest) -> tuple[Rows, Rows]:
     """Query and index rows of val.
 
-    Queries are all labelled val rows. The index holds the train rows of their classes, and the val rows of those
-    classes that train does not hold: these are leave-one-out.
+    Queries are all labelled val rows. The index holds the train rows of their classes. For classes without train rows
+    it holds the val rows, which are then leave-one-out.
     """
     query = _labelled(manifest, "val")
     classes = {_class_of(manifest, row) for row in query}
@@ -32,8 +32,8 @@ def plan_val(manifest: Manifest) -> tuple[Rows, Rows]:
 def plan_test(manifest: Manifest) -> tuple[Rows, Rows]:
     """Query and index rows of test.
 
-    Queries are the labelled test rows of role query or both, the index is every row of role index or both. The
-    labelled test rows of a domain of which none has a role count as both: they are leave-one-out.
+    Queries are the labelled test rows of role query or both; the index holds every row, of any split, of role index or
+    both. Where no labelled test row of a domain has a role, all of them count as both (leave-one-out).
     """
     labelled = _labelled(manifest, "test")
     with_roles = {manifest.domain[row] for row in labelled if manifest.role[row] is not None}

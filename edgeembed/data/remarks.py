@@ -1,4 +1,4 @@
-"""Counts of a data set, and its limits, reported when it is imported rather than when a run fails."""
+"""Counts of a manifest, and what it cannot be used for, reported at import rather than when a run fails."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from edgeembed.data.manifest import SPLITS, Manifest
 
 
 def summary(manifest: Manifest) -> dict[str, object]:
-    """Counts for a person: images by split, visits of a training epoch, classes, domains, unlabelled images."""
+    """Counts of images, of images by split and domain, of visits of a training epoch, classes and unlabelled images."""
     return {
         "images": len(manifest),
         "splits": {split: int(manifest.rows(split).size) for split in SPLITS},
@@ -52,7 +52,7 @@ def remarks(manifest: Manifest) -> list[str]:
     if left_out:
         found.append(
             f"{len(left_out)} test images have no role while others of their domain do, first "
-            f"{manifest.path[left_out[0]]}: they are neither queries nor in the index"
+            f"{manifest.path[left_out[0]]}: they are neither queries nor in the index; set `role`"
         )
     return found
 

@@ -1,4 +1,7 @@
-"""Joins manifests, holds out val and balances training classes, as the 2nd place of GUIE 2022 did (100, 3, 20)."""
+"""Joins manifests, moves a share to val and balances training classes.
+
+The 2nd place of GUIE 2022 balanced with a cap of 100 images, a minimum of 3 and resampling to 20.
+"""
 
 from __future__ import annotations
 
@@ -22,9 +25,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Balance:
-    """What preparing did to the labelled rows of the training split.
+    """Counts of the labelled training rows after `prepare`, and of the unlabelled ones.
 
-    `images` are trained on, in `visits` an epoch; rows over the cap and those of dropped classes are not.
+    Training sees `images` rows in `visits` visits an epoch. It does not see rows over the cap or of dropped classes.
     """
 
     classes: int
@@ -37,9 +40,9 @@ class Balance:
 
 
 def join(manifests: Sequence[Manifest]) -> Manifest:
-    """One manifest of several; rows that say the same of an image are taken once, and counted in the log.
+    """One manifest of several. Duplicate rows are merged into one with the largest `repeat`, and counted in the log.
 
-    Such a row has the largest `repeat` of them. Raises UserError for an image that stands in two splits (a leak).
+    Raises UserError for an image that is in two splits (a leak).
     """
     root = Path(os.path.commonpath([manifest.root for manifest in manifests]))
     columns: dict[str, list[str | None]] = {name: [] for name in COLUMNS}
@@ -58,7 +61,7 @@ def join(manifests: Sequence[Manifest]) -> Manifest:
             )
     unique = merge_equal_rows(joined.with_repeat(repeat), max)
     if len(unique) < len(joined):
-        log.warning("%d rows are equal to earlier ones and are left out", len(joined) - len(unique))
+        log.warning("%d duplicate rows are left out", len(joined) - len(unique))
     labels_of: dict[str, set[object]] = defaultdict(set)
     for path, domain, label in zip(unique.path, unique.domain, unique.label, strict=True):
         labels_of[same_path(path)].add((domain, label))
@@ -79,11 +82,11 @@ def resample(rows: list[int], *, cap: int | None, repeat_to: int, draw: random.R
 def prepare(
     manifests: Sequence[Manifest], *, cap: int, minimum: int, resample_to: int, val_share: float = 0.0, seed: int = 0
 ) -> tuple[Manifest, Balance]:
-    """Joins, moves a share of each class to val and balances the others by `repeat`: every row stays.
+    """Joins manifests, moves a share of each class to val, and balances train by `repeat`; no image is removed.
 
-    Of a class, `cap` images are drawn; fewer than `resample_to` are repeated up to it; a class of fewer than `minimum`
-    is not trained on. `repeat` is set anew: of what it says in the inputs only a 0 counts, which stays 0. Unlabelled
-    rows stay as they are.
+    Of a class, training visits at most `cap` images, drawn at random. Fewer than `resample_to` are repeated up to it. A
+    class of fewer than `minimum` gets `repeat` 0. The `repeat` of labelled training rows is set anew, except that a 0
+    stays 0; other rows keep theirs. Raises UserError where no class is left.
     """
     joined, moved = move_to_val(join(manifests), val_share, seed=seed)
     by_class: dict[tuple[str, str], list[int]] = defaultdict(list)
@@ -122,14 +125,14 @@ def prepare(
 
 
 def move_to_val(manifest: Manifest, share: float, *, seed: int = 0) -> tuple[Manifest, int]:
-    """Moves a drawn share of the training images of each class to val; returns the manifest and their number.
+    """Moves a random share of the training images of each class to val; returns the manifest and the number moved.
 
-    Of n images, round(share * n) are moved and one at least stays. An image with several labels is moved with all its
-    rows and counts in each of its classes. Rows keep their role: those of the index of test stay in it. Raises
-    UserError where `share` is not from 0 to 1.
+    Of n images, round(share * n) are moved, and at least one stays. An image with several labels is moved with all its
+    rows and counts in each of its classes. Rows keep their role, so the index of test stays whole. Raises UserError
+    where `share` is below 0, or 1 and above.
     """
     if not 0 <= share < 1:
-        raise UserError(f"--val-share is {share}: expected 0 or more, and less than 1, such as 0.1")
+        raise UserError(f"--val-share is {share}: choose a share from 0 up to, not including, 1, such as 0.1")
     image_of = [same_path(os.path.normpath(file)) for file in manifest.files]
     images_of: dict[tuple[str, str], set[str]] = defaultdict(set)
     for row in manifest.training_rows().tolist():
@@ -147,7 +150,7 @@ def move_to_val(manifest: Manifest, share: float, *, seed: int = 0) -> tuple[Man
 
 
 def _draw_for_val(images_of: Mapping[tuple[str, str], set[str]], share: float, draw: random.Random) -> set[str]:
-    """Images to move to val, given those of each class."""
+    """The images to move to val, given the images of each class."""
     classes_of: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for name, images in images_of.items():
         for image in images:
@@ -155,10 +158,10 @@ def _draw_for_val(images_of: Mapping[tuple[str, str], set[str]], share: float, d
     left = {name: len(images) for name, images in images_of.items()}
     moved: set[str] = set()
     for name, images in sorted(images_of.items()):
-        kept = len(images) - round(share * len(images))
+        num_train = len(images) - round(share * len(images))
         for image in draw.sample(sorted(images), len(images)):
-            # An image of several classes may be the last that one of the others has.
-            if left[name] > kept and image not in moved and all(left[other] > 1 for other in classes_of[image]):
+            # An image with several labels may be the last training image of another class.
+            if left[name] > num_train and image not in moved and all(left[other] > 1 for other in classes_of[image]):
                 moved.add(image)
                 for other in classes_of[image]:
                     left[other] -= 1

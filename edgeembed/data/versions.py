@@ -12,10 +12,10 @@ from edgeembed.files import sha256_of
 from edgeembed.progress import track
 
 if TYPE_CHECKING:
-    from edgeembed.config import ImageKey  # whose recipes need yaml, which the base install lacks
+    from edgeembed.config import ImageKey  # config imports yaml, which the base install lacks
 
 READERS = 4  # threads that wait for the disk
-MISSING = "missing"  # stands for a file that is gone or cannot be read
+MISSING = "missing"  # in place of the version of a file that is gone or cannot be read
 
 
 def images_id(files: Sequence[str], *, by: ImageKey) -> str:

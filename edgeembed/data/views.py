@@ -13,8 +13,8 @@ from edgeembed.config import MixSection
 from edgeembed.data.augment import Views, between, uniforms
 from edgeembed.images import UInt8Array
 
-RENDERING = 2
-"""Counts up whenever the pixels of a view change, so that teacher embeddings stored of other pixels are not used."""
+RENDERING_VERSION = 2
+"""Increase it whenever the pixels of a view change, so that teacher embeddings of other pixels are not used."""
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
@@ -61,13 +61,15 @@ def render_on_cpu(canvas_BCHW: Tensor, views: Views, shape_px: tuple[int, int]) 
 
 
 def shrink(canvas_1CHW: Tensor, affine_23: np.ndarray, view_px: tuple[int, int]) -> Tensor:
-    """The image at the resolution that a view of it needs, antialiased as in evaluation; as it is where that is higher.
+    """Downscales an image (1, C, H, W) to the resolution of its view, antialiased as in evaluation; never upscales.
 
-    Warping by bilinear interpolation reads four pixels for each one it writes: where a view is smaller than its part of
-    the image, the others are skipped and fine detail turns into noise.
+    Bilinear warping reads four pixels for each that it writes. Where a view has fewer pixels than its part of the
+    image, it would skip the others and turn fine detail into noise.
     """
     canvas_px = canvas_1CHW.shape[2], canvas_1CHW.shape[3]
-    across, down = np.hypot(*pixel_affine(affine_23, canvas_px, view_px)[:, :2].T)  # image pixels for one of the view
+    across, down = np.hypot(
+        *pixel_affine(affine_23, canvas_px, view_px)[:, :2].T
+    )  # image pixels per view pixel, along x and y
     height, width = (
         max(1, round(side / max(1.0, ratio))) for side, ratio in zip(canvas_px, (down, across), strict=True)
     )

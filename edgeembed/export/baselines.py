@@ -98,9 +98,9 @@ def measure_untrained(model: Network, images: GateImages, macs: int) -> list[dic
     found = []
     if gate.not_scored is None:
         with stage(f"embedding {len(images.rows)} images with an untrained {model.name}, to compare with"):
-            scores = images.score(run_torch(untrained, images.pixels_NHWC))
-        if scores is not None:
-            found.append({"fingerprint": gate.fingerprint, "split": gate.split, "figures": scores.figures})
+            scored = images.score(run_torch(untrained, images.pixels_NHWC))
+        if scored is not None:
+            found.append({"fingerprint": gate.fingerprint, "split": gate.split, "figures": scored.scores.figures})
     if bench.not_scored is None and bench.fingerprint != gate.fingerprint:
         figures = untrained_on(untrained, bench, macs)
         if figures is not None:

@@ -72,7 +72,7 @@ CPUS: dict[CpuRequirement, str] = {
 
 
 def remarks(file: BundleFile) -> list[str]:
-    """What a table has no room for: how int8 was made, what its gate could not show, and why it refused it."""
+    """A line below the table: how int8 was quantised, what the gate could not show, and why it refused the file."""
     parts = []
     if file.quantisation is not None:
         quantised = file.quantisation
@@ -81,10 +81,7 @@ def remarks(file: BundleFile) -> list[str]:
         )
         parts.append(f"{'7-bit' if quantised.reduce_range else '8-bit'} weights, {CPUS[quantised.cpus]}")
     if file.map_loss is not None and file.runtime not in file.not_shown:
-        low, high = file.map_loss.ci95
-        parts.append(
-            f"mAP {100 * file.map_loss.value:.2f} points [{100 * low:.2f}, {100 * high:.2f}] below the fp32 file"
-        )
+        parts.append(f"mAP {file.map_loss.points} below the fp32 file")
     parts += [f"in {runtime} **{text}**" for runtime, text in file.not_shown.items()]
     if file.accepted_worse:
         parts.append(f"**its gate refused it: {', '.join(file.accepted_worse)}**")

@@ -1,4 +1,4 @@
-"""Runs a written file on real images, in every runtime that is installed, and judges what comes out."""
+"""Runs a written file on real images, in every installed runtime, and passes its figures to the gate."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from edgeembed.bundle import MapLoss, parity
 from edgeembed.chance import beside_chance
 from edgeembed.embedder import FloatArray
 from edgeembed.errors import CheckFailed, UserError
-from edgeembed.export.gate import AveragePrecisions, Verdict, judge, map_loss
+from edgeembed.evaluation import ScoredQueries
+from edgeembed.export.gate import Verdict, judge, map_loss
 from edgeembed.export.recipe import GateSection
 from edgeembed.images import UInt8Array
 from edgeembed.metrics import RetrievalScores
@@ -28,7 +29,10 @@ OWN_RUNTIME = "onnxruntime"
 
 
 class Judged(Protocol):
-    """Images that files are judged on: those to compare embeddings of come first; labels, where there are any."""
+    """The gate's images, (N, H, W, 3) uint8, and their labels, where there are any.
+
+    The embeddings of the first `num_parity` are compared with torch one by one.
+    """
 
     @property
     def pixels_NHWC(self) -> UInt8Array: ...  # noqa: N802
@@ -36,9 +40,7 @@ class Judged(Protocol):
     @property
     def num_parity(self) -> int: ...
 
-    def score(self, embedding_ND: FloatArray, /) -> RetrievalScores | None: ...
-
-    def average_precisions(self, embedding_ND: FloatArray, /) -> AveragePrecisions | None: ...
+    def score(self, embedding_ND: FloatArray, /) -> ScoredQueries | None: ...
 
     def summary(self, scores: RetrievalScores, /) -> dict[str, Any]: ...
 
@@ -47,13 +49,16 @@ class Judged(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Checked:
-    """A file in one runtime: its embeddings, the verdict, its retrieval, and the average precision of each query."""
+    """A file in one runtime: the embeddings of all images of the gate, (N, D), their retrieval, and the verdict."""
 
     path: Path
     embedding_ND: FloatArray
     verdict: Verdict
-    scores: RetrievalScores | None
-    average_precisions: AveragePrecisions | None
+    scored: ScoredQueries | None
+
+    @property
+    def scores(self) -> RetrievalScores | None:
+        return None if self.scored is None else self.scored.scores
 
     @property
     def broken(self) -> bool:
@@ -71,9 +76,9 @@ class Checked:
 
 @dataclass(kw_only=True)
 class Checker:
-    """What every file of an export is held against: torch, and the fp32 file once it was checked.
+    """Compares every file of an export with torch and, as soon as `fp32` is set, with the fp32 file.
 
-    `images` grow where they cannot show whether a file keeps its limit.
+    `images` are replaced by a larger sample where they are too few to show whether a loss is within its limit.
     """
 
     images: Judged
@@ -87,9 +92,9 @@ class Checker:
     def check(
         self, path: Path, precision: str, *, runtime: str = OWN_RUNTIME, earlier: Checked | None = None
     ) -> Checked:
-        """Embeds all images, or those that `earlier`, a check of the same file and runtime, lacks.
+        """Embeds all images, or only the new ones where `earlier` is a check of the same file on fewer images.
 
-        Raises what the runtime raises where the file does not run.
+        Raises the runtime's error where the file does not run.
         """
         known_MD = None if earlier is None else earlier.embedding_ND
         pixels_NHWC = self.images.pixels_NHWC[0 if known_MD is None else len(known_MD) :]
@@ -102,7 +107,7 @@ class Checker:
         return checked
 
     def check_until_shown(self, path: Path, precision: str) -> Checked:
-        """Checks on twice as many images, again and again, while they are too few to tell and there may be enough."""
+        """Doubles the images until they show whether the loss is within its limit, or there are not enough of them."""
         checked = self.check(path, precision)
         while (needed := checked.verdict.queries_needed) is not None:
             larger = self.images.grown(needed)
@@ -111,31 +116,30 @@ class Checker:
             log.info("%s: %s", precision, checked.verdict.not_shown)
             self.images, self.untrained_map = larger, None
             if self.fp32 is not None:
-                self.fp32 = self.renewed(self.fp32, "fp32")
-            checked = self.renewed(checked, precision)
+                self.fp32 = self.on_all_images(self.fp32, "fp32")
+            checked = self.on_all_images(checked, precision)
         return checked
 
-    def renewed(self, checked: Checked, precision: str) -> Checked:
-        """The check of a file on all images, where they grew since."""
+    def on_all_images(self, checked: Checked, precision: str) -> Checked:
+        """The check of a file, extended to the images that were added after it."""
         if len(checked.embedding_ND) == len(self.images.pixels_NHWC):
             return checked
         return self.check(checked.path, precision, earlier=checked)
 
     def judged(self, path: Path, embedding_ND: FloatArray, precision: str) -> Checked:
-        """Embeddings of all images by a file, held against the thresholds of its precision."""
+        """The check of a file from its embeddings of all images, (N, D)."""
         agreement = parity(self.reference_ND, embedding_ND[: self.images.num_parity])
-        precisions = self.images.average_precisions(embedding_ND)
+        scored = self.images.score(embedding_ND)
         wanted = self.gate.of(precision, transformer=self.transformer)
         loss: MapLoss | None = None
-        reference = None if self.fp32 is None or self.fp32.path == path else self.fp32.average_precisions
-        if reference is not None and precisions is not None:
-            loss = map_loss(reference, precisions, wanted.map_loss)
+        reference = None if self.fp32 is None or self.fp32.path == path else self.fp32.scored
+        if reference is not None and scored is not None:
+            loss = map_loss(reference, scored, wanted.map_loss)
         return Checked(
             path=path,
             embedding_ND=embedding_ND,
             verdict=judge(agreement, loss, wanted),
-            scores=self.images.score(embedding_ND),
-            average_precisions=precisions,
+            scored=scored,
         )
 
     def check_others(self, path: Path, precision: str) -> dict[str, Any]:
@@ -167,8 +171,7 @@ def describe(checked: Checked, untrained_map: float | None) -> str:
     chance = None if scores is None else scores.chance["map"]
     figures += f", {beside_chance(None if scores is None else scores.map, chance=chance, untrained=untrained_map)}"
     if loss is not None:
-        low, high = loss.ci95
-        figures += f", {100 * loss.value:.2f} points [{100 * low:.2f}, {100 * high:.2f}] below fp32"
+        figures += f", {loss.points} below fp32"
     return f"{figures}: {checked.verdict.outcome}"
 
 

@@ -18,9 +18,10 @@ import onnx
 from edgeembed.bundle import CARD, PLAN, BundleFile, BundleManifest, read_bundle, verified_file, write_bundle
 from edgeembed.embedder import FloatArray, verified_with_weights
 from edgeembed.errors import CheckFailed, UserError
+from edgeembed.evaluation import ScoredQueries
 from edgeembed.export.card import model_card, notes_in
 from edgeembed.export.checking import Checker, Judged, is_transformer, run_session
-from edgeembed.export.gate import AveragePrecisions, Refused
+from edgeembed.export.gate import Refused
 from edgeembed.export.recipe import EngineSection, ExportRecipe
 from edgeembed.extras import needed
 from edgeembed.files import sha256_of, temporary_name, write_failure
@@ -51,10 +52,7 @@ class Photographs:
     def num_parity(self) -> int:
         return len(self.pixels_NHWC)
 
-    def score(self, _: FloatArray, /) -> RetrievalScores | None:
-        return None
-
-    def average_precisions(self, _: FloatArray, /) -> AveragePrecisions | None:
+    def score(self, _: FloatArray, /) -> ScoredQueries | None:
         return None
 
     def summary(self, _: RetrievalScores, /) -> dict[str, Any]:

@@ -35,7 +35,7 @@ from edgeembed.teacher.saved import load_model
 
 log = logging.getLogger(__name__)
 
-PASSED, WITHIN, ABOVE, REFUSED = range(4)
+PASSED, WITHIN, ABOVE, REFUSED = range(4)  # ranks of a file, best first
 
 
 def export_run(
@@ -54,11 +54,11 @@ def export_run(
 ) -> tuple[BundleManifest | None, list[Refused]]:
     """Exports a student or teacher run. Returns the bundle that was written, and what was refused.
 
-    Files that fail their gate are left out; without a passing fp32 nothing is written. With `accept_worse` they are
+    Files that the gate refuses are left out; where it refuses fp32, nothing is written. With `accept_worse` they are
     written and marked, unless they are broken. A file whose loss of mAP is not shown is written, with a warning. `out`
-    appears whole: a bundle that was there is replaced at the end.
-    With `tensorrt` an engine is built of every file that passed.
-    With `dim` the embedding is the first numbers of the run's. Raises UserError for a run or data that cannot be had.
+    appears whole: a bundle that was there is replaced at the end. With `tensorrt` an engine is built of every file that
+    is written. With `dim` the embedding is the leading dimensions of the run's. Raises UserError for a run or data that
+    cannot be read.
     """
     recipe = recipe or ExportRecipe()
     model, facts = load_model(run_path)
@@ -117,14 +117,17 @@ def export_run(
 def written_files(
     made: Sequence[Made], checker: Checker, *, accept_worse: bool
 ) -> tuple[list[dict[str, Any]], list[Refused]]:
-    """Entries of `files`, each measured on all images of the gate, and what was refused, whose files are removed."""
+    """Entries of `files` in bundle.json, and the refused files, which are removed from the disk.
+
+    Each is measured on all images of the gate, also those that were added after its first check.
+    """
     files: list[dict[str, Any]] = []
     refused: list[Refused] = []
     for one in made:
         if checker.fp32 is not None and one.precision == "fp32":
             one = dataclasses.replace(one, checked=checker.fp32)
         else:
-            one = dataclasses.replace(one, checked=checker.renewed(one.checked, one.precision))
+            one = dataclasses.replace(one, checked=checker.on_all_images(one.checked, one.precision))
         if one.checked.verdict.reasons:
             refused.append(one.refused())
             if one.checked.broken or not accept_worse:
@@ -135,7 +138,7 @@ def written_files(
 
 
 def warn_not_shown(files: Sequence[BundleFile]) -> None:
-    """Warns of every file whose loss of mAP the gate's images could not show to be within its limit."""
+    """Warns of each file whose loss of mAP was not shown to be within its limit."""
     for file in files:
         for runtime, text in file.not_shown.items():
             log.warning("%s in %s: %s; give a manifest with more labelled images: --data", file.path, runtime, text)
@@ -152,7 +155,7 @@ class Made:
 
     @property
     def rank(self) -> int:
-        """Lower is better: PASSED, not shown with a measured loss WITHIN the limit, not shown above it, REFUSED."""
+        """PASSED, WITHIN (not shown, measured loss within the limit), ABOVE (not shown, above it) or REFUSED."""
         verdict = self.checked.verdict
         if verdict.reasons:
             return REFUSED
@@ -191,7 +194,7 @@ def make_file(
     *,
     search: bool,
 ) -> Made:
-    """Writes and judges a file; int8 is tried until one passes.
+    """Writes and checks a file; of int8 one attempt after the other, until one passes.
 
     8-bit weights are tried only where all files with 7-bit ones are refused: they are wrong on CPUs without int8 dot
     products. Without `search` the first is taken.
@@ -215,10 +218,10 @@ def first_passing(
     *,
     search: bool,
 ) -> Made:
-    """Writes and judges one attempt after the other; the best is returned, and on disk at the end.
+    """Writes and checks one attempt after the other; returns the best, which is the one on disk at the end.
 
-    The search ends at a file that passes. Where the images are too few to show even a file without loss, it ends at the
-    first whose measured loss is within the limit; where they are enough, less loss can still be shown, and it goes on.
+    The search ends at a file that passes. Where the images are too few to pass even a file without loss, it ends at the
+    first file whose measured loss is within the limit. Where they are enough, it goes on, as a later file may pass.
     """
     path = folder / f"model.{precision}.onnx"
     best: tuple[onnx.ModelProto, Made] | None = None
@@ -228,7 +231,8 @@ def first_passing(
             save(converted, path)
         checked = checker.check_until_shown(path, precision)
         made = Made(path=path, precision=precision, checked=checked, quantisation=quantisation)
-        # A file that is not refused stays the best until a better kind of verdict: more float only costs speed.
+        # Later attempts leave more operators in float, which costs speed: they have to be of a better rank, unless the
+        # best so far is refused.
         if best is None or best[1].rank == REFUSED or made.rank < best[1].rank:
             best = converted, made
         if not search or made.rank == PASSED or (made.rank == WITHIN and checked.verdict.queries_needed is not None):

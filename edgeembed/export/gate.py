@@ -1,45 +1,35 @@
-"""Passes an exported file only where real images show that it loses no more than it may, and refuses it where they
-show that it loses more.
+"""Compares an exported file with its limits on real images: it is passed, refused or not shown.
 
-A loss of mAP is held against its limit as in a non-inferiority trial (Piaggio et al., JAMA 308, 2012): what counts is
-the end of its interval. Between the two outcomes lies a third, `not shown`: too few queries to tell.
+The loss of mAP is tested as in a non-inferiority trial (Piaggio et al., JAMA 308, 2012). The file passes where the
+upper end of the loss's interval is within the limit. It is refused where the loss is above the limit and the lower end
+above 0. Otherwise the images do not decide: `not shown`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-
-import numpy as np
-import numpy.typing as npt
 
 from edgeembed.bundle import MapLoss, Parity
 from edgeembed.errors import CheckFailed
+from edgeembed.evaluation import ScoredQueries
 from edgeembed.export.recipe import Thresholds
 from edgeembed.intervals import mean_intervals
 from edgeembed.spread import error_beside_spread
 
 SMALLEST_LIMIT = 1e-4
-"""A hundredth of a point: no number of queries shows that nothing at all is lost."""
+"""A hundredth of a point. A limit of 0 counts as this, because no number of queries shows that nothing is lost."""
 LEAST_CLASSES = 40
-"""Fewer show no loss to be within its limit. Of a tenth of all classes none may be among them (.9^40, 1 draw in 70)."""
+"""Classes below which no file passes. A loss in a tenth of all classes is then rarely missed: .9^40, 1 draw in 70."""
 FEW_CLASSES = 5
-"""With fewer, every class loses by chance in .5^4 = 6 % of draws, and the lower end of the interval says little."""
+"""Classes below which a lower end above 0 does not refuse: all of 4 classes lose by chance in .5^4 = 6 % of draws."""
 RULE_OF_THREE = 3.0
-"""Of n queries none lost anything: the share of those that lose may be 3/n (95 %; Hanley and Lippman-Hand, JAMA 249,
-1983). The bootstrap of such a sample has no width, so the number of queries needs a limit of its own.
+"""Where none of n queries loses anything, up to 3/n of all queries may lose (95 %; Hanley and Lippman-Hand, JAMA 249,
+1983). The bootstrap interval of such a sample has no width, so the gate also requires a number of queries.
 """
 POWER_FACTOR = (1.96 + 0.84) / 1.96
-"""Half of an interval is 1.96 standard errors; 2.80 of them within the limit show a file without loss 8 times in 10."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class AveragePrecisions:
-    """Average precision of each query that has a match (Q,), and the query's class."""
-
-    value_Q: npt.NDArray[np.float64]
-    class_Q: Sequence[Hashable]
+"""A file without loss passes 8 times in 10 where the limit is 2.80 standard errors; half an interval is 1.96."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +42,7 @@ class Verdict:
 
     @property
     def not_shown(self) -> str | None:
-        """Why nobody can say whether the file loses more mAP than it may; None where it passed or is refused."""
+        """Why the images do not show that the loss of mAP is within its limit; None where it passed or is refused."""
         return None if self.reasons or self.map_loss is None else self.map_loss.not_shown
 
     @property
@@ -63,13 +53,13 @@ class Verdict:
 
     @property
     def within(self) -> bool:
-        """Whether the measured loss, chance or not, is one that the file may have."""
+        """Whether the measured loss is within its limit, shown or by chance."""
         loss = self.map_loss
         return loss is None or loss.limit is None or loss.value <= loss.limit
 
     @property
     def queries_needed(self) -> int | None:
-        """Matched queries of a sample that may show what this one is too small for; None where it is large enough."""
+        """Matched queries that could show whether the loss is within its limit; None where the images have as many."""
         loss = self.map_loss
         if self.not_shown is None or loss is None or loss.queries_needed is None or loss.matched_queries is None:
             return None
@@ -85,9 +75,12 @@ class Refused:
     reasons: tuple[str, ...]
 
 
-def map_loss(reference: AveragePrecisions, candidate: AveragePrecisions, limit: float | None = None) -> MapLoss:
-    """Paired over queries: what the two files share cancels, so a small loss shows with few queries."""
-    difference_Q = reference.value_Q - candidate.value_Q
+def map_loss(reference: ScoredQueries, candidate: ScoredQueries, limit: float | None = None) -> MapLoss:
+    """The loss of mAP of `candidate`, with an interval of the differences on the same queries.
+
+    Query difficulty, which both files share, cancels, so a small loss shows with few queries.
+    """
+    difference_Q = reference.average_precision_Q - candidate.average_precision_Q
     (intervals,) = mean_intervals(difference_Q[:, None], reference.class_Q)
     loss = MapLoss(
         value=float(difference_Q.mean()),
@@ -95,12 +88,14 @@ def map_loss(reference: AveragePrecisions, candidate: AveragePrecisions, limit: 
         matched_queries=len(difference_Q),
         classes=len(set(reference.class_Q)),
     )
-    return loss if limit is None else held_against(loss, limit)
+    return loss if limit is None else with_limit(loss, limit)
 
 
-def held_against(loss: MapLoss, limit: float) -> MapLoss:
-    """Whether the loss is shown to be within the limit: the interval's upper end is, and queries and classes are so
-    many that a loss of twice the limit cannot hide in those that were not drawn.
+def with_limit(loss: MapLoss, limit: float) -> MapLoss:
+    """Adds whether the loss is shown to be within the limit.
+
+    The upper end of its interval has to be, with so many queries and classes that a file which loses twice the limit in
+    few of them is rarely missed.
     """
     num_queries, num_classes = loss.matched_queries or 0, loss.classes or 0
     is_enough = num_queries >= least_queries(limit) and num_classes >= LEAST_CLASSES
@@ -110,18 +105,19 @@ def held_against(loss: MapLoss, limit: float) -> MapLoss:
 
 
 def least_queries(limit: float) -> int:
-    """Matched queries below which no loss is shown to be within the limit.
+    """Matched queries below which no loss is shown to be within the limit: 3 / (2 * limit).
 
-    Of files that lose twice the limit, that with the fewest wrong queries loses a whole average precision in each: a
-    share of 2 * limit of all queries, of which 3 / (2 * limit) hold one in 95 % of draws.
+    A loss of twice the limit is hardest to see where a share of 2 * limit of the queries loses a whole average
+    precision each and the others lose nothing. A sample of this size has such a query in 95 % of draws.
     """
     return math.ceil(RULE_OF_THREE / (2 * max(limit, SMALLEST_LIMIT)))
 
 
 def queries_needed(num_queries: int, num_classes: int, half_width: float, limit: float) -> int:
-    """Matched queries with which a file without loss and of the measured spread passes 8 times in 10, two digits.
+    """Matched queries with which a file without loss would pass 8 times in 10, rounded up to two digits.
 
-    An interval narrows with the root of their number, where classes grow in number and not in size.
+    `half_width` of the interval was measured with `num_queries`. It narrows with the square root of their number, as
+    long as classes grow in number and not in size.
     """
     by_spread = num_queries * (POWER_FACTOR * half_width / max(limit, SMALLEST_LIMIT)) ** 2
     by_classes = num_queries * LEAST_CLASSES / num_classes
@@ -131,7 +127,7 @@ def queries_needed(num_queries: int, num_classes: int, half_width: float, limit:
 
 
 def judge(agreement: Parity, loss: MapLoss | None, wanted: Thresholds) -> Verdict:
-    """Holds the figures of one file against the thresholds of its precision; `loss` against its own limit."""
+    """Compares the figures of one file with the thresholds of its precision, and `loss` with its limit."""
     reasons = []
     for name in ("cosine_p1", "cosine_p50"):
         figure, least = getattr(agreement, name), getattr(wanted, name)
@@ -146,10 +142,10 @@ def judge(agreement: Parity, loss: MapLoss | None, wanted: Thresholds) -> Verdic
 
 
 def is_above_limit(loss: MapLoss) -> bool:
-    """Whether the images show a loss, and the measured one is above the limit.
+    """Whether the loss is above the limit and the lower end of its interval above 0.
 
-    A lower end above the limit would be the mirror image of passing. In simulation it refuses half as many of the files
-    that lose twice the limit, and hardly fewer of those without loss (benchmarks/results/gate_power.md).
+    A stricter rule, a lower end above the limit, refuses half as many of the files that lose twice the limit in
+    simulation (benchmarks/results/gate_power.md). It holds only where there are fewer than FEW_CLASSES classes.
     """
     if loss.limit is None or loss.classes is None:
         return False

@@ -1,4 +1,4 @@
-"""The real images that an export is calibrated and judged on."""
+"""The real images that calibration and the gate of an export use."""
 
 from __future__ import annotations
 
@@ -12,27 +12,35 @@ import numpy as np
 
 from edgeembed.data.manifest import Manifest, Rows, read_manifest
 from edgeembed.errors import UserError
-from edgeembed.evaluation import EvaluationSet, FloatArray, choose_split, name_of, protocol, restrict, score_rows
-from edgeembed.export.gate import LEAST_CLASSES, AveragePrecisions
+from edgeembed.evaluation import (
+    EvaluationSet,
+    FloatArray,
+    ScoredQueries,
+    choose_split,
+    name_of,
+    restrict,
+    score_queries,
+)
+from edgeembed.export.gate import LEAST_CLASSES
 from edgeembed.export.recipe import ExportRecipe
 from edgeembed.export.sample import sample_classes
 from edgeembed.images import ImageError, UInt8Array, load_pixels
-from edgeembed.metrics import METRICS, RetrievalScores, query_values
+from edgeembed.metrics import RetrievalScores
 from edgeembed.progress import stage
 
 log = logging.getLogger(__name__)
 
 PARITY_IMAGES = 256
 LEAST_IMAGES = 64
-FIRST_SHARE = 0.25  # of the multiply-accumulates that may be spent on a measurement
+FIRST_SHARE = 0.25  # of gate.max_macs: small losses need no more images, and most files lose little
 
 
 @dataclass(frozen=True, kw_only=True)
 class GateImages:
-    """Decoded images, (N, H, W, 3): to take ranges from, to choose between ranges, and to judge on.
+    """Decoded images, (N, H, W, 3) uint8, for calibration, for the choice between calibrations, and for the gate.
 
-    The first `num_parity` of those to judge on are compared with torch one by one. `evaluation` is a sample of
-    `planned`, the protocol, of at most `num_taken` images, which may grow to `most_images`.
+    `pixels_NHWC` are those of the gate; the first `num_parity` are compared with torch one by one. `evaluation` is a
+    sample of the protocol `planned` with at most `num_taken` images. `grown` may enlarge it to `most_images`.
     """
 
     calibration_NHWC: UInt8Array
@@ -46,10 +54,10 @@ class GateImages:
     most_images: int
 
     def grown(self, num_queries: int) -> GateImages | None:
-        """With twice as many images, the new ones last; None where no sample has that many queries with a match, or
-        all images are of too few classes to show anything.
+        """The same with twice as many images, the new ones last.
 
-        Only the protocol of one split is drawn from: where val is too small, test stays held out.
+        None where even `most_images` images have fewer than `num_queries` matched queries, or too few classes to show
+        that a loss is within its limit. All images are of one split: where val is too small, test stays held out.
         """
         num_taken = min(2 * self.num_taken, self.most_images)
         most = sample_classes(self.planned, self.most_images)
@@ -74,28 +82,13 @@ class GateImages:
             num_taken=num_taken,
         )
 
-    def score(self, embedding_ND: FloatArray) -> RetrievalScores | None:
-        """Retrieval of a file's embeddings on the gate's split; None where nothing can be scored."""
+    def score(self, embedding_ND: FloatArray) -> ScoredQueries | None:
+        """Retrieval of a file's embeddings, (N, D), on the gate's split; None where nothing can be scored."""
         if self.evaluation.not_scored is not None or not np.isfinite(embedding_ND).all():
             return None
         manifest, query, index = self.evaluation.manifest, self.evaluation.query, self.evaluation.index
-        scores = score_rows(embedding_ND, self.rows, embedding_ND, self.rows, manifest, query, index)
-        return None if scores.map is None else scores
-
-    def average_precisions(self, embedding_ND: FloatArray) -> AveragePrecisions | None:
-        """Average precision of each query that has a match; None where there is nothing to score."""
-        if self.score(embedding_ND) is None:
-            return None
-        evaluation = self.evaluation
-        as_query, as_index = np.isin(self.rows, evaluation.query), np.isin(self.rows, evaluation.index)
-        value_QM, num_relevant_Q, _ = query_values(
-            embedding_ND[as_query],
-            embedding_ND[as_index],
-            **protocol(evaluation.manifest, self.rows[as_query], self.rows[as_index]),
-        )
-        matched_Q = num_relevant_Q > 0
-        class_Q = [name_of(evaluation.manifest, row) for row in self.rows[as_query][matched_Q].tolist()]
-        return AveragePrecisions(value_Q=value_QM[matched_Q, METRICS.index("map")], class_Q=class_Q)
+        scored = score_queries(embedding_ND, self.rows, embedding_ND, self.rows, manifest, query, index)
+        return None if scored.scores.map is None else scored
 
     def summary(self, scores: RetrievalScores) -> dict[str, Any]:
         """`retrieval` of bundle.json."""
@@ -112,10 +105,11 @@ class GateImages:
 
 
 def gate_images(size_px: int, macs: int, facts: dict[str, Any], data: Path | None, recipe: ExportRecipe) -> GateImages:
-    """Calibrates on train, judges on val where it can be scored, else on test; `macs` of an image decide on how many.
+    """Calibration images from train, gate images from val where it can be scored, else from test.
 
-    A quarter of the images that are paid for are taken at first, see `GateImages.grown`. Where neither split can be
-    scored, embeddings of training images are compared and nothing is scored.
+    `macs`, multiply-accumulates of the network for one image, and `gate.max_macs` give their number; a quarter of it is
+    taken at first (see `GateImages.grown`). Where neither split can be scored, images are compared with torch alone.
+    Raises UserError without a manifest, or where no image of it can be read.
     """
     known = (facts.get("data") or {}).get("manifest")
     if data is None and not known:
@@ -123,11 +117,11 @@ def gate_images(size_px: int, macs: int, facts: dict[str, Any], data: Path | Non
     manifest = read_manifest(data or Path(str(known)))
     train = manifest.rows("train")
     planned = choose_split(manifest, "val", "test")
-    most_images, paid_first = (
+    most_images, num_first = (
         max(LEAST_IMAGES, int(share * recipe.gate.max_macs / macs)) for share in (1.0, FIRST_SHARE)
     )
     most_images = min(recipe.gate.max_images, most_images)
-    num_taken = min(recipe.gate.max_images, paid_first)
+    num_taken = min(recipe.gate.max_images, num_first)
     evaluation = sample_classes(planned, num_taken)
     if evaluation.not_scored is not None:
         log.warning("the gate judges by cosine alone, retrieval is not scored: %s", evaluation.not_scored)
@@ -136,10 +130,10 @@ def gate_images(size_px: int, macs: int, facts: dict[str, Any], data: Path | Non
     if judged.size == 0:
         there = train if train.size else np.arange(len(manifest))
         judged = there[sample_evenly(len(there), num_parity)]
-    # Parity is taken on images spread over all that are judged; they come first.
+    # Images spread over all of the gate's come first: those are compared with torch.
     spread = sample_evenly(len(judged), num_parity)
     rows = np.concatenate([judged[spread], np.delete(judged, spread)])
-    wanted = min(recipe.int8.calibration_images, max(LEAST_IMAGES, paid_first // 4))
+    wanted = min(recipe.int8.calibration_images, max(LEAST_IMAGES, num_first // 4))
     calibration, choosing = to_calibrate(train if train.size else judged, wanted, recipe.int8.choosing_images)
     with stage(f"reading {len(rows)} images of the {evaluation.split} protocol and {len(calibration)} to calibrate"):
         pixels_NHWC, kept = require_readable(*decode(manifest, rows, size_px), rows)

@@ -1,4 +1,4 @@
-"""The keys of an export recipe: how int8 ranges are found, and what a file must keep to leave."""
+"""The keys of an export recipe: how int8 ranges are found, and the limits that a file must pass."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def parse_precisions(text: str) -> list[str]:
 
 
 class Thresholds(Section):
-    """What a file of one precision must keep, measured with the file itself; None sets no limit.
+    """Limits of the files of one precision, each measured with the file itself; None sets no limit.
 
-    `cosine_p1` and `cosine_p50`: percentiles over images of the cosine to torch. `map_loss`: mAP below that of the
-    fp32 file: passed where the upper end of its 95 % interval is within it, refused where it is exceeded and the lower
-    end is above 0, and else not shown (see gate.py).
+    `cosine_p1` and `cosine_p50`: percentiles over images of the cosine to torch. `map_loss`: largest loss of mAP
+    against the fp32 file, in 0..1 (see gate.py). A file passes where the upper end of the loss's 95 % interval is
+    within it, and is refused where the loss is above it and the lower end above 0; otherwise the loss is not shown.
     `relative_error_p50`: median over images of 1 - cosine, as a share of its mean between different images; a cosine
     alone says little of a space in which all images lie close together.
     """
@@ -55,10 +55,10 @@ class Thresholds(Section):
 class GateSection(Section):
     """Thresholds by precision, and on how many images they are measured.
 
-    At first as many images as a quarter of `max_macs` multiply-accumulates pays for, at least 64 and at most
-    `max_images`, and for int8 ranges a quarter as many: a small network is judged on all of them, ViT-B/16 on some 570
-    and ViT-H-14 on 64. Where these do not show whether a loss of mAP is within its limit, and all that `max_macs` pays
-    for may, their number is doubled until it is shown: to some 2,300 images for ViT-B/16 and 240 for ViT-H-14.
+    The first sample takes a quarter of the multiply-accumulates of `max_macs`: at least 64 images and at most
+    `max_images`, some 570 for ViT-B/16 and 64 for ViT-H-14. Calibration takes a quarter as many. Where the sample does
+    not show whether a loss of mAP is within its limit, and the largest one could, it is doubled until it does: up to
+    some 2,300 images for ViT-B/16 and 240 for ViT-H-14.
     """
 
     fp32: Thresholds = Thresholds(cosine_p1=0.9999)

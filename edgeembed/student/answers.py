@@ -13,7 +13,7 @@ from torch import Tensor
 from edgeembed.data.manifest import Manifest, Rows
 from edgeembed.data.shapes import Shapes
 from edgeembed.data.versions import images_id
-from edgeembed.data.views import RENDERING
+from edgeembed.data.views import RENDERING_VERSION
 from edgeembed.files import check_output_folder
 from edgeembed.run import read_json
 from edgeembed.student.recipe import DistillRecipe
@@ -32,7 +32,7 @@ class Answers:
     def __init__(
         self, teacher: Network, store: TargetStore | None, shapes_N2: Shapes, *, precision: str, device: str
     ) -> None:
-        """`shapes_N2`: height and width of each training image as the teacher sees it."""
+        """`shapes_N2`: (height, width) in pixels of the teacher's input for each training image."""
         self.teacher, self.store, self.shapes_N2 = teacher, store, shapes_N2
         self.precision, self.device = precision, device
 
@@ -78,7 +78,7 @@ def target_key(recipe: DistillRecipe, manifest: Manifest, teacher: Network, spac
         num_images=int(manifest.training_rows().size),
         dim=teacher.dim,
         augmentation={
-            "rendering": RENDERING,
+            "rendering": RENDERING_VERSION,
             "seed": recipe.targets.seed,
             "canvas_px": training_canvas_px(recipe, teacher.size_px),
             "teacher_px": teacher.size_px,
@@ -141,9 +141,9 @@ def warn_if_teacher_is_slow(teacher: Network, *, num_images: int, device: str, p
 def open_store(
     recipe: DistillRecipe, key: TargetKey | None, teacher_path: Path, *, num_views: int, num_visits: int
 ) -> TargetStore | None:
-    """The store that a run reads and fills, None for a live teacher; says which, and why.
+    """The store that a run reads and fills, None for a live teacher; logs which, and why.
 
-    `num_visits` is how often the run visits an image, at most.
+    `num_visits`: how often the whole run visits the image that it visits most.
     """
     section = recipe.targets
     if key is None:
@@ -152,7 +152,7 @@ def open_store(
     folder = store_folder(recipe, key, teacher_path)
     if section.store == "auto" and not folder.is_dir() and num_views >= num_visits:
         log.info(
-            "targets: the teacher embeds each view, which comes once in %d epochs: not stored", recipe.train.epochs
+            "targets: the teacher embeds each view, as no view recurs within %d epochs: not stored", recipe.train.epochs
         )
         return None
     warn_of_other_versions(folder, key)
@@ -162,7 +162,8 @@ def open_store(
     if known < total:
         check_output_folder(folder, option="targets.store")
     log.info(
-        "targets: %d images x %d views, each used %.3g times; %d of %d known in %s (%.3g MB), the teacher adds others",
+        "targets: %d images x %d views, each used up to %.3g times; %d of %d known in %s (%.3g MB), the teacher adds "
+        "others",
         *(key.num_images, num_views, num_visits / num_views, known, total, folder, total * key.dim * 2 / 1e6),
     )
     return store

@@ -18,7 +18,7 @@ from edgeembed.data.loader import open_canvases
 from edgeembed.data.manifest import Manifest, Rows
 from edgeembed.data.shapes import square_shapes
 from edgeembed.data.versions import images_id, kind_of
-from edgeembed.data.views import RENDERING
+from edgeembed.data.views import RENDERING_VERSION
 from edgeembed.errors import CheckFailed, UserError
 from edgeembed.files import check_output_folder
 from edgeembed.locks import locked
@@ -128,10 +128,10 @@ def verify_targets(
     teacher, facts = load_model(teacher_path)
     store = open_existing(folder)
     if "canvas_px" not in store.key.augmentation:
-        raise UserError(f"{folder}: embeddings that were imported: there is no teacher to ask again")
-    if store.key.augmentation.get("rendering") != RENDERING:
+        raise UserError(f"{folder}: imported embeddings: only those that a teacher run computed can be verified")
+    if store.key.augmentation.get("rendering") != RENDERING_VERSION:
         raise UserError(
-            f"{folder}: an earlier version of edgeembed stored these targets, of views rendered in another way: "
+            f"{folder}: these targets are of views that an earlier version of edgeembed rendered differently: "
             "`edgeembed targets build` stores new ones"
         )
     if (store.key.space_id, store.key.data) != (facts["space_id"], manifest.training_fingerprint):

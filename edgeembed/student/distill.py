@@ -129,7 +129,8 @@ def _train(
         student.starting_weights = state.get("starting_weights", recipe.student.weights)
     resume_scale(scaler, state)
     run.forget_metrics_after(first_step)
-    num_visits = train.epochs * int(visits.times_V.max())
+    most_visits = int(visits.times_V.max())  # of an image in an epoch
+    num_visits = train.epochs * most_visits
     num_views = min(recipe.targets.views, num_visits)
     images_left = order.batch_size * (total_steps - first_step)
     answer = teacher.answers(
@@ -153,7 +154,8 @@ def _train(
     )
     work_S = [float(image.view_px(step / total_steps) ** 2) for step in range(total_steps)]
     recurs = num_views < num_visits and teacher.size_px and recipe.targets.store != "none"
-    remark = f"; less once the teacher has embedded all views, in epoch {num_views} of {train.epochs}" if recurs else ""
+    first_recurring = num_views // most_visits + 1
+    remark = f"; less from epoch {first_recurring} of {train.epochs} on, when views recur" if recurs else ""
     started, evaluated = time.monotonic(), None
     student.train()
     warn_if_lone_images(student, order.batch_size)
@@ -261,8 +263,8 @@ def with_precision(
 
 @dataclass(frozen=True, kw_only=True)
 class StudentScores:
-    """A student's retrieval in its own index (symmetric) and in the teacher's (asymmetric), and the share of the
-    teacher's mAP that it keeps in each.
+    """A student's retrieval in its own index (symmetric) and in the teacher's (asymmetric); `retention` is its mAP in
+    each as a share of the teacher's mAP in the teacher's index.
     """
 
     scores: dict[str, RetrievalScores]
@@ -273,8 +275,8 @@ class StudentScores:
 class Validation:
     """Scores a student on the val split against its own index and against the teacher's, embedded once.
 
-    `teacher_scores` are the teacher's, in its own index. `untrained` holds the figures of the student's architecture
-    with random weights in both indexes; None where it is too large.
+    `teacher_scores`: the teacher's, in its own index. `untrained`: the figures of the student's architecture with
+    random weights, in both indexes; None where it is too large.
     """
 
     def __init__(
@@ -316,5 +318,6 @@ class Validation:
     def against_index(
         self, query_ND: FloatArray, query_rows: Rows, index_ND: FloatArray, index_rows: Rows
     ) -> ScoredQueries:
+        """Scores of (M, D) query embeddings and (N, D) index embeddings of some manifest rows."""
         planned = self.planned
         return score_queries(query_ND, query_rows, index_ND, index_rows, planned.manifest, planned.query, planned.index)

@@ -47,7 +47,7 @@ class Replay:
             )
 
     def partners(self, image_B: Rows, view_B: Rows, num_images: int) -> Rows:
-        """The image that each one is mixed with in its view, -1 for none; a view shifts all by the same number."""
+        """The image that each one is mixed with in its view, (B,), -1 for none: a view adds one number to all."""
         if not self.mix.mixes or num_images < 2:
             return np.full(len(image_B), -1, dtype=np.int64)
         draw_B = uniforms(self.seed, np.zeros_like(image_B), view_B, 22)[:, 21]
@@ -57,7 +57,7 @@ class Replay:
 
 @dataclass(frozen=True, kw_only=True)
 class ViewBatch:
-    """Decoded images, the view of each, and those that they are mixed with (`partner_B`, -1 for none)."""
+    """Decoded images, the number of the view of each, and the image it is mixed with (`partner_B`, -1 for none)."""
 
     replay: Replay
     view_B: Rows
@@ -69,7 +69,7 @@ class ViewBatch:
     def render(self, at: Rows, shape_px: int | tuple[int, int], device: str) -> Tensor:
         """The views of some images of the batch, (len(at), 3, H, W), 0..255; `shape_px` is (H, W) or a square's side.
 
-        A view has the same content at any shape: where the shape has an image's own proportions, nothing is squashed.
+        A view has the same content at any shape. At the proportions of the image, nothing is squashed.
         """
         image_B, view_B, partner_B = self.image_B[at], self.view_B[at], self.partner_B[at]
         view_BCHW = self._draw(image_B, view_B, shape_px, device)

@@ -41,7 +41,7 @@ class TargetKey:
     """All that a stored target depends on. `augmentation` holds what draws, cuts and mixes views, and the seed."""
 
     space_id: str
-    data: str  # fingerprint of the training rows of a manifest, which the rows follow
+    data: str  # fingerprint of the manifest's training rows; the store has one row for each, in their order
     images: str | None  # what lies at the paths of the manifest; None in stores of earlier versions
     num_images: int
     dim: int
@@ -232,7 +232,7 @@ def header(shape: list[int], size: int, key: TargetKey) -> bytes:
 
 
 def by_view(view: int | Rows, count: int) -> Iterator[tuple[int, Rows]]:
-    """Each view with the places in a batch of `count` images that have it."""
+    """Each view, with the positions of the images in a batch of `count` that are in this view."""
     view_B = np.broadcast_to(np.asarray(view), (count,))
     for number in np.unique(view_B).tolist():
         yield number, np.flatnonzero(view_B == number)

@@ -65,8 +65,9 @@ class Teacher(Protocol):
         num_images: int,
         device: str,
     ) -> Answer:
-        """Brings the teacher to a device and gives its embeddings of views, `num_images` of which are still needed; the
-        run visits an image at most `num_visits` times.
+        """Moves the teacher to a device and returns the function that gives its embeddings of views.
+
+        The run still needs `num_images` of them, and visits an image at most `num_visits` times.
         """
 
     def embed(self, manifest: Manifest, rows: Rows, recipe: DistillRecipe, device: str) -> tuple[FloatArray, Rows]:

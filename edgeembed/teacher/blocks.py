@@ -1,5 +1,6 @@
-"""The blocks of a tower from its stem to its last one, for frozen prefixes and rates that fall towards the input, and
-the parameters that weight decay and Muon leave alone.
+"""The blocks of a tower, from the stem to the last one, for frozen blocks and layer-wise decay of the learning rate.
+
+Also the parameters that are exempt from weight decay and Muon.
 """
 
 from __future__ import annotations
@@ -41,12 +42,12 @@ TOKENS_AND_POSITIONS = ("class_embedding", "cls_token", "positional_embedding", 
 
 
 def undecayed(network: nn.Module) -> set[int]:
-    """The `id` of each parameter that has neither weight decay nor Muon: norms, biases and other vectors, class token,
-    position embedding, the patch stem, and what a timm model itself exempts (`no_weight_decay`, such as tables of
-    relative positions).
+    """The `id` of each parameter that is exempt from weight decay and Muon.
 
-    Decay draws a parameter towards zero and Muon makes its update orthogonal: neither suits an offset, a token or a
-    position, and the patch stem is left to plain AdamW with them.
+    These are norms, biases and other vectors, class token, position embedding, the patch stem, and what a timm model
+    exempts itself (`no_weight_decay`, such as tables of relative positions). Weight decay pulls a parameter towards
+    zero, and Muon makes its update orthogonal: neither suits an offset, a token or a position. The patch stem is exempt
+    as in the published recipes.
     """
     exempt: set[int] = set()
     for prefix, module in network.named_modules():
@@ -61,14 +62,17 @@ def undecayed(network: nn.Module) -> set[int]:
 
 
 def is_patch_stem(module: nn.Module) -> bool:
-    """Whether a module cuts an image into patches: a convolution of three channels as wide as its stride, above 1."""
+    """Whether a module cuts an image into patches: a convolution of RGB with equal kernel and stride, above 1."""
     if not isinstance(module, nn.Conv2d) or module.in_channels != 3:
         return False
     return module.kernel_size[0] > 1 and tuple(module.kernel_size) == tuple(module.stride)
 
 
 def freeze_blocks(backbone: nn.Module, num_blocks: int) -> None:
-    """Stops the first blocks from learning, and puts them into evaluation mode; the stem is the first."""
+    """Freezes the first blocks, of which the stem is the first, and puts them into evaluation mode.
+
+    Raises UserError where the backbone has fewer blocks.
+    """
     blocks = blocks_of(backbone)
     if num_blocks > len(blocks):
         raise UserError(f"backbone.frozen_blocks = {num_blocks}: the backbone has {len(blocks)} blocks")

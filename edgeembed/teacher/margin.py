@@ -55,7 +55,7 @@ def add_angle(cosine_B: Tensor, margin_B: Tensor) -> Tensor:
 
 
 def margins_at(epoch: float, margin_K: Tensor, *, growth_per_epoch: float, margin_max: float | None) -> Tensor:
-    """Dynamic margins (Huang & Li 2022), (K,): each grows with the epoch from its start, up to one largest margin."""
+    """Dynamic margins (Huang & Li 2022), (K,): `margin_K` plus a growth per epoch, at most `margin_max`."""
     return (margin_K + growth_per_epoch * epoch).clamp_max(math.inf if margin_max is None else margin_max)
 
 

@@ -1,10 +1,9 @@
-"""Rotates a finished teacher's space by PCA, so that the leading dimensions tell images apart best: short embeddings
-are then prefixes.
+"""Rotates a finished teacher's space by PCA, so that the leading dimensions discriminate best and can be used alone.
 
-A rotation keeps every cosine, and a linear neck takes it up without a trace. Its axes are the eigenvectors of the
-embeddings' covariance, largest variance first. The mean is subtracted: it is a direction that all images share, which
-would take the first dimension and tell nothing apart. Kusupati et al. (2022) train for short prefixes; this costs
-nothing, and holds for every student and every index of the space.
+A rotation changes no cosine, and folds into the weights of a linear neck. Its axes are the eigenvectors of the
+embeddings' covariance, largest variance first. The covariance is centred, because the mean is a direction that all
+images share: it would take the first dimension and discriminate nothing. Kusupati et al. (2022) train for short
+prefixes; the rotation needs no training, and every student and index of the space inherits it.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 class Moments(nn.Module):
-    """Running mean (D,) and second moments (D, D) of the embeddings of training steps, kept with the checkpoints."""
+    """Running mean (D,) and second moments (D, D) of the embeddings of training steps; checkpoints contain them."""
 
     mean_D: Tensor
     second_DD: Tensor
@@ -61,9 +60,7 @@ def order_dimensions(model: EmbeddingModel, centres: ClassCentres, moments: Mome
 
 
 def principal_axes(covariance_DD: Tensor) -> Tensor:
-    """Rows are the eigenvectors, largest variance first, (D, D). Of an axis and its opposite it takes the one whose
-    largest number is positive.
-    """
+    """(D, D), whose rows are the eigenvectors, largest variance first; the largest entry of each is positive."""
     _, axis_DD = torch.linalg.eigh(covariance_DD)
     axis_DD = axis_DD.flip(1).T
     largest_D1 = axis_DD.gather(1, axis_DD.abs().argmax(dim=1, keepdim=True))

@@ -136,17 +136,21 @@ class TeacherRecipe(Section):
     def explain(self) -> str:
         """What a stage does, in a line."""
         frozen = {"backbone": self.backbone.frozen, "neck": self.neck.frozen, "head": self.head.frozen}
+        lr = self.optim.lr
+        if self.optim.decay_epochs is not None and not self.optim.warmup_epochs:  # a stage may start within the decay
+            lr *= self.optim.decay_factor(self.optim.decay_first_epoch / self.optim.decay_epochs)
         rates = {
-            "backbone": self.optim.lr * self.optim.backbone_lr_factor,
-            "neck": self.optim.lr,
-            "head": self.optim.lr * self.optim.head_lr_factor,
+            "backbone": lr * self.optim.backbone_lr_factor,
+            "neck": lr,
+            "head": lr * self.optim.head_lr_factor,
         }
         margin = f"{self.head.margin:g}"
         if self.head.class_margins:
             margin = "{:g} to {:g} by the size of the class".format(*self.head.class_margins)
+        epochs = "1 epoch" if self.train.epochs == 1 else f"{self.train.epochs} epochs"
         shape = "own proportions, about " if self.image.keep_aspect else ""
         return (
-            f"{self.train.epochs} epochs of {shape}{self.image.size_px} x {self.image.size_px} pixels in batches of "
+            f"{epochs} of {shape}{self.image.size_px} x {self.image.size_px} pixels in batches of "
             f"{self.train.batch_size * self.train.accumulate_steps}; trains "
             + ", ".join(f"{name} at {rate:.3g}" for name, rate in rates.items() if not frozen[name])
             + f"; {self.head.kind} margin {margin}"

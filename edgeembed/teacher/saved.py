@@ -19,10 +19,10 @@ SCHEMA = "edgeembed-model/1"
 
 
 def space_id(model: Network) -> str:
-    """Names a teacher's embedding space: a hash of all that changes an embedding, and of nothing else.
+    """Identifies a teacher's embedding space: a hash of everything that changes an embedding, and of nothing else.
 
-    That is the architecture, preprocessing, averaging over mirror images and scales, and every tensor that evaluation
-    reads. Dropout, class centres and batch norm's count of batches change no embedding.
+    It covers architecture, preprocessing, averaging over mirrored images and scales, and every tensor that inference
+    reads. Dropout, class centres and batch norm's `num_batches_tracked` change no embedding.
     """
     described = _without(model.describe(), {"dropout", "params"})
     parts = [described[name] for name in ("architecture", "input", "inference") if name in described]

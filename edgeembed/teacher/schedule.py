@@ -17,10 +17,10 @@ from edgeembed.teacher.precision import LEAST_LOSS_SCALE
 
 
 def rate_factor(step: int, *, steps_per_epoch: int, total_steps: int, section: OptimSection) -> float:
-    """Factor on every rate at a step of a stage: linear warm-up, then down to `final_lr_factor`.
+    """Factor on every learning rate at a step of a stage: linear warm-up, then decay to `final_lr_factor`.
 
-    With `decay_epochs` the decay is a curve over so many epochs of which the stage sees a part, from epoch
-    `decay_first_epoch` on: a warm-up takes the place of its beginning. Without, it spans the stage after the warm-up.
+    Without `decay_epochs` the decay spans the stage after the warm-up. With it, the decay spans so many epochs, and the
+    stage starts at epoch `decay_first_epoch` of it; a warm-up replaces the first part.
     """
     warmup = min(section.warmup_epochs * steps_per_epoch, total_steps - 1)
     if step < warmup:
@@ -31,9 +31,7 @@ def rate_factor(step: int, *, steps_per_epoch: int, total_steps: int, section: O
         progress = max(0.0, step - warmup) / max(1.0, total_steps - warmup)
     else:
         progress = (section.decay_first_epoch + step / steps_per_epoch) / section.decay_epochs
-    progress = min(1.0, progress)
-    left = 1.0 - progress if section.decay == "linear" else 0.5 * (1.0 + math.cos(math.pi * progress))
-    return section.final_lr_factor + (1.0 - section.final_lr_factor) * left
+    return section.decay_factor(progress)
 
 
 def build_optimizers(
@@ -45,20 +43,22 @@ def build_optimizers(
     sparse_head: bool = False,
     precision: str = "fp32",
 ) -> list[torch.optim.Optimizer]:
-    """AdamW, SGD or Muon with a rate for each part. Weight decay and Muon leave out what `undecayed` names. Frozen
-    parameters are left out. A head with sparse gradients gets an optimiser of its own, which touches only the rows of a
-    step.
+    """AdamW, SGD or Muon with a learning rate for each part. `undecayed` parameters have neither weight decay nor Muon.
 
-    Muon leaves class centres and what is not a matrix to AdamW, and computes in bf16 where the run does.
+    Frozen parameters are left out. A head with sparse gradients gets a separate optimiser, which updates only the rows
+    of a step. Class centres and what is not a matrix are trained by AdamW in place of Muon, which computes in bf16
+    where the run does.
     """
     groups: list[dict[str, Any]] = []
     matrix_groups: list[dict[str, Any]] = []
-    kept = undecayed(backbone) | undecayed(neck)
+    exempt = undecayed(backbone) | undecayed(neck)
 
     def add(parameters: Iterable[nn.Parameter], factor: float, *, muon: bool = section.kind == "muon") -> None:
         wanted = [parameter for parameter in parameters if parameter.requires_grad]
         for decayed, by_muon in ((True, True), (True, False), (False, False)):
-            chosen = [p for p in wanted if (id(p) not in kept, decayed and muon and is_matrix(p)) == (decayed, by_muon)]
+            chosen = [
+                p for p in wanted if (id(p) not in exempt, decayed and muon and is_matrix(p)) == (decayed, by_muon)
+            ]
             if chosen:
                 decay = section.weight_decay if decayed else 0.0
                 rate = section.lr * factor
@@ -131,7 +131,10 @@ def take_step(
 
 
 def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float | None) -> Tensor:
-    """Scales gradients to a norm (None: leaves them) and returns what it was; sparse ones count by their values."""
+    """Scales gradients down to a total norm of `max_norm` (None: not at all) and returns the norm before that.
+
+    Sparse gradients count by their values.
+    """
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     values = [gradient._values() if gradient.is_sparse else gradient for gradient in gradients]
     norm = nn.utils.get_total_norm(values)

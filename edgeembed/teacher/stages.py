@@ -17,7 +17,7 @@ from edgeembed.teacher.recipe import TeacherRecipe
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """Steps `begin` up to, not including, `end` of a run; the order numbers the visits of an epoch."""
+    """Steps `begin` up to, not including, `end` of a run; `order` is that of `visits`, in each epoch."""
 
     name: str
     recipe: TeacherRecipe
@@ -79,7 +79,8 @@ def plan_stages(
 ) -> list[Stage]:
     """Every stage with its order; `train.max_steps` bounds the run, so that later stages may be cut or left out.
 
-    `visits_of_image` says how often an epoch visits each image (`repeat` of the manifest), before `sampling` balances.
+    `visits_of_image`, (N,): `repeat` of each image in the manifest, from which `sampling` starts. `readable`: the
+    images that can be decoded.
     """
     stages: list[Stage] = []
     begin = first_epoch = 0

@@ -63,9 +63,7 @@ def test_doctor_prints_a_table_for_each_bundle(edgeembed: Run, make_bundle: Make
 
 
 @pytest.mark.usefixtures("hurried")
-def test_doctor_says_of_which_files_the_gate_could_not_show_that_they_keep_their_limit(
-    edgeembed: Run, make_bundle: MakeBundle
-) -> None:
+def test_doctor_names_the_files_whose_loss_is_not_shown(edgeembed: Run, make_bundle: MakeBundle) -> None:
     folder = make_bundle()
     value = json.loads((folder / "bundle.json").read_text())
     del value["seal"]
@@ -74,8 +72,10 @@ def test_doctor_says_of_which_files_the_gate_could_not_show_that_they_keep_their
         if file["precision"] == "int8":
             file["retrieval"] = {"map_loss": {**loss, "queries_needed": 300}}
     write_sealed(folder / "bundle.json", value)
-    told = "not shown: 16 matched queries of 8 classes, about 300 needed: mAP is 0.00 points [-1.00, 1.00] below fp32's"
-    assert f"model.int8.onnx in onnxruntime: {told}, 0.5 allowed" in edgeembed("doctor", folder).stdout
+    message = (
+        "not shown: 16 matched queries of 8 classes, about 300 needed: mAP is 0.00 points [-1.00, 1.00] below fp32's"
+    )
+    assert f"model.int8.onnx in onnxruntime: {message}, 0.5 allowed" in edgeembed("doctor", folder).stdout
     rows = json.loads(edgeembed("doctor", folder, "--json").stdout)["fastest"][0]["timed"]
     assert [row["not_shown"] is None for row in rows if row["runtime"] == "onnxruntime"] == [True, False]
 

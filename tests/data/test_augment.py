@@ -179,7 +179,7 @@ def test_shears_can_be_rarer_than_crops() -> None:
 
 @pytest.mark.parametrize("render", [render_on_cpu, render_on_device])
 @pytest.mark.parametrize(("border", "darkest"), [("black", 0), ("reflect", 255)])
-def test_what_lies_beyond_the_edge_is_black_or_reflected(
+def test_the_border_of_a_view_is_black_or_reflected(
     render: Callable[..., torch.Tensor], border: str, darkest: int
 ) -> None:
     section = AugmentSection.model_validate(
@@ -193,16 +193,16 @@ def test_what_lies_beyond_the_edge_is_black_or_reflected(
 
 
 @pytest.mark.parametrize(
-    ("keys", "told"),
+    ("keys", "message"),
     [
-        ({"crop_side": [0.8, 1.2], "scale": [0.5, 1.0]}, "takes the place of augment.scale"),
-        ({"crop_side": [0.8, 1.2], "aspect": [0.5, 1.0]}, "takes the place of augment.scale and augment.aspect"),
+        ({"crop_side": [0.8, 1.2], "scale": [0.5, 1.0]}, "replaces augment.scale"),
+        ({"crop_side": [0.8, 1.2], "aspect": [0.5, 1.0]}, "replaces augment.scale and augment.aspect"),
         ({"crop_side": [1.2, 0.8]}, "two sides above 0, the smaller first"),
         ({"crop_side": [0.0, 0.8]}, "two sides above 0"),
     ],
 )
-def test_crop_sides_that_make_no_sense_are_refused(keys: dict[str, list[float]], told: str) -> None:
-    with pytest.raises(UserError, match=told):
+def test_crop_sides_that_cannot_be_used_are_refused(keys: dict[str, list[float]], message: str) -> None:
+    with pytest.raises(UserError, match=message):
         validate(AugmentSection, keys, source="augment")
 
 
@@ -236,7 +236,7 @@ def test_crops_of_half_the_image_at_half_its_size_lose_nothing(render: Callable[
         assert (sharp[image] - cut).abs().mean() < 6.0  # off by less than half a pixel
 
 
-def test_views_of_a_batch_may_have_numbers_of_their_own() -> None:
+def test_each_image_of_a_batch_may_have_another_view_number() -> None:
     image_B, view_B = np.array([4, 4, 7]), np.array([0, 1, 1])
     together = uniforms(3, image_B, view_B, 5)
     for at, (image, view) in enumerate(zip(image_B, view_B, strict=True)):

@@ -107,7 +107,7 @@ def test_joining_takes_rows_that_stand_there_twice_once_and_refuses_leaks_in_any
     table = read_manifest(manifest(root, ("a.png", "x", "train"), ("b.png", "x", "train")))
     joined, _ = prepare([table, table], cap=10, minimum=1, resample_to=0)
     assert sorted(joined.path) == ["a.png", "b.png"]
-    assert "2 rows are equal to earlier ones and are left out" in caplog.text
+    assert "2 duplicate rows are left out" in caplog.text
     picture(root / "e\u0301.png", 9)
     one = build_manifest(root, [ManifestRow(path="e\u0301.png", label="x", domain="d", split="val")], source="x")
     two = build_manifest(root, [ManifestRow(path="\u00e9.png", label="x", domain="d", split="test")], source="x")

@@ -171,7 +171,7 @@ def test_data_frames_may_hold_repeats_in_any_type(tmp_path: Path, column: list[A
     assert read_manifest(tmp_path / "m.parquet").repeat == read
 
 
-def test_a_program_cannot_make_a_wrong_repeat(tmp_path: Path) -> None:
+def test_a_manifest_built_in_python_cannot_have_a_wrong_repeat(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="column 'repeat' holds -2 in row 1"):
         manifest(tmp_path, row("a", "1", "train"), row("b", "1", "train", repeat=-2))
 
@@ -192,8 +192,8 @@ def test_equal_rows_are_read_as_one_that_is_visited_as_often(
         ("c", "1", 0),
     ]
     assert read.source == tmp_path / f"m.{suffix}"
-    assert "3 rows are equal to earlier ones" in caplog.text
-    assert "4 of 7 rows are kept" in caplog.text
+    assert "3 duplicate rows are merged" in caplog.text
+    assert "4 of 7 rows are left" in caplog.text
 
 
 def images(root: Path, count: int = 4) -> Manifest:

@@ -91,7 +91,7 @@ def test_roles_hold_for_their_domain_and_the_index_is_one(
 
 
 @pytest.mark.parametrize(
-    ("rows", "split", "told"),
+    ("rows", "split", "message"),
     [
         (TOYS, "test", "no labelled rows in split 'test'"),
         ([("toys", None, "val")], "val", "no labelled rows in split 'val'"),
@@ -99,8 +99,8 @@ def test_roles_hold_for_their_domain_and_the_index_is_one(
         ([("toys", "a", "test", "index"), ("cars", "m", "test", "index")], "test", "no rows of role query"),
     ],
 )
-def test_nothing_to_evaluate_on_is_an_error_that_names_it(rows: list[Row], split: str, told: str) -> None:
-    with pytest.raises(UserError, match=told):
+def test_nothing_to_evaluate_on_is_an_error_that_names_it(rows: list[Row], split: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
         table(*rows).evaluation(split)
 
 
@@ -151,7 +151,7 @@ def test_a_teacher_is_evaluated_on_all_of_val_of_joined_sets(edgeembed: Callable
     assert len(read_manifest(joined)) == 25
 
 
-def test_commands_say_what_can_be_scored(
+def test_commands_log_what_can_be_scored(
     edgeembed: Callable[..., Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     rows = [("a", "train"), ("a", "train"), ("a", "val"), ("b", "val"), ("c", "test"), ("c", "test")]
@@ -173,5 +173,6 @@ def test_commands_say_what_can_be_scored(
 
 def test_test_images_without_a_role_beside_others_with_one_are_remarked() -> None:
     assert remarks(table(*WITH_ROLES, *WITHOUT_ROLES)) == [
-        "1 test images have no role while others of their domain do, first 2: they are neither queries nor in the index"
+        "1 test images have no role while others of their domain do, first 2: they are neither queries nor in the "
+        "index; set `role`"
     ]

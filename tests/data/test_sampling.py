@@ -69,7 +69,7 @@ def test_the_draw_depends_on_the_seed_alone(tmp_path: Path) -> None:
     assert drawn[0] == drawn[1] != drawn[2]
 
 
-def test_preparing_again_sets_repeats_anew_and_keeps_zeros(tmp_path: Path) -> None:
+def test_preparing_again_replaces_repeats_except_zeros(tmp_path: Path) -> None:
     table = build_manifest(tmp_path, make({"big": 30, "small": 3}), source="x")
     once, _ = prepare([table], cap=10, minimum=1, resample_to=7)
     again, balance = prepare([once], cap=100, minimum=1, resample_to=0)
@@ -188,11 +188,11 @@ def test_images_that_are_not_trained_on_are_not_drawn_for_val(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("share", ["1", "-0.1", "nan", "inf"])
-def test_a_share_that_is_none_is_refused(edgeembed: Run, tmp_path: Path, share: str) -> None:
+def test_a_share_outside_0_to_1_is_refused(edgeembed: Run, tmp_path: Path, share: str) -> None:
     write_manifest(tmp_path / "m.csv", build_manifest(tmp_path, make({"a": 3}), source="x"))
     result = edgeembed("data", "prepare", tmp_path / "m.csv", "--out", tmp_path / "p.csv", f"--val-share={share}")
     assert result.code == 2
-    assert f"--val-share is {float(share)}: expected 0 or more, and less than 1, such as 0.1" in result.stderr
+    assert f"--val-share is {float(share)}: choose a share from 0 up to, not including, 1" in result.stderr
     assert not (tmp_path / "p.csv").exists()
     with pytest.raises(UserError, match="--val-share"):
         move_to_val(read_manifest(tmp_path / "m.csv"), float(share))

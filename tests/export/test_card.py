@@ -122,7 +122,7 @@ def test_starting_weights_are_named_with_their_source(tmp_path: Path) -> None:
     )
 
 
-def test_the_card_says_what_the_gate_could_not_show_and_keeps_its_notes() -> None:
+def test_the_card_lists_losses_that_are_not_shown_and_keeps_its_notes() -> None:
     manifest = read_bundle(default_bundle())
     loss = {"value": 0.001, "ci95": [-0.01, 0.012], "limit": 0.005, "shown": False, "matched_queries": 16, "classes": 8}
     retrieval = {"queries": 16, "split": "val", "map_loss": {**loss, "queries_needed": 300}}

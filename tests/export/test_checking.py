@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -86,7 +85,7 @@ def test_whole_classes_of_val_are_taken_until_a_loss_is_shown_to_be_small(manife
         assert len(embedded[path.name]) == len(set(embedded[path.name])) == len(checked.embedding_ND)
 
 
-def test_no_image_is_added_where_all_that_are_paid_for_or_there_cannot_show_it(manifest: Path) -> None:
+def test_no_image_is_added_where_the_largest_sample_is_too_small(manifest: Path) -> None:
     for num_images in (280, 20):  # below 300 queries, and 64 at least
         gate = images_of(manifest, num_images)
         checker = checker_of(gate)
@@ -117,16 +116,18 @@ def test_a_file_that_was_checked_on_fewer_images_is_checked_on_the_others_too(ma
     checker = checker_of(images_of(manifest, 600))
     earlier = checker.check(Path("model.fp16.onnx"), "fp16")
     checker.check_until_shown(INT8, "int8")
-    renewed = checker.renewed(earlier, "fp16")
-    assert len(renewed.embedding_ND) == len(checker.images.pixels_NHWC) > len(earlier.embedding_ND)
-    assert checker.renewed(renewed, "fp16") is renewed
+    extended = checker.on_all_images(earlier, "fp16")
+    assert len(extended.embedding_ND) == len(checker.images.pixels_NHWC) > len(earlier.embedding_ND)
+    assert checker.on_all_images(extended, "fp16") is extended
 
 
 def test_the_sample_and_its_counts_agree(manifest: Path) -> None:
     gate = images_of(manifest, 600)
     larger = gate.grown(300)
     assert larger is not None
-    scores: Any = larger.score(embed("x", larger.pixels_NHWC))
+    scored = larger.score(embed("x", larger.pixels_NHWC))
+    assert scored is not None
+    scores = scored.scores
     assert larger.summary(scores)["queries"] == larger.summary(scores)["index"] == len(larger.rows)
     assert (scores.map, scores.queries_without_match) == (1.0, 0)
     assert larger.evaluation.fingerprint != gate.evaluation.fingerprint

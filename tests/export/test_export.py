@@ -216,7 +216,7 @@ def test_the_gate_judges_on_as_many_images_as_it_can_pay_for(
     assert np.isin(images.evaluation.index, images.rows).all()
 
 
-def test_a_file_that_few_queries_cannot_show_is_written_with_a_warning_and_said_to_be_not_shown(
+def test_a_file_whose_loss_is_not_shown_is_written_with_a_warning(
     edgeembed: Run, tiny_student: Path, all_val: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     arguments = ("export", tiny_student, "--data", all_val, "--precision", "fp32,fp16", "--out", tmp_path / "b")
@@ -226,15 +226,15 @@ def test_a_file_that_few_queries_cannot_show_is_written_with_a_warning_and_said_
     loss = fp16["retrieval"]["map_loss"]
     assert (loss["limit"], loss["shown"], loss["matched_queries"]) == (0.005, False, 120)
     assert loss["queries_needed"] >= 300
-    told = f"not shown: 120 matched queries of {loss['classes']} classes, about {loss['queries_needed']} needed"
+    message = f"not shown: 120 matched queries of {loss['classes']} classes, about {loss['queries_needed']} needed"
     warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert any(text.startswith(f"model.fp16.onnx in onnxruntime: {told}") and "--data" in text for text in warned)
-    assert any(text.startswith(f"model.fp16.onnx in openvino: {told}") for text in warned)
-    assert f"in onnxruntime **{told}" in (tmp_path / "b" / "MODEL_CARD.md").read_text()
+    assert any(text.startswith(f"model.fp16.onnx in onnxruntime: {message}") and "--data" in text for text in warned)
+    assert any(text.startswith(f"model.fp16.onnx in openvino: {message}") for text in warned)
+    assert f"in onnxruntime **{message}" in (tmp_path / "b" / "MODEL_CARD.md").read_text()
     assert "not shown" not in [record.getMessage() for record in caplog.records if "model.fp32" in record.getMessage()]
     verified = json.loads(edgeembed("artifacts", "verify", tmp_path / "b", "--json").stdout)["files"]
     results = {row["file"]: row["result"] for row in verified}
-    assert told in results["model.fp16.onnx"]
+    assert message in results["model.fp16.onnx"]
     assert "not shown" not in results["model.fp32.onnx"]
 
 

@@ -9,16 +9,10 @@ import pytest
 
 from edgeembed.bundle import BundleFile, MapLoss, Parity, map_loss_in, parity, read_bundle
 from edgeembed.embedder import default_bundle
-from edgeembed.export.gate import (
-    LEAST_CLASSES,
-    AveragePrecisions,
-    Verdict,
-    judge,
-    least_queries,
-    map_loss,
-    queries_needed,
-)
+from edgeembed.evaluation import ScoredQueries
+from edgeembed.export.gate import LEAST_CLASSES, Verdict, judge, least_queries, map_loss, queries_needed
 from edgeembed.export.recipe import GateSection, Thresholds
+from edgeembed.metrics import not_scored
 
 GATE = GateSection()
 GOOD = Parity(cosine_p1=1.0, cosine_p50=1.0, relative_error_p50=0.0, max_abs=0.0)
@@ -31,10 +25,19 @@ def unit(count: int, noise: float) -> tuple[np.ndarray, np.ndarray]:
     return tuple(x / np.linalg.norm(x, axis=1, keepdims=True) for x in (reference, other))
 
 
+def scored(average_precision_Q: np.ndarray, class_Q: Sequence[Hashable]) -> ScoredQueries:
+    return ScoredQueries(
+        scores=not_scored(0),
+        row_Q=np.arange(len(average_precision_Q)),
+        class_Q=tuple(("toys", str(name)) for name in class_Q),
+        average_precision_Q=average_precision_Q,
+    )
+
+
 def verdict(lost_Q: np.ndarray, class_Q: Sequence[Hashable] | None = None, limit: float = 0.005) -> Verdict:
     """Of a file that loses that much average precision in each query; by default each query has its own class."""
     classes = range(len(lost_Q)) if class_Q is None else class_Q
-    before, after = (AveragePrecisions(value_Q=0.9 - lost, class_Q=classes) for lost in (0 * lost_Q, lost_Q))
+    before, after = (scored(0.9 - lost, classes) for lost in (0 * lost_Q, lost_Q))
     return judge(GOOD, map_loss(before, after, limit), Thresholds(map_loss=limit))
 
 
@@ -56,9 +59,7 @@ def test_the_gate_names_the_figure_that_fails() -> None:
 
 
 def test_without_a_limit_a_loss_is_reported_and_decides_nothing() -> None:
-    loss = map_loss(
-        AveragePrecisions(value_Q=np.ones(3), class_Q="abc"), AveragePrecisions(value_Q=np.zeros(3), class_Q="abc")
-    )
+    loss = map_loss(scored(np.ones(3), "abc"), scored(np.zeros(3), "abc"))
     assert (loss.value, loss.ci95, loss.shown, loss.not_shown) == (1.0, (1.0, 1.0), None, None)
     assert judge(GOOD, loss, Thresholds()).outcome == "passed"
 
@@ -74,9 +75,7 @@ def test_transformers_may_lose_a_point_and_others_half_of_one() -> None:
 @pytest.mark.parametrize(
     ("num_queries", "outcome"), [(16, "NOT SHOWN"), (299, "NOT SHOWN"), (300, "passed"), (2000, "passed")]
 )
-def test_identical_average_precisions_show_no_loss_only_where_a_loss_of_twice_the_limit_would_have_been_seen(
-    num_queries: int, outcome: str
-) -> None:
+def test_identical_average_precisions_pass_only_with_enough_queries(num_queries: int, outcome: str) -> None:
     found = verdict(np.zeros(num_queries))
     assert found.outcome == outcome
     assert found.map_loss is not None
@@ -123,7 +122,7 @@ def test_noise_without_loss_is_shown_to_be_none_with_enough_queries() -> None:
     assert 300 <= small.queries_needed <= 1000  # (2.8 * .043 / .005)^2 = 580
 
 
-def test_a_loss_near_the_limit_is_not_shown_and_more_queries_are_not_asked_for() -> None:
+def test_a_loss_near_the_limit_is_not_shown_and_no_more_queries_are_needed() -> None:
     lost_Q = np.random.default_rng(0).normal(0.0, 0.04, size=2000)
     found = verdict(lost_Q - lost_Q.mean() + 0.0045)
     assert (found.outcome, found.within, found.queries_needed) == ("NOT SHOWN", True, None)
@@ -134,7 +133,7 @@ def test_a_loss_is_paired_so_that_hard_and_easy_queries_do_not_blur_it() -> None
     draw = np.random.default_rng(0)
     before_Q = draw.uniform(size=300)
     after_Q = before_Q - draw.normal(0.006, 0.01, size=300)
-    before, after = (AveragePrecisions(value_Q=value_Q, class_Q=range(300)) for value_Q in (before_Q, after_Q))
+    before, after = (scored(value_Q, range(300)) for value_Q in (before_Q, after_Q))
     low, high = map_loss(before, after).ci95
     assert 0.004 < low < high < 0.008
 

@@ -84,7 +84,7 @@ def test_a_larger_sample_holds_every_smaller_one(planned: EvaluationSet) -> None
         assert np.isin(smaller.index, larger.index).all()
 
 
-def test_a_query_that_is_an_index_image_too_is_not_left_with_itself_alone() -> None:
+def test_a_query_that_is_an_index_image_too_has_another_match() -> None:
     manifest = manifest_of({"a": (40, 40)})
     query, index = np.arange(0, 60), np.arange(40, 80)  # 20 rows are both
     planned = EvaluationSet(manifest=manifest, split="test", query=query, index=index)
@@ -92,7 +92,7 @@ def test_a_query_that_is_an_index_image_too_is_not_left_with_itself_alone() -> N
     assert have_match(manifest, sample.query, sample.index).all()
 
 
-def test_the_even_share_is_what_every_class_may_give() -> None:
+def test_the_even_share_is_the_largest_cap_that_fits() -> None:
     assert even_share(np.array([3, 3, 1000]), 26) == 20
     assert even_share(np.array([3, 3, 1000]), 2) == 0
     assert even_share(np.array([5, 5]), 100) == 5

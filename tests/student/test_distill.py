@@ -136,7 +136,7 @@ def test_mistakes_are_one_line(edgeembed: Run, tiny_data: Path, arguments: list[
     assert len(outcome.stderr.strip().splitlines()) == 1
 
 
-def test_what_is_kept_of_the_teacher_has_a_paired_interval(tiny_student: Path) -> None:
+def test_retention_has_a_paired_interval(tiny_student: Path) -> None:
     result = json.loads((tiny_student / "eval.json").read_text())
     for kind, scores in result["scores"].items():
         kept = result["retention"][kind]
