@@ -71,17 +71,18 @@ def matched_classes(planned: EvaluationSet) -> list[ClassRows]:
         if (name := name_of(planned.manifest, row)) in rows_of:
             rows_of[name][1].append(row)
     rng = np.random.default_rng(0)
-    classes = [ordered(*rows_of[name], rng) for name in sorted(rows_of, key=str)]
+    image_number = planned.manifest.image_number
+    classes = [ordered(*rows_of[name], image_number, rng) for name in sorted(rows_of, key=str)]
     return [classes[place] for place in rng.permutation(len(classes))]
 
 
-def ordered(query: Sequence[int], index: Sequence[int], rng: np.random.Generator) -> ClassRows:
-    """Shuffled; first the rows that are not on the other side too, or a query could be left with itself alone."""
+def ordered(query: Sequence[int], index: Sequence[int], image_number: Rows, rng: np.random.Generator) -> ClassRows:
+    """Shuffled; first the images that are not on the other side too, or a query could be left with itself alone."""
     shuffled = [rng.permutation(np.array(rows, dtype=np.int64)) for rows in (query, index)]
     if set(query) == set(index):
         return ClassRows(query=shuffled[0], index=shuffled[0])
     apart = [
-        rows[np.argsort(np.isin(rows, other), kind="stable")]
+        rows[np.argsort(np.isin(image_number[rows], image_number[list(other)]), kind="stable")]
         for rows, other in zip(shuffled, (index, query), strict=True)
     ]
     return ClassRows(query=apart[0], index=apart[1])
