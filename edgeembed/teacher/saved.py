@@ -22,9 +22,13 @@ def space_id(model: Network) -> str:
     """Names a teacher's embedding space: a hash of all that changes an embedding, and of nothing else.
 
     That is the architecture, preprocessing, averaging over mirror images and scales, and every tensor that evaluation
-    reads. Dropout, class centres and batch norm's count of batches change no embedding.
+    reads. Dropout, class centres, batch norm's count of batches and the mark of a rotation change no embedding, and of
+    the weights of joined teachers only the proportions do.
     """
-    described = _without(model.describe(), {"dropout", "params"})
+    described = _without(model.describe(), {"dropout", "params", "ordered"})
+    if isinstance(model, JoinedModel):
+        total = sum(model.weights)
+        described["architecture"]["weights"] = [round(weight / total, 9) for weight in model.weights]
     parts = [described[name] for name in ("architecture", "input", "inference") if name in described]
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
     for name, tensor in sorted(model.state_dict().items()):
