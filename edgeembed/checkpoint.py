@@ -66,8 +66,11 @@ def iterate_tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
         raise UserError(f"{path}: not a readable safetensors file ({error})") from None
 
 
-def load_module(module: nn.Module, path: Path) -> None:
-    """Fills every parameter and buffer of a module, in place (memory layout is kept); names and shapes must match."""
+def load_module(module: nn.Module, path: Path, *, optional: Sequence[str] = ()) -> None:
+    """Fills every parameter and buffer of a module, in place (memory layout is kept); names and shapes must match.
+
+    Tensors named in `optional` keep their values where the file lacks them.
+    """
     targets = dict(module.state_dict(keep_vars=True))
     for name, tensor in iterate_tensors(path):
         target = targets.pop(name, None)
@@ -76,8 +79,9 @@ def load_module(module: nn.Module, path: Path) -> None:
         require_finite(path, name, tensor, unless=target)
         with torch.no_grad():
             target.copy_(tensor)
-    if targets:
-        raise UserError(f"{path}: lacks tensor {next(iter(targets))!r} of the model")
+    lacking = [name for name in targets if name not in optional]
+    if lacking:
+        raise UserError(f"{path}: lacks tensor {lacking[0]!r} of the model")
 
 
 def require_finite(path: Path, name: str, tensor: Tensor, *, unless: Tensor) -> None:
@@ -134,9 +138,15 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    run: RunFolder, *, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]
+    run: RunFolder,
+    *,
+    model: nn.Module,
+    optimizers: Sequence[torch.optim.Optimizer],
+    optional: Sequence[str] = (),
 ) -> dict[str, Any] | None:
     """Restores the newest checkpoint into model and optimisers and returns its state; None where there is none.
+
+    Tensors of the model named in `optional` keep their values where the checkpoint lacks them.
 
     Adam's moments take the memory layout of their parameter: fused AdamW reads a contiguous moment beside a
     channels_last weight in the wrong order.
@@ -144,7 +154,7 @@ def load_checkpoint(
     checkpoints = run.checkpoints()
     if not checkpoints:
         return None
-    load_module(model, checkpoints[-1] / "model.safetensors")
+    load_module(model, checkpoints[-1] / "model.safetensors", optional=optional)
     parameters = dict(model.named_parameters())
     owner = {
         id(parameter): optimizer

@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import hashlib
 import logging
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -122,7 +122,8 @@ def restrict(planned: EvaluationSet, query: Rows, index: Rows) -> EvaluationSet:
     manifest, reason = planned.manifest, planned.not_scored
     without_match = int(np.count_nonzero(~have_match(manifest, query, index)))
     labelled = [row for row in np.union1d(query, index).tolist() if manifest.label[row] is not None]
-    image_count = Counter(name_of(manifest, row) for row in labelled)
+    images = {(name_of(manifest, row), manifest.image_number[row]) for row in labelled}
+    image_count = Counter(name for name, _ in images)
     labels_of_one_image = sum(count == 1 for count in image_count.values())
     if reason is None and without_match == query.size:
         reason = (
@@ -151,10 +152,12 @@ def choose_split(manifest: Manifest, *splits: str) -> EvaluationSet:
 
 
 def have_match(manifest: Manifest, query: Rows, index: Rows) -> npt.NDArray[np.bool_]:
-    """Which queries have an index image of their label and domain that is not the query itself (Q,)."""
-    count_of = Counter(name_of(manifest, row) for row in index.tolist())
-    itself = set(index.tolist())
-    return np.array([count_of[name_of(manifest, row)] > (row in itself) for row in query.tolist()], dtype=np.bool_)
+    """Which queries have an index image of their label and domain that is another than their own (Q,)."""
+    images_of: dict[tuple[str, str | None], set[int]] = defaultdict(set)
+    for row in index.tolist():
+        images_of[name_of(manifest, row)].add(int(manifest.image_number[row]))
+    images_of_query = ((images_of[name_of(manifest, row)], int(manifest.image_number[row])) for row in query.tolist())
+    return np.array([len(images) > (own in images) for images, own in images_of_query], dtype=np.bool_)
 
 
 def name_of(manifest: Manifest, row: int) -> tuple[str, str | None]:
@@ -285,6 +288,6 @@ def protocol(manifest: Manifest, query_rows: Rows, index_rows: Rows) -> dict[str
         "index_label": [manifest.label[row] or "" for row in index_rows],
         "query_domain": [manifest.domain[row] for row in query_rows],
         "index_domain": [manifest.domain[row] for row in index_rows],
-        "query_id": query_rows,
-        "index_id": index_rows,
+        "query_id": manifest.image_number[query_rows],
+        "index_id": manifest.image_number[index_rows],
     }

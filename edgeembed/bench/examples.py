@@ -89,7 +89,8 @@ def _search(evaluation: EvaluationSet, embedded: Embedded, query: Rows, index: R
     """The manifest rows found for each query, best first, -1 where there are fewer."""
     query_ND = embedded.embedding_ND[np.searchsorted(evaluation.rows, query)]
     index_ND = embedded.embedding_ND[np.searchsorted(evaluation.rows, index)]
-    position_QK, _ = top_k(query_ND, index_ND, min(NUM_SHOWN, len(index)), query_id=query, index_id=index)
+    query_id, index_id = (evaluation.manifest.image_number[rows] for rows in (query, index))
+    position_QK, _ = top_k(query_ND, index_ND, min(NUM_SHOWN, len(index)), query_id=query_id, index_id=index_id)
     return np.where(position_QK >= 0, index[position_QK], -1)
 
 

@@ -175,26 +175,30 @@ class Visits:
     """The V visits of an epoch. An image that is visited several times gets another view at each visit."""
 
     image_V: Rows
-    occurrence_V: Rows  # number of earlier visits of the same image in the list
+    first_view_V: Rows  # view of the visit in the first epoch
     times_V: Rows  # number of all visits of the same image in the list
 
     @classmethod
-    def of(cls, image_V: Rows) -> Visits:
-        """From a list of image numbers, which may repeat."""
+    def of(cls, image_V: Rows, views_seen_N: Rows | None = None) -> Visits:
+        """From a list of image numbers, which may repeat.
+
+        `views_seen_N` is the number of views of each image before the first epoch, by image number; None for none.
+        """
         _, group_V, times_G = np.unique(image_V, return_inverse=True, return_counts=True)
         group_V = group_V.reshape(-1)
         by_image_V = np.argsort(group_V, kind="stable")
         first_G = np.cumsum(times_G) - times_G
         occurrence_V = np.empty(len(image_V), dtype=np.int64)
         occurrence_V[by_image_V] = np.arange(len(image_V)) - first_G[group_V[by_image_V]]
-        return cls(image_V=image_V, occurrence_V=occurrence_V, times_V=times_G[group_V])
+        seen_V = 0 if views_seen_N is None else views_seen_N[image_V]
+        return cls(image_V=image_V, first_view_V=seen_V + occurrence_V, times_V=times_G[group_V])
 
     def __len__(self) -> int:
         return len(self.image_V)
 
     def samples(self, number_B: Rows, epoch: int) -> tuple[Rows, Rows]:
-        """Image and view of some visits of an epoch, (B,) each; no view recurs in epochs with the same list."""
-        return self.image_V[number_B], epoch * self.times_V[number_B] + self.occurrence_V[number_B]
+        """Image and view of some visits of an epoch, counted from 0, (B,) each; no view of an image recurs."""
+        return self.image_V[number_B], epoch * self.times_V[number_B] + self.first_view_V[number_B]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -80,6 +80,13 @@ class Manifest:
         root = str(self.root)
         return tuple(os.path.join(root, path) for path in self.path)
 
+    @functools.cached_property
+    def image_number(self) -> Rows:
+        """Numbers the image of each row: rows that name one file, in any spelling of its path, share it."""
+        first_of: dict[str, int] = {}
+        paths = (same_path(os.path.normpath(file)) for file in self.files)
+        return np.array([first_of.setdefault(path, row) for row, path in enumerate(paths)], dtype=np.int64)
+
     @property
     def origin(self) -> str:
         """In words, what relative paths start from."""
@@ -157,7 +164,7 @@ class Manifest:
             )
 
     def evaluation(self, split: str) -> tuple[Rows, Rows]:
-        """Query and index rows of the protocol for "test" or "val"; a query in the index never retrieves itself.
+        """Query and index rows of the protocol for "test" or "val"; a query never retrieves its own image.
 
         Raises UserError where there is nothing to evaluate on.
         """
@@ -316,9 +323,11 @@ def _write_parquet(file: BinaryIO, manifest: Manifest, _base: Path) -> None:
 
 
 def class_sizes(names: Sequence[tuple[str, str]], manifest: Manifest) -> list[int]:
-    """Number of train rows of each class, (K,), whatever `repeat` says of them."""
-    class_of_row = codes(names, manifest, manifest.rows("train"))
-    size_K: list[int] = np.bincount(class_of_row[class_of_row >= 0], minlength=len(names)).tolist()
+    """Number of train images of each class, (K,), each counted once, whatever `repeat` says of them."""
+    rows = manifest.rows("train")
+    pairs = np.stack([codes(names, manifest, rows), manifest.image_number[rows]], axis=1)
+    class_N = np.unique(pairs, axis=0)[:, 0]
+    size_K: list[int] = np.bincount(class_N[class_N >= 0], minlength=len(names)).tolist()
     return size_K
 
 

@@ -26,7 +26,7 @@ def plan_val(manifest: Manifest) -> tuple[Rows, Rows]:
     train = [row for row in manifest.rows("train").tolist() if _class_of(manifest, row) in classes]
     trained = {_class_of(manifest, row) for row in train}
     held_out = [row for row in query if _class_of(manifest, row) not in trained]
-    return _rows(query), _rows([*train, *held_out])
+    return _distinct(manifest, query), _distinct(manifest, [*train, *held_out])
 
 
 def plan_test(manifest: Manifest) -> tuple[Rows, Rows]:
@@ -40,7 +40,7 @@ def plan_test(manifest: Manifest) -> tuple[Rows, Rows]:
     without_roles = [row for row in labelled if manifest.domain[row] not in with_roles]
     query = [row for row in labelled if manifest.role[row] in ("query", "both")]
     index = [row for row, role in enumerate(manifest.role) if role in ("index", "both")]
-    return _rows([*query, *without_roles]), _rows([*index, *without_roles])
+    return _distinct(manifest, [*query, *without_roles]), _distinct(manifest, [*index, *without_roles])
 
 
 def _labelled(manifest: Manifest, split: str) -> list[int]:
@@ -51,5 +51,9 @@ def _class_of(manifest: Manifest, row: int) -> tuple[str, str | None]:
     return manifest.domain[row], manifest.label[row]
 
 
-def _rows(rows: Iterable[int]) -> Rows:
-    return np.array(sorted(rows), dtype=np.int64)
+def _distinct(manifest: Manifest, rows: Iterable[int]) -> Rows:
+    """Rows in order, the first of those that give one image the same label (they differ in role or spelling)."""
+    first_of: dict[tuple[int, str, str | None], int] = {}
+    for row in sorted(rows):
+        first_of.setdefault((int(manifest.image_number[row]), *_class_of(manifest, row)), row)
+    return np.array(list(first_of.values()), dtype=np.int64)

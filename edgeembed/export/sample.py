@@ -72,12 +72,15 @@ def matched_classes(planned: EvaluationSet) -> list[ClassRows]:
         if (name := name_of(planned.manifest, row)) in rows_of:
             rows_of[name][1].append(row)
     rng = np.random.default_rng(0)
-    classes = [shuffle_class(*rows_of[name], rng) for name in sorted(rows_of, key=str)]
+    image_number = planned.manifest.image_number
+    classes = [shuffle_class(*rows_of[name], image_number, rng) for name in sorted(rows_of, key=str)]
     return [classes[place] for place in rng.permutation(len(classes))]
 
 
-def shuffle_class(query: Sequence[int], index: Sequence[int], rng: np.random.Generator) -> ClassRows:
-    """The rows of a class in random order; those that are both query and index image come last.
+def shuffle_class(
+    query: Sequence[int], index: Sequence[int], image_number: Rows, rng: np.random.Generator
+) -> ClassRows:
+    """The rows of a class in random order; those whose image is both query and index image come last.
 
     Otherwise a small sample could hold a query whose only index image is the query itself.
     """
@@ -85,7 +88,7 @@ def shuffle_class(query: Sequence[int], index: Sequence[int], rng: np.random.Gen
     if set(query) == set(index):
         return ClassRows(query=shuffled[0], index=shuffled[0])
     apart = [
-        rows[np.argsort(np.isin(rows, other), kind="stable")]
+        rows[np.argsort(np.isin(image_number[rows], image_number[list(other)]), kind="stable")]
         for rows, other in zip(shuffled, (index, query), strict=True)
     ]
     return ClassRows(query=apart[0], index=apart[1])

@@ -22,9 +22,13 @@ def space_id(model: Network) -> str:
     """Identifies a teacher's embedding space: a hash of everything that changes an embedding, and of nothing else.
 
     It covers architecture, preprocessing, averaging over mirrored images and scales, and every tensor that inference
-    reads. Dropout, class centres and batch norm's `num_batches_tracked` change no embedding.
+    reads. Dropout, class centres, batch norm's `num_batches_tracked` and the mark of a PCA rotation change no
+    embedding. Of the weights of an ensemble only the proportions count.
     """
-    described = _without(model.describe(), {"dropout", "params"})
+    described = _without(model.describe(), {"dropout", "params", "ordered"})
+    if isinstance(model, JoinedModel):
+        total = sum(model.weights)
+        described["architecture"]["weights"] = [round(weight / total, 9) for weight in model.weights]
     parts = [described[name] for name in ("architecture", "input", "inference") if name in described]
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
     for name, tensor in sorted(model.state_dict().items()):

@@ -31,7 +31,7 @@ class Stage:
         """Images and their views, (B,) each, of each batch from a step of the run to the end of the stage."""
         first = first_step - self.begin
         return [
-            self.visits.samples(number_B, self.order.epoch(step))
+            self.visits.samples(number_B, step // self.order.steps_per_epoch)
             for step, number_B in enumerate(self.order.wanted(first, self.end - self.begin), start=first)
         ]
 
@@ -84,6 +84,7 @@ def plan_stages(
     """
     stages: list[Stage] = []
     begin = first_epoch = 0
+    views_seen_N = np.zeros(len(files), dtype=np.int64)  # in earlier stages, which may visit an image more often
     for name, settings in recipe.resolve_stages():
         train = settings.train
         shapes_N2 = canvas_shapes(settings, files)
@@ -110,13 +111,14 @@ def plan_stages(
                     name=name,
                     recipe=settings,
                     shapes_N2=shapes_N2,
-                    visits=Visits.of(image_V),
+                    visits=Visits.of(image_V, views_seen_N),
                     order=order,
                     begin=begin,
                     end=end,
                 )
             )
         begin, first_epoch = end, first_epoch + train.epochs
+        views_seen_N = views_seen_N + train.epochs * np.bincount(image_V, minlength=len(files))
     return stages
 
 

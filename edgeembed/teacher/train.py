@@ -169,7 +169,8 @@ def _train(recipe: TeacherRecipe, manifest: Manifest, run: RunFolder, *, resume:
                 model.backbone, model.neck, centres, optim, sparse_head=centres.sparse, precision=precision
             )
             if first_step > current.begin:
-                state = load_checkpoint(run, model=trained, optimizers=optimizers)
+                # Checkpoints of an earlier version hold no mean, which then counts from here on.
+                state = load_checkpoint(run, model=trained, optimizers=optimizers, optional=("moments.mean_D",))
                 resume_scale(scaler, state)
                 if first_step == current.end and number + 1 < len(stages):
                     continue

@@ -120,7 +120,7 @@ def test_an_image_has_another_view_at_each_visit() -> None:
 
 def test_the_view_of_an_image_that_comes_once_an_epoch_is_the_epoch() -> None:
     visits = Visits.of(np.array([5, 2, 5, 9, 2, 5]))
-    assert visits.occurrence_V.tolist() == [0, 0, 1, 0, 1, 2]
+    assert visits.first_view_V.tolist() == [0, 0, 1, 0, 1, 2]
     assert visits.times_V.tolist() == [3, 2, 3, 1, 2, 3]
     image_B, view_B = visits.samples(np.array([3, 5, 1]), 4)
     assert image_B.tolist() == [9, 5, 2]

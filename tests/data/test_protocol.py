@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -15,7 +16,7 @@ from edgeembed.data.manifest import Manifest, ManifestRow, build_manifest, read_
 from edgeembed.data.remarks import remarks
 from edgeembed.data.sampling import prepare
 from edgeembed.errors import UserError
-from edgeembed.evaluation import plan_evaluation
+from edgeembed.evaluation import plan_evaluation, score_queries, score_rows
 from tests.conftest import TINY, as_options
 
 Row = tuple[str, str | None, str] | tuple[str, str | None, str, str]
@@ -176,3 +177,39 @@ def test_test_images_without_a_role_beside_others_with_one_are_remarked() -> Non
         "1 test images have no role while others of their domain do, first 2: they are neither queries nor in the "
         "index; set `role`"
     ]
+
+
+def test_an_image_in_two_rows_is_one_image() -> None:
+    rows = [
+        ManifestRow(path="a.png", label="x", domain="toys", split="test", role="query"),
+        ManifestRow(path="./a.png", label="x", domain="toys", split="test", role="index"),
+        ManifestRow(path="b.png", label="y", domain="toys", split="test", role="query"),
+        ManifestRow(path="b.png", label="y", domain="toys", split="test", role="both"),
+        ManifestRow(path="c.png", label="y", domain="toys", split="test", role="index"),
+        ManifestRow(path="a.png", label="z", domain="toys", split="test", role="index"),
+    ]
+    manifest = build_manifest(Path(), rows, source="test")
+    # a.png is the only image of x; b.png is one query and one index image, though its rows are two.
+    assert evaluated(manifest, "test") == ([0, 2], [1, 3, 4, 5], 1)
+    # Ranked for a.png: b, c. Ranked for b.png: a (as x and as z), c. Embeddings are such that a query's image is first.
+    embedding_ND = np.array([[1, 0], [1, 0], [0, 1], [0, 1], [0.6, 0.8], [1, 0]], np.float32)
+    every = np.arange(6)
+    planned = plan_evaluation(manifest, "test")
+    scores = score_rows(embedding_ND, every, embedding_ND, every, manifest, planned.query, planned.index)
+    assert scores.queries_without_match == 1
+    assert scores.recall_at_1 == 1.0
+    assert scores.chance["map"] == pytest.approx((1 + 1 / 2 + 1 / 3) / 3)  # one match among three
+
+
+def test_an_image_of_two_labels_does_not_retrieve_itself() -> None:
+    rows = [
+        ManifestRow(path=path, label=label, domain="toys", split="val")
+        for path, label in (("a", "x"), ("b", "x"), ("a", "y"), ("c", "y"))
+    ]
+    manifest = build_manifest(Path(), rows, source="test")
+    planned = plan_evaluation(manifest, "val")
+    every = np.arange(4)
+    embedding_ND = np.array([[1, 0], [0.8, 0.6], [1, 0], [0.6, 0.8]], np.float32)
+    scored = score_queries(embedding_ND, every, embedding_ND, every, manifest, planned.query, planned.index)
+    # As x: b before c. As y: c after b. b: c, then a twice. c: b, then a twice.
+    assert scored.average_precision_Q == pytest.approx([1, 1 / 2, 1 / 2, 1 / 3])

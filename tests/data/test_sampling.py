@@ -251,3 +251,11 @@ def test_class_margins_go_by_the_true_sizes_of_balanced_classes(tmp_path: Path) 
     assert class_sizes(names, table) == [3, 10, 100]
     margin_K = class_margins(class_sizes(names, table), smallest=0.05, largest=0.5)
     assert margin_K.tolist() == pytest.approx([0.5, 0.30, 0.05], abs=2e-3)
+
+
+def test_an_image_in_two_rows_of_its_class_counts_once_in_the_size_of_the_class() -> None:
+    rows = [
+        ManifestRow(path=path, label="a", domain="toys", split="train", role=role)
+        for path, role in (("1.png", None), ("./1.png", "index"), ("2.png", None))
+    ]
+    assert class_sizes([("toys", "a"), ("toys", "b")], build_manifest(Path(), rows, source="test")) == [2, 0]

@@ -178,5 +178,8 @@ def test_the_space_id_of_joined_teachers_follows_their_members() -> None:
     members[0].neck.dropout.p = 0.5
     assert space_id(JoinedModel(members, [1.0, 2.0])) == name
     assert space_id(JoinedModel(members, [1.0, 1.0])) != name
+    assert space_id(JoinedModel(members, [3, 6])) == name  # the proportions alone decide
+    members[0].ordered = True  # a mark of what the weights hold
+    assert space_id(JoinedModel(members, [1.0, 2.0])) == name
     members[1].flip = True
     assert space_id(JoinedModel(members, [1.0, 2.0])) != name

@@ -72,6 +72,24 @@ def test_stages_follow_each_other_and_the_steps_of_a_run_bound_them(tmp_path: Pa
     assert [(stage.begin, stage.end) for stage in cut] == [(0, 5)]
 
 
+@pytest.mark.parametrize("repeats", [(3, 1, 2), (1, 3, 1), (2, 2, 2), (5, 1, 1)])
+def test_no_view_of_an_image_comes_twice_however_often_each_stage_visits_it(
+    tmp_path: Path, repeats: tuple[int, ...]
+) -> None:
+    stages = "".join(f"  - {{sampling: {{repeat_to: {4 * repeat}}}}}\n" for repeat in repeats)
+    recipe = recipe_of(tmp_path, f"train: {{epochs: 2, batch_size: 2}}\nstages:\n{stages}")
+    class_of_image = np.repeat([0, 1], 4)
+    planned = plan_stages(recipe, ["x.png"] * 8, class_of_image, np.ones(8, np.int64), np.arange(8))
+    seen = [
+        (image, view)
+        for stage in planned
+        for image_B, view_B in stage.samples(stage.begin)
+        for image, view in zip(image_B.tolist(), view_B.tolist(), strict=True)
+    ]
+    views = range(2 * sum(repeats))
+    assert sorted(seen) == [(image, view) for image in range(8) for view in views]
+
+
 @pytest.mark.parametrize(
     ("stage", "told"),
     [

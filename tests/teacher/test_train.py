@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from edgeembed.checkpoint import iterate_tensors
+from edgeembed.checkpoint import iterate_tensors, save_tensors
 from edgeembed.config import load_recipe
 from edgeembed.data.manifest import read_manifest
 from edgeembed.errors import CheckFailed, UserError
@@ -203,6 +203,26 @@ def test_a_run_is_resumed_by_its_name_alone(
         caplog.clear()
         assert edgeembed(command, "--out", left, "--resume").code == 0
         assert "already finished" in caplog.text
+
+
+def test_a_checkpoint_of_an_earlier_version_goes_on_without_the_mean_of_its_embeddings(
+    edgeembed: Run, tiny_teacher: Path, tmp_path: Path
+) -> None:
+    left = cut_short(tiny_teacher, tmp_path / "left")
+    (checkpoint,) = RunFolder(path=left).checkpoints()
+    tensors = dict(iterate_tensors(checkpoint / "model.safetensors"))
+    del tensors["moments.mean_D"]
+    save_tensors(checkpoint / "model.safetensors", tensors)
+    assert edgeembed("teacher-train", "--resume", left).code == 0
+    whole, resumed = (load_model(run)[0].neck.projection.weight for run in (tiny_teacher, left))
+    assert (resumed.T @ resumed).allclose(whole.T @ whole, atol=1e-4)  # the same weights, but for the rotation
+
+    del tensors["head.weight"]
+    left = cut_short(tiny_teacher, tmp_path / "damaged")
+    save_tensors(RunFolder(path=left).checkpoints()[0] / "model.safetensors", tensors)
+    refused = edgeembed("teacher-train", "--resume", left)
+    assert refused.code == 2
+    assert "lacks tensor 'head.weight' of the model" in refused.stderr
 
 
 def test_what_a_resume_cannot_do_is_one_line(edgeembed: Run, tiny_teacher: Path, tmp_path: Path) -> None:
