@@ -95,10 +95,11 @@ def prepare(
             by_class[joined.domain[row], label].append(row)
     draw = random.Random(seed)
     repeat = joined.visits(np.arange(len(joined)))
+    size_of = Counter((joined.domain[row], joined.label[row]) for row in joined.rows("train").tolist())
     over_cap = dropped = 0
-    for _, rows in sorted(by_class.items()):
+    for name, rows in sorted(by_class.items()):
         repeat[rows] = 0
-        if len(rows) < minimum:
+        if size_of[name] < minimum:  # of all its images, also those that an earlier cap left out
             dropped += 1
             continue
         over_cap += max(0, len(rows) - cap)

@@ -92,6 +92,14 @@ def test_joined_manifests_keep_their_files_and_leaks_are_refused(tmp_path: Path)
         prepare([one, leak], cap=100, minimum=3, resample_to=0)
 
 
+def test_preparing_again_counts_all_images_of_a_class_for_the_minimum(tmp_path: Path) -> None:
+    table = build_manifest(tmp_path, make({"big": 30, "small": 3}), source="x")
+    once, _ = prepare([table], cap=4, minimum=5, resample_to=0)
+    again, balance = prepare([once], cap=4, minimum=5, resample_to=0)
+    assert again.repeat == once.repeat
+    assert (balance.classes, balance.images) == (1, 4)
+
+
 def test_joining_keeps_repeats_and_the_largest_of_equal_rows(tmp_path: Path) -> None:
     def table(**repeats: int) -> Manifest:
         rows = [
