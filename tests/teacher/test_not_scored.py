@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -72,8 +73,9 @@ def test_what_can_be_scored_is_scored_and_the_rest_is_counted(edgeembed: Run, ph
     result = json.loads((tmp_path / "run" / "eval.json").read_text())
     assert (result["queries"], result["queries_without_match"], result["unlabelled"]) == (3, 1, 1)
     assert result["not_scored"] is None
-    # Of 4 index images 2 are relevant: average precision of the 6 ways in which they can be ranked.
-    chance = (1 + 5 / 6 + 3 / 4 + 7 / 12 + 1 / 2 + 5 / 12) / 6
+    # Of 5 index images (4 to train on and the one of class new, which train does not hold) 2 are relevant: the average
+    # precision of the 10 pairs of ranks that they can have.
+    chance = sum((1 / i + 2 / j) / 2 for i, j in itertools.combinations(range(1, 6), 2)) / 10
     assert result["scores"]["chance"]["map"] == pytest.approx(chance)
     assert 0 < result["scores"]["map"] <= 1
     assert result["spread"]["images"] == 7
