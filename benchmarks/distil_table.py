@@ -99,7 +99,7 @@ def embed(run: Path, manifest_path: Path, split: str) -> tuple[Any, Any]:
 
 def score(run: Path, teacher: Path, manifest_path: Path) -> dict[str, dict[str, object]]:
     from edgeembed.data.manifest import read_manifest
-    from edgeembed.evaluation import score_rows
+    from edgeembed.evaluation import score_queries
 
     manifest, scores = read_manifest(manifest_path), {}
     for split in ("val", "test"):
@@ -107,7 +107,7 @@ def score(run: Path, teacher: Path, manifest_path: Path) -> dict[str, dict[str, 
         student_ND, student_rows = embed(run, manifest_path, split)
         for kind, indexed_by in {"symmetric": run, "asymmetric": teacher}.items():
             index_ND, index_rows = embed(indexed_by, manifest_path, split)
-            found = score_rows(student_ND, student_rows, index_ND, index_rows, manifest, query, index)
+            found = score_queries(student_ND, student_rows, index_ND, index_rows, manifest, query, index).scores
             scores[f"{split}, {kind}"] = asdict(found)
     return scores
 

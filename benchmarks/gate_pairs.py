@@ -17,7 +17,7 @@ from edgeembed.bench.retrieval import DecodedFiles, embed_with_session, evaluati
 from edgeembed.bundle import read_bundle, verified_file
 from edgeembed.data.manifest import read_manifest
 from edgeembed.embedder import default_bundle
-from edgeembed.evaluation import EvaluationSet, FloatArray, name_of, score_queries
+from edgeembed.evaluation import EvaluationSet, FloatArray, score_queries
 from edgeembed.runtimes import open_session
 
 OUT = Path(__file__).parent / "results" / "gate_power.npz"
@@ -45,7 +45,7 @@ def main() -> None:
     noise_ND = 0.1 * harmed_N[:, None] * rng.normal(size=fp32_ND.shape)
     embedding_ND["harmed_classes"] = unit(fp32_ND + noise_ND)
 
-    names = [name_of(evaluation.manifest, row) for row in evaluation.query.tolist()]
+    names = [evaluation.manifest.class_of(row) for row in evaluation.query.tolist()]
     class_Q = np.unique(np.array([str(name) for name in names]), return_inverse=True)[1]
     values = {name: average_precisions(evaluation, each) for name, each in embedding_ND.items()}
     np.savez_compressed(OUT, class_Q=class_Q.astype(np.uint8), **values)

@@ -25,7 +25,7 @@ from edgeembed.bundle import BundleFile, fp32_file, parity, read_bundle
 from edgeembed.chance import describe_scores
 from edgeembed.data.comparison import rendered_images
 from edgeembed.data.manifest import read_manifest
-from edgeembed.evaluation import score_rows
+from edgeembed.evaluation import score_queries
 from edgeembed.image_files import find_images
 from edgeembed.images import UInt8Array, load_pixels, squash
 from edgeembed.runtimes import FloatArray, Session, open_session
@@ -99,7 +99,7 @@ def compare(bundles: list[Path], runtimes: list[str], data: Path, rounds: int) -
         said = []
         for name in (*sorted(set(domain_Q)), "all"):
             chosen = query[(domain_Q == name) | (name == "all")]
-            scores = score_rows(embedding_ND, rows, embedding_ND, rows, manifest, chosen, evaluation.index)
+            scores = score_queries(embedding_ND, rows, embedding_ND, rows, manifest, chosen, evaluation.index).scores
             said.append(f"{name} {describe_scores(asdict(scores), untrained=None)}")
         return "; ".join(said)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from edgeembed.data.manifest import read_manifest
-from edgeembed.evaluation import score_rows
+from edgeembed.evaluation import score_queries
 from edgeembed.teacher.evaluate import embed_files
 from edgeembed.teacher.model import EmbeddingModel
 from edgeembed.teacher.saved import load_model
@@ -38,7 +38,7 @@ def main() -> None:
         embeddings[name], _ = embed_files(model, files, batch_size=32, workers=2, device="cpu", precision="fp32")
         cosine = (embeddings[name] * embeddings["224 px"]).sum(axis=1)
         embedding_ND = embeddings[name]
-        scores = score_rows(embedding_ND, rows, embedding_ND, rows, manifest, query, index)
+        scores = score_queries(embedding_ND, rows, embedding_ND, rows, manifest, query, index).scores
         result = {
             "input": name,
             "cosine_mean": round(float(cosine.mean()), 5),

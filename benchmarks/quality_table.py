@@ -23,7 +23,6 @@ from edgeembed.evaluation import (
     EvaluationSet,
     FloatArray,
     ScoredQueries,
-    name_of,
     plan_evaluation,
     restrict,
     retention,
@@ -44,10 +43,10 @@ def parts_of(manifest: Manifest, split: str) -> dict[str, EvaluationSet]:
     Where queries are of several domains, also one for the queries of each domain.
     """
     planned = plan_evaluation(manifest, split)
-    trained = {name_of(manifest, row) for row in manifest.training_rows().tolist()}
+    trained = {manifest.class_of(row) for row in manifest.training_rows().tolist()}
 
     def of(rows: Rows, *, seen: bool) -> Rows:
-        return rows[[(name_of(manifest, row) in trained) == seen for row in rows.tolist()]]
+        return rows[[(manifest.class_of(row) in trained) == seen for row in rows.tolist()]]
 
     parts = {
         name: restrict(planned, of(planned.query, seen=seen), of(planned.index, seen=seen))

@@ -15,7 +15,7 @@ import numpy as np
 from edgeembed.data.manifest import read_manifest
 from edgeembed.embeddings import FloatArray, shorten
 from edgeembed.encodings import ENCODINGS, decode
-from edgeembed.evaluation import score_rows
+from edgeembed.evaluation import score_queries
 from edgeembed.teacher.evaluate import embed_files
 from edgeembed.teacher.saved import load_model
 
@@ -43,7 +43,7 @@ def main() -> None:
             index_ND = index_ND.copy()
             of_index = np.isin(rows, index)
             index_ND[of_index] = decode(ENCODINGS[encoding](index_ND[of_index]))
-        return score_rows(query_ND, rows, index_ND, rows, manifest, query, index).map
+        return score_queries(query_ND, rows, index_ND, rows, manifest, query, index).scores.map
 
     print("| dimensions | encoding | bytes | teacher | student | student on the teacher's index |")
     print("|---|---|---|---|---|---|")

@@ -122,7 +122,7 @@ def restrict(planned: EvaluationSet, query: Rows, index: Rows) -> EvaluationSet:
     manifest, reason = planned.manifest, planned.not_scored
     without_match = int(np.count_nonzero(~have_match(manifest, query, index)))
     labelled = [row for row in np.union1d(query, index).tolist() if manifest.label[row] is not None]
-    images = {(name_of(manifest, row), manifest.image_number[row]) for row in labelled}
+    images = {(manifest.class_of(row), manifest.image_number[row]) for row in labelled}
     image_count = Counter(name for name, _ in images)
     labels_of_one_image = sum(count == 1 for count in image_count.values())
     if reason is None and without_match == query.size:
@@ -155,14 +155,9 @@ def have_match(manifest: Manifest, query: Rows, index: Rows) -> npt.NDArray[np.b
     """Which queries have an index image of their label and domain that is another than their own (Q,)."""
     images_of: dict[tuple[str, str | None], set[int]] = defaultdict(set)
     for row in index.tolist():
-        images_of[name_of(manifest, row)].add(int(manifest.image_number[row]))
-    images_of_query = ((images_of[name_of(manifest, row)], int(manifest.image_number[row])) for row in query.tolist())
+        images_of[manifest.class_of(row)].add(int(manifest.image_number[row]))
+    images_of_query = ((images_of[manifest.class_of(row)], int(manifest.image_number[row])) for row in query.tolist())
     return np.array([len(images) > (own in images) for images, own in images_of_query], dtype=np.bool_)
-
-
-def name_of(manifest: Manifest, row: int) -> tuple[str, str | None]:
-    """What two images share where one is a match of the other."""
-    return manifest.domain[row], manifest.label[row]
 
 
 def log_scope(evaluation: EvaluationSet) -> None:
@@ -235,24 +230,9 @@ def score_queries(
     return ScoredQueries(
         scores=mean_scores(*values, query_label=sides["query_label"], query_domain=sides["query_domain"]),
         row_Q=rows[has_match],
-        class_Q=tuple(name_of(manifest, row) for row in rows[has_match].tolist()),
+        class_Q=tuple(manifest.class_of(row) for row in rows[has_match].tolist()),
         average_precision_Q=value_QM[has_match, METRICS.index("map")],
     )
-
-
-def score_rows(
-    query_embedding_MD: FloatArray,
-    query_rows_M: Rows,
-    index_embedding_ND: FloatArray,
-    index_rows_N: Rows,
-    manifest: Manifest,
-    query: Rows,
-    index: Rows,
-) -> RetrievalScores:
-    """The scores of `score_queries` alone."""
-    return score_queries(
-        query_embedding_MD, query_rows_M, index_embedding_ND, index_rows_N, manifest, query, index
-    ).scores
 
 
 def retention(student: ScoredQueries, teacher: ScoredQueries) -> Retention | None:

@@ -17,7 +17,6 @@ from edgeembed.evaluation import (
     plan_evaluation,
     retention,
     score_queries,
-    score_rows,
 )
 from edgeembed.metrics import not_scored
 
@@ -103,12 +102,12 @@ def test_embeddings_that_are_missing_or_not_finite_leave_figures_empty(caplog: p
     manifest = table(("a", "val"), ("a", "val"), ("b", "val"))
     rows, embedding_ND = np.arange(3), np.eye(3, dtype=np.float32)
     nothing_ND = np.zeros((0, 3), np.float32)
-    scores = score_rows(embedding_ND, rows, nothing_ND, rows[:0], manifest, rows, rows)
+    scores = score_queries(embedding_ND, rows, nothing_ND, rows[:0], manifest, rows, rows).scores
     assert (scores.map, scores.queries, scores.queries_without_match) == (None, 3, 3)
-    assert score_rows(nothing_ND, rows[:0], embedding_ND, rows, manifest, rows, rows).queries == 0
+    assert score_queries(nothing_ND, rows[:0], embedding_ND, rows, manifest, rows, rows).scores.queries == 0
     broken_ND = embedding_ND.copy()
     broken_ND[0] = np.nan
-    scores = score_rows(broken_ND, rows, broken_ND, rows, manifest, rows, rows)
+    scores = score_queries(broken_ND, rows, broken_ND, rows, manifest, rows, rows).scores
     assert (scores.map, scores.queries) == (None, 2)
     assert "1 of 3 embeddings hold NaN or infinity" in caplog.text
 
@@ -172,7 +171,7 @@ def test_scored_queries_are_those_with_a_match() -> None:
     assert found.class_Q == (("d", "a"), ("d", "a"), ("d", "c"), ("d", "c"))
     # Rows 3 and 4 are as far from each other as from the rest: ties are ordered by position.
     assert found.average_precision_Q.tolist() == [1, 1, 1 / 4, 1 / 4]
-    assert found.scores == score_rows(embedding_ND, rows, embedding_ND, rows, manifest, rows, rows)
+    assert found.scores == score_queries(embedding_ND, rows, embedding_ND, rows, manifest, rows, rows).scores
     assert (found.scores.map, found.scores.queries_without_match) == (5 / 8, 1)
 
 

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from edgeembed.bench.retrieval import BoolArray, Embedded
 from edgeembed.data.manifest import Rows
-from edgeembed.evaluation import EvaluationSet, have_match, name_of
+from edgeembed.evaluation import EvaluationSet, have_match
 from edgeembed.images import load_rgb
 from edgeembed.metrics import IntArray, top_k
 
@@ -96,7 +96,7 @@ def _search(evaluation: EvaluationSet, embedded: Embedded, query: Rows, index: R
 
 def _is_right(evaluation: EvaluationSet, query: Rows, found: IntArray) -> BoolArray:
     manifest, pairs = evaluation.manifest, zip(query.tolist(), found.tolist(), strict=True)
-    return np.array([row >= 0 and name_of(manifest, one) == name_of(manifest, row) for one, row in pairs], np.bool_)
+    return np.array([row >= 0 and manifest.class_of(one) == manifest.class_of(row) for one, row in pairs], np.bool_)
 
 
 def _draw(rng: np.random.Generator, places: IntArray, count: int) -> list[int]:

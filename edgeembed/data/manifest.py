@@ -145,6 +145,10 @@ class Manifest:
         """The same rows with another `repeat`."""
         return replace(self, repeat=_unless_all_once(repeat))
 
+    def class_of(self, row: int) -> tuple[str, str | None]:
+        """Domain and label, which two images share where one is a match of the other."""
+        return self.domain[row], self.label[row]
+
     def class_names(self, rows: Rows) -> list[tuple[str, str]]:
         """The distinct (domain, label) pairs among labelled rows, sorted."""
         return sorted({(self.domain[row], label) for row in rows if (label := self.label[row]) is not None})

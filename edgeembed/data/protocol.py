@@ -22,10 +22,10 @@ def plan_val(manifest: Manifest) -> tuple[Rows, Rows]:
     it holds the val rows, which are then leave-one-out.
     """
     query = _labelled(manifest, "val")
-    classes = {_class_of(manifest, row) for row in query}
-    train = [row for row in manifest.rows("train").tolist() if _class_of(manifest, row) in classes]
-    trained = {_class_of(manifest, row) for row in train}
-    held_out = [row for row in query if _class_of(manifest, row) not in trained]
+    classes = {manifest.class_of(row) for row in query}
+    train = [row for row in manifest.rows("train").tolist() if manifest.class_of(row) in classes]
+    trained = {manifest.class_of(row) for row in train}
+    held_out = [row for row in query if manifest.class_of(row) not in trained]
     return _distinct(manifest, query), _distinct(manifest, [*train, *held_out])
 
 
@@ -47,13 +47,9 @@ def _labelled(manifest: Manifest, split: str) -> list[int]:
     return [row for row in manifest.rows(split).tolist() if manifest.label[row] is not None]
 
 
-def _class_of(manifest: Manifest, row: int) -> tuple[str, str | None]:
-    return manifest.domain[row], manifest.label[row]
-
-
 def _distinct(manifest: Manifest, rows: Iterable[int]) -> Rows:
     """Rows in order, the first of those that give one image the same label (they differ in role or spelling)."""
     first_of: dict[tuple[int, str, str | None], int] = {}
     for row in sorted(rows):
-        first_of.setdefault((int(manifest.image_number[row]), *_class_of(manifest, row)), row)
+        first_of.setdefault((int(manifest.image_number[row]), *manifest.class_of(row)), row)
     return np.array(list(first_of.values()), dtype=np.int64)

@@ -11,7 +11,7 @@ import torch
 
 from edgeembed.embedder import FloatArray
 from edgeembed.errors import UserError
-from edgeembed.evaluation import EvaluationSet, choose_split, score_rows
+from edgeembed.evaluation import EvaluationSet, choose_split, score_queries
 from edgeembed.export.checking import BATCH
 from edgeembed.export.images import GateImages
 from edgeembed.images import UInt8Array
@@ -124,6 +124,6 @@ def untrained_on(untrained: Network, bench: EvaluationSet, macs: int) -> dict[st
         )
     if len(kept) < len(bench.rows):
         return None
-    return score_rows(
+    return score_queries(
         embedding_ND, bench.rows, embedding_ND, bench.rows, bench.manifest, bench.query, bench.index
-    ).figures
+    ).scores.figures

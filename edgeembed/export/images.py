@@ -17,7 +17,6 @@ from edgeembed.evaluation import (
     FloatArray,
     ScoredQueries,
     choose_split,
-    name_of,
     restrict,
     score_queries,
 )
@@ -65,7 +64,7 @@ class GateImages:
         more = np.setdiff1d(evaluation.rows, self.evaluation.rows)
         if len(more) == 0 or len(most.query) - most.queries_without_match < num_queries:
             return None
-        if len({name_of(most.manifest, row) for row in most.query.tolist()}) < LEAST_CLASSES:
+        if len({most.manifest.class_of(row) for row in most.query.tolist()}) < LEAST_CLASSES:
             return None
         height = self.pixels_NHWC.shape[1]
         with stage(f"reading {len(more)} more images of the {evaluation.split} protocol"):

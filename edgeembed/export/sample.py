@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgeembed.data.manifest import Rows
-from edgeembed.evaluation import EvaluationSet, have_match, name_of, restrict
+from edgeembed.evaluation import EvaluationSet, have_match, restrict
 from edgeembed.export.gate import LEAST_CLASSES
 
 LEAST_OF_CLASS = 8  # images that are left of a class that is cut
@@ -67,9 +67,9 @@ def matched_classes(planned: EvaluationSet) -> list[ClassRows]:
     query = query[have_match(planned.manifest, query, index)]
     rows_of: dict[tuple[str, str | None], tuple[list[int], list[int]]] = {}
     for row in query.tolist():
-        rows_of.setdefault(name_of(planned.manifest, row), ([], []))[0].append(row)
+        rows_of.setdefault(planned.manifest.class_of(row), ([], []))[0].append(row)
     for row in index.tolist():
-        if (name := name_of(planned.manifest, row)) in rows_of:
+        if (name := planned.manifest.class_of(row)) in rows_of:
             rows_of[name][1].append(row)
     rng = np.random.default_rng(0)
     image_number = planned.manifest.image_number

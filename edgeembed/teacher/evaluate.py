@@ -15,7 +15,7 @@ from edgeembed.config import EvalSection
 from edgeembed.data.loader import Canvases
 from edgeembed.data.manifest import Manifest, Rows
 from edgeembed.data.shapes import Shapes, aspect_shapes, square_shapes
-from edgeembed.evaluation import EvaluationSet, FloatArray, log_scope, plan_evaluation, score_rows
+from edgeembed.evaluation import EvaluationSet, FloatArray, log_scope, plan_evaluation, score_queries
 from edgeembed.metrics import RetrievalScores
 from edgeembed.spread import Spread, spread_of
 from edgeembed.teacher.model import Network
@@ -101,5 +101,5 @@ def evaluate(
         model, evaluation.files, batch_size=batch_size, workers=workers, device=device, precision=precision
     )
     rows, manifest = evaluation.rows[kept], evaluation.manifest
-    scores = score_rows(embedding_ND, rows, embedding_ND, rows, manifest, evaluation.query, evaluation.index)
+    scores = score_queries(embedding_ND, rows, embedding_ND, rows, manifest, evaluation.query, evaluation.index).scores
     return Evaluated(scores=scores, spread=spread_of(embedding_ND))

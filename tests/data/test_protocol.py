@@ -16,7 +16,7 @@ from edgeembed.data.manifest import Manifest, ManifestRow, build_manifest, read_
 from edgeembed.data.remarks import remarks
 from edgeembed.data.sampling import prepare
 from edgeembed.errors import UserError
-from edgeembed.evaluation import plan_evaluation, score_queries, score_rows
+from edgeembed.evaluation import plan_evaluation, score_queries
 from tests.conftest import TINY, as_options
 
 Row = tuple[str, str | None, str] | tuple[str, str | None, str, str]
@@ -195,7 +195,7 @@ def test_an_image_in_two_rows_is_one_image() -> None:
     embedding_ND = np.array([[1, 0], [1, 0], [0, 1], [0, 1], [0.6, 0.8], [1, 0]], np.float32)
     every = np.arange(6)
     planned = plan_evaluation(manifest, "test")
-    scores = score_rows(embedding_ND, every, embedding_ND, every, manifest, planned.query, planned.index)
+    scores = score_queries(embedding_ND, every, embedding_ND, every, manifest, planned.query, planned.index).scores
     assert scores.queries_without_match == 1
     assert scores.recall_at_1 == 1.0
     assert scores.chance["map"] == pytest.approx((1 + 1 / 2 + 1 / 3) / 3)  # one match among three

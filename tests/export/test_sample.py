@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from edgeembed.data.manifest import Manifest, ManifestRow, build_manifest
-from edgeembed.evaluation import EvaluationSet, have_match, name_of, plan_evaluation
+from edgeembed.evaluation import EvaluationSet, have_match, plan_evaluation
 from edgeembed.export.sample import even_share, sample_classes
 
 
@@ -43,7 +43,7 @@ def test_of_2000_classes_of_3_images_whole_ones_are_taken_and_every_query_keeps_
     planned = leave_one_out(2000, 3)
     for most in (64, 600):
         sample = sample_classes(planned, most)
-        count_of = Counter(name_of(sample.manifest, row) for row in sample.rows.tolist())
+        count_of = Counter(sample.manifest.class_of(row) for row in sample.rows.tolist())
         assert len(sample.rows) in (most, most - 1)
         assert sample.queries_without_match == 0
         assert sorted(count_of.values())[1:] == [3] * (most // 3 - (0 if most % 3 else 1))
@@ -53,7 +53,7 @@ def test_of_one_huge_class_an_even_part_is_taken_beside_all_of_the_small_ones() 
     planned = plan_evaluation(manifest_of({"huge": (3000, 7000), **{f"small{i}": (1, 3) for i in range(10)}}), "test")
     sample = sample_classes(planned, 600)
     assert len(sample.rows) == 600
-    count_of = Counter(str(name_of(sample.manifest, row)[1]) for row in sample.rows.tolist())
+    count_of = Counter(str(sample.manifest.class_of(row)[1]) for row in sample.rows.tolist())
     assert count_of.pop("huge") == 560
     assert set(count_of.values()) == {4}
     assert sample.queries_without_match == 0

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from edgeembed.data.importers import import_source
 from edgeembed.data.manifest import read_manifest
 from edgeembed.embedder import Embedder
-from edgeembed.evaluation import plan_evaluation, score_rows
+from edgeembed.evaluation import plan_evaluation, score_queries
 from edgeembed.student.zoo import build_student
 from edgeembed.teacher.evaluate import embed_files
 from edgeembed.teacher.margin import ClassCentres
@@ -86,7 +86,7 @@ def test_centred_axes_make_better_prefixes_of_real_embeddings(real_data: Path) -
         prefix_NP = torch.nn.functional.normalize(
             torch.from_numpy(embedding_ND) @ axis_DD[:dim].T.float(), dim=1
         ).numpy()
-        scores = score_rows(prefix_NP, rows, prefix_NP, rows, manifest, planned.query, planned.index)
+        scores = score_queries(prefix_NP, rows, prefix_NP, rows, manifest, planned.query, planned.index).scores
         assert scores.map is not None
         return scores.map
 
