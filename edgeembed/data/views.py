@@ -67,9 +67,8 @@ def shrink(canvas_1CHW: Tensor, affine_23: np.ndarray, view_px: tuple[int, int])
     image, it would skip the others and turn fine detail into noise.
     """
     canvas_px = canvas_1CHW.shape[2], canvas_1CHW.shape[3]
-    across, down = np.hypot(
-        *pixel_affine(affine_23, canvas_px, view_px)[:, :2].T
-    )  # image pixels per view pixel, along x and y
+    view_to_canvas_23 = pixel_affine(affine_23, canvas_px, view_px)
+    across, down = np.hypot(view_to_canvas_23[:, 0], view_to_canvas_23[:, 1])  # image pixels for one of the view
     height, width = (
         max(1, round(side / max(1.0, ratio))) for side, ratio in zip(canvas_px, (down, across), strict=True)
     )
