@@ -66,6 +66,11 @@ class Browser:
             raise PageError(result["error"])
         return result["value"]
 
+    def wait_until_ready(self) -> None:
+        """Returns when the page's model is open; its script may start after the load event. Raises PageError."""
+        self.run("while (!window.edgeembed) await new Promise((wait) => setTimeout(wait, 20));")
+        self.run("await window.edgeembed.ready")
+
     def find(self, selector: str) -> str:
         return str(call("POST", f"{self.session}/element", {"using": "css selector", "value": selector})[ELEMENT])
 

@@ -103,7 +103,7 @@ def window() -> Iterator[Browser]:
 def page(site: Site, window: Browser) -> Browser:
     """The page, loaded anew."""
     window.open(f"{site.url}/some/where/page/")
-    window.run("await window.edgeembed.ready")
+    window.wait_until_ready()
     return window
 
 
@@ -344,7 +344,7 @@ def test_a_page_that_was_built_again_replaces_what_is_kept(tiny_data: Path, tmp_
             "while (all.installing || all.waiting) await new Promise((wake) => setTimeout(wake, 20))"
         )
         fresh.reload()
-        fresh.run("await window.edgeembed.ready")
+        fresh.wait_until_ready()
         assert "fp32" in fresh.run("return document.getElementById('about').textContent")
         assert len(fresh.run("return caches.keys()")) == 1
 
@@ -364,7 +364,7 @@ def test_a_changed_model_or_an_index_of_another_space_is_refused(site: Site, win
     for folder, told in ((changed, "model.int8.onnx is not the file that"), (foreign, "in embedding space another")):
         window.open(f"{site.url}/{folder.name}/")
         with pytest.raises(PageError, match=told):
-            window.run("await window.edgeembed.ready")
+            window.wait_until_ready()
         assert told in window.run("return document.getElementById('problem').textContent")
 
 
