@@ -318,6 +318,7 @@ def test_the_first_result_comes_within_three_seconds_and_later_ones_without_a_ne
         outcome = fresh.run(OUTCOME)
         assert outcome["labels"][0] == first.label
         assert outcome["since_load_ms"] < 3000
+        fresh.wait_until_ready()
         fresh.run("await window.edgeembed.offline")
         server.shutdown()
         server.server_close()
@@ -336,6 +337,7 @@ def test_a_page_that_was_built_again_replaces_what_is_kept(tiny_data: Path, tmp_
     build(tmp_path / "page", tiny_data)
     with browser() as fresh, served(tmp_path) as (url, _):
         fresh.open(f"{url}/page/")
+        fresh.wait_until_ready()
         fresh.run("await window.edgeembed.offline")
         build(tmp_path / "page", tiny_data, "fp32")
         fresh.reload()
