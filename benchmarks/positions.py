@@ -14,8 +14,8 @@ import numpy as np
 
 from edgeembed.data.manifest import read_manifest
 from edgeembed.evaluation import score_queries
+from edgeembed.network.model import EmbeddingModel
 from edgeembed.teacher.evaluate import embed_files
-from edgeembed.teacher.model import EmbeddingModel
 from edgeembed.teacher.saved import load_model
 
 

@@ -20,11 +20,11 @@ from timm.optim.muon import Muon as TimmMuon
 from torch import nn
 
 from edgeembed.config import OptimSection, load_recipe, recipe_names
+from edgeembed.network.model import EmbeddingModel
 from edgeembed.run import machine
 from edgeembed.student.recipe import DistillRecipe
 from edgeembed.student.zoo import build_student
 from edgeembed.teacher.device import set_allocator, suit_convolutions
-from edgeembed.teacher.model import EmbeddingModel
 from edgeembed.teacher.muon import is_matrix
 from edgeembed.teacher.precision import autocast, loss_scaler, native_precision
 from edgeembed.teacher.recipe import TeacherRecipe

@@ -29,8 +29,8 @@ from edgeembed.evaluation import (
     score_queries,
 )
 from edgeembed.intervals import interval_text
+from edgeembed.network.model import EmbeddingModel
 from edgeembed.teacher.evaluate import embed_files
-from edgeembed.teacher.model import EmbeddingModel
 from edgeembed.teacher.saved import load_model
 from edgeembed.teacher.untrained import untrained_network
 

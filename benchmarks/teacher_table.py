@@ -95,8 +95,8 @@ AVERAGED: dict[str, tuple[bool, tuple[float, ...]]] = {
 def score(variant: str, run: Path, manifest_path: Path) -> dict[str, dict[str, object]]:
     from edgeembed.data.manifest import read_manifest
     from edgeembed.evaluation import plan_evaluation
+    from edgeembed.network.model import EmbeddingModel
     from edgeembed.teacher.evaluate import evaluate
-    from edgeembed.teacher.model import EmbeddingModel
     from edgeembed.teacher.saved import load_model
 
     model, _ = load_model(run)

@@ -93,7 +93,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, required=True)
     given = parser.parse_args()
     if given.runtime == "torch":
-        importlib.import_module("edgeembed.teacher.model")
+        importlib.import_module("edgeembed.network.model")
     else:
         import_runtime(given.runtime)
 

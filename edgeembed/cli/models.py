@@ -13,7 +13,7 @@ from edgeembed.images import UInt8Array
 from edgeembed.sources import ImageSource
 
 if TYPE_CHECKING:
-    from edgeembed.teacher.model import Network
+    from edgeembed.network.model import Network
 
 
 class Model(PixelModel, Protocol):

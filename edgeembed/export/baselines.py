@@ -16,10 +16,10 @@ from edgeembed.export.checking import BATCH
 from edgeembed.export.images import GateImages
 from edgeembed.images import UInt8Array
 from edgeembed.metrics import RetrievalScores
+from edgeembed.network.model import Network
 from edgeembed.progress import stage
 from edgeembed.spread import collapse_warning, is_collapsed, spread_of
 from edgeembed.teacher.evaluate import embed_files
-from edgeembed.teacher.model import Network
 from edgeembed.teacher.untrained import untrained_network
 
 log = logging.getLogger(__name__)

@@ -27,10 +27,10 @@ from edgeembed.export.onnx import MAX_PROTOBUF_BYTES, OPSET, save, to_onnx
 from edgeembed.export.precision import to_fp16
 from edgeembed.export.recipe import ExportRecipe
 from edgeembed.files import sha256_of, temporary_name, write_failure
+from edgeembed.network.model import JoinedModel, Network
 from edgeembed.packing import replace_folder
 from edgeembed.progress import stage
 from edgeembed.student.zoo import count_macs
-from edgeembed.teacher.model import JoinedModel, Network
 from edgeembed.teacher.saved import load_model
 
 log = logging.getLogger(__name__)

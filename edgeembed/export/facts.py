@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from edgeembed.bundle import SCHEMA
+from edgeembed.network.model import Network
 from edgeembed.run import package_versions
-from edgeembed.teacher.model import Network
 
 
 def bundle_facts(

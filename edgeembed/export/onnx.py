@@ -17,8 +17,8 @@ from onnx import numpy_helper, shape_inference
 from torch import Tensor, nn
 
 from edgeembed.errors import CheckFailed
+from edgeembed.network.model import Network
 from edgeembed.student.zoo import fuse
-from edgeembed.teacher.model import Network
 
 OPSET = 20
 MAX_PROTOBUF_BYTES = 2_000_000_000

@@ -15,12 +15,12 @@ from edgeembed.data.shapes import Shapes
 from edgeembed.data.versions import images_id
 from edgeembed.data.views import RENDERING_VERSION
 from edgeembed.files import check_output_folder
+from edgeembed.network.model import Network
 from edgeembed.run import read_json
 from edgeembed.student.recipe import DistillRecipe
 from edgeembed.student.replay import Replay, ViewBatch
 from edgeembed.student.targets import TargetKey, TargetStore, warn_of_other_versions
 from edgeembed.teacher.forecast import warn_if_hopeless
-from edgeembed.teacher.model import Network
 from edgeembed.teacher.precision import DTYPES, autocast, choose_precision, native_precision
 
 log = logging.getLogger(__name__)

@@ -15,10 +15,10 @@ from torch import Tensor
 from edgeembed.checkpoint import iterate_tensors
 from edgeembed.data.manifest import Rows
 from edgeembed.errors import UserError
+from edgeembed.network.model import EmbeddingModel, JoinedModel
 from edgeembed.run import read_json
 from edgeembed.teacher.evaluate import embed_files
 from edgeembed.teacher.margin import ClassCentres
-from edgeembed.teacher.model import EmbeddingModel, JoinedModel
 from edgeembed.teacher.recipe import TeacherRecipe
 from edgeembed.teacher.saved import load_model
 

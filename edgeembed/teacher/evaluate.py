@@ -17,8 +17,8 @@ from edgeembed.data.manifest import Manifest, Rows
 from edgeembed.data.shapes import Shapes, aspect_shapes, square_shapes
 from edgeembed.evaluation import EvaluationSet, FloatArray, log_scope, plan_evaluation, score_queries
 from edgeembed.metrics import RetrievalScores
+from edgeembed.network.model import Network
 from edgeembed.spread import Spread, spread_of
-from edgeembed.teacher.model import Network
 from edgeembed.teacher.precision import autocast
 
 log = logging.getLogger(__name__)

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 
 from edgeembed.checkpoint import iterate_tensors, save_tensors
 from edgeembed.errors import UserError
+from edgeembed.network.model import JoinedModel
 from edgeembed.run import RunFolder, read_json, write_json
-from edgeembed.teacher.model import JoinedModel
 from edgeembed.teacher.saved import load_model, save_model, space_id
 
 

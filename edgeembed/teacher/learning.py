@@ -6,9 +6,9 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from edgeembed.network.model import EmbeddingModel
 from edgeembed.teacher.blocks import freeze_blocks
 from edgeembed.teacher.margin import ClassCentres
-from edgeembed.teacher.model import EmbeddingModel
 from edgeembed.teacher.recipe import TeacherRecipe
 
 

@@ -13,8 +13,8 @@ import logging
 import torch
 from torch import Tensor, nn
 
+from edgeembed.network.model import EmbeddingModel
 from edgeembed.teacher.margin import ClassCentres
-from edgeembed.teacher.model import EmbeddingModel
 
 log = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ import torch
 
 from edgeembed.checkpoint import load_module, save_tensors
 from edgeembed.errors import UserError
+from edgeembed.network.model import EmbeddingModel, JoinedModel, Network
 from edgeembed.run import RunFolder, read_json, require_run, write_json
-from edgeembed.teacher.model import EmbeddingModel, JoinedModel, Network
 
 SCHEMA = "edgeembed-model/1"
 

@@ -20,6 +20,7 @@ from edgeembed.data.manifest import Manifest, class_sizes, codes
 from edgeembed.data.views import mix_views, render_views
 from edgeembed.errors import UserError
 from edgeembed.evaluation import warn_if_collapsed
+from edgeembed.network.model import EmbeddingModel, build_model
 from edgeembed.progress import TrainingLog, stage
 from edgeembed.resuming import begin_run
 from edgeembed.run import Interrupted, RunFolder, read_json, stop_request, write_json
@@ -36,7 +37,6 @@ from edgeembed.teacher.forecast import warn_if_hopeless
 from edgeembed.teacher.learning import move_average, set_learning
 from edgeembed.teacher.margin import ClassCentres, class_margins, margin_loss, margins_at
 from edgeembed.teacher.micro_batches import micro_batches, warn_if_lone_images
-from edgeembed.teacher.model import EmbeddingModel, build_model
 from edgeembed.teacher.ordering import Moments, order_dimensions
 from edgeembed.teacher.precision import autocast, choose_precision, loss_scaler, resume_scale, resumed_precision
 from edgeembed.teacher.recipe import TeacherRecipe

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from edgeembed.teacher.model import EmbeddingModel, JoinedModel, Network
+from edgeembed.network.model import EmbeddingModel, JoinedModel, Network
 
 log = logging.getLogger(__name__)
 

@@ -113,7 +113,7 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
 def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
 
-    from edgeembed.teacher.model import build_model
+    from edgeembed.network.model import build_model
     from edgeembed.teacher.saved import save_model
 
     folder = tmp_path_factory.mktemp("runs") / "teacher"

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
+from edgeembed.network.model import build_model
 from edgeembed.student.zoo import build_student
 from edgeembed.teacher.micro_batches import micro_batches, warn_if_lone_images
-from edgeembed.teacher.model import build_model
 
 
 def small(*, batch_norm: bool) -> nn.Module:

@@ -1,0 +1,1 @@
+"""What teacher and student share: the network, its image tower, and its files on disk."""
