@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edgeembed.errors import UserError
-from edgeembed.teacher.backbone import Backbone, build_backbone
+from edgeembed.network.backbone import Backbone, build_backbone
 from edgeembed.teacher.names import library_of
 from edgeembed.teacher.positions import set_input_size
 

@@ -20,11 +20,11 @@ from edgeembed.data.manifest import Manifest, class_sizes, codes
 from edgeembed.data.views import mix_views, render_views
 from edgeembed.errors import UserError
 from edgeembed.evaluation import warn_if_collapsed
+from edgeembed.network.backbone import require_input_size
 from edgeembed.network.model import EmbeddingModel, build_model
 from edgeembed.progress import TrainingLog, stage
 from edgeembed.resuming import begin_run
 from edgeembed.run import Interrupted, RunFolder, read_json, stop_request, write_json
-from edgeembed.teacher.backbone import require_input_size
 from edgeembed.teacher.continued import inherit_centres, open_parent, report_space
 from edgeembed.teacher.device import pick_device, seed_step, set_allocator, suit_convolutions
 from edgeembed.teacher.evaluate import (

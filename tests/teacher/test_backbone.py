@@ -11,8 +11,8 @@ import safetensors.torch
 import torch
 
 from edgeembed.errors import UserError
+from edgeembed.network.backbone import build_backbone, native_size
 from edgeembed.network.model import JoinedModel, build_model
-from edgeembed.teacher.backbone import build_backbone, native_size
 from edgeembed.teacher.names import library_of
 from edgeembed.teacher.saved import space_id
 

@@ -11,8 +11,8 @@ import pytest
 from huggingface_hub import constants
 
 from edgeembed.errors import UserError
+from edgeembed.network.backbone import build_backbone
 from edgeembed.student.zoo import build_student
-from edgeembed.teacher.backbone import build_backbone
 from edgeembed.teacher.hub import hub_within_seconds, is_reachable
 
 WEIGHTS = [

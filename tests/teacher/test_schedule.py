@@ -11,7 +11,7 @@ from torch import nn
 
 from edgeembed.config import OptimSection
 from edgeembed.errors import CheckFailed, UserError
-from edgeembed.teacher.backbone import build_backbone
+from edgeembed.network.backbone import build_backbone
 from edgeembed.teacher.blocks import blocks_of, freeze_blocks
 from edgeembed.teacher.muon import Muon
 from edgeembed.teacher.precision import LEAST_LOSS_SCALE

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from edgeembed.errors import UserError
+from edgeembed.network.backbone import build_backbone, require_input_size
 from edgeembed.student.zoo import require_student_size
-from edgeembed.teacher.backbone import build_backbone, require_input_size
 from tests.conftest import TINY, TINY_STUDENT, Outcome, as_options
 
 Run = Callable[..., Outcome]

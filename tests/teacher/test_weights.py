@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from edgeembed.errors import UserError
+from edgeembed.network.backbone import build_backbone
 from edgeembed.network.model import build_model
 from edgeembed.student.zoo import build_student
-from edgeembed.teacher.backbone import build_backbone
 from edgeembed.teacher.weights import load_weights
 
 State = dict[str, Tensor]
