@@ -21,7 +21,7 @@ from torch import nn
 from edgeembed.config import AugmentSection, load_recipe
 from edgeembed.data.augment import draw_views
 from edgeembed.network.backbone import build_tower
-from edgeembed.teacher.blocks import undecayed
+from edgeembed.network.blocks import undecayed
 from edgeembed.teacher.margin import margins_at
 from edgeembed.teacher.names import library_of
 from edgeembed.teacher.recipe import TeacherRecipe

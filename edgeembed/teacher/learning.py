@@ -6,8 +6,8 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from edgeembed.network.blocks import freeze_blocks
 from edgeembed.network.model import EmbeddingModel
-from edgeembed.teacher.blocks import freeze_blocks
 from edgeembed.teacher.margin import ClassCentres
 from edgeembed.teacher.recipe import TeacherRecipe
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from edgeembed.config import OptimSection
 from edgeembed.errors import CheckFailed
-from edgeembed.teacher.blocks import blocks_of, undecayed
+from edgeembed.network.blocks import blocks_of, undecayed
 from edgeembed.teacher.muon import Muon, is_matrix
 from edgeembed.teacher.precision import LEAST_LOSS_SCALE
 

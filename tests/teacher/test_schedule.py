@@ -12,7 +12,7 @@ from torch import nn
 from edgeembed.config import OptimSection
 from edgeembed.errors import CheckFailed, UserError
 from edgeembed.network.backbone import build_backbone
-from edgeembed.teacher.blocks import blocks_of, freeze_blocks
+from edgeembed.network.blocks import blocks_of, freeze_blocks
 from edgeembed.teacher.muon import Muon
 from edgeembed.teacher.precision import LEAST_LOSS_SCALE
 from edgeembed.teacher.schedule import build_optimizers, rate_factor, set_rates, take_step
