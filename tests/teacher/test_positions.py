@@ -8,7 +8,7 @@ import torch
 from edgeembed.errors import UserError
 from edgeembed.network.backbone import build_backbone
 from edgeembed.network.model import build_model
-from edgeembed.teacher.positions import set_input_size
+from edgeembed.network.position_embedding import set_input_size
 
 TOWERS = ["test_vit", "ViT-B-32", "vit_tiny_patch16_224"]
 
