@@ -86,8 +86,8 @@ def embed(run: Path, manifest_path: Path, split: str) -> tuple[Any, Any]:
     import numpy as np
 
     from edgeembed.data.manifest import read_manifest
+    from edgeembed.network.model_files import load_model
     from edgeembed.teacher.evaluate import embed_files
-    from edgeembed.teacher.saved import load_model
 
     manifest = read_manifest(manifest_path)
     rows = np.union1d(*manifest.evaluation(split))

@@ -23,7 +23,7 @@ def torch_model(folder: Path) -> Any:
     from timm.utils.model import reparameterize_model
     from torch import nn
 
-    from edgeembed.teacher.saved import load_model
+    from edgeembed.network.model_files import load_model
 
     with set_exportable(True):
         model, _ = load_model(Path(job(folder)["run"]))
@@ -47,7 +47,7 @@ def reference(folder: Path) -> None:
     import torch
     from timm.models import VisionTransformer
 
-    from edgeembed.teacher.saved import load_model
+    from edgeembed.network.model_files import load_model
 
     facts = job(folder)
     model, _ = load_model(Path(facts["run"]))

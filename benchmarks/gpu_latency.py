@@ -69,8 +69,8 @@ def compiled(run: Path) -> Iterator[tuple[str, str, Run]]:
     """torch.compile with CUDA graphs, in float32 and in float16."""
     import torch
 
+    from edgeembed.network.model_files import load_model
     from edgeembed.student.zoo import fuse
-    from edgeembed.teacher.saved import load_model
 
     model = fuse(load_model(run)[0]).cuda().eval()
     for precision in ("fp32", "fp16"):

@@ -53,8 +53,8 @@ FULL = " (full length)"
 def score(run: Path, manifest_path: Path) -> dict[str, dict[str, object]]:
     from edgeembed.data.manifest import read_manifest
     from edgeembed.evaluation import plan_evaluation
+    from edgeembed.network.model_files import load_model
     from edgeembed.teacher.evaluate import evaluate
-    from edgeembed.teacher.saved import load_model
 
     model, _ = load_model(run)
     manifest = read_manifest(manifest_path)

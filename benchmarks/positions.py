@@ -15,8 +15,8 @@ import numpy as np
 from edgeembed.data.manifest import read_manifest
 from edgeembed.evaluation import score_queries
 from edgeembed.network.model import EmbeddingModel
+from edgeembed.network.model_files import load_model
 from edgeembed.teacher.evaluate import embed_files
-from edgeembed.teacher.saved import load_model
 
 
 def main() -> None:

@@ -16,8 +16,8 @@ from edgeembed.data.manifest import read_manifest
 from edgeembed.embeddings import FloatArray, shorten
 from edgeembed.encodings import ENCODINGS, decode
 from edgeembed.evaluation import score_queries
+from edgeembed.network.model_files import load_model
 from edgeembed.teacher.evaluate import embed_files
-from edgeembed.teacher.saved import load_model
 
 
 def main() -> None:

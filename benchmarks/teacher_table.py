@@ -96,8 +96,8 @@ def score(variant: str, run: Path, manifest_path: Path) -> dict[str, dict[str, o
     from edgeembed.data.manifest import read_manifest
     from edgeembed.evaluation import plan_evaluation
     from edgeembed.network.model import EmbeddingModel
+    from edgeembed.network.model_files import load_model
     from edgeembed.teacher.evaluate import evaluate
-    from edgeembed.teacher.saved import load_model
 
     model, _ = load_model(run)
     assert isinstance(model, EmbeddingModel)

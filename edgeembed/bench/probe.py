@@ -55,7 +55,7 @@ def open_onnx_or_plan(path: Path, runtime: str, threads: int | None) -> Callable
 def open_torch(path: Path, threads: int | None) -> Callable[[UInt8Array], object]:
     import torch
 
-    from edgeembed.teacher.saved import load_model
+    from edgeembed.network.model_files import load_model
 
     if threads is not None:
         torch.set_num_threads(threads)

@@ -22,12 +22,12 @@ from edgeembed.evaluation import EvaluationSet
 from edgeembed.files import sha256_of
 from edgeembed.images import UInt8Array
 from edgeembed.network.model import Network
+from edgeembed.network.model_files import load_model
 from edgeembed.progress import stage
 from edgeembed.run import RunFolder, require_run
 from edgeembed.student.zoo import count_macs
 from edgeembed.teacher.device import pick_device
 from edgeembed.teacher.evaluate import embed_files
-from edgeembed.teacher.saved import load_model
 
 BATCH_SIZE = 16
 

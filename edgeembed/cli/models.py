@@ -75,8 +75,8 @@ class RunModel:
     def __init__(self, folder: Path, *, threads: int | None) -> None:
         import torch
 
+        from edgeembed.network.model_files import load_model
         from edgeembed.teacher.device import pick_device
-        from edgeembed.teacher.saved import load_model
 
         if threads is not None:
             torch.set_num_threads(threads)

@@ -28,10 +28,10 @@ from edgeembed.export.precision import to_fp16
 from edgeembed.export.recipe import ExportRecipe
 from edgeembed.files import sha256_of, temporary_name, write_failure
 from edgeembed.network.model import JoinedModel, Network
+from edgeembed.network.model_files import load_model
 from edgeembed.packing import replace_folder
 from edgeembed.progress import stage
 from edgeembed.student.zoo import count_macs
-from edgeembed.teacher.saved import load_model
 
 log = logging.getLogger(__name__)
 

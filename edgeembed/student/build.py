@@ -23,6 +23,7 @@ from edgeembed.errors import CheckFailed, UserError
 from edgeembed.files import check_output_folder
 from edgeembed.locks import locked
 from edgeembed.network.model import Network
+from edgeembed.network.model_files import load_model
 from edgeembed.progress import stage, track
 from edgeembed.run import Interrupted, stop_request
 from edgeembed.spread import spread_of
@@ -39,7 +40,6 @@ from edgeembed.student.replay import Replay
 from edgeembed.student.targets import TargetStore, are_known, changed_images, open_existing, warn_of_other_versions
 from edgeembed.teacher.device import pick_device, set_allocator
 from edgeembed.teacher.evaluate import input_shapes
-from edgeembed.teacher.saved import load_model
 
 log = logging.getLogger(__name__)
 

@@ -20,6 +20,7 @@ from edgeembed.data.versions import images_id
 from edgeembed.embeddings import FloatArray
 from edgeembed.errors import UserError
 from edgeembed.network.model import Network
+from edgeembed.network.model_files import load_model
 from edgeembed.run import read_json, require_teacher
 from edgeembed.student.answers import (
     Answers,
@@ -33,7 +34,6 @@ from edgeembed.student.recipe import DistillRecipe
 from edgeembed.student.replay import ViewBatch
 from edgeembed.student.targets import TargetKey
 from edgeembed.teacher.evaluate import embed_files, input_shapes
-from edgeembed.teacher.saved import load_model
 
 log = logging.getLogger(__name__)
 

@@ -16,11 +16,11 @@ from edgeembed.checkpoint import iterate_tensors
 from edgeembed.data.manifest import Rows
 from edgeembed.errors import UserError
 from edgeembed.network.model import EmbeddingModel, JoinedModel
+from edgeembed.network.model_files import load_model
 from edgeembed.run import read_json
 from edgeembed.teacher.evaluate import embed_files
 from edgeembed.teacher.margin import ClassCentres
 from edgeembed.teacher.recipe import TeacherRecipe
-from edgeembed.teacher.saved import load_model
 
 log = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from edgeembed.checkpoint import iterate_tensors, save_tensors
 from edgeembed.errors import UserError
 from edgeembed.network.model import JoinedModel
+from edgeembed.network.model_files import load_model, save_model, space_id
 from edgeembed.run import RunFolder, read_json, write_json
-from edgeembed.teacher.saved import load_model, save_model, space_id
 
 
 def join_teachers(paths: Sequence[Path], weights: Sequence[float], run: RunFolder) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from edgeembed.errors import UserError
 from edgeembed.evaluation import warn_if_collapsed
 from edgeembed.network.backbone import require_input_size
 from edgeembed.network.model import EmbeddingModel, build_model
+from edgeembed.network.model_files import finish_run, space_id
 from edgeembed.progress import TrainingLog, stage
 from edgeembed.resuming import begin_run
 from edgeembed.run import Interrupted, RunFolder, read_json, stop_request, write_json
@@ -40,7 +41,6 @@ from edgeembed.teacher.micro_batches import micro_batches, warn_if_lone_images
 from edgeembed.teacher.ordering import Moments, order_dimensions
 from edgeembed.teacher.precision import autocast, choose_precision, loss_scaler, resume_scale, resumed_precision
 from edgeembed.teacher.recipe import TeacherRecipe
-from edgeembed.teacher.saved import finish_run, space_id
 from edgeembed.teacher.schedule import build_optimizers, rate_factor, set_rates, take_step
 from edgeembed.teacher.stages import canvas_shapes, plan_stages, work_of
 from edgeembed.teacher.starting_weights import name_starting_weights

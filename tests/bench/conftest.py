@@ -114,7 +114,7 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
 
     from edgeembed.network.model import build_model
-    from edgeembed.teacher.saved import save_model
+    from edgeembed.network.model_files import save_model
 
     folder = tmp_path_factory.mktemp("runs") / "teacher"
     torch.manual_seed(0)

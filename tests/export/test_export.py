@@ -30,8 +30,8 @@ from edgeembed.export.onnx import to_onnx
 from edgeembed.export.precision import to_fp16
 from edgeembed.export.recipe import ExportRecipe, GateSection, Int8Section, parse_precisions
 from edgeembed.files import sha256_of
+from edgeembed.network.model_files import load_model
 from edgeembed.student.zoo import build_student, count_macs
-from edgeembed.teacher.saved import load_model
 from tests.conftest import Outcome, as_options
 from tests.export.test_int8 import int8_weights, to_int8
 

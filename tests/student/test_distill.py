@@ -25,12 +25,12 @@ from edgeembed.data.manifest import Manifest, read_manifest, write_manifest
 from edgeembed.data.shapes import square_shapes
 from edgeembed.images import load_pixels
 from edgeembed.network.model import Network
+from edgeembed.network.model_files import load_model
 from edgeembed.run import RunFolder
 from edgeembed.student.answers import Answers
 from edgeembed.student.replay import Replay
 from edgeembed.student.targets import TargetStore, open_existing
 from edgeembed.teacher.evaluate import input_shapes
-from edgeembed.teacher.saved import load_model
 from tests.conftest import TINY_STUDENT, Outcome, as_options
 
 Run = Callable[..., Outcome]

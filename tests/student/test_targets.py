@@ -25,11 +25,11 @@ from edgeembed.data.manifest import read_manifest, write_manifest
 from edgeembed.data.shapes import square_shapes
 from edgeembed.errors import UserError
 from edgeembed.locks import locked
+from edgeembed.network.model_files import load_model
 from edgeembed.student.answers import target_key
 from edgeembed.student.recipe import DistillRecipe
 from edgeembed.student.replay import Replay
 from edgeembed.student.targets import TargetKey, TargetStore
-from edgeembed.teacher.saved import load_model
 from tests.conftest import TINY_STUDENT, Outcome, as_options
 
 Run = Callable[..., Outcome]

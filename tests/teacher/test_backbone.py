@@ -13,8 +13,8 @@ import torch
 from edgeembed.errors import UserError
 from edgeembed.network.backbone import build_backbone, native_size
 from edgeembed.network.model import JoinedModel, build_model
+from edgeembed.network.model_files import space_id
 from edgeembed.teacher.names import library_of
-from edgeembed.teacher.saved import space_id
 
 CLIP = "ViT-S-32-alt"
 

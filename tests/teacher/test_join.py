@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from edgeembed.checkpoint import iterate_tensors
-from edgeembed.teacher.saved import load_model, space_id
+from edgeembed.network.model_files import load_model, space_id
 from tests.conftest import TINY, TINY_STUDENT, Outcome, as_options
 
 Run = Callable[..., Outcome]

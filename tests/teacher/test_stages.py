@@ -23,11 +23,11 @@ from edgeembed.config import load_recipe
 from edgeembed.data.manifest import read_manifest
 from edgeembed.errors import UserError
 from edgeembed.network.model import build_model
+from edgeembed.network.model_files import load_model
 from edgeembed.run import RunFolder
 from edgeembed.teacher.learning import set_learning
 from edgeembed.teacher.margin import ClassCentres
 from edgeembed.teacher.recipe import TeacherRecipe
-from edgeembed.teacher.saved import load_model
 from edgeembed.teacher.stages import balanced, canvas_shapes, plan_stages
 from edgeembed.teacher.train import train_teacher
 from tests.conftest import TINY, Outcome, as_options

@@ -20,10 +20,10 @@ from edgeembed.checkpoint import iterate_tensors, save_tensors
 from edgeembed.config import load_recipe
 from edgeembed.data.manifest import read_manifest
 from edgeembed.errors import CheckFailed, UserError
+from edgeembed.network.model_files import load_model, space_id
 from edgeembed.run import RunFolder
 from edgeembed.teacher import train as train_module
 from edgeembed.teacher.recipe import TeacherRecipe
-from edgeembed.teacher.saved import load_model, space_id
 from edgeembed.teacher.train import train_teacher
 from tests.conftest import TINY, Outcome, as_options
 

@@ -145,7 +145,7 @@ def test_weights_that_are_no_numbers_are_refused_by_name(state: State, tmp_path:
 
 
 def test_a_run_whose_weights_are_no_numbers_is_refused(tiny_teacher: Path, tmp_path: Path) -> None:
-    from edgeembed.teacher.saved import load_model
+    from edgeembed.network.model_files import load_model
 
     tensors = safetensors.torch.load_file(tiny_teacher / "model.safetensors")
     tensors["neck.projection.bias"][3] = float("nan")
