@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from edgeembed.errors import UserError
 from edgeembed.network.backbone import build_backbone
 from edgeembed.network.model import build_model
+from edgeembed.network.weight_files import load_weights
 from edgeembed.student.zoo import build_student
-from edgeembed.teacher.weights import load_weights
 
 State = dict[str, Tensor]
 
