@@ -12,9 +12,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from edgeembed.errors import UserError
 from edgeembed.network.backbone import require_input_size
+from edgeembed.network.initial_weights import name_starting_weights
 from edgeembed.network.model import EmbeddingModel, Network, build_model
 from edgeembed.student.names import timm_name
-from edgeembed.teacher.starting_weights import name_starting_weights
 
 log = logging.getLogger(__name__)
 

@@ -21,6 +21,7 @@ from edgeembed.data.views import mix_views, render_views
 from edgeembed.errors import UserError
 from edgeembed.evaluation import warn_if_collapsed
 from edgeembed.network.backbone import require_input_size
+from edgeembed.network.initial_weights import name_starting_weights
 from edgeembed.network.model import EmbeddingModel, build_model
 from edgeembed.network.model_files import finish_run, space_id
 from edgeembed.progress import TrainingLog, stage
@@ -43,7 +44,6 @@ from edgeembed.teacher.precision import autocast, choose_precision, loss_scaler,
 from edgeembed.teacher.recipe import TeacherRecipe
 from edgeembed.teacher.schedule import build_optimizers, rate_factor, set_rates, take_step
 from edgeembed.teacher.stages import canvas_shapes, plan_stages, work_of
-from edgeembed.teacher.starting_weights import name_starting_weights
 
 log = logging.getLogger(__name__)
 

@@ -111,7 +111,7 @@ def test_a_student_knows_the_weights_that_auto_found(
 
 @pytest.mark.training
 def test_starting_weights_are_named_with_their_source(tmp_path: Path) -> None:
-    from edgeembed.teacher.starting_weights import name_starting_weights
+    from edgeembed.network.initial_weights import name_starting_weights
 
     (tmp_path / "w.safetensors").touch()
     assert name_starting_weights("resnet18", "none") == "none"
