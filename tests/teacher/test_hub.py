@@ -12,8 +12,8 @@ from huggingface_hub import constants
 
 from edgeembed.errors import UserError
 from edgeembed.network.backbone import build_backbone
+from edgeembed.network.hub import hub_within_seconds, is_reachable
 from edgeembed.student.zoo import build_student
-from edgeembed.teacher.hub import hub_within_seconds, is_reachable
 
 WEIGHTS = [
     ("test_resnet", "pretrained", "timm/test_resnet.r160_in1k"),
