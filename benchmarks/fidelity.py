@@ -22,8 +22,8 @@ from edgeembed.config import AugmentSection, load_recipe
 from edgeembed.data.augment import draw_views
 from edgeembed.network.backbone import build_tower
 from edgeembed.network.blocks import undecayed
+from edgeembed.network.names import library_of
 from edgeembed.teacher.margin import margins_at
-from edgeembed.teacher.names import library_of
 from edgeembed.teacher.recipe import TeacherRecipe
 from edgeembed.teacher.schedule import rate_factor
 

@@ -54,9 +54,9 @@ def teacher_train(
     from edgeembed.chance import describe_scores
     from edgeembed.config import load_recipe
     from edgeembed.data.manifest import read_manifest
+    from edgeembed.network.names import require_backbone
     from edgeembed.resuming import recipe_in
     from edgeembed.run import RunFolder
-    from edgeembed.teacher.names import require_backbone
     from edgeembed.teacher.recipe import TeacherRecipe
 
     folder = RunFolder(path=chosen_folder(run, out, resume=resume) or Path("runs/teacher"))

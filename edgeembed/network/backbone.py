@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from edgeembed.errors import UserError
 from edgeembed.network.hub import hub_within_seconds, not_downloaded
+from edgeembed.network.names import is_file_name, library_of, require_weights, unknown_tag
 from edgeembed.network.position_embedding import set_input_size
 from edgeembed.network.weight_files import load_weights
-from edgeembed.teacher.names import is_file_name, library_of, require_weights, unknown_tag
 from edgeembed.teacher.sizes import require_size
 
 DEFAULT_SIZE_PX = 224

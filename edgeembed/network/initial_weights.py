@@ -6,7 +6,7 @@ from pathlib import Path
 
 import timm
 
-from edgeembed.teacher.names import is_file_name
+from edgeembed.network.names import is_file_name
 
 RANDOM = "none"
 

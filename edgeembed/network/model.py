@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from edgeembed.errors import UserError
 from edgeembed.network.backbone import Backbone, build_backbone
+from edgeembed.network.names import library_of
 from edgeembed.network.position_embedding import set_input_size
-from edgeembed.teacher.names import library_of
 
 SQUASH = "squash-bilinear"  # images.squash: both sides to the input's, antialiased
 KEEP_ASPECT = "aspect-bilinear"  # to the nearest of a few shapes of the input's area

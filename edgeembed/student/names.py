@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgeembed.teacher.names import require_timm_name, require_weights
+from edgeembed.network.names import require_timm_name, require_weights
 
 ALIASES: dict[str, str] = {
     "vit_b16": "vit_base_patch16_224",

@@ -14,7 +14,7 @@ from edgeembed.errors import UserError
 from edgeembed.network.backbone import build_backbone, native_size
 from edgeembed.network.model import JoinedModel, build_model
 from edgeembed.network.model_files import space_id
-from edgeembed.teacher.names import library_of
+from edgeembed.network.names import library_of
 
 CLIP = "ViT-S-32-alt"
 

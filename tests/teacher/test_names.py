@@ -13,9 +13,9 @@ import timm
 from timm.models import _registry
 
 from edgeembed.errors import UserError
+from edgeembed.network import names
 from edgeembed.network.backbone import build_backbone
 from edgeembed.student.names import ALIASES, timm_name
-from edgeembed.teacher import names
 
 
 def test_every_timm_model_is_found_with_its_tags() -> None:
