@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from edgeembed.errors import UserError
 from edgeembed.network.hub import hub_within_seconds, not_downloaded
+from edgeembed.network.input_sizes import require_size
 from edgeembed.network.names import is_file_name, library_of, require_weights, unknown_tag
 from edgeembed.network.position_embedding import set_input_size
 from edgeembed.network.weight_files import load_weights
-from edgeembed.teacher.sizes import require_size
 
 DEFAULT_SIZE_PX = 224
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
