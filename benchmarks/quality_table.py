@@ -31,8 +31,8 @@ from edgeembed.evaluation import (
 from edgeembed.intervals import interval_text
 from edgeembed.network.model import EmbeddingModel
 from edgeembed.network.model_files import load_model
+from edgeembed.network.untrained import untrained_network
 from edgeembed.teacher.evaluate import embed_files
-from edgeembed.teacher.untrained import untrained_network
 
 Embedded = tuple[FloatArray, Rows]
 

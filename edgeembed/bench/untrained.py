@@ -62,8 +62,8 @@ class Untrained:
         """Figures of the network that `facts` describe as model.json does; None where it is too large or unknown."""
         if self.evaluation.not_scored is not None:
             return None
+        from edgeembed.network.untrained import untrained_network
         from edgeembed.teacher.evaluate import embed_files
-        from edgeembed.teacher.untrained import untrained_network
 
         dim = int(facts["embedding"]["dim"])
         try:

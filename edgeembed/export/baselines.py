@@ -17,10 +17,10 @@ from edgeembed.export.images import GateImages
 from edgeembed.images import UInt8Array
 from edgeembed.metrics import RetrievalScores
 from edgeembed.network.model import Network
+from edgeembed.network.untrained import untrained_network
 from edgeembed.progress import stage
 from edgeembed.spread import collapse_warning, is_collapsed, spread_of
 from edgeembed.teacher.evaluate import embed_files
-from edgeembed.teacher.untrained import untrained_network
 
 log = logging.getLogger(__name__)
 

@@ -34,6 +34,7 @@ from edgeembed.evaluation import (
 from edgeembed.metrics import RetrievalScores
 from edgeembed.network.model import EmbeddingModel, Network
 from edgeembed.network.model_files import finish_run
+from edgeembed.network.untrained import untrained_network
 from edgeembed.progress import TrainingLog, stage
 from edgeembed.resuming import begin_run
 from edgeembed.run import Interrupted, RunFolder, read_json, stop_request
@@ -49,7 +50,6 @@ from edgeembed.teacher.forecast import warn_if_hopeless
 from edgeembed.teacher.micro_batches import micro_batches, warn_if_lone_images
 from edgeembed.teacher.precision import autocast, choose_precision, loss_scaler, resume_scale, resumed_precision
 from edgeembed.teacher.schedule import build_optimizers, rate_factor, set_rates, take_step
-from edgeembed.teacher.untrained import untrained_network
 
 log = logging.getLogger(__name__)
 
