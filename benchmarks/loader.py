@@ -30,7 +30,7 @@ from edgeembed.data.manifest import read_manifest
 from edgeembed.data.shapes import square_shapes
 from edgeembed.data.views import render_views
 from edgeembed.images import load_rgb
-from edgeembed.teacher.device import set_allocator
+from edgeembed.training.device import set_allocator
 
 SIZE_PX, BATCH, CANVAS_FACTOR = 224, 32, 1.25
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

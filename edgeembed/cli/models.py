@@ -76,7 +76,7 @@ class RunModel:
         import torch
 
         from edgeembed.network.model_files import load_model
-        from edgeembed.teacher.device import pick_device
+        from edgeembed.training.device import pick_device
 
         if threads is not None:
             torch.set_num_threads(threads)

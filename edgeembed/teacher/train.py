@@ -28,7 +28,6 @@ from edgeembed.progress import TrainingLog, stage
 from edgeembed.resuming import begin_run
 from edgeembed.run import Interrupted, RunFolder, read_json, stop_request, write_json
 from edgeembed.teacher.continued import inherit_centres, open_parent, report_space
-from edgeembed.teacher.device import pick_device, seed_step, set_allocator, suit_convolutions
 from edgeembed.teacher.evaluate import (
     Evaluated,
     evaluate,
@@ -44,6 +43,7 @@ from edgeembed.teacher.precision import autocast, choose_precision, loss_scaler,
 from edgeembed.teacher.recipe import TeacherRecipe
 from edgeembed.teacher.schedule import build_optimizers, rate_factor, set_rates, take_step
 from edgeembed.teacher.stages import canvas_shapes, plan_stages, work_of
+from edgeembed.training.device import pick_device, seed_step, set_allocator, suit_convolutions
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from edgeembed.student.zoo import build_student
-from edgeembed.teacher.device import PointwiseConv2d, PreciseConv2d, suit_convolutions
+from edgeembed.training.device import PointwiseConv2d, PreciseConv2d, suit_convolutions
 
 
 def test_convolutions_keep_from_slow_kernels_on_a_cpu() -> None:

@@ -16,7 +16,6 @@ import yaml
 from edgeembed.errors import UserError
 from edgeembed.run import RunFolder
 from edgeembed.teacher import precision as module
-from edgeembed.teacher.device import pick_device
 from edgeembed.teacher.precision import (
     choose_precision,
     loss_scaler,
@@ -24,6 +23,7 @@ from edgeembed.teacher.precision import (
     resume_scale,
     time_in_fp32,
 )
+from edgeembed.training.device import pick_device
 from tests.conftest import TINY, TINY_STUDENT, Outcome, as_options
 
 Run = Callable[..., Outcome]

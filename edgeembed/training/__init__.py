@@ -1,0 +1,1 @@
+"""What the training loops of teacher and student share."""
