@@ -21,7 +21,7 @@ from edgeembed.student.recipe import DistillRecipe
 from edgeembed.student.replay import Replay, ViewBatch
 from edgeembed.student.targets import TargetKey, TargetStore, warn_of_other_versions
 from edgeembed.teacher.forecast import warn_if_hopeless
-from edgeembed.teacher.precision import DTYPES, autocast, choose_precision, native_precision
+from edgeembed.training.precision import DTYPES, autocast, choose_precision, native_precision
 
 log = logging.getLogger(__name__)
 

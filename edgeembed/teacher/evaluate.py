@@ -19,7 +19,7 @@ from edgeembed.evaluation import EvaluationSet, FloatArray, log_scope, plan_eval
 from edgeembed.metrics import RetrievalScores
 from edgeembed.network.model import Network
 from edgeembed.spread import Spread, spread_of
-from edgeembed.teacher.precision import autocast
+from edgeembed.training.precision import autocast
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from edgeembed.progress import duration, stage
-from edgeembed.teacher.precision import autocast
+from edgeembed.training.precision import autocast
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from edgeembed.config import OptimSection
 from edgeembed.errors import CheckFailed
 from edgeembed.network.blocks import blocks_of, undecayed
 from edgeembed.teacher.muon import Muon, is_matrix
-from edgeembed.teacher.precision import LEAST_LOSS_SCALE
+from edgeembed.training.precision import LEAST_LOSS_SCALE
 
 
 def rate_factor(step: int, *, steps_per_epoch: int, total_steps: int, section: OptimSection) -> float:

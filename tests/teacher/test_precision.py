@@ -15,15 +15,15 @@ import yaml
 
 from edgeembed.errors import UserError
 from edgeembed.run import RunFolder
-from edgeembed.teacher import precision as module
-from edgeembed.teacher.precision import (
+from edgeembed.training import precision as module
+from edgeembed.training.device import pick_device
+from edgeembed.training.precision import (
     choose_precision,
     loss_scaler,
     native_precision,
     resume_scale,
     time_in_fp32,
 )
-from edgeembed.training.device import pick_device
 from tests.conftest import TINY, TINY_STUDENT, Outcome, as_options
 
 Run = Callable[..., Outcome]

@@ -14,8 +14,8 @@ from edgeembed.errors import CheckFailed, UserError
 from edgeembed.network.backbone import build_backbone
 from edgeembed.network.blocks import blocks_of, freeze_blocks
 from edgeembed.teacher.muon import Muon
-from edgeembed.teacher.precision import LEAST_LOSS_SCALE
 from edgeembed.teacher.schedule import build_optimizers, rate_factor, set_rates, take_step
+from edgeembed.training.precision import LEAST_LOSS_SCALE
 
 
 def factor(step: int, **keys: Any) -> float:
