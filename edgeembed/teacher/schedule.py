@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from edgeembed.config import OptimSection
 from edgeembed.errors import CheckFailed
 from edgeembed.network.blocks import blocks_of, undecayed
-from edgeembed.teacher.muon import Muon, is_matrix
+from edgeembed.training.muon import Muon, is_matrix
 from edgeembed.training.precision import LEAST_LOSS_SCALE
 
 

@@ -9,7 +9,7 @@ from timm.optim.muon import _is_suitable_for_muon, zeropower_via_newtonschulz
 from torch import nn
 
 from edgeembed.student.zoo import build_student
-from edgeembed.teacher.muon import QUINTIC, Muon, is_matrix, newton_schulz_by_gram, rows_of_a_block
+from edgeembed.training.muon import QUINTIC, Muon, is_matrix, newton_schulz_by_gram, rows_of_a_block
 
 
 @pytest.mark.parametrize("shape", [(3, 64, 576), (2, 128, 960), (1, 48, 48), (2, 512, 64)])
