@@ -24,8 +24,8 @@ def measure(num_classes: int, rate: float, steps: int, batch_size: int = 128, di
 
     from edgeembed.config import OptimSection
     from edgeembed.teacher.margin import ClassCentres, margin_loss
-    from edgeembed.teacher.schedule import build_optimizers, clip_gradients
     from edgeembed.training.device import set_allocator
+    from edgeembed.training.optimizers import build_optimizers, clip_gradients
 
     torch.manual_seed(0)
     started_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -25,10 +25,10 @@ from edgeembed.run import machine
 from edgeembed.student.recipe import DistillRecipe
 from edgeembed.student.zoo import build_student
 from edgeembed.teacher.recipe import TeacherRecipe
-from edgeembed.teacher.schedule import build_optimizers, take_step
 from edgeembed.teacher.train import build_teacher
 from edgeembed.training.device import set_allocator, suit_convolutions
 from edgeembed.training.muon import is_matrix
+from edgeembed.training.optimizers import build_optimizers, take_step
 from edgeembed.training.precision import autocast, loss_scaler, native_precision
 
 LARGE_PARAMS = 40_000_000

@@ -40,9 +40,9 @@ from edgeembed.teacher.margin import ClassCentres, class_margins, margin_loss, m
 from edgeembed.teacher.micro_batches import micro_batches, warn_if_lone_images
 from edgeembed.teacher.ordering import Moments, order_dimensions
 from edgeembed.teacher.recipe import TeacherRecipe
-from edgeembed.teacher.schedule import build_optimizers, rate_factor, set_rates, take_step
 from edgeembed.teacher.stages import canvas_shapes, plan_stages, work_of
 from edgeembed.training.device import pick_device, seed_step, set_allocator, suit_convolutions
+from edgeembed.training.optimizers import build_optimizers, rate_factor, set_rates, take_step
 from edgeembed.training.precision import autocast, choose_precision, loss_scaler, resume_scale, resumed_precision
 
 log = logging.getLogger(__name__)

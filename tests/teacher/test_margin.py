@@ -17,7 +17,7 @@ with warnings.catch_warnings():
 
 from edgeembed.config import OptimSection
 from edgeembed.teacher.margin import ClassCentres, class_margins, margin_loss, margins_at
-from edgeembed.teacher.schedule import build_optimizers, clip_gradients
+from edgeembed.training.optimizers import build_optimizers, clip_gradients
 
 CLASSES, DIM, BATCH, SCALE = 10, 16, 32, 30.0
 

@@ -13,8 +13,8 @@ from edgeembed.config import OptimSection
 from edgeembed.errors import CheckFailed, UserError
 from edgeembed.network.backbone import build_backbone
 from edgeembed.network.blocks import blocks_of, freeze_blocks
-from edgeembed.teacher.schedule import build_optimizers, rate_factor, set_rates, take_step
 from edgeembed.training.muon import Muon
+from edgeembed.training.optimizers import build_optimizers, rate_factor, set_rates, take_step
 from edgeembed.training.precision import LEAST_LOSS_SCALE
 
 
