@@ -10,7 +10,7 @@ from torch import nn
 
 from edgeembed.network.model import build_model
 from edgeembed.student.zoo import build_student
-from edgeembed.teacher.micro_batches import micro_batches, warn_if_lone_images
+from edgeembed.training.micro_batches import micro_batches, warn_if_lone_images
 
 
 def small(*, batch_norm: bool) -> nn.Module:
