@@ -54,7 +54,7 @@ def score(run: Path, manifest_path: Path) -> dict[str, dict[str, object]]:
     from edgeembed.data.manifest import read_manifest
     from edgeembed.evaluation import plan_evaluation
     from edgeembed.network.model_files import load_model
-    from edgeembed.teacher.evaluate import evaluate
+    from edgeembed.training.validation import evaluate
 
     model, _ = load_model(run)
     manifest = read_manifest(manifest_path)

@@ -17,7 +17,7 @@ from edgeembed.embeddings import FloatArray, shorten
 from edgeembed.encodings import ENCODINGS, decode
 from edgeembed.evaluation import score_queries
 from edgeembed.network.model_files import load_model
-from edgeembed.teacher.evaluate import embed_files
+from edgeembed.training.validation import embed_files
 
 
 def main() -> None:

@@ -97,7 +97,7 @@ def score(variant: str, run: Path, manifest_path: Path) -> dict[str, dict[str, o
     from edgeembed.evaluation import plan_evaluation
     from edgeembed.network.model import EmbeddingModel
     from edgeembed.network.model_files import load_model
-    from edgeembed.teacher.evaluate import evaluate
+    from edgeembed.training.validation import evaluate
 
     model, _ = load_model(run)
     assert isinstance(model, EmbeddingModel)

@@ -26,8 +26,8 @@ from edgeembed.network.model_files import load_model
 from edgeembed.progress import stage
 from edgeembed.run import RunFolder, require_run
 from edgeembed.student.zoo import count_macs
-from edgeembed.teacher.evaluate import embed_files
 from edgeembed.training.device import pick_device
+from edgeembed.training.validation import embed_files
 
 BATCH_SIZE = 16
 

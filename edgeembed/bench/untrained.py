@@ -63,7 +63,7 @@ class Untrained:
         if self.evaluation.not_scored is not None:
             return None
         from edgeembed.network.untrained import untrained_network
-        from edgeembed.teacher.evaluate import embed_files
+        from edgeembed.training.validation import embed_files
 
         dim = int(facts["embedding"]["dim"])
         try:

@@ -38,8 +38,8 @@ from edgeembed.student.answers import (
 from edgeembed.student.recipe import DistillRecipe
 from edgeembed.student.replay import Replay
 from edgeembed.student.targets import TargetStore, are_known, changed_images, open_existing, warn_of_other_versions
-from edgeembed.teacher.evaluate import input_shapes
 from edgeembed.training.device import pick_device, set_allocator
+from edgeembed.training.validation import input_shapes
 
 log = logging.getLogger(__name__)
 

@@ -33,7 +33,7 @@ from edgeembed.student.own import SOURCE, VECTORS, open_own, rows_of
 from edgeembed.student.recipe import DistillRecipe
 from edgeembed.student.replay import ViewBatch
 from edgeembed.student.targets import TargetKey
-from edgeembed.teacher.evaluate import embed_files, input_shapes
+from edgeembed.training.validation import embed_files, input_shapes
 
 log = logging.getLogger(__name__)
 

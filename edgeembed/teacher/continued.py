@@ -18,9 +18,9 @@ from edgeembed.errors import UserError
 from edgeembed.network.model import EmbeddingModel, JoinedModel
 from edgeembed.network.model_files import load_model
 from edgeembed.run import read_json
-from edgeembed.teacher.evaluate import embed_files
 from edgeembed.teacher.margin import ClassCentres
 from edgeembed.teacher.recipe import TeacherRecipe
+from edgeembed.training.validation import embed_files
 
 log = logging.getLogger(__name__)
 

@@ -30,7 +30,7 @@ from edgeembed.run import RunFolder
 from edgeembed.student.answers import Answers
 from edgeembed.student.replay import Replay
 from edgeembed.student.targets import TargetStore, open_existing
-from edgeembed.teacher.evaluate import input_shapes
+from edgeembed.training.validation import input_shapes
 from tests.conftest import TINY_STUDENT, Outcome, as_options
 
 Run = Callable[..., Outcome]

@@ -16,9 +16,9 @@ from edgeembed.embedder import Embedder
 from edgeembed.evaluation import plan_evaluation, score_queries
 from edgeembed.network.model_files import load_model
 from edgeembed.student.zoo import build_student
-from edgeembed.teacher.evaluate import embed_files
 from edgeembed.teacher.margin import ClassCentres
 from edgeembed.teacher.ordering import Moments, order_dimensions, principal_axes
+from edgeembed.training.validation import embed_files
 
 
 def test_ordering_keeps_every_cosine() -> None:
