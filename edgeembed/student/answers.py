@@ -20,7 +20,7 @@ from edgeembed.run import read_json
 from edgeembed.student.recipe import DistillRecipe
 from edgeembed.student.replay import Replay, ViewBatch
 from edgeembed.student.targets import TargetKey, TargetStore, warn_of_other_versions
-from edgeembed.teacher.forecast import warn_if_hopeless
+from edgeembed.training.forecast import warn_if_hopeless
 from edgeembed.training.precision import DTYPES, autocast, choose_precision, native_precision
 
 log = logging.getLogger(__name__)

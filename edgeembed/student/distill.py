@@ -44,8 +44,8 @@ from edgeembed.student.objective import build_objective
 from edgeembed.student.recipe import DistillRecipe
 from edgeembed.student.teachers import Teacher, open_teacher
 from edgeembed.student.zoo import build_student, require_student_size
-from edgeembed.teacher.forecast import warn_if_hopeless
 from edgeembed.training.device import pick_device, seed_step, set_allocator, suit_convolutions
+from edgeembed.training.forecast import warn_if_hopeless
 from edgeembed.training.micro_batches import micro_batches, warn_if_lone_images
 from edgeembed.training.optimizers import build_optimizers, rate_factor, set_rates, take_step
 from edgeembed.training.precision import autocast, choose_precision, loss_scaler, resume_scale, resumed_precision

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from edgeembed.student.zoo import build_student
-from edgeembed.teacher import forecast
-from edgeembed.teacher.forecast import seconds_an_image, warn_if_hopeless
+from edgeembed.training import forecast
+from edgeembed.training.forecast import seconds_an_image, warn_if_hopeless
 from tests.conftest import TINY, Outcome, as_options
 
 
