@@ -28,13 +28,13 @@ from edgeembed.progress import TrainingLog, stage
 from edgeembed.resuming import begin_run
 from edgeembed.run import Interrupted, RunFolder, read_json, stop_request, write_json
 from edgeembed.teacher.continued import inherit_centres, open_parent, report_space
-from edgeembed.teacher.learning import move_average, set_learning
 from edgeembed.teacher.margin import ClassCentres, class_margins, margin_loss, margins_at
 from edgeembed.teacher.ordering import Moments, order_dimensions
 from edgeembed.teacher.recipe import TeacherRecipe
 from edgeembed.teacher.stages import canvas_shapes, plan_stages, work_of
 from edgeembed.training.device import pick_device, seed_step, set_allocator, suit_convolutions
 from edgeembed.training.forecast import warn_if_hopeless
+from edgeembed.training.freezing import move_average, set_learning
 from edgeembed.training.micro_batches import micro_batches, warn_if_lone_images
 from edgeembed.training.optimizers import build_optimizers, rate_factor, set_rates, take_step
 from edgeembed.training.precision import autocast, choose_precision, loss_scaler, resume_scale, resumed_precision

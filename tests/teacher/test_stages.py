@@ -25,11 +25,11 @@ from edgeembed.errors import UserError
 from edgeembed.network.model import build_model
 from edgeembed.network.model_files import load_model
 from edgeembed.run import RunFolder
-from edgeembed.teacher.learning import set_learning
 from edgeembed.teacher.margin import ClassCentres
 from edgeembed.teacher.recipe import TeacherRecipe
 from edgeembed.teacher.stages import balanced, canvas_shapes, plan_stages
 from edgeembed.teacher.train import train_teacher
+from edgeembed.training.freezing import set_learning
 from tests.conftest import TINY, Outcome, as_options
 
 Run = Callable[..., Outcome]
