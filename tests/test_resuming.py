@@ -12,10 +12,10 @@ import yaml
 
 from edgeembed.config import Section, to_yaml, validate
 from edgeembed.errors import UserError
-from edgeembed.resuming import begin_run, input_of, recipe_in
 from edgeembed.run import RunFolder
 from edgeembed.student.recipe import DistillRecipe
 from edgeembed.teacher.recipe import TeacherRecipe
+from edgeembed.training.resume import begin_run, input_of, recipe_in
 
 INPUTS = {"data": {"id": "d1", "path": "/data/m.parquet"}, "teacher": {"id": "t1", "path": "/runs/t"}}
 

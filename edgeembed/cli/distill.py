@@ -53,10 +53,10 @@ def distill(
     from edgeembed.config import load_recipe
     from edgeembed.data.manifest import read_manifest
     from edgeembed.intervals import share_text
-    from edgeembed.resuming import input_of, recipe_in
     from edgeembed.run import RunFolder, latest_run, require_teacher
     from edgeembed.student.names import require_student
     from edgeembed.student.recipe import DistillRecipe
+    from edgeembed.training.resume import input_of, recipe_in
 
     folder = chosen_folder(run, out, resume=resume)
     overrides = [*([f"student.name={student}"] if student else []), *(set_ or [])]

@@ -55,9 +55,9 @@ def teacher_train(
     from edgeembed.config import load_recipe
     from edgeembed.data.manifest import read_manifest
     from edgeembed.network.names import require_backbone
-    from edgeembed.resuming import recipe_in
     from edgeembed.run import RunFolder
     from edgeembed.teacher.recipe import TeacherRecipe
+    from edgeembed.training.resume import recipe_in
 
     folder = RunFolder(path=chosen_folder(run, out, resume=resume) or Path("runs/teacher"))
     folder.check_unlocked()
@@ -95,7 +95,7 @@ def chosen_folder(run: Path | None, out: Path | None, *, resume: bool) -> Path |
 
 def manifest_of_resumed(folder: RunFolder, *, resume: bool) -> Path:
     """The manifest that a run to be resumed was trained on."""
-    from edgeembed.resuming import input_of
+    from edgeembed.training.resume import input_of
 
     if not resume:
         raise UserError("--data is missing: name a manifest, as `edgeembed data import` writes one")

@@ -36,7 +36,6 @@ from edgeembed.network.model import EmbeddingModel, Network
 from edgeembed.network.model_files import finish_run
 from edgeembed.network.untrained import untrained_network
 from edgeembed.progress import TrainingLog, stage
-from edgeembed.resuming import begin_run
 from edgeembed.run import Interrupted, RunFolder, read_json, stop_request
 from edgeembed.spread import Spread, spread_of
 from edgeembed.student.answers import replay_of, training_canvas_px, with_targets_precision
@@ -49,6 +48,7 @@ from edgeembed.training.forecast import warn_if_hopeless
 from edgeembed.training.micro_batches import micro_batches, warn_if_lone_images
 from edgeembed.training.optimizers import build_optimizers, rate_factor, set_rates, take_step
 from edgeembed.training.precision import autocast, choose_precision, loss_scaler, resume_scale, resumed_precision
+from edgeembed.training.resume import begin_run
 from edgeembed.training.validation import embed_files, plan_validation, steps_between_evaluations
 
 log = logging.getLogger(__name__)
