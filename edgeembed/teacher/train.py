@@ -26,11 +26,11 @@ from edgeembed.network.model import EmbeddingModel, build_model
 from edgeembed.network.model_files import finish_run, space_id
 from edgeembed.progress import TrainingLog, stage
 from edgeembed.run import Interrupted, RunFolder, read_json, stop_request, write_json
-from edgeembed.teacher.continued import inherit_centres, open_parent, report_space
 from edgeembed.teacher.margin import ClassCentres, class_margins, margin_loss, margins_at
 from edgeembed.teacher.ordering import Moments, order_dimensions
 from edgeembed.teacher.recipe import TeacherRecipe
 from edgeembed.teacher.stages import canvas_shapes, plan_stages, work_of
+from edgeembed.teacher.warm_start import inherit_centres, open_parent, report_space
 from edgeembed.training.device import pick_device, seed_step, set_allocator, suit_convolutions
 from edgeembed.training.forecast import warn_if_hopeless
 from edgeembed.training.freezing import move_average, set_learning
