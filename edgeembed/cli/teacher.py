@@ -127,7 +127,7 @@ def teacher_join(
     except ValueError:
         raise UserError(f"--weights {weights!r}: expected numbers, for example 0.5,1,1") from None
 
-    from edgeembed.teacher.join import join_teachers  # torch
+    from edgeembed.teacher.ensemble import join_teachers  # torch
 
     facts = join_teachers(runs, numbers, RunFolder(path=out))
     log.info("joined teacher: %s (%d dimensions, space %s)", out, facts["embedding"]["dim"], facts["space_id"])
