@@ -27,7 +27,7 @@ from edgeembed.network.model_files import finish_run, space_id
 from edgeembed.progress import TrainingLog, stage
 from edgeembed.run import Interrupted, RunFolder, read_json, stop_request, write_json
 from edgeembed.teacher.margin import ClassCentres, class_margins, margin_loss, margins_at
-from edgeembed.teacher.ordering import Moments, order_dimensions
+from edgeembed.teacher.pca import Moments, order_dimensions
 from edgeembed.teacher.recipe import TeacherRecipe
 from edgeembed.teacher.stages import canvas_shapes, plan_stages, work_of
 from edgeembed.teacher.warm_start import inherit_centres, open_parent, report_space

@@ -17,7 +17,7 @@ from edgeembed.evaluation import plan_evaluation, score_queries
 from edgeembed.network.model_files import load_model
 from edgeembed.student.zoo import build_student
 from edgeembed.teacher.margin import ClassCentres
-from edgeembed.teacher.ordering import Moments, order_dimensions, principal_axes
+from edgeembed.teacher.pca import Moments, order_dimensions, principal_axes
 from edgeembed.training.validation import embed_files
 
 
