@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgeembed.student.targets import TargetKey, TargetStore
+from edgeembed.student.targets.store import TargetKey, TargetStore
 
 IMAGES, VIEWS, DIM, WRITTEN_AT_ONCE = 1_000_000, 8, 64, 65_536
 

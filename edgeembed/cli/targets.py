@@ -108,7 +108,7 @@ def verify(
     """Compute a sample of the stored embeddings again, and compare."""
     teacher = chosen_teacher(teacher)
     from edgeembed.data.manifest import read_manifest
-    from edgeembed.student.targets import open_existing
+    from edgeembed.student.targets.store import open_existing
 
     manifest = read_manifest(data or manifest_of(teacher))
     store = store or only_store(teacher)
@@ -126,7 +126,7 @@ def verify(
 @targets_app.command()
 def stats(store: Store = None, teacher: Teacher = None, as_json: Json = False) -> None:
     """Print what a store holds."""
-    from edgeembed.student.targets import open_existing
+    from edgeembed.student.targets.store import open_existing
 
     store = store or only_store(chosen_teacher(teacher))
     open_existing(store)

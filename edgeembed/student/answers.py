@@ -19,7 +19,7 @@ from edgeembed.network.model import Network
 from edgeembed.run import read_json
 from edgeembed.student.recipe import DistillRecipe
 from edgeembed.student.replay import Replay, ViewBatch
-from edgeembed.student.targets import TargetKey, TargetStore, warn_of_other_versions
+from edgeembed.student.targets.store import TargetKey, TargetStore, warn_of_other_versions
 from edgeembed.training.forecast import warn_if_hopeless
 from edgeembed.training.precision import DTYPES, autocast, choose_precision, native_precision
 

@@ -37,7 +37,13 @@ from edgeembed.student.answers import (
 )
 from edgeembed.student.recipe import DistillRecipe
 from edgeembed.student.replay import Replay
-from edgeembed.student.targets import TargetStore, are_known, changed_images, open_existing, warn_of_other_versions
+from edgeembed.student.targets.store import (
+    TargetStore,
+    are_known,
+    changed_images,
+    open_existing,
+    warn_of_other_versions,
+)
 from edgeembed.training.device import pick_device, set_allocator
 from edgeembed.training.validation import input_shapes
 

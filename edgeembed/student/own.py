@@ -22,7 +22,7 @@ from edgeembed.data.versions import images_id
 from edgeembed.embeddings import SCHEMA, Embeddings, FloatArray, paths_of, read_embeddings, write_embeddings
 from edgeembed.errors import UserError
 from edgeembed.run import write_json
-from edgeembed.student.targets import TargetKey, TargetStore, open_existing
+from edgeembed.student.targets.store import TargetKey, TargetStore, open_existing
 from edgeembed.texts import printable
 
 log = logging.getLogger(__name__)

@@ -32,7 +32,7 @@ from edgeembed.student.answers import (
 from edgeembed.student.own import SOURCE, VECTORS, open_own, rows_of
 from edgeembed.student.recipe import DistillRecipe
 from edgeembed.student.replay import ViewBatch
-from edgeembed.student.targets import TargetKey
+from edgeembed.student.targets.store import TargetKey
 from edgeembed.training.validation import embed_files, input_shapes
 
 log = logging.getLogger(__name__)

@@ -29,7 +29,7 @@ from edgeembed.network.model_files import load_model
 from edgeembed.run import RunFolder
 from edgeembed.student.answers import Answers
 from edgeembed.student.replay import Replay
-from edgeembed.student.targets import TargetStore, open_existing
+from edgeembed.student.targets.store import TargetStore, open_existing
 from edgeembed.training.validation import input_shapes
 from tests.conftest import TINY_STUDENT, Outcome, as_options
 

@@ -29,7 +29,7 @@ from edgeembed.network.model_files import load_model
 from edgeembed.student.answers import target_key
 from edgeembed.student.recipe import DistillRecipe
 from edgeembed.student.replay import Replay
-from edgeembed.student.targets import TargetKey, TargetStore
+from edgeembed.student.targets.store import TargetKey, TargetStore
 from tests.conftest import TINY_STUDENT, Outcome, as_options
 
 Run = Callable[..., Outcome]
@@ -94,7 +94,7 @@ def test_damaged_and_foreign_folders_are_refused(tmp_path: Path) -> None:
 def test_a_full_disk_is_told_before_anything_is_written(tmp_path: Path) -> None:
     code = (
         "import resource, sys, numpy as np; from pathlib import Path\n"
-        "from edgeembed.student.targets import TargetKey, TargetStore\n"
+        "from edgeembed.student.targets.store import TargetKey, TargetStore\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))\n"
         "key = TargetKey(space_id='a', data='b', images='stat:c', num_images=1000, dim=8, augmentation={})\n"
         "TargetStore(Path(sys.argv[1]), key).write(np.array([0]), 0, np.ones((1, 8)))\n"
@@ -107,7 +107,7 @@ def test_a_full_disk_is_told_before_anything_is_written(tmp_path: Path) -> None:
 def test_a_killed_writer_loses_no_row(tmp_path: Path) -> None:
     code = (
         "import sys, numpy as np; from pathlib import Path\n"
-        "from edgeembed.student.targets import TargetStore\n"
+        "from edgeembed.student.targets.store import TargetStore\n"
         "from tests.student.test_targets import KEY, vectors\n"
         "store = TargetStore(Path(sys.argv[1]), KEY)\n"
         "for image in range(KEY.num_images):\n"
