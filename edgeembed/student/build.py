@@ -27,7 +27,9 @@ from edgeembed.network.model_files import load_model
 from edgeembed.progress import stage, track
 from edgeembed.run import Interrupted, stop_request
 from edgeembed.spread import spread_of
-from edgeembed.student.answers import (
+from edgeembed.student.recipe import DistillRecipe
+from edgeembed.student.replay import Replay
+from edgeembed.student.targets.provider import (
     Answers,
     choose_targets_precision,
     replay_of,
@@ -35,8 +37,6 @@ from edgeembed.student.answers import (
     target_key,
     warn_if_teacher_is_slow,
 )
-from edgeembed.student.recipe import DistillRecipe
-from edgeembed.student.replay import Replay
 from edgeembed.student.targets.store import (
     TargetStore,
     are_known,

@@ -38,9 +38,9 @@ from edgeembed.network.untrained import untrained_network
 from edgeembed.progress import TrainingLog, stage
 from edgeembed.run import Interrupted, RunFolder, read_json, stop_request
 from edgeembed.spread import Spread, spread_of
-from edgeembed.student.answers import replay_of, training_canvas_px, with_targets_precision
 from edgeembed.student.objective import build_objective
 from edgeembed.student.recipe import DistillRecipe
+from edgeembed.student.targets.provider import replay_of, training_canvas_px, with_targets_precision
 from edgeembed.student.teachers import Teacher, open_teacher
 from edgeembed.student.zoo import build_student, require_student_size
 from edgeembed.training.device import pick_device, seed_step, set_allocator, suit_convolutions

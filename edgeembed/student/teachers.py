@@ -22,16 +22,16 @@ from edgeembed.errors import UserError
 from edgeembed.network.model import Network
 from edgeembed.network.model_files import load_model
 from edgeembed.run import read_json, require_teacher
-from edgeembed.student.answers import (
+from edgeembed.student.own import SOURCE, VECTORS, open_own, rows_of
+from edgeembed.student.recipe import DistillRecipe
+from edgeembed.student.replay import ViewBatch
+from edgeembed.student.targets.provider import (
     Answers,
     choose_targets_precision,
     open_store,
     target_key,
     warn_if_teacher_is_slow,
 )
-from edgeembed.student.own import SOURCE, VECTORS, open_own, rows_of
-from edgeembed.student.recipe import DistillRecipe
-from edgeembed.student.replay import ViewBatch
 from edgeembed.student.targets.store import TargetKey
 from edgeembed.training.validation import embed_files, input_shapes
 

@@ -26,9 +26,9 @@ from edgeembed.data.shapes import square_shapes
 from edgeembed.errors import UserError
 from edgeembed.locks import locked
 from edgeembed.network.model_files import load_model
-from edgeembed.student.answers import target_key
 from edgeembed.student.recipe import DistillRecipe
 from edgeembed.student.replay import Replay
+from edgeembed.student.targets.provider import target_key
 from edgeembed.student.targets.store import TargetKey, TargetStore
 from tests.conftest import TINY_STUDENT, Outcome, as_options
 
