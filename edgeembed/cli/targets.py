@@ -83,7 +83,7 @@ def import_(
     from edgeembed.files import check_output_folder
 
     check_output_folder(out)
-    from edgeembed.student.own import import_targets
+    from edgeembed.student.targets.imported import import_targets
 
     result = import_targets(file, read_manifest(data), out, model=model)
     log.info(

@@ -22,9 +22,9 @@ from edgeembed.errors import UserError
 from edgeembed.network.model import Network
 from edgeembed.network.model_files import load_model
 from edgeembed.run import read_json, require_teacher
-from edgeembed.student.own import SOURCE, VECTORS, open_own, rows_of
 from edgeembed.student.recipe import DistillRecipe
 from edgeembed.student.replay import ViewBatch
+from edgeembed.student.targets.imported import SOURCE, VECTORS, open_own, rows_of
 from edgeembed.student.targets.provider import (
     Answers,
     choose_targets_precision,

@@ -21,7 +21,7 @@ import torch
 from edgeembed.data.manifest import Manifest, ManifestRow, build_manifest, read_manifest, write_manifest
 from edgeembed.errors import UserError
 from edgeembed.network.model_files import load_model
-from edgeembed.student.own import import_targets, read_vectors
+from edgeembed.student.targets.imported import import_targets, read_vectors
 from tests.conftest import TINY_STUDENT, Outcome, as_options
 
 Run = Callable[..., Outcome]
