@@ -23,7 +23,6 @@ from edgeembed.network.model import Network
 from edgeembed.network.model_files import load_model
 from edgeembed.run import read_json, require_teacher
 from edgeembed.student.recipe import DistillRecipe
-from edgeembed.student.replay import ViewBatch
 from edgeembed.student.targets.imported import SOURCE, VECTORS, open_own, rows_of
 from edgeembed.student.targets.provider import (
     Answers,
@@ -33,6 +32,7 @@ from edgeembed.student.targets.provider import (
     warn_if_teacher_is_slow,
 )
 from edgeembed.student.targets.store import TargetKey
+from edgeembed.student.views import ViewBatch
 from edgeembed.training.validation import embed_files, input_shapes
 
 log = logging.getLogger(__name__)

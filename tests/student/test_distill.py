@@ -27,9 +27,9 @@ from edgeembed.images import load_pixels
 from edgeembed.network.model import Network
 from edgeembed.network.model_files import load_model
 from edgeembed.run import RunFolder
-from edgeembed.student.replay import Replay
 from edgeembed.student.targets.provider import Answers
 from edgeembed.student.targets.store import TargetStore, open_existing
+from edgeembed.student.views import Replay
 from edgeembed.training.validation import input_shapes
 from tests.conftest import TINY_STUDENT, Outcome, as_options
 

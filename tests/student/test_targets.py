@@ -27,9 +27,9 @@ from edgeembed.errors import UserError
 from edgeembed.locks import locked
 from edgeembed.network.model_files import load_model
 from edgeembed.student.recipe import DistillRecipe
-from edgeembed.student.replay import Replay
 from edgeembed.student.targets.provider import target_key
 from edgeembed.student.targets.store import TargetKey, TargetStore
+from edgeembed.student.views import Replay
 from tests.conftest import TINY_STUDENT, Outcome, as_options
 
 Run = Callable[..., Outcome]

@@ -28,7 +28,6 @@ from edgeembed.progress import stage, track
 from edgeembed.run import Interrupted, stop_request
 from edgeembed.spread import spread_of
 from edgeembed.student.recipe import DistillRecipe
-from edgeembed.student.replay import Replay
 from edgeembed.student.targets.provider import (
     Answers,
     choose_targets_precision,
@@ -44,6 +43,7 @@ from edgeembed.student.targets.store import (
     open_existing,
     warn_of_other_versions,
 )
+from edgeembed.student.views import Replay
 from edgeembed.training.device import pick_device, set_allocator
 from edgeembed.training.validation import input_shapes
 

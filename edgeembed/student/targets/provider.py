@@ -18,8 +18,8 @@ from edgeembed.files import check_output_folder
 from edgeembed.network.model import Network
 from edgeembed.run import read_json
 from edgeembed.student.recipe import DistillRecipe
-from edgeembed.student.replay import Replay, ViewBatch
 from edgeembed.student.targets.store import TargetKey, TargetStore, warn_of_other_versions
+from edgeembed.student.views import Replay, ViewBatch
 from edgeembed.training.forecast import warn_if_hopeless
 from edgeembed.training.precision import DTYPES, autocast, choose_precision, native_precision
 
