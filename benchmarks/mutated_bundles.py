@@ -31,7 +31,7 @@ from PIL import Image
 
 from edgeembed.bundle import CARD, MANIFEST, PACKED_SUFFIX, read_bundle, write_bundle
 from edgeembed.cli.app import app
-from edgeembed.embedder import Embedder, default_bundle
+from edgeembed.device.embedder import Embedder, default_bundle
 from edgeembed.errors import CheckFailed, UserError
 from edgeembed.packing import pack
 

@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from edgeembed.embedder import Embedder
+    from edgeembed.device.embedder import Embedder
 
 __version__ = "0.1.0"
 __all__ = ["Embedder", "__version__"]
@@ -19,7 +19,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 def __getattr__(name: str) -> object:
     """Loads the device runtime on first use, so that `import edgeembed` costs nothing."""
     if name == "Embedder":
-        from edgeembed.embedder import Embedder
+        from edgeembed.device.embedder import Embedder
 
         return Embedder
     raise AttributeError(f"module 'edgeembed' has no attribute {name!r}")

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from edgeembed.bundle import MANIFEST, BundleFile, BundleManifest, choose_file, read_bundle
-from edgeembed.embedder import Embedder, FloatArray, embed_images, verified_with_weights
+from edgeembed.device.embedder import Embedder, FloatArray, embed_images, verified_with_weights
 from edgeembed.errors import UserError
 from edgeembed.extras import needed
 from edgeembed.metrics import top_k

@@ -44,7 +44,7 @@ def artifacts(context: typer.Context, as_json: Json = False) -> None:
 @artifacts_app.command("list")
 def list_artifacts(bundle: Bundle = None, as_json: Json = False) -> None:
     """List every file of the models that come with the package, or of BUNDLE."""
-    from edgeembed.embedder import ARTIFACTS, bundled_artifacts
+    from edgeembed.device.embedder import ARTIFACTS, bundled_artifacts
 
     folders = bundled_artifacts() if bundle is None else [bundle]
     if not folders:
@@ -56,7 +56,7 @@ def list_artifacts(bundle: Bundle = None, as_json: Json = False) -> None:
 @artifacts_app.command("verify")
 def verify_artifacts(bundle: Bundle = None, as_json: Json = False) -> None:
     """Check every file's checksum, and run every network once."""
-    from edgeembed.embedder import ARTIFACTS, bundled_artifacts
+    from edgeembed.device.embedder import ARTIFACTS, bundled_artifacts
     from edgeembed.errors import CheckFailed, UserError
 
     folders = bundled_artifacts() if bundle is None else [bundle]
@@ -136,7 +136,7 @@ def rows_of(folder: Path) -> list[dict[str, Any]]:
 def verify(folder: Path) -> list[dict[str, Any]]:
     """Checks each file's checksum, and that each ONNX file runs and gives unit vectors."""
     from edgeembed.bundle import BundleFile, read_bundle, stored_files, verified_file
-    from edgeembed.embedder import verified_with_weights
+    from edgeembed.device.embedder import verified_with_weights
     from edgeembed.errors import CheckFailed, UserError
 
     manifest = read_bundle(folder)

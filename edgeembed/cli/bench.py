@@ -57,7 +57,7 @@ def bench(
     from edgeembed.bench.terminal import print_summary
     from edgeembed.bundle import read_bundle
     from edgeembed.data.manifest import read_manifest
-    from edgeembed.embedder import default_bundle
+    from edgeembed.device.embedder import default_bundle
 
     if not bundles:
         bundles = [default_bundle()]

@@ -52,7 +52,7 @@ def doctor(
     """
     import onnxruntime
 
-    from edgeembed.embedder import default_bundle
+    from edgeembed.device.embedder import default_bundle
     from edgeembed.errors import UserError
     from edgeembed.run import machine, package_versions
 
@@ -133,7 +133,7 @@ def measure(folder: Path, images: Sequence[Path | Image], threads: int | None) -
     import numpy as np
 
     from edgeembed.bundle import read_bundle
-    from edgeembed.embedder import verified_with_weights
+    from edgeembed.device.embedder import verified_with_weights
     from edgeembed.errors import UserError
     from edgeembed.images import ImageError
     from edgeembed.runtimes import available_cores

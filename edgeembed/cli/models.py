@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from edgeembed.bundle import read_bundle
-from edgeembed.embedder import Embedder, FloatArray, PixelModel, bundled_artifacts
+from edgeembed.device.embedder import Embedder, FloatArray, PixelModel, bundled_artifacts
 from edgeembed.embeddings import Embeddings, long_space_id
 from edgeembed.errors import UserError
 from edgeembed.images import UInt8Array

@@ -54,7 +54,7 @@ def search(
     """Find the images of an index that look most like each query."""
     from edgeembed.cli.inputs import gather_images
     from edgeembed.cli.models import describe, model_of_index, open_model
-    from edgeembed.embedder import embed_images, refuse
+    from edgeembed.device.embedder import embed_images, refuse
     from edgeembed.embeddings import read_embeddings, require_same_space, shorten
     from edgeembed.errors import UserError
     from edgeembed.files import check_output_file

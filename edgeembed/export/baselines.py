@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from edgeembed.embedder import FloatArray
+from edgeembed.device.embedder import FloatArray
 from edgeembed.errors import UserError
 from edgeembed.evaluation import EvaluationSet, choose_split, score_queries
 from edgeembed.export.checking import BATCH

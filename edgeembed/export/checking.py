@@ -12,7 +12,7 @@ import onnx
 
 from edgeembed.bundle import MapLoss, parity
 from edgeembed.chance import beside_chance
-from edgeembed.embedder import FloatArray
+from edgeembed.device.embedder import FloatArray
 from edgeembed.errors import CheckFailed, UserError
 from edgeembed.evaluation import ScoredQueries
 from edgeembed.export.gate import Verdict, judge, map_loss

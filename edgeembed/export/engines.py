@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 
 from edgeembed.bundle import CARD, PLAN, BundleFile, BundleManifest, read_bundle, verified_file, write_bundle
-from edgeembed.embedder import FloatArray, verified_with_weights
+from edgeembed.device.embedder import FloatArray, verified_with_weights
 from edgeembed.errors import CheckFailed, UserError
 from edgeembed.evaluation import ScoredQueries
 from edgeembed.export.card import model_card, notes_in

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from edgeembed.data.tables import TABLE_SUFFIXES, read_table
-from edgeembed.embedder import Embedder, FloatArray, embed_images
+from edgeembed.device.embedder import Embedder, FloatArray, embed_images
 from edgeembed.errors import UserError
 from edgeembed.image_files import find_images
 from edgeembed.images import load_rgb

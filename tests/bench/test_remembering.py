@@ -19,7 +19,7 @@ from edgeembed.bench.run import bench
 from edgeembed.bench.summary import best_student
 from edgeembed.bundle import read_bundle
 from edgeembed.data.manifest import Manifest
-from edgeembed.embedder import Embedder
+from edgeembed.device.embedder import Embedder
 from edgeembed.files import sha256_of
 from edgeembed.run import write_json
 from edgeembed.runtimes import fastest

@@ -11,7 +11,7 @@ import pytest
 
 from edgeembed.bundle import read_bundle
 from edgeembed.cli.doctor import instead
-from edgeembed.embedder import Embedder
+from edgeembed.device.embedder import Embedder
 from edgeembed.runtimes import available_cores, fastest
 from edgeembed.seal import write_sealed
 from tests.conftest import Outcome

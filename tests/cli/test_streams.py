@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from edgeembed.data.synthetic import render_view
-from edgeembed.embedder import Embedder, default_bundle
+from edgeembed.device.embedder import Embedder, default_bundle
 from edgeembed.embeddings import Embeddings, write_embeddings
 
 NOT_UTF8 = b"caf\xe9.png".decode("utf-8", "surrogateescape")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeembed.embedder import default_bundle
+from edgeembed.device.embedder import default_bundle
 from edgeembed.errors import UserError
 from edgeembed.run import require_run, require_teacher, what_is
 from tests.conftest import Outcome

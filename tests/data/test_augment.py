@@ -249,7 +249,7 @@ def test_each_image_of_a_batch_may_have_another_view_number() -> None:
 @pytest.mark.parametrize("view_px", [96, 144])
 def test_an_unchanged_view_of_a_photograph_embeds_as_evaluation_embeds_it(real_data: Path, view_px: int) -> None:
     """Of a trained student, training views show what use will show: p1 .9985 at 144 px, .978 without antialiasing."""
-    from edgeembed.embedder import Embedder
+    from edgeembed.device.embedder import Embedder
 
     embedder = Embedder()
     files = sorted(str(path) for path in (real_data / "grocery").rglob("*.jpg"))[::60]

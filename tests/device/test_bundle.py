@@ -20,7 +20,7 @@ from edgeembed.bundle import (
     verified_file,
     write_bundle,
 )
-from edgeembed.embedder import Embedder
+from edgeembed.device.embedder import Embedder
 from edgeembed.errors import CheckFailed, UserError
 from edgeembed.seal import MAX_BYTES, read_sealed, write_sealed
 from tests.device.conftest import SIZE_PX, tiny_network, write_manifest

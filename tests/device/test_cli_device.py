@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgeembed import embedder as embedder_module
-from edgeembed.embedder import Embedder
+from edgeembed.device import embedder as embedder_module
+from edgeembed.device.embedder import Embedder
 from edgeembed.embeddings import read_embeddings
 from tests.conftest import TINY, as_options
 from tests.device.conftest import pattern, tiny_network, write_manifest

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from edgeembed import difference
+from edgeembed.device.embedder import Embedder
 from edgeembed.difference import agreement, open_sides, synthetic_images
-from edgeembed.embedder import Embedder
 from edgeembed.errors import UserError
 from tests.device.conftest import tiny_network, write_manifest
 

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgeembed import embedder as embedder_module
 from edgeembed import runtimes
 from edgeembed.bundle import read_bundle
-from edgeembed.embedder import DEFAULT_ARTIFACT, Embedder, bundled_artifacts, embed_images
+from edgeembed.device import embedder as embedder_module
+from edgeembed.device.embedder import DEFAULT_ARTIFACT, Embedder, bundled_artifacts, embed_images
 from edgeembed.errors import CheckFailed, UserError
 from edgeembed.images import ImageError
 from edgeembed.runtimes import has_int8_dot_product, open_session

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from edgeembed import embedder as embedder_module
+from edgeembed.device import embedder as embedder_module
 from edgeembed.embeddings import read_embeddings
 from tests.device.conftest import pattern
 from tests.device.test_cli_device import one_line

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgeembed.embedder import Embedder
+from edgeembed.device.embedder import Embedder
 from edgeembed.errors import CheckFailed, UserError
 from edgeembed.images import ImageError
 from edgeembed.packing import pack

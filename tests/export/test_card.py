@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from edgeembed.bundle import CARD, BundleManifest, read_bundle
-from edgeembed.embedder import Embedder, default_bundle
+from edgeembed.device.embedder import Embedder, default_bundle
 from edgeembed.export.card import model_card, notes_in
 from tests.device.conftest import DIM, SIZE_PX, pattern, tiny_network, write_manifest
 

@@ -8,7 +8,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgeembed.embedder import default_bundle
+from edgeembed.device.embedder import default_bundle
 from edgeembed.errors import CheckFailed
 from edgeembed.export.engine_graph import for_tensorrt, parse_version, refusals
 

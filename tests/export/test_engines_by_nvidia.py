@@ -20,7 +20,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
-from edgeembed.embedder import default_bundle
+from edgeembed.device.embedder import default_bundle
 from edgeembed.export.engine_graph import for_tensorrt, refusals
 from edgeembed.export.int8 import Quantiser
 from edgeembed.export.onnx import to_onnx

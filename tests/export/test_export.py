@@ -18,7 +18,7 @@ import torch
 
 from edgeembed.bundle import BundleManifest, Quantisation, read_bundle
 from edgeembed.data.manifest import read_manifest, write_manifest
-from edgeembed.embedder import Embedder, default_bundle
+from edgeembed.device.embedder import Embedder, default_bundle
 from edgeembed.errors import UserError
 from edgeembed.evaluation import choose_split
 from edgeembed.export import export as export_module

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from edgeembed.bundle import BundleFile, MapLoss, Parity, map_loss_in, parity, read_bundle
-from edgeembed.embedder import default_bundle
+from edgeembed.device.embedder import default_bundle
 from edgeembed.evaluation import ScoredQueries
 from edgeembed.export.gate import LEAST_CLASSES, Verdict, judge, least_queries, map_loss, queries_needed
 from edgeembed.export.recipe import GateSection, Thresholds

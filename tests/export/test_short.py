@@ -12,7 +12,7 @@ import pytest
 
 from edgeembed.bundle import read_bundle
 from edgeembed.data.manifest import read_manifest
-from edgeembed.embedder import Embedder
+from edgeembed.device.embedder import Embedder
 from edgeembed.embeddings import read_embeddings, shorten
 from edgeembed.run import read_json, write_json
 from tests.conftest import Outcome

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from edgeembed.bundle import read_bundle
-from edgeembed.embedder import Embedder
+from edgeembed.device.embedder import Embedder
 from edgeembed.errors import CheckFailed, UserError
 from edgeembed.export import web, web_index, web_runtime
 from edgeembed.export.web import build_page, choose_web_file

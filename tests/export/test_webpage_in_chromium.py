@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from edgeembed.data.manifest import read_manifest
-from edgeembed.embedder import Embedder, FloatArray
+from edgeembed.device.embedder import Embedder, FloatArray
 from edgeembed.errors import CheckFailed
 from edgeembed.export import web
 from edgeembed.export.web import build_page

@@ -15,7 +15,7 @@ import pytest
 
 from edgeembed import run
 from edgeembed.bundle import read_bundle
-from edgeembed.embedder import Embedder, choose_pair, say_unmeasured
+from edgeembed.device.embedder import Embedder, choose_pair, say_unmeasured
 from edgeembed.errors import CheckFailed, UserError
 from edgeembed.runtimes import fastest
 from edgeembed.runtimes.fastest import (

@@ -14,7 +14,7 @@ import onnxruntime
 import pytest
 
 from edgeembed.data.synthetic import render_view
-from edgeembed.embedder import ARTIFACTS, DEFAULT_ARTIFACT
+from edgeembed.device.embedder import ARTIFACTS, DEFAULT_ARTIFACT
 from edgeembed.errors import CheckFailed, UserError
 from edgeembed.runtimes import READ_ONNX, UInt8Array, open_session
 from tests.device.conftest import DIM, SIZE_PX, tiny_network

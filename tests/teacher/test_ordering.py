@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from edgeembed.data.importers import import_source
 from edgeembed.data.manifest import read_manifest
-from edgeembed.embedder import Embedder
+from edgeembed.device.embedder import Embedder
 from edgeembed.evaluation import plan_evaluation, score_queries
 from edgeembed.network.model_files import load_model
 from edgeembed.student.zoo import build_student
