@@ -385,7 +385,7 @@ def check_faults(folder: Folder, ran: Ran, rows: dict[str, tuple[str | None, str
 
 def embed_faults(folder: Folder, top: Path) -> list[tuple[str, str]]:
     """`embed FOLDER` follows the rules of the import, and embeds stray images too."""
-    from edgeembed.embeddings import read_embeddings
+    from edgeembed.device.embeddings import read_embeddings
 
     ran = command("embed", folder.root, "--out", top / "e.safetensors", "--json", "--threads", "1")
     if ran.code or ran.fault():

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from edgeembed.data.manifest import read_manifest
-from edgeembed.embeddings import FloatArray, shorten
+from edgeembed.device.embeddings import FloatArray, shorten
 from edgeembed.encodings import ENCODINGS, decode
 from edgeembed.evaluation import score_queries
 from edgeembed.network.model_files import load_model

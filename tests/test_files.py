@@ -117,7 +117,7 @@ def checkpoint(folder: Path) -> None:
 
 
 def embeddings(folder: Path) -> None:
-    from edgeembed.embeddings import Embeddings, write_embeddings
+    from edgeembed.device.embeddings import Embeddings, write_embeddings
 
     unit_ND = np.tile(np.eye(64, dtype=np.float32), (10, 1))
     paths = tuple(map(str, range(640)))

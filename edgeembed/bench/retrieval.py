@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeembed.data.manifest import Manifest, Rows
-from edgeembed.embeddings import shorten
+from edgeembed.device.embeddings import shorten
 from edgeembed.errors import UserError
 from edgeembed.evaluation import (
     EvaluationSet,

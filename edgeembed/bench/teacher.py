@@ -16,7 +16,7 @@ from edgeembed.bench.probe import probe
 from edgeembed.bench.retrieval import BoolArray, Embedded, Quality
 from edgeembed.bench.rows import Row, Setting, timed
 from edgeembed.bench.untrained import Untrained
-from edgeembed.embeddings import long_space_id
+from edgeembed.device.embeddings import long_space_id
 from edgeembed.errors import UserError
 from edgeembed.evaluation import EvaluationSet
 from edgeembed.files import sha256_of

@@ -46,7 +46,7 @@ def embed(
     from edgeembed.cli.models import describe, open_model
     from edgeembed.counting import ImageCount
     from edgeembed.device.embedder import embed_images
-    from edgeembed.embeddings import Embeddings, check_destination, check_paths, relative_paths, write_embeddings
+    from edgeembed.device.embeddings import Embeddings, check_destination, check_paths, relative_paths, write_embeddings
     from edgeembed.errors import UserError
     from edgeembed.texts import printable
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from edgeembed.bundle import read_bundle
 from edgeembed.device.embedder import Embedder, FloatArray, PixelModel, bundled_artifacts
-from edgeembed.embeddings import Embeddings, long_space_id
+from edgeembed.device.embeddings import Embeddings, long_space_id
 from edgeembed.errors import UserError
 from edgeembed.images import UInt8Array
 from edgeembed.sources import ImageSource

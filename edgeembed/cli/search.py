@@ -55,8 +55,8 @@ def search(
     from edgeembed.cli.inputs import gather_images
     from edgeembed.cli.models import describe, model_of_index, open_model
     from edgeembed.device.embedder import embed_images, refuse
+    from edgeembed.device.embeddings import read_embeddings, require_same_space, shorten
     from edgeembed.device.search import Index, check_sheet, contact_sheet, similarity_texts
-    from edgeembed.embeddings import read_embeddings, require_same_space, shorten
     from edgeembed.errors import UserError
     from edgeembed.files import check_output_file
     from edgeembed.texts import printable

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from edgeembed.embeddings import Embeddings
+from edgeembed.device.embeddings import Embeddings
 from edgeembed.errors import UserError, unknown_choice
 from edgeembed.images import MAX_PIXELS, ImageError, load_rgb
 from edgeembed.metrics import top_k

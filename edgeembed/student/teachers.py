@@ -17,7 +17,7 @@ from torch import Tensor
 
 from edgeembed.data.manifest import Manifest, Rows
 from edgeembed.data.versions import images_id
-from edgeembed.embeddings import FloatArray
+from edgeembed.device.embeddings import FloatArray
 from edgeembed.errors import UserError
 from edgeembed.network.model import Network
 from edgeembed.network.model_files import load_model

@@ -14,7 +14,7 @@ import pytest
 
 from edgeembed.data.synthetic import render_view
 from edgeembed.device.embedder import Embedder, default_bundle
-from edgeembed.embeddings import Embeddings, write_embeddings
+from edgeembed.device.embeddings import Embeddings, write_embeddings
 
 NOT_UTF8 = b"caf\xe9.png".decode("utf-8", "surrogateescape")
 NAMES = ("/p/写真.png", "/p/naïve.png", "/p/😀.png", f"/p/{NOT_UTF8}", "/p/two\nlines.png")

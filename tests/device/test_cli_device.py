@@ -17,7 +17,7 @@ from PIL import Image
 
 from edgeembed.device import embedder as embedder_module
 from edgeembed.device.embedder import Embedder
-from edgeembed.embeddings import read_embeddings
+from edgeembed.device.embeddings import read_embeddings
 from tests.conftest import TINY, as_options
 from tests.device.conftest import pattern, tiny_network, write_manifest
 

@@ -16,8 +16,8 @@ import pyarrow.parquet
 import pytest
 import safetensors.numpy
 
-from edgeembed import embeddings as embeddings_module
-from edgeembed.embeddings import (
+from edgeembed.device import embeddings as embeddings_module
+from edgeembed.device.embeddings import (
     SCHEMA,
     Embeddings,
     read_embeddings,
@@ -256,7 +256,7 @@ def test_a_full_disk_keeps_the_old_file_and_leaves_no_other(tmp_path: Path, suff
     program = f"""
 import resource, signal
 from pathlib import Path
-from edgeembed.embeddings import write_embeddings
+from edgeembed.device.embeddings import write_embeddings
 from tests.device.test_embeddings import some_embeddings
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from edgeembed.embeddings import Embeddings, read_embeddings, write_embeddings
+from edgeembed.device.embeddings import Embeddings, read_embeddings, write_embeddings
 from edgeembed.encodings import ENCODINGS, decode, fit_rotation
 from edgeembed.errors import UserError
 from edgeembed.metrics import top_k

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from edgeembed.device import embedder as embedder_module
-from edgeembed.embeddings import read_embeddings
+from edgeembed.device.embeddings import read_embeddings
 from tests.device.conftest import pattern
 from tests.device.test_cli_device import one_line
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from edgeembed.cli.inputs import gather_images
-from edgeembed.embeddings import read_embeddings
+from edgeembed.device.embeddings import read_embeddings
 from edgeembed.errors import UserError
 from tests.device.conftest import pattern
 

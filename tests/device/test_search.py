@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from edgeembed.device.embeddings import Embeddings
 from edgeembed.device.search import ACCENT, EMPTY, FRAME_PX, GAP_PX, MARGIN_PX, TILE_PX, Index, contact_sheet
-from edgeembed.embeddings import Embeddings
 from edgeembed.errors import UserError
 from tests.device.conftest import pattern
 

@@ -13,7 +13,7 @@ import pytest
 from edgeembed.bundle import read_bundle
 from edgeembed.data.manifest import read_manifest
 from edgeembed.device.embedder import Embedder
-from edgeembed.embeddings import read_embeddings, shorten
+from edgeembed.device.embeddings import read_embeddings, shorten
 from edgeembed.run import read_json, write_json
 from tests.conftest import Outcome
 

@@ -19,7 +19,7 @@ import safetensors
 from edgeembed.data.manifest import Manifest, Rows
 from edgeembed.data.spelling import same_path
 from edgeembed.data.versions import images_id
-from edgeembed.embeddings import SCHEMA, Embeddings, FloatArray, paths_of, read_embeddings, write_embeddings
+from edgeembed.device.embeddings import SCHEMA, Embeddings, FloatArray, paths_of, read_embeddings, write_embeddings
 from edgeembed.errors import UserError
 from edgeembed.run import write_json
 from edgeembed.student.targets.store import TargetKey, TargetStore, open_existing
