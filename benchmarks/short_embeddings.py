@@ -14,7 +14,7 @@ import numpy as np
 
 from edgeembed.data.manifest import read_manifest
 from edgeembed.device.embeddings import FloatArray, shorten
-from edgeembed.encodings import ENCODINGS, decode
+from edgeembed.device.encodings import ENCODINGS, decode
 from edgeembed.evaluation import score_queries
 from edgeembed.network.model_files import load_model
 from edgeembed.training.validation import embed_files

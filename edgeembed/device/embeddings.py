@@ -15,7 +15,7 @@ import numpy.typing as npt
 import safetensors
 import safetensors.numpy
 
-from edgeembed.encodings import ENCODINGS, Encoded, decode
+from edgeembed.device.encodings import ENCODINGS, Encoded, decode
 from edgeembed.errors import UserError, unknown_choice
 from edgeembed.files import check_output_file
 from edgeembed.run import write_atomically

@@ -12,7 +12,7 @@ import pytest
 import safetensors.numpy
 
 from edgeembed.device.embeddings import Embeddings, read_embeddings, write_embeddings
-from edgeembed.encodings import ENCODINGS, decode, fit_rotation
+from edgeembed.device.encodings import ENCODINGS, decode, fit_rotation
 from edgeembed.errors import UserError
 from edgeembed.metrics import top_k
 from tests.conftest import Outcome
