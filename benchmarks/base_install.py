@@ -47,7 +47,7 @@ def step(name):
 step("Python")
 import numpy; step("import numpy")
 import PIL.Image, PIL.ImageOps; step("import PIL")
-import pydantic, edgeembed.bundle; step("pydantic and the bundle's classes")
+import pydantic, edgeembed.device.bundle; step("pydantic and the bundle's classes")
 import onnxruntime; step("import onnxruntime")
 from edgeembed import Embedder; step("import edgeembed.device.embedder")
 embedder = Embedder(); step("open the bundled model")

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from edgeembed.bench.retrieval import DecodedFiles, embed_with_session, evaluation_set
-from edgeembed.bundle import read_bundle, verified_file
 from edgeembed.data.manifest import read_manifest
+from edgeembed.device.bundle import read_bundle, verified_file
 from edgeembed.device.embedder import default_bundle
 from edgeembed.evaluation import EvaluationSet, FloatArray, score_queries
 from edgeembed.runtimes import open_session

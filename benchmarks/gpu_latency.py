@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from edgeembed.bundle import read_bundle
+from edgeembed.device.bundle import read_bundle
 from edgeembed.device.embedder import Embedder, FloatArray, embed_images
 from edgeembed.image_files import find_images
 from edgeembed.images import UInt8Array

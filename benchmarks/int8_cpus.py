@@ -21,10 +21,10 @@ from pathlib import Path
 import numpy as np
 
 from edgeembed.bench.retrieval import DecodedFiles, embed_with_session, evaluation_set
-from edgeembed.bundle import BundleFile, fp32_file, parity, read_bundle
 from edgeembed.chance import describe_scores
 from edgeembed.data.comparison import rendered_images
 from edgeembed.data.manifest import read_manifest
+from edgeembed.device.bundle import BundleFile, fp32_file, parity, read_bundle
 from edgeembed.evaluation import score_queries
 from edgeembed.image_files import find_images
 from edgeembed.images import UInt8Array, load_pixels, squash

@@ -29,8 +29,8 @@ import numpy as np
 from bundle_mutations import FILES, FOLDER, PACKED
 from PIL import Image
 
-from edgeembed.bundle import CARD, MANIFEST, PACKED_SUFFIX, read_bundle, write_bundle
 from edgeembed.cli.app import app
+from edgeembed.device.bundle import CARD, MANIFEST, PACKED_SUFFIX, read_bundle, write_bundle
 from edgeembed.device.embedder import Embedder, default_bundle
 from edgeembed.errors import CheckFailed, UserError
 from edgeembed.packing import pack

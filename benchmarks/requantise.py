@@ -18,8 +18,16 @@ from typing import Any
 
 import onnx
 
-from edgeembed.bundle import CARD, BundleFile, BundleManifest, fp32_file, read_bundle, verified_file, write_bundle
 from edgeembed.config import load_recipe
+from edgeembed.device.bundle import (
+    CARD,
+    BundleFile,
+    BundleManifest,
+    fp32_file,
+    read_bundle,
+    verified_file,
+    write_bundle,
+)
 from edgeembed.device.embedder import verified_with_weights
 from edgeembed.export.card import model_card, notes_in
 from edgeembed.export.checking import Checker, is_transformer, run_session

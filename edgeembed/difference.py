@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from edgeembed.bundle import MANIFEST, BundleFile, BundleManifest, choose_file, read_bundle
+from edgeembed.device.bundle import MANIFEST, BundleFile, BundleManifest, choose_file, read_bundle
 from edgeembed.device.embedder import Embedder, FloatArray, embed_images, verified_with_weights
 from edgeembed.errors import UserError
 from edgeembed.extras import needed

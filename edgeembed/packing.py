@@ -15,7 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from edgeembed.bundle import CARD, MANIFEST, PACKED_SUFFIX, BundleManifest, read_bundle, regular_file, stored_files
+from edgeembed.device.bundle import (
+    CARD,
+    MANIFEST,
+    PACKED_SUFFIX,
+    BundleManifest,
+    read_bundle,
+    regular_file,
+    stored_files,
+)
 from edgeembed.errors import CheckFailed, UserError
 from edgeembed.files import temporary_name, whole_file, write_failure
 from edgeembed.run import sync_folder

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edgeembed.bundle import parity
+from edgeembed.device.bundle import parity
 from edgeembed.metrics import top_k
 from edgeembed.spread import (
     MOST_RELATIVE_ERROR,

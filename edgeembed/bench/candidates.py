@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgeembed.bundle import BundleFile, BundleManifest, read_bundle, verified_file
+from edgeembed.device.bundle import BundleFile, BundleManifest, read_bundle, verified_file
 from edgeembed.errors import UserError
 from edgeembed.runtimes import READ_ONNX, is_installed
 

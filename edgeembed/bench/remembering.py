@@ -14,7 +14,7 @@ from typing import Any
 
 from edgeembed.bench.candidates import Candidate
 from edgeembed.bench.retrieval import Embedded
-from edgeembed.bundle import BundleManifest, fp32_file
+from edgeembed.device.bundle import BundleManifest, fp32_file
 from edgeembed.device.embedder import choose_pair
 from edgeembed.errors import UserError
 from edgeembed.runtimes.fastest import (

@@ -11,7 +11,7 @@ import numpy as np
 
 from edgeembed.bench.candidates import Candidate
 from edgeembed.bench.retrieval import BoolArray, Embedded, Reference, judge
-from edgeembed.bundle import BundleManifest
+from edgeembed.device.bundle import BundleManifest
 from edgeembed.errors import UserError
 from edgeembed.evaluation import EvaluationSet
 from edgeembed.metrics import METRICS

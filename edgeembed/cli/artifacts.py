@@ -14,7 +14,7 @@ from edgeembed.cli.app import app, print_json
 from edgeembed.cli.help import CommandGroup
 
 if TYPE_CHECKING:
-    from edgeembed.bundle import BundleManifest
+    from edgeembed.device.bundle import BundleManifest
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ def pack_artifact(
     as_json: Json = False,
 ) -> None:
     """Write a bundle as one file; the same bundle gives the same bytes on any machine."""
-    from edgeembed.bundle import PACKED_SUFFIX
+    from edgeembed.device.bundle import PACKED_SUFFIX
     from edgeembed.files import check_output_file, sha256_of
     from edgeembed.packing import pack
 
@@ -98,7 +98,7 @@ def unpack_artifact(
     as_json: Json = False,
 ) -> None:
     """Check a packed bundle and make it a folder, whole or not at all."""
-    from edgeembed.bundle import PACKED_SUFFIX
+    from edgeembed.device.bundle import PACKED_SUFFIX
     from edgeembed.errors import UserError
     from edgeembed.files import check_output_folder
     from edgeembed.packing import unpack
@@ -116,7 +116,7 @@ def unpack_artifact(
 
 def rows_of(folder: Path) -> list[dict[str, Any]]:
     """One line a file of a bundle."""
-    from edgeembed.bundle import read_bundle
+    from edgeembed.device.bundle import read_bundle
 
     manifest = read_bundle(folder)
     return [
@@ -135,7 +135,7 @@ def rows_of(folder: Path) -> list[dict[str, Any]]:
 
 def verify(folder: Path) -> list[dict[str, Any]]:
     """Checks each file's checksum, and that each ONNX file runs and gives unit vectors."""
-    from edgeembed.bundle import BundleFile, read_bundle, stored_files, verified_file
+    from edgeembed.device.bundle import BundleFile, read_bundle, stored_files, verified_file
     from edgeembed.device.embedder import verified_with_weights
     from edgeembed.errors import CheckFailed, UserError
 
@@ -159,7 +159,7 @@ def run_once(path: Path, manifest: BundleManifest) -> str:
     """Embeds two grey images. Raises CheckFailed where the output is not what the bundle promises."""
     import numpy as np
 
-    from edgeembed.bundle import require_shapes, require_unit
+    from edgeembed.device.bundle import require_shapes, require_unit
     from edgeembed.errors import CheckFailed
     from edgeembed.runtimes import open_session
 

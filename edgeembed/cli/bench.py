@@ -55,8 +55,8 @@ def bench(
         require_run(teacher, role="teacher")
     from edgeembed.bench.run import bench as measure
     from edgeembed.bench.terminal import print_summary
-    from edgeembed.bundle import read_bundle
     from edgeembed.data.manifest import read_manifest
+    from edgeembed.device.bundle import read_bundle
     from edgeembed.device.embedder import default_bundle
 
     if not bundles:

@@ -132,7 +132,7 @@ def measure(folder: Path, images: Sequence[Path | Image], threads: int | None) -
     """Compares and times each verified file and runtime of a bundle, and remembers the fastest that is right here."""
     import numpy as np
 
-    from edgeembed.bundle import read_bundle
+    from edgeembed.device.bundle import read_bundle
     from edgeembed.device.embedder import verified_with_weights
     from edgeembed.errors import UserError
     from edgeembed.images import ImageError

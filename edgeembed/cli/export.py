@@ -15,7 +15,7 @@ from edgeembed.errors import UserError
 from edgeembed.files import check_output_folder
 
 if TYPE_CHECKING:
-    from edgeembed.bundle import BundleManifest
+    from edgeembed.device.bundle import BundleManifest
     from edgeembed.export.gate import Refused
     from edgeembed.export.recipe import ExportRecipe
 
@@ -146,7 +146,7 @@ def export_engines(
     bundle: Path, out: Path, precision: str, data: Path | None, recipe: ExportRecipe, accept_worse: bool
 ) -> Exported:
     """Engines of a finished bundle's files, without torch: compared on the images of a folder."""
-    from edgeembed.bundle import read_bundle
+    from edgeembed.device.bundle import read_bundle
     from edgeembed.export.engines import add_engines, photographs
 
     if data is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from edgeembed.bundle import read_bundle
+from edgeembed.device.bundle import read_bundle
 from edgeembed.device.embedder import Embedder, FloatArray, PixelModel, bundled_artifacts
 from edgeembed.device.embeddings import Embeddings, long_space_id
 from edgeembed.errors import UserError

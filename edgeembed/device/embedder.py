@@ -13,7 +13,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from edgeembed.bundle import (
+from edgeembed.counting import ImageCount
+from edgeembed.device.bundle import (
     PLAN,
     BundleFile,
     BundleManifest,
@@ -24,7 +25,6 @@ from edgeembed.bundle import (
     require_unit,
     verified_file,
 )
-from edgeembed.counting import ImageCount
 from edgeembed.errors import CheckFailed, UserError
 from edgeembed.images import ImageError, UInt8Array
 from edgeembed.packing import unpack

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from edgeembed.bundle import ONNX, BundleFile, BundleManifest, CpuRequirement, fp32_file
+from edgeembed.device.bundle import ONNX, BundleFile, BundleManifest, CpuRequirement, fp32_file
 from edgeembed.spread import Spread, describe
 
 USE = """## Use

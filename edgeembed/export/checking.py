@@ -10,8 +10,8 @@ from typing import Any, Protocol
 import numpy as np
 import onnx
 
-from edgeembed.bundle import MapLoss, parity
 from edgeembed.chance import beside_chance
+from edgeembed.device.bundle import MapLoss, parity
 from edgeembed.device.embedder import FloatArray
 from edgeembed.errors import CheckFailed, UserError
 from edgeembed.evaluation import ScoredQueries

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from edgeembed.bundle import CARD, PLAN, BundleFile, BundleManifest, read_bundle, verified_file, write_bundle
+from edgeembed.device.bundle import CARD, PLAN, BundleFile, BundleManifest, read_bundle, verified_file, write_bundle
 from edgeembed.device.embedder import FloatArray, verified_with_weights
 from edgeembed.errors import CheckFailed, UserError
 from edgeembed.evaluation import ScoredQueries

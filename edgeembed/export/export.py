@@ -12,7 +12,7 @@ from typing import Any
 
 import onnx
 
-from edgeembed.bundle import BundleFile, BundleManifest, Quantisation, write_bundle
+from edgeembed.device.bundle import BundleFile, BundleManifest, Quantisation, write_bundle
 from edgeembed.device.embeddings import short_space_id
 from edgeembed.errors import UserError
 from edgeembed.export.baselines import measure_baselines, run_torch

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from edgeembed.bundle import SCHEMA
+from edgeembed.device.bundle import SCHEMA
 from edgeembed.network.model import Network
 from edgeembed.run import package_versions
 

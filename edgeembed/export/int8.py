@@ -23,7 +23,7 @@ from onnxruntime.quantization.calibrate import TensorsData, create_calibrator, s
 from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from edgeembed.bundle import Quantisation
+from edgeembed.device.bundle import Quantisation
 from edgeembed.evaluation import FloatArray
 from edgeembed.export.int8_float import hold_in_float
 from edgeembed.export.int8_stem import round_stem, stem_chain

@@ -15,7 +15,7 @@ from typing import Any
 
 import PIL
 
-from edgeembed.bundle import BundleFile, BundleManifest, read_bundle, verified_file
+from edgeembed.device.bundle import BundleFile, BundleManifest, read_bundle, verified_file
 from edgeembed.device.embedder import Embedder
 from edgeembed.errors import UserError
 from edgeembed.export.web_index import Picture, write_index

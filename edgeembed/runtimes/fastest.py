@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from edgeembed.bundle import ONNX, PLAN, BundleFile, BundleManifest, fp32_file, parity
+from edgeembed.device.bundle import ONNX, PLAN, BundleFile, BundleManifest, fp32_file, parity
 from edgeembed.errors import CheckFailed, UserError
 from edgeembed.files import sha256_of
 from edgeembed.run import cache_folder, read_json, write_json

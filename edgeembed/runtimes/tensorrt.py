@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorrt
 
-from edgeembed.bundle import BundleFile
+from edgeembed.device.bundle import BundleFile
 from edgeembed.errors import CheckFailed, UserError
 from edgeembed.runtimes.contract import Port, require_contract
 from edgeembed.runtimes.cuda import Device

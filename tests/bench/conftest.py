@@ -12,9 +12,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgeembed.bench import floor, run
 from edgeembed.bench.latency import Budget
-from edgeembed.bundle import UNSEALED_SCHEMA
 from edgeembed.data.manifest import Manifest, ManifestRow, build_manifest, write_manifest
 from edgeembed.data.synthetic import render_view
+from edgeembed.device.bundle import UNSEALED_SCHEMA
 from edgeembed.files import sha256_of
 from edgeembed.run import RunFolder, write_json
 

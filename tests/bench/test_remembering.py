@@ -17,8 +17,8 @@ from edgeembed.bench.remembering import recommend
 from edgeembed.bench.retrieval import Embedded
 from edgeembed.bench.run import bench
 from edgeembed.bench.summary import best_student
-from edgeembed.bundle import read_bundle
 from edgeembed.data.manifest import Manifest
+from edgeembed.device.bundle import read_bundle
 from edgeembed.device.embedder import Embedder
 from edgeembed.files import sha256_of
 from edgeembed.run import write_json

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from edgeembed.bundle import read_bundle
 from edgeembed.cli.doctor import instead
+from edgeembed.device.bundle import read_bundle
 from edgeembed.device.embedder import Embedder
 from edgeembed.runtimes import available_cores, fastest
 from edgeembed.seal import write_sealed

@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from edgeembed.bundle import SCHEMA, BundleManifest, write_bundle
+from edgeembed.device.bundle import SCHEMA, BundleManifest, write_bundle
 from edgeembed.files import sha256_of
 
 SIZE_PX, DIM = 32, 64

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeembed.bundle import (
+from edgeembed.device.bundle import (
     SCHEMA,
     UNSEALED_SCHEMA,
     BundleManifest,

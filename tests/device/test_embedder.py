@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from edgeembed import runtimes
-from edgeembed.bundle import read_bundle
 from edgeembed.device import embedder as embedder_module
+from edgeembed.device.bundle import read_bundle
 from edgeembed.device.embedder import DEFAULT_ARTIFACT, Embedder, bundled_artifacts, embed_images
 from edgeembed.errors import CheckFailed, UserError
 from edgeembed.images import ImageError

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from edgeembed import packing
-from edgeembed.bundle import UNSEALED_SCHEMA
+from edgeembed.device.bundle import UNSEALED_SCHEMA
 from edgeembed.errors import CheckFailed, UserError
 from edgeembed.files import sha256_of
 from edgeembed.packing import pack, replace_folder, unpack

@@ -16,8 +16,8 @@ import onnxruntime
 import pytest
 import torch
 
-from edgeembed.bundle import BundleManifest, Quantisation, read_bundle
 from edgeembed.data.manifest import read_manifest, write_manifest
+from edgeembed.device.bundle import BundleManifest, Quantisation, read_bundle
 from edgeembed.device.embedder import Embedder, default_bundle
 from edgeembed.errors import UserError
 from edgeembed.evaluation import choose_split

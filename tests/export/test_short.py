@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgeembed.bundle import read_bundle
 from edgeembed.data.manifest import read_manifest
+from edgeembed.device.bundle import read_bundle
 from edgeembed.device.embedder import Embedder
 from edgeembed.device.embeddings import read_embeddings, shorten
 from edgeembed.run import read_json, write_json

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgeembed.bundle import read_bundle
+from edgeembed.device.bundle import read_bundle
 from edgeembed.device.embedder import Embedder
 from edgeembed.errors import CheckFailed, UserError
 from edgeembed.export import web, web_index, web_runtime

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from edgeembed import run
-from edgeembed.bundle import read_bundle
+from edgeembed.device.bundle import read_bundle
 from edgeembed.device.embedder import Embedder, choose_pair, say_unmeasured
 from edgeembed.errors import CheckFailed, UserError
 from edgeembed.runtimes import fastest
