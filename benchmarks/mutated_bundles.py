@@ -32,8 +32,8 @@ from PIL import Image
 from edgeembed.cli.app import app
 from edgeembed.device.bundle import CARD, MANIFEST, PACKED_SUFFIX, read_bundle, write_bundle
 from edgeembed.device.embedder import Embedder, default_bundle
+from edgeembed.device.packing import pack
 from edgeembed.errors import CheckFailed, UserError
-from edgeembed.packing import pack
 
 SECONDS, MAX_RSS_BYTES, MAX_ADDRESS_BYTES, MAX_MESSAGE = 5.0, 2**30, 4 * 2**30, 1000
 REFUSED, OUTCOMES = "refused", ("refused", "accepted", "unclear", "wrong", "crash", "hang", "memory", "written")

@@ -142,7 +142,7 @@ def manifest(suffix: str) -> Callable[[Path], None]:
 
 def bundle(folder: Path) -> None:
     from edgeembed.device.embedder import default_bundle
-    from edgeembed.packing import pack
+    from edgeembed.device.packing import pack
 
     pack(default_bundle(), folder / "b.zip")
 

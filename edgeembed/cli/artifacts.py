@@ -77,8 +77,8 @@ def pack_artifact(
 ) -> None:
     """Write a bundle as one file; the same bundle gives the same bytes on any machine."""
     from edgeembed.device.bundle import PACKED_SUFFIX
+    from edgeembed.device.packing import pack
     from edgeembed.files import check_output_file, sha256_of
-    from edgeembed.packing import pack
 
     out = out or Path(os.path.abspath(bundle) + PACKED_SUFFIX)
     check_output_file(out)
@@ -99,9 +99,9 @@ def unpack_artifact(
 ) -> None:
     """Check a packed bundle and make it a folder, whole or not at all."""
     from edgeembed.device.bundle import PACKED_SUFFIX
+    from edgeembed.device.packing import unpack
     from edgeembed.errors import UserError
     from edgeembed.files import check_output_folder
-    from edgeembed.packing import unpack
 
     if out is None:
         if not file.name.removesuffix(PACKED_SUFFIX) or not file.name.endswith(PACKED_SUFFIX):

@@ -14,6 +14,7 @@ import onnx
 
 from edgeembed.device.bundle import BundleFile, BundleManifest, Quantisation, write_bundle
 from edgeembed.device.embeddings import short_space_id
+from edgeembed.device.packing import replace_folder
 from edgeembed.errors import UserError
 from edgeembed.export.baselines import measure_baselines, run_torch
 from edgeembed.export.card import model_card
@@ -29,7 +30,6 @@ from edgeembed.export.recipe import ExportRecipe
 from edgeembed.files import sha256_of, temporary_name, write_failure
 from edgeembed.network.model import JoinedModel, Network
 from edgeembed.network.model_files import load_model
-from edgeembed.packing import replace_folder
 from edgeembed.progress import stage
 from edgeembed.student.zoo import count_macs
 

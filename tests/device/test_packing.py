@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from edgeembed import packing
+from edgeembed.device import packing
 from edgeembed.device.bundle import UNSEALED_SCHEMA
+from edgeembed.device.packing import pack, replace_folder, unpack
 from edgeembed.errors import CheckFailed, UserError
 from edgeembed.files import sha256_of
-from edgeembed.packing import pack, replace_folder, unpack
 from tests.device.conftest import write_manifest
 
 MakeBundle = Callable[..., Path]
