@@ -30,7 +30,7 @@ def diff_artifacts(
     Without a precision both sides use the one that the other names, else fp32. Exit code 0 whether or not they differ.
     """
     from edgeembed.cli.inputs import gather_images
-    from edgeembed.difference import compare, open_sides
+    from edgeembed.device.comparison import compare, open_sides
     from edgeembed.texts import printable
 
     side_a, side_b = open_sides(a, b)

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeembed import difference
+from edgeembed.device import comparison
+from edgeembed.device.comparison import agreement, open_sides, synthetic_images
 from edgeembed.device.embedder import Embedder
-from edgeembed.difference import agreement, open_sides, synthetic_images
 from edgeembed.errors import UserError
 from tests.device.conftest import tiny_network, write_manifest
 
@@ -72,7 +72,7 @@ def test_two_spaces_are_told_apart_but_their_embeddings_not_compared(edgeembed: 
 def test_without_onnx_the_operators_are_said_to_be_left_out(
     edgeembed: Run, bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(difference.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(comparison.importlib.util, "find_spec", lambda _: None)
     result = edgeembed("artifacts", "diff", bundle, bundle)
     assert result.code == 0
     assert "not compared: needs the package onnx" in result.stdout
@@ -88,7 +88,7 @@ def test_sides_name_their_precision_after_a_colon(
         side_a, side_b = open_sides(str(a), str(b))
         return side_a.file.precision, side_b.file.precision
 
-    monkeypatch.setattr(difference, "has_int8_dot_product", lambda: True)
+    monkeypatch.setattr(comparison, "has_int8_dot_product", lambda: True)
     assert precisions(folder, folder) == ("fp32", "fp32")
     assert precisions(f"{folder}:int8", folder) == ("int8", "int8")
     assert precisions(f"{folder}:int8", bundle) == ("int8", "fp32")
