@@ -14,8 +14,8 @@ import pytest
 
 import edgeembed
 from edgeembed import images
+from edgeembed.device.image_sources import decode_ahead
 from edgeembed.images import load_pixels, load_rgb, squash
-from edgeembed.sources import decode_ahead
 
 DOCS = Path(edgeembed.__file__).parent.parent / "docs"
 FOLDER = DOCS / "preprocessing"

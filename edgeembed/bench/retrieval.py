@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from edgeembed.data.manifest import Manifest, Rows
 from edgeembed.device.embeddings import shorten
+from edgeembed.device.image_sources import decode_ahead
 from edgeembed.errors import UserError
 from edgeembed.evaluation import (
     EvaluationSet,
@@ -32,7 +33,6 @@ from edgeembed.evaluation import (
 )
 from edgeembed.images import ImageError, UInt8Array
 from edgeembed.runtimes import Session
-from edgeembed.sources import decode_ahead
 from edgeembed.spread import Spread, spread_of
 
 log = logging.getLogger(__name__)

@@ -25,12 +25,12 @@ from edgeembed.device.bundle import (
     require_unit,
     verified_file,
 )
+from edgeembed.device.image_sources import ImageSource, decode_ahead, images_in
 from edgeembed.device.packing import unpack
 from edgeembed.errors import CheckFailed, UserError
 from edgeembed.images import ImageError, UInt8Array
 from edgeembed.runtimes import RUNTIMES, Session, has_int8_dot_product
 from edgeembed.runtimes.fastest import Pair, open_file_of, recall, verified_pairs
-from edgeembed.sources import ImageSource, decode_ahead, images_in
 
 log = logging.getLogger(__name__)
 
