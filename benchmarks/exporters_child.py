@@ -147,7 +147,7 @@ def read_resized(path: str | Path, size_px: int) -> np.ndarray:
 def open_ours(folder: Path, threads: int, precision: str, *, runtime: str = "onnxruntime") -> Opened:
     """The bundle as a user opens it; a runtime that has no session of ours yet gets the file as it is."""
     from edgeembed import Embedder
-    from edgeembed.images import load_pixels
+    from edgeembed.device.images import load_pixels
     from edgeembed.runtimes import RUNTIMES, open_session
 
     embedder = Embedder(job(folder)["bundle"], precision=precision, threads=threads)

@@ -29,7 +29,7 @@ from edgeembed.data.loader import Canvases, Order, open_canvases
 from edgeembed.data.manifest import read_manifest
 from edgeembed.data.shapes import square_shapes
 from edgeembed.data.views import render_views
-from edgeembed.images import load_rgb
+from edgeembed.device.images import load_rgb
 from edgeembed.training.device import set_allocator
 
 SIZE_PX, BATCH, CANVAS_FACTOR = 224, 32, 1.25

@@ -18,7 +18,7 @@ import numpy as np
 import PIL
 from PIL import Image
 
-from edgeembed.images import load_pixels
+from edgeembed.device.images import load_pixels
 
 FOLDER = Path(__file__).parent.parent / "docs" / "preprocessing"
 HEIGHT, WIDTH = 8, 12

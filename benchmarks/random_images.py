@@ -1,7 +1,7 @@
 """Random image files as cameras, scanners and scripts write them, with the pixels that each must give.
 
 Each sample is one picture in several files. A file gives the picture's pixels, or what its variant makes of them, or is
-refused by its name. Pixels come from `edgeembed.images`, in this process; now and then the folder is embedded too.
+refused by its name. Pixels come from `edgeembed.device.images`, in this process; now and then the folder is embedded too.
 """
 
 from __future__ import annotations
@@ -340,7 +340,7 @@ def check(rng: random.Random, top: Path, *, turn: int, apart: bool) -> list[Outc
 
 def outcome_of(variant: Variant, path: Path) -> Outcome:
     """Decodes the file as a path and, where that gives pixels, as an opened PIL image."""
-    from edgeembed.images import ImageError, load_pixels
+    from edgeembed.device.images import ImageError, load_pixels
 
     try:
         found = load_pixels(path, SIDE, SIDE)
@@ -370,7 +370,7 @@ def difference(found: Pixels, variant: Variant) -> str:
 
 
 def difference_as_image(path: Path, variant: Variant) -> str:
-    from edgeembed.images import squash, to_rgb
+    from edgeembed.device.images import squash, to_rgb
 
     with Image.open(path) as image:
         fault = difference(squash(to_rgb(image), SIDE, SIDE), variant)

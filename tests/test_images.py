@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgeembed import images
-from edgeembed.images import ImageError, load_pixels, load_rgb
+from edgeembed.device import images
+from edgeembed.device.images import ImageError, load_pixels, load_rgb
 
 
 def gradient(width: int = 60, height: int = 40) -> Image.Image:

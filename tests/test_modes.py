@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
+from edgeembed.device.images import ImageError, load_rgb, to_rgb
 from edgeembed.errors import UserError
-from edgeembed.images import ImageError, load_rgb, to_rgb
 
 GREY_HW = np.asarray(Image.fromarray(np.arange(1, 26, dtype=np.uint8).reshape(5, 5) * 10).resize((40, 30), 2))
 COLOUR_HW3 = np.stack([GREY_HW, GREY_HW[::-1], GREY_HW[:, ::-1]], axis=2)

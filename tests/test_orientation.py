@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from edgeembed.images import ImageError, load_rgb, to_rgb
+from edgeembed.device.images import ImageError, load_rgb, to_rgb
 from edgeembed.orientation import orientation_of
 from edgeembed.tiff import without_metadata
 

@@ -13,9 +13,9 @@ import PIL
 import pytest
 
 import edgeembed
-from edgeembed import images
+from edgeembed.device import images
 from edgeembed.device.image_sources import decode_ahead
-from edgeembed.images import load_pixels, load_rgb, squash
+from edgeembed.device.images import load_pixels, load_rgb, squash
 
 DOCS = Path(edgeembed.__file__).parent.parent / "docs"
 FOLDER = DOCS / "preprocessing"

@@ -12,8 +12,8 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from edgeembed.bench.retrieval import BoolArray, Embedded
 from edgeembed.data.manifest import Rows
+from edgeembed.device.images import load_rgb
 from edgeembed.evaluation import EvaluationSet, have_match
-from edgeembed.images import load_rgb
 from edgeembed.metrics import IntArray, top_k
 
 NUM_EXAMPLES, NUM_SHOWN = 6, 5

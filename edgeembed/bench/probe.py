@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgeembed.images import UInt8Array
+from edgeembed.device.images import UInt8Array
 from edgeembed.runtimes import import_runtime, open_session
 
 if sys.platform != "win32":

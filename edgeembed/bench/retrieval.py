@@ -18,6 +18,7 @@ import numpy.typing as npt
 from edgeembed.data.manifest import Manifest, Rows
 from edgeembed.device.embeddings import shorten
 from edgeembed.device.image_sources import decode_ahead
+from edgeembed.device.images import ImageError, UInt8Array
 from edgeembed.errors import UserError
 from edgeembed.evaluation import (
     EvaluationSet,
@@ -31,7 +32,6 @@ from edgeembed.evaluation import (
     retention,
     score_queries,
 )
-from edgeembed.images import ImageError, UInt8Array
 from edgeembed.runtimes import Session
 from edgeembed.spread import Spread, spread_of
 

@@ -15,7 +15,7 @@ from edgeembed.bench.floor import Floor
 from edgeembed.bench.latency import Budget, Latency
 from edgeembed.bench.probe import probe
 from edgeembed.bench.retrieval import Quality
-from edgeembed.images import UInt8Array, load_pixels
+from edgeembed.device.images import UInt8Array, load_pixels
 from edgeembed.intervals import Interval
 from edgeembed.runtimes import open_session
 from edgeembed.spread import Spread

@@ -17,10 +17,10 @@ from edgeembed.bench.retrieval import BoolArray, Embedded, Quality
 from edgeembed.bench.rows import Row, Setting, timed
 from edgeembed.bench.untrained import Untrained
 from edgeembed.device.embeddings import long_space_id
+from edgeembed.device.images import UInt8Array
 from edgeembed.errors import UserError
 from edgeembed.evaluation import EvaluationSet
 from edgeembed.files import sha256_of
-from edgeembed.images import UInt8Array
 from edgeembed.network.model import Network
 from edgeembed.network.model_files import load_model
 from edgeembed.progress import stage

@@ -135,8 +135,8 @@ def measure(folder: Path, images: Sequence[Path | Image], threads: int | None) -
     from edgeembed.device.bundle import read_bundle
     from edgeembed.device.embedder import verified_with_weights
     from edgeembed.device.image_sources import decode_ahead
+    from edgeembed.device.images import ImageError
     from edgeembed.errors import UserError
-    from edgeembed.images import ImageError
     from edgeembed.runtimes import available_cores
     from edgeembed.runtimes.fastest import LEAST_IMAGES, measure_pairs, refusal, remember, verified_pairs
 

@@ -9,8 +9,8 @@ from edgeembed.device.bundle import read_bundle
 from edgeembed.device.embedder import Embedder, FloatArray, PixelModel, bundled_artifacts
 from edgeembed.device.embeddings import Embeddings, long_space_id
 from edgeembed.device.image_sources import ImageSource
+from edgeembed.device.images import UInt8Array
 from edgeembed.errors import UserError
-from edgeembed.images import UInt8Array
 
 if TYPE_CHECKING:
     from edgeembed.network.model import Network

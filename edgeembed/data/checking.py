@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from edgeembed.data.manifest import Manifest
+from edgeembed.device.images import ImageError, load_rgb
 from edgeembed.errors import CheckFailed
 from edgeembed.files import sha256_of
-from edgeembed.images import ImageError, load_rgb
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,8 +18,8 @@ from torch.utils.data import DataLoader, Dataset
 from edgeembed.config import TrainSection
 from edgeembed.data.manifest import Rows
 from edgeembed.data.shapes import Shapes
+from edgeembed.device.images import ImageError, UInt8Array, load_pixels, load_rgb
 from edgeembed.errors import UserError
-from edgeembed.images import ImageError, UInt8Array, load_pixels, load_rgb
 from edgeembed.progress import track
 from edgeembed.run import machine
 

@@ -26,9 +26,9 @@ from edgeembed.device.bundle import (
     verified_file,
 )
 from edgeembed.device.image_sources import ImageSource, decode_ahead, images_in
+from edgeembed.device.images import ImageError, UInt8Array
 from edgeembed.device.packing import unpack
 from edgeembed.errors import CheckFailed, UserError
-from edgeembed.images import ImageError, UInt8Array
 from edgeembed.runtimes import RUNTIMES, Session, has_int8_dot_product
 from edgeembed.runtimes.fastest import Pair, open_file_of, recall, verified_pairs
 

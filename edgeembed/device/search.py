@@ -11,8 +11,8 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from edgeembed.device.embeddings import Embeddings
+from edgeembed.device.images import MAX_PIXELS, ImageError, load_rgb
 from edgeembed.errors import UserError, unknown_choice
-from edgeembed.images import MAX_PIXELS, ImageError, load_rgb
 from edgeembed.metrics import top_k
 from edgeembed.run import write_atomically
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from edgeembed.data.manifest import Manifest, Rows, read_manifest
+from edgeembed.device.images import ImageError, UInt8Array, load_pixels
 from edgeembed.errors import UserError
 from edgeembed.evaluation import (
     EvaluationSet,
@@ -23,7 +24,6 @@ from edgeembed.evaluation import (
 from edgeembed.export.gate import LEAST_CLASSES
 from edgeembed.export.recipe import ExportRecipe
 from edgeembed.export.sample import sample_classes
-from edgeembed.images import ImageError, UInt8Array, load_pixels
 from edgeembed.metrics import RetrievalScores
 from edgeembed.progress import stage
 

@@ -16,7 +16,7 @@ import onnx
 from numpy.lib.stride_tricks import sliding_window_view
 from onnx import helper, numpy_helper
 
-from edgeembed.images import UInt8Array
+from edgeembed.device.images import UInt8Array
 
 Floats = npt.NDArray[np.float64]
 

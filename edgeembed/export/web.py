@@ -17,12 +17,12 @@ import PIL
 
 from edgeembed.device.bundle import BundleFile, BundleManifest, read_bundle, verified_file
 from edgeembed.device.embedder import Embedder
+from edgeembed.device.images import MAX_PIXELS
 from edgeembed.device.packing import replace_folder
 from edgeembed.errors import UserError
 from edgeembed.export.web_index import Picture, write_index
 from edgeembed.export.web_runtime import PACKAGE, VERSION, add_runtime
 from edgeembed.files import sha256_of, temporary_name, write_failure
-from edgeembed.images import MAX_PIXELS
 
 log = logging.getLogger(__name__)
 

@@ -14,8 +14,8 @@ from edgeembed.config import AugmentSection, MixSection, validate
 from edgeembed.data.augment import Views, draw_views, uniforms
 from edgeembed.data.loader import load_canvas
 from edgeembed.data.views import are_mixed, mix_views, render_on_cpu, render_on_device, render_views
+from edgeembed.device.images import load_pixels, squash
 from edgeembed.errors import UserError
-from edgeembed.images import load_pixels, squash
 
 STRONG = AugmentSection(
     scale=(0.4, 1.0),

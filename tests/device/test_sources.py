@@ -18,9 +18,9 @@ import pytest
 from PIL import Image
 
 from edgeembed.device.embedder import Embedder
+from edgeembed.device.images import ImageError
 from edgeembed.device.packing import pack
 from edgeembed.errors import CheckFailed, UserError
-from edgeembed.images import ImageError
 from tests.device.conftest import DIM, SIZE_PX, pattern, tiny_network, write_manifest
 
 MakeBundle = Callable[..., Path]

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from edgeembed.data.manifest import ManifestRow, build_manifest, write_manifest
+from edgeembed.device.images import ImageError, UInt8Array
 from edgeembed.export import checking, images
 from edgeembed.export.checking import Checker
 from edgeembed.export.images import GateImages, gate_images
 from edgeembed.export.recipe import ExportRecipe, GateSection, Thresholds
-from edgeembed.images import ImageError, UInt8Array
 
 NUM_CLASSES = 400
 FP32, INT8 = Path("model.fp32.onnx"), Path("model.int8.onnx")

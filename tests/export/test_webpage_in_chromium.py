@@ -19,12 +19,12 @@ from PIL import Image
 
 from edgeembed.data.manifest import read_manifest
 from edgeembed.device.embedder import Embedder, FloatArray
+from edgeembed.device.images import UInt8Array, load_pixels
 from edgeembed.device.search import similarity_texts
 from edgeembed.errors import CheckFailed
 from edgeembed.export import web
 from edgeembed.export.web import build_page
 from edgeembed.export.web_index import pictures_of
-from edgeembed.images import UInt8Array, load_pixels
 from edgeembed.run import read_json
 from tests.export.bad_drops import EITHER, REFUSED, SHOWN, bad_drops
 from tests.export.chromium import Browser, PageError, browser, is_installed, served

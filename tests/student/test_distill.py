@@ -23,7 +23,7 @@ from edgeembed.config import AugmentSection, MixSection
 from edgeembed.data.loader import open_canvases
 from edgeembed.data.manifest import Manifest, read_manifest, write_manifest
 from edgeembed.data.shapes import square_shapes
-from edgeembed.images import load_pixels
+from edgeembed.device.images import load_pixels
 from edgeembed.network.model import Network
 from edgeembed.network.model_files import load_model
 from edgeembed.run import RunFolder

@@ -1,4 +1,4 @@
-// A picture file becomes the network's input, with the same steps as edgeembed/images.py: upright, on white, squashed.
+// A picture file becomes the network's input, with the same steps as edgeembed/device/images.py: upright, on white, squashed.
 
 import { turn, webpOrientation } from "./orientation.js";
 import { readHeader } from "./picture_header.js";
