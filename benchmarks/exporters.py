@@ -73,7 +73,7 @@ def last_line(log: Path) -> str:
 
 def write_job(asked: argparse.Namespace, folder: Path) -> None:
     """What every process of the run reads: which images, which constants."""
-    from edgeembed.image_files import find_images
+    from edgeembed.device.image_files import find_images
 
     facts = json.loads((asked.run / "model.json").read_text())
     size_px = facts["input"]["height"]

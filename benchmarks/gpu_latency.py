@@ -20,8 +20,8 @@ import numpy as np
 
 from edgeembed.device.bundle import read_bundle
 from edgeembed.device.embedder import Embedder, FloatArray, embed_images
+from edgeembed.device.image_files import find_images
 from edgeembed.device.images import UInt8Array
-from edgeembed.image_files import find_images
 
 WARMUP, RUNS, SECONDS = 20, 1000, 3.0
 Run = Callable[[UInt8Array], FloatArray]

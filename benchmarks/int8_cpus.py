@@ -25,9 +25,9 @@ from edgeembed.chance import describe_scores
 from edgeembed.data.comparison import rendered_images
 from edgeembed.data.manifest import read_manifest
 from edgeembed.device.bundle import BundleFile, fp32_file, parity, read_bundle
+from edgeembed.device.image_files import find_images
 from edgeembed.device.images import UInt8Array, load_pixels, squash
 from edgeembed.evaluation import score_queries
-from edgeembed.image_files import find_images
 from edgeembed.runtimes import FloatArray, Session, open_session
 from edgeembed.runtimes.fastest import embed_each, turn_ms
 

@@ -15,9 +15,9 @@ import numpy as np
 import onnx
 
 import edgeembed.export.int8 as int8
+from edgeembed.device.image_files import find_images
 from edgeembed.device.images import load_pixels
 from edgeembed.export.recipe import Int8Section
-from edgeembed.image_files import find_images
 
 NUM_IMAGES = 192
 METHOD = "percentile"

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeembed.errors import UserError
-from edgeembed.image_files import (
+from edgeembed.device.image_files import (
     BROKEN,
     HIDDEN,
     LOOP,
@@ -21,6 +20,7 @@ from edgeembed.image_files import (
     image_suffixes,
     list_images,
 )
+from edgeembed.errors import UserError
 from edgeembed.texts import is_utf8, printable
 
 

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from edgeembed.data.tables import TABLE_SUFFIXES, clean, read_table
+from edgeembed.device.image_files import list_images
 from edgeembed.errors import UserError
-from edgeembed.image_files import list_images
 from edgeembed.texts import printable
 
 log = logging.getLogger(__name__)

@@ -13,9 +13,9 @@ from typing import Any, BinaryIO, TypeAlias
 import numpy as np
 from PIL import Image
 
+from edgeembed.device.image_files import find_images
 from edgeembed.device.images import ImageError, UInt8Array, load_rgb, squash, to_rgb
 from edgeembed.errors import UserError
-from edgeembed.image_files import find_images
 from edgeembed.runtimes import available_cores
 
 ImageSource: TypeAlias = str | Path | bytes | BinaryIO | Image.Image | UInt8Array

@@ -17,6 +17,7 @@ import onnx
 
 from edgeembed.device.bundle import CARD, PLAN, BundleFile, BundleManifest, read_bundle, verified_file, write_bundle
 from edgeembed.device.embedder import FloatArray, verified_with_weights
+from edgeembed.device.image_files import find_images
 from edgeembed.device.images import ImageError, UInt8Array, load_pixels
 from edgeembed.device.packing import replace_folder
 from edgeembed.errors import CheckFailed, UserError
@@ -27,7 +28,6 @@ from edgeembed.export.gate import Refused
 from edgeembed.export.recipe import EngineSection, ExportRecipe
 from edgeembed.extras import needed
 from edgeembed.files import sha256_of, temporary_name, write_failure
-from edgeembed.image_files import find_images
 from edgeembed.metrics import RetrievalScores
 from edgeembed.progress import stage
 from edgeembed.runtimes import open_session

@@ -15,9 +15,9 @@ from PIL import Image
 
 from edgeembed.data.tables import TABLE_SUFFIXES, read_table
 from edgeembed.device.embedder import Embedder, FloatArray, embed_images
+from edgeembed.device.image_files import find_images
 from edgeembed.device.images import load_rgb
 from edgeembed.errors import UserError
-from edgeembed.image_files import find_images
 from edgeembed.run import read_json
 from edgeembed.texts import printable
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from edgeembed.data.importers.splits import draw_splits, split_named
 from edgeembed.data.manifest import Manifest, ManifestRow, build_manifest
 from edgeembed.data.tables import clean
+from edgeembed.device.image_files import ImageListing, list_images
 from edgeembed.errors import UserError
-from edgeembed.image_files import ImageListing, list_images
 from edgeembed.texts import is_utf8, printable
 
 log = logging.getLogger(__name__)
