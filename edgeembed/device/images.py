@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
+from edgeembed.device.colour_modes import as_rgb, key_of_small_samples
 from edgeembed.errors import UserError
-from edgeembed.modes import as_rgb, key_of_small_samples
 from edgeembed.orientation import load_and_find_turn
 from edgeembed.tiff import without_metadata
 
