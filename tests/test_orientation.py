@@ -13,7 +13,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from edgeembed.device.images import ImageError, load_rgb, to_rgb
-from edgeembed.orientation import orientation_of
+from edgeembed.device.orientation import orientation_of
 from edgeembed.tiff import without_metadata
 
 # Odd metadata makes Pillow warn while it opens a file; the package silences that, but tests make warnings errors.

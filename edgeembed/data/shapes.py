@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from edgeembed.orientation import SWAPS_SIDES, orientation_of
+from edgeembed.device.orientation import SWAPS_SIDES, orientation_of
 
 Shapes = npt.NDArray[np.int64]  # (N, 2): height and width in pixels
 
