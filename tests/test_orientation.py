@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 
 from edgeembed.device.images import ImageError, load_rgb, to_rgb
 from edgeembed.device.orientation import orientation_of
-from edgeembed.tiff import without_metadata
+from edgeembed.device.tiff import without_metadata
 
 # Odd metadata makes Pillow warn while it opens a file; the package silences that, but tests make warnings errors.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")

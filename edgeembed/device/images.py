@@ -16,8 +16,8 @@ from PIL import Image, UnidentifiedImageError
 
 from edgeembed.device.colour_modes import as_rgb, key_of_small_samples
 from edgeembed.device.orientation import load_and_find_turn
+from edgeembed.device.tiff import without_metadata
 from edgeembed.errors import UserError
-from edgeembed.tiff import without_metadata
 
 MAX_PIXELS = 178_956_970  # Pillow's own threshold of warning; above it a file is taken for a bomb
 
