@@ -12,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from edgeembed.device.sealed_json import changed, read_sealed, write_sealed
 from edgeembed.errors import CheckFailed, UserError
 from edgeembed.files import sha256_of
 from edgeembed.intervals import interval_text
 from edgeembed.run import what_is, write_atomically
-from edgeembed.seal import changed, read_sealed, write_sealed
 from edgeembed.spread import relative_errors
 
 SCHEMA, UNSEALED_SCHEMA = "edgeembed-bundle/2", "edgeembed-bundle/1"

@@ -24,10 +24,10 @@ from edgeembed.device.bundle import (
     regular_file,
     stored_files,
 )
+from edgeembed.device.sealed_json import MAX_BYTES
 from edgeembed.errors import CheckFailed, UserError
 from edgeembed.files import temporary_name, whole_file, write_failure
 from edgeembed.run import sync_folder
-from edgeembed.seal import MAX_BYTES
 
 LOCAL = struct.Struct("<4s5H3L2H")
 CENTRAL = struct.Struct("<4s6H3L5H2L")

@@ -12,8 +12,8 @@ import pytest
 from edgeembed.cli.doctor import instead
 from edgeembed.device.bundle import read_bundle
 from edgeembed.device.embedder import Embedder
+from edgeembed.device.sealed_json import write_sealed
 from edgeembed.runtimes import available_cores, fastest
-from edgeembed.seal import write_sealed
 from tests.conftest import Outcome
 from tests.device.conftest import pattern
 from tests.runtimes.conftest import hurried, make_bundle

@@ -21,8 +21,8 @@ from edgeembed.device.bundle import (
     write_bundle,
 )
 from edgeembed.device.embedder import Embedder
+from edgeembed.device.sealed_json import MAX_BYTES, read_sealed, write_sealed
 from edgeembed.errors import CheckFailed, UserError
-from edgeembed.seal import MAX_BYTES, read_sealed, write_sealed
 from tests.device.conftest import SIZE_PX, tiny_network, write_manifest
 
 MakeBundle = Callable[..., Path]
