@@ -44,9 +44,9 @@ def embed(
     """Embed images into a file that `edgeembed search` searches."""
     from edgeembed.cli.inputs import gather_images, labels_of
     from edgeembed.cli.models import describe, open_model
-    from edgeembed.counting import ImageCount
     from edgeembed.device.embedder import embed_images
     from edgeembed.device.embeddings import Embeddings, check_destination, check_paths, relative_paths, write_embeddings
+    from edgeembed.device.plain_progress import ImageCount
     from edgeembed.errors import UserError
     from edgeembed.texts import printable
 

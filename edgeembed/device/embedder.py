@@ -13,7 +13,6 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from edgeembed.counting import ImageCount
 from edgeembed.device.bundle import (
     PLAN,
     BundleFile,
@@ -28,6 +27,7 @@ from edgeembed.device.bundle import (
 from edgeembed.device.image_sources import ImageSource, decode_ahead, images_in
 from edgeembed.device.images import ImageError, UInt8Array
 from edgeembed.device.packing import unpack
+from edgeembed.device.plain_progress import ImageCount
 from edgeembed.errors import CheckFailed, UserError
 from edgeembed.runtimes import RUNTIMES, Session, has_int8_dot_product
 from edgeembed.runtimes.fastest import Pair, open_file_of, recall, verified_pairs

@@ -161,8 +161,8 @@ def test_pil_images_are_turned_like_files(embedder: Embedder, orientation: int) 
 def test_progress_is_drawn_on_a_terminal_alone(
     embedder: Embedder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("edgeembed.counting.SILENT_SECONDS", -1.0)
-    monkeypatch.setattr("edgeembed.counting.REDRAW_SECONDS", 0.0)
+    monkeypatch.setattr("edgeembed.device.plain_progress.SILENT_SECONDS", -1.0)
+    monkeypatch.setattr("edgeembed.device.plain_progress.REDRAW_SECONDS", 0.0)
     images = [pattern(seed) for seed in range(5)]
     embedder.embed(images, progress=True)
     assert capsys.readouterr().err == ""
