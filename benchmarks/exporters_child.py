@@ -148,7 +148,7 @@ def open_ours(folder: Path, threads: int, precision: str, *, runtime: str = "onn
     """The bundle as a user opens it; a runtime that has no session of ours yet gets the file as it is."""
     from edgeembed import Embedder
     from edgeembed.device.images import load_pixels
-    from edgeembed.runtimes import RUNTIMES, open_session
+    from edgeembed.device.runtimes import RUNTIMES, open_session
 
     embedder = Embedder(job(folder)["bundle"], precision=precision, threads=threads)
     if runtime == "onnxruntime":

@@ -17,8 +17,8 @@ from edgeembed.bench.retrieval import DecodedFiles, embed_with_session, evaluati
 from edgeembed.data.manifest import read_manifest
 from edgeembed.device.bundle import read_bundle, verified_file
 from edgeembed.device.embedder import default_bundle
+from edgeembed.device.runtimes import open_session
 from edgeembed.evaluation import EvaluationSet, FloatArray, score_queries
-from edgeembed.runtimes import open_session
 
 OUT = Path(__file__).parent / "results" / "gate_power.npz"
 

@@ -18,7 +18,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from edgeembed.runtimes import READ_ONNX, open_session
+from edgeembed.device.runtimes import READ_ONNX, open_session
 
 SIDE, CHANNELS, OUTPUTS = 32, 48, 32  # 32 x 32 x 3 bytes are 48 channels of 8 x 8
 OPERATORS: Mapping[str, tuple[str, tuple[int, ...], dict[str, Any]]] = {

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 # First of all, so that no test's import of ONNX Runtime comes before edgeembed's word on its usage data.
-from edgeembed import runtimes
-from edgeembed.runtimes import fastest
+from edgeembed.device import runtimes
+from edgeembed.device.runtimes import fastest
 
 TINY = [
     "backbone.name=test_resnet",

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgeembed.device.bundle import BundleFile, BundleManifest, read_bundle, verified_file
+from edgeembed.device.runtimes import READ_ONNX, is_installed
 from edgeembed.errors import UserError
-from edgeembed.runtimes import READ_ONNX, is_installed
 
 RUNNABLE = (".onnx", ".plan", ".engine")
 

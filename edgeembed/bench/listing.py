@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from edgeembed.bench.latency import measure
+from edgeembed.device.runtimes import open_session
 from edgeembed.export.onnx import save, to_onnx
-from edgeembed.runtimes import open_session
 from edgeembed.student.names import timm_name
 from edgeembed.student.zoo import build_student, count_macs, require_student_size
 

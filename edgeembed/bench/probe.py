@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from edgeembed.device.images import UInt8Array
-from edgeembed.runtimes import import_runtime, open_session
+from edgeembed.device.runtimes import import_runtime, open_session
 
 if sys.platform != "win32":
     import resource

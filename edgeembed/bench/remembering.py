@@ -16,8 +16,7 @@ from edgeembed.bench.candidates import Candidate
 from edgeembed.bench.retrieval import Embedded
 from edgeembed.device.bundle import BundleManifest, fp32_file
 from edgeembed.device.embedder import choose_pair
-from edgeembed.errors import UserError
-from edgeembed.runtimes.fastest import (
+from edgeembed.device.runtimes.fastest import (
     REFERENCE_RUNTIME,
     Agreement,
     Measured,
@@ -29,6 +28,7 @@ from edgeembed.runtimes.fastest import (
     remember,
     verified_pairs,
 )
+from edgeembed.errors import UserError
 
 log = logging.getLogger(__name__)
 

@@ -19,6 +19,7 @@ from edgeembed.data.manifest import Manifest, Rows
 from edgeembed.device.embeddings import shorten
 from edgeembed.device.image_sources import decode_ahead
 from edgeembed.device.images import ImageError, UInt8Array
+from edgeembed.device.runtimes import Session
 from edgeembed.errors import UserError
 from edgeembed.evaluation import (
     EvaluationSet,
@@ -32,7 +33,6 @@ from edgeembed.evaluation import (
     retention,
     score_queries,
 )
-from edgeembed.runtimes import Session
 from edgeembed.spread import Spread, spread_of
 
 log = logging.getLogger(__name__)

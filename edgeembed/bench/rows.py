@@ -16,8 +16,8 @@ from edgeembed.bench.latency import Budget, Latency
 from edgeembed.bench.probe import probe
 from edgeembed.bench.retrieval import Quality
 from edgeembed.device.images import UInt8Array, load_pixels
+from edgeembed.device.runtimes import open_session
 from edgeembed.intervals import Interval
-from edgeembed.runtimes import open_session
 from edgeembed.spread import Spread
 
 Run = Callable[[UInt8Array], object]

@@ -160,8 +160,8 @@ def run_once(path: Path, manifest: BundleManifest) -> str:
     import numpy as np
 
     from edgeembed.device.bundle import require_shapes, require_unit
+    from edgeembed.device.runtimes import open_session
     from edgeembed.errors import CheckFailed
-    from edgeembed.runtimes import open_session
 
     session = open_session(path)
     require_shapes(path, manifest, session.input_shape, session.output_shape)

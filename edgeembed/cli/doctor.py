@@ -114,8 +114,8 @@ def comparison_images(folder: Path | None) -> list[Path | Image]:
     """Images of a folder, spread over all of them, or rendered ones. Raises UserError for a folder with too few."""
     from edgeembed.data.comparison import NUM_IMAGES, rendered_images
     from edgeembed.device.image_files import find_images
+    from edgeembed.device.runtimes.fastest import LEAST_IMAGES
     from edgeembed.errors import UserError
-    from edgeembed.runtimes.fastest import LEAST_IMAGES
 
     if folder is None:
         return list(rendered_images())
@@ -136,9 +136,9 @@ def measure(folder: Path, images: Sequence[Path | Image], threads: int | None) -
     from edgeembed.device.embedder import verified_with_weights
     from edgeembed.device.image_sources import decode_ahead
     from edgeembed.device.images import ImageError
+    from edgeembed.device.runtimes import available_cores
+    from edgeembed.device.runtimes.fastest import LEAST_IMAGES, measure_pairs, refusal, remember, verified_pairs
     from edgeembed.errors import UserError
-    from edgeembed.runtimes import available_cores
-    from edgeembed.runtimes.fastest import LEAST_IMAGES, measure_pairs, refusal, remember, verified_pairs
 
     manifest = read_bundle(folder)
     files = {file.path: file for file in manifest.files}

@@ -15,10 +15,10 @@ from PIL import Image
 from edgeembed.device.bundle import MANIFEST, BundleFile, BundleManifest, choose_file, read_bundle
 from edgeembed.device.embedder import Embedder, FloatArray, embed_images, verified_with_weights
 from edgeembed.device.image_sources import ImageSource
+from edgeembed.device.runtimes import has_int8_dot_product
 from edgeembed.errors import UserError
 from edgeembed.extras import needed
 from edgeembed.metrics import top_k
-from edgeembed.runtimes import has_int8_dot_product
 
 SYNTHETIC_SCENES, SYNTHETIC_VIEWS, SYNTHETIC_PX = 16, 4, 256
 COMPARED_FILE_FACTS = ("bytes", "sha256", "opset", "parity", "retrieval")

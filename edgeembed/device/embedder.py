@@ -28,9 +28,9 @@ from edgeembed.device.image_sources import ImageSource, decode_ahead, images_in
 from edgeembed.device.images import ImageError, UInt8Array
 from edgeembed.device.packing import unpack
 from edgeembed.device.plain_progress import ImageCount
+from edgeembed.device.runtimes import RUNTIMES, Session, has_int8_dot_product
+from edgeembed.device.runtimes.fastest import Pair, open_file_of, recall, verified_pairs
 from edgeembed.errors import CheckFailed, UserError
-from edgeembed.runtimes import RUNTIMES, Session, has_int8_dot_product
-from edgeembed.runtimes.fastest import Pair, open_file_of, recall, verified_pairs
 
 log = logging.getLogger(__name__)
 

@@ -15,8 +15,8 @@ from PIL import Image
 
 from edgeembed.device.image_files import find_images
 from edgeembed.device.images import ImageError, UInt8Array, load_rgb, squash, to_rgb
+from edgeembed.device.runtimes import available_cores
 from edgeembed.errors import UserError
-from edgeembed.runtimes import available_cores
 
 ImageSource: TypeAlias = str | Path | bytes | BinaryIO | Image.Image | UInt8Array
 """A path, an encoded file as bytes or as a binary file object, a PIL image, or a uint8 array of RGB or grey pixels."""

@@ -14,13 +14,13 @@ from edgeembed.chance import beside_chance
 from edgeembed.device.bundle import MapLoss, parity
 from edgeembed.device.embedder import FloatArray
 from edgeembed.device.images import UInt8Array
+from edgeembed.device.runtimes import READ_ONNX, Session, is_installed, open_session
 from edgeembed.errors import CheckFailed, UserError
 from edgeembed.evaluation import ScoredQueries
 from edgeembed.export.gate import Verdict, judge, map_loss
 from edgeembed.export.recipe import GateSection
 from edgeembed.metrics import RetrievalScores
 from edgeembed.progress import stage
-from edgeembed.runtimes import READ_ONNX, Session, is_installed, open_session
 
 log = logging.getLogger(__name__)
 

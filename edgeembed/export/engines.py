@@ -20,6 +20,7 @@ from edgeembed.device.embedder import FloatArray, verified_with_weights
 from edgeembed.device.image_files import find_images
 from edgeembed.device.images import ImageError, UInt8Array, load_pixels
 from edgeembed.device.packing import replace_folder
+from edgeembed.device.runtimes import open_session
 from edgeembed.errors import CheckFailed, UserError
 from edgeembed.evaluation import ScoredQueries
 from edgeembed.export.card import model_card, notes_in
@@ -30,7 +31,6 @@ from edgeembed.extras import needed
 from edgeembed.files import sha256_of, temporary_name, write_failure
 from edgeembed.metrics import RetrievalScores
 from edgeembed.progress import stage
-from edgeembed.runtimes import open_session
 
 log = logging.getLogger(__name__)
 
@@ -90,8 +90,8 @@ def build_all(
     """
     sources = [file for file in files if file.path.endswith(".onnx")]
     try:
+        from edgeembed.device.runtimes.cuda import Device
         from edgeembed.export import tensorrt as engines
-        from edgeembed.runtimes.cuda import Device
 
         device = Device()
     except ModuleNotFoundError as error:

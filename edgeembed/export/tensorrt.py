@@ -14,11 +14,11 @@ from typing import Any
 import onnx
 import tensorrt
 
+from edgeembed.device.runtimes.tensorrt import Log
 from edgeembed.errors import CheckFailed
 from edgeembed.export.engine_graph import for_tensorrt, parse_version, refusals
 from edgeembed.export.recipe import EngineSection
 from edgeembed.run import write_atomically
-from edgeembed.runtimes.tensorrt import Log
 
 log = logging.getLogger(__name__)
 

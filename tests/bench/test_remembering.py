@@ -20,9 +20,9 @@ from edgeembed.bench.summary import best_student
 from edgeembed.data.manifest import Manifest
 from edgeembed.device.bundle import read_bundle
 from edgeembed.device.embedder import Embedder
+from edgeembed.device.runtimes import fastest
 from edgeembed.files import sha256_of
 from edgeembed.run import write_json
-from edgeembed.runtimes import fastest
 from tests.bench.conftest import tiny_onnx, write_bundle
 from tests.runtimes.conftest import say_verified
 
@@ -219,7 +219,7 @@ def test_a_runtime_that_cannot_open_a_file_is_skipped_with_its_reason(
     def refuse(*_: object, **__: object) -> None:
         raise RuntimeError("this operator is not known")
 
-    monkeypatch.setattr("edgeembed.runtimes.openvino.OpenVinoSession._compiled_for", refuse)
+    monkeypatch.setattr("edgeembed.device.runtimes.openvino.OpenVinoSession._compiled_for", refuse)
     report = bench([write_bundle(tmp_path / "tiny")], manifest, teacher=None, out=tmp_path / "r", quick=True)
     assert {row["runtime"] for row in report["rows"]} == {"onnxruntime"}
     assert [item["name"] for item in report["skipped"]] == ["tiny fp32 (openvino)"]

@@ -14,10 +14,10 @@ from edgeembed.bench.run import bench
 from edgeembed.bench.summary import best_student, headline, megabytes, milliseconds, summaries
 from edgeembed.bench.terminal import print_summary
 from edgeembed.data.manifest import Manifest
+from edgeembed.device.runtimes import READ_ONNX
 from edgeembed.errors import CheckFailed, UserError
 from edgeembed.metrics import not_scored
 from edgeembed.run import machine
-from edgeembed.runtimes import READ_ONNX
 from tests.bench.conftest import SPACE, write_bundle
 
 pytestmark = pytest.mark.training  # beside a teacher, in torch

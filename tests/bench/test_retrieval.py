@@ -27,8 +27,8 @@ from edgeembed.bench.retrieval import (
     readable_by_all,
 )
 from edgeembed.data.manifest import Manifest
+from edgeembed.device.runtimes import open_session
 from edgeembed.errors import CheckFailed, UserError
-from edgeembed.runtimes import open_session
 from tests.bench.conftest import CLASSES, DIM, SIZE_PX, VIEWS, write_bundle
 
 NUM_IMAGES = CLASSES * VIEWS + 1

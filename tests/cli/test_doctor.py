@@ -12,8 +12,8 @@ import pytest
 from edgeembed.cli.doctor import instead
 from edgeembed.device.bundle import read_bundle
 from edgeembed.device.embedder import Embedder
+from edgeembed.device.runtimes import available_cores, fastest
 from edgeembed.device.sealed_json import write_sealed
-from edgeembed.runtimes import available_cores, fastest
 from tests.conftest import Outcome
 from tests.device.conftest import pattern
 from tests.runtimes.conftest import hurried, make_bundle
@@ -136,7 +136,7 @@ def test_a_runtime_or_provider_that_is_not_here_is_one_line(
 def test_without_openvino_the_extra_to_install_is_named(
     edgeembed: Run, make_bundle: MakeBundle, photo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delitem(sys.modules, "edgeembed.runtimes.openvino", raising=False)
+    monkeypatch.delitem(sys.modules, "edgeembed.device.runtimes.openvino", raising=False)
     monkeypatch.setattr(fastest, "is_installed", lambda runtime: runtime != "openvino")
     monkeypatch.setitem(sys.modules, "openvino", None)
     outcome = edgeembed("embed", photo, "--model", make_bundle(), "--runtime", "openvino")

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgeembed import runtimes
 from edgeembed.device import embedder as embedder_module
+from edgeembed.device import runtimes
 from edgeembed.device.bundle import read_bundle
 from edgeembed.device.embedder import DEFAULT_ARTIFACT, Embedder, bundled_artifacts, embed_images
 from edgeembed.device.images import ImageError
+from edgeembed.device.runtimes import has_int8_dot_product, open_session
 from edgeembed.errors import CheckFailed, UserError
-from edgeembed.runtimes import has_int8_dot_product, open_session
 from tests.device.conftest import DIM, SIZE_PX, pattern, tiny_network, write_manifest
 
 MakeBundle = Callable[..., Path]

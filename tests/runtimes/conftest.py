@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from edgeembed.device.runtimes import fastest
 from edgeembed.device.sealed_json import write_sealed
-from edgeembed.runtimes import fastest
 from tests.device.conftest import tiny_network, write_manifest
 
 PARITY = {"cosine_p1": 1.0, "cosine_p50": 1.0, "max_abs": 0.0, "images": 8}

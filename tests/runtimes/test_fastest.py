@@ -16,9 +16,8 @@ import pytest
 from edgeembed import run
 from edgeembed.device.bundle import read_bundle
 from edgeembed.device.embedder import Embedder, choose_pair, say_unmeasured
-from edgeembed.errors import CheckFailed, UserError
-from edgeembed.runtimes import fastest
-from edgeembed.runtimes.fastest import (
+from edgeembed.device.runtimes import fastest
+from edgeembed.device.runtimes.fastest import (
     LEAST_COSINE_P1,
     LEAST_IMAGES,
     Agreement,
@@ -29,6 +28,7 @@ from edgeembed.runtimes.fastest import (
     refusal,
     verified_pairs,
 )
+from edgeembed.errors import CheckFailed, UserError
 from tests.device.conftest import SIZE_PX
 from tests.runtimes.conftest import say_quantised, say_verified
 
@@ -224,7 +224,7 @@ def test_a_remembered_runtime_that_cannot_be_imported_any_more_gives_way(
 ) -> None:
     folder = make_bundle()
     remember(folder, [OTHER_FP32])
-    monkeypatch.delitem(sys.modules, "edgeembed.runtimes.openvino", raising=False)
+    monkeypatch.delitem(sys.modules, "edgeembed.device.runtimes.openvino", raising=False)
     monkeypatch.setattr(fastest, "is_installed", lambda _runtime: True)
     monkeypatch.setitem(sys.modules, "openvino", None)
     assert Embedder(folder).runtime == "onnxruntime"

@@ -15,8 +15,8 @@ import pytest
 
 from edgeembed.data.synthetic import render_view
 from edgeembed.device.embedder import ARTIFACTS, DEFAULT_ARTIFACT
+from edgeembed.device.runtimes import READ_ONNX, UInt8Array, open_session
 from edgeembed.errors import CheckFailed, UserError
-from edgeembed.runtimes import READ_ONNX, UInt8Array, open_session
 from tests.device.conftest import DIM, SIZE_PX, tiny_network
 
 BUNDLED = ARTIFACTS / DEFAULT_ARTIFACT
@@ -178,7 +178,7 @@ def test_neither_runtime_tells_anybody_nor_writes_into_the_home_folder(tmp_path:
     program = f"""
 import sys
 from pathlib import Path
-from edgeembed.runtimes import READ_ONNX, open_session
+from edgeembed.device.runtimes import READ_ONNX, open_session
 for runtime in READ_ONNX:
     open_session(Path({str(tmp_path / "model.onnx")!r}), runtime=runtime)
 told = [name for name in sys.modules if name.startswith("openvino_telemetry")]
@@ -197,7 +197,7 @@ def test_signals_find_a_stack_after_sessions_of_openvino_went_in_any_order() -> 
     program = f"""
 import os, signal, subprocess, sys
 from pathlib import Path
-from edgeembed.runtimes import open_session
+from edgeembed.device.runtimes import open_session
 seen = []
 signal.signal(signal.SIGCHLD, lambda *_: seen.append(1))
 file = Path({str(BUNDLED / "model.int8.onnx")!r})

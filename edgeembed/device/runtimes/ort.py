@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
+from edgeembed.device.runtimes.contract import Port, require_contract
 from edgeembed.errors import CheckFailed, UserError, unknown_choice
-from edgeembed.runtimes.contract import Port, require_contract
 
 log = logging.getLogger(__name__)
 

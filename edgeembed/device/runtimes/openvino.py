@@ -13,8 +13,8 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from edgeembed.device.runtimes.contract import Port, require_contract
 from edgeembed.errors import CheckFailed, UserError, unknown_choice
-from edgeembed.runtimes.contract import Port, require_contract
 
 # The import of openvino tells its makers that it happened and writes an identifier into the home folder, where it finds
 # this package; without it, it does neither. It is kept away during the import only.

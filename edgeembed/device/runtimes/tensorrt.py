@@ -14,9 +14,9 @@ import numpy.typing as npt
 import tensorrt
 
 from edgeembed.device.bundle import BundleFile
+from edgeembed.device.runtimes.contract import Port, require_contract
+from edgeembed.device.runtimes.cuda import Device
 from edgeembed.errors import CheckFailed, UserError
-from edgeembed.runtimes.contract import Port, require_contract
-from edgeembed.runtimes.cuda import Device
 
 log = logging.getLogger(__name__)
 

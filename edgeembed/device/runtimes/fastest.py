@@ -21,10 +21,7 @@ from typing import Any
 import numpy as np
 
 from edgeembed.device.bundle import ONNX, PLAN, BundleFile, BundleManifest, fp32_file, parity
-from edgeembed.errors import CheckFailed, UserError
-from edgeembed.files import sha256_of
-from edgeembed.run import cache_folder, read_json, write_json
-from edgeembed.runtimes import (
+from edgeembed.device.runtimes import (
     FloatArray,
     Session,
     UInt8Array,
@@ -35,6 +32,9 @@ from edgeembed.runtimes import (
     open_session,
     this_machine,
 )
+from edgeembed.errors import CheckFailed, UserError
+from edgeembed.files import sha256_of
+from edgeembed.run import cache_folder, read_json, write_json
 from edgeembed.spread import error_beside_spread
 
 log = logging.getLogger(__name__)

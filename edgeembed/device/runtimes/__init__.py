@@ -21,9 +21,9 @@ X86_INT8_FLAGS = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
 ARM_INT8_FLAGS = frozenset({"asimddp", "i8mm"})
 
 RUNTIMES = {
-    "onnxruntime": "edgeembed.runtimes.ort",
-    "openvino": "edgeembed.runtimes.openvino",
-    "tensorrt": "edgeembed.runtimes.tensorrt",
+    "onnxruntime": "edgeembed.device.runtimes.ort",
+    "openvino": "edgeembed.device.runtimes.openvino",
+    "tensorrt": "edgeembed.device.runtimes.tensorrt",
 }
 """By the name of the package that runs the network: the module whose `open_file` opens a file with it. ONNX Runtime is
 the one of the base install, and the one that every exported file must run on."""
