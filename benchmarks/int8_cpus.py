@@ -28,7 +28,7 @@ from edgeembed.device.bundle import BundleFile, fp32_file, parity, read_bundle
 from edgeembed.device.image_files import find_images
 from edgeembed.device.images import UInt8Array, load_pixels, squash
 from edgeembed.device.runtimes import FloatArray, Session, open_session
-from edgeembed.device.runtimes.fastest import embed_each, turn_ms
+from edgeembed.device.runtimes.fastest_cache import embed_each, turn_ms
 from edgeembed.evaluation import score_queries
 
 

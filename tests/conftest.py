@@ -12,7 +12,7 @@ import pytest
 
 # First of all, so that no test's import of ONNX Runtime comes before edgeembed's word on its usage data.
 from edgeembed.device import runtimes
-from edgeembed.device.runtimes import fastest
+from edgeembed.device.runtimes import fastest_cache
 
 TINY = [
     "backbone.name=test_resnet",
@@ -50,10 +50,10 @@ def ctrl_c_as_in_a_terminal() -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="session")
 def cache_apart(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """No fixture reads or changes what the user's machine remembers as fastest."""
+    """No fixture reads or changes what the user's machine remembers as fastest_cache."""
     folder = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fastest, "cache_folder", lambda: folder)
+        patch.setattr(fastest_cache, "cache_folder", lambda: folder)
         yield
 
 
@@ -61,13 +61,13 @@ def cache_apart(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def nothing_remembered(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor does a test what another one remembered."""
     folder = tmp_path_factory.mktemp("cache")
-    monkeypatch.setattr(fastest, "cache_folder", lambda: folder)
+    monkeypatch.setattr(fastest_cache, "cache_folder", lambda: folder)
 
 
 def pretend_cpu_flags(monkeypatch: pytest.MonkeyPatch, flags: list[str]) -> None:
     """An x86 CPU with these instruction sets, as far as edgeembed asks."""
     facts = {**runtimes.this_machine(), "architecture": "x86_64", "system": "Linux-6.1", "cpu_flags": flags}
-    for module in (runtimes, fastest):
+    for module in (runtimes, fastest_cache):
         monkeypatch.setattr(module, "this_machine", lambda: facts)
 
 

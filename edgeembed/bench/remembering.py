@@ -16,7 +16,7 @@ from edgeembed.bench.candidates import Candidate
 from edgeembed.bench.retrieval import Embedded
 from edgeembed.device.bundle import BundleManifest, fp32_file
 from edgeembed.device.embedder import choose_pair
-from edgeembed.device.runtimes.fastest import (
+from edgeembed.device.runtimes.fastest_cache import (
     REFERENCE_RUNTIME,
     Agreement,
     Measured,

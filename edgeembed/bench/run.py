@@ -28,7 +28,7 @@ from edgeembed.bench.rows import Row, Setting, student_rows, with_floor
 from edgeembed.bench.summary import best_student
 from edgeembed.bench.untrained import Untrained
 from edgeembed.data.manifest import Manifest
-from edgeembed.device.runtimes.fastest import Pair, open_file_of
+from edgeembed.device.runtimes.fastest_cache import Pair, open_file_of
 from edgeembed.errors import CheckFailed
 from edgeembed.evaluation import EvaluationSet, warn_if_collapsed
 from edgeembed.progress import stage

@@ -114,7 +114,7 @@ def comparison_images(folder: Path | None) -> list[Path | Image]:
     """Images of a folder, spread over all of them, or rendered ones. Raises UserError for a folder with too few."""
     from edgeembed.data.comparison import NUM_IMAGES, rendered_images
     from edgeembed.device.image_files import find_images
-    from edgeembed.device.runtimes.fastest import LEAST_IMAGES
+    from edgeembed.device.runtimes.fastest_cache import LEAST_IMAGES
     from edgeembed.errors import UserError
 
     if folder is None:
@@ -137,7 +137,7 @@ def measure(folder: Path, images: Sequence[Path | Image], threads: int | None) -
     from edgeembed.device.image_sources import decode_ahead
     from edgeembed.device.images import ImageError
     from edgeembed.device.runtimes import available_cores
-    from edgeembed.device.runtimes.fastest import LEAST_IMAGES, measure_pairs, refusal, remember, verified_pairs
+    from edgeembed.device.runtimes.fastest_cache import LEAST_IMAGES, measure_pairs, refusal, remember, verified_pairs
     from edgeembed.errors import UserError
 
     manifest = read_bundle(folder)

@@ -29,7 +29,7 @@ from edgeembed.device.images import ImageError, UInt8Array
 from edgeembed.device.packing import unpack
 from edgeembed.device.plain_progress import ImageCount
 from edgeembed.device.runtimes import RUNTIMES, Session, has_int8_dot_product
-from edgeembed.device.runtimes.fastest import Pair, open_file_of, recall, verified_pairs
+from edgeembed.device.runtimes.fastest_cache import Pair, open_file_of, recall, verified_pairs
 from edgeembed.errors import CheckFailed, UserError
 
 log = logging.getLogger(__name__)

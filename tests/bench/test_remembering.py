@@ -20,7 +20,7 @@ from edgeembed.bench.summary import best_student
 from edgeembed.data.manifest import Manifest
 from edgeembed.device.bundle import read_bundle
 from edgeembed.device.embedder import Embedder
-from edgeembed.device.runtimes import fastest
+from edgeembed.device.runtimes import fastest_cache
 from edgeembed.files import sha256_of
 from edgeembed.run import write_json
 from tests.bench.conftest import tiny_onnx, write_bundle
@@ -72,7 +72,7 @@ def chosen(found: dict[str, Any]) -> tuple[str, str]:
 
 
 def used(folder: Path) -> tuple[str, str] | None:
-    pair = fastest.recall(folder, read_bundle(folder), threads=2)
+    pair = fastest_cache.recall(folder, read_bundle(folder), threads=2)
     return None if pair is None else (pair.file.path, pair.runtime)
 
 
@@ -186,7 +186,7 @@ def test_a_bench_recommends_no_int8_file_that_is_wrong_here(
 
 def test_nothing_measured_is_nothing_recommended() -> None:
     assert recommend({}, [], threads=2, keep=True) == []
-    assert not fastest.cache_file().exists()
+    assert not fastest_cache.cache_file().exists()
 
 
 @pytest.mark.usefixtures("hurried")
@@ -194,7 +194,7 @@ def test_a_bench_changes_no_default_unless_asked_to(manifest: Manifest, tmp_path
     folder = write_bundle(tmp_path / "tiny")
     say_verified(folder, {"model.fp32.onnx": True})
     bench([folder], manifest, teacher=None, out=tmp_path / "r", quick=True)
-    assert not fastest.cache_file().exists()
+    assert not fastest_cache.cache_file().exists()
     report = bench([folder], manifest, teacher=None, out=tmp_path / "r", quick=True, remember=True)
     (found,) = report["recommended"]
     opened = Embedder(folder)
@@ -207,7 +207,7 @@ def test_a_bench_remembers_verified_pairs_only(manifest: Manifest, tmp_path: Pat
     folder = write_bundle(tmp_path / "tiny")
     report = bench([folder], manifest, teacher=None, out=tmp_path / "r", quick=True, remember=True)
     assert {row["runtime"] for row in report["rows"]} == {"onnxruntime", "openvino"}
-    (value,) = json.loads(fastest.cache_file().read_text()).values()
+    (value,) = json.loads(fastest_cache.cache_file().read_text()).values()
     assert [(one["path"], one["runtime"]) for one in value["measured"]] == [("model.fp32.onnx", "onnxruntime")]
     assert Embedder(folder).runtime == "onnxruntime"
 

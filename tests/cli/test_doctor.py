@@ -12,7 +12,7 @@ import pytest
 from edgeembed.cli.doctor import instead
 from edgeembed.device.bundle import read_bundle
 from edgeembed.device.embedder import Embedder
-from edgeembed.device.runtimes import available_cores, fastest
+from edgeembed.device.runtimes import available_cores, fastest_cache
 from edgeembed.device.sealed_json import write_sealed
 from tests.conftest import Outcome
 from tests.device.conftest import pattern
@@ -84,12 +84,12 @@ def test_doctor_names_the_files_whose_loss_is_not_shown(edgeembed: Run, make_bun
 def test_doctor_measures_the_bundled_model_unless_told_not_to(edgeembed: Run) -> None:
     measured = json.loads(edgeembed("doctor", "--json").stdout)["fastest"]
     assert {row["runtime"] for row in measured[0]["timed"]} >= {"onnxruntime"}
-    assert fastest.cache_file().is_file()
-    fastest.cache_file().unlink()
+    assert fastest_cache.cache_file().is_file()
+    fastest_cache.cache_file().unlink()
     outcome = edgeembed("doctor", "--no-measure")
     assert "p50_ms" not in outcome.stdout
     assert "fastest" not in json.loads(edgeembed("doctor", "--no-measure", "--json").stdout)
-    assert not fastest.cache_file().exists()
+    assert not fastest_cache.cache_file().exists()
 
 
 def test_doctor_measures_no_file_whose_checksum_is_wrong(edgeembed: Run, make_bundle: MakeBundle) -> None:
@@ -101,7 +101,7 @@ def test_doctor_measures_no_file_whose_checksum_is_wrong(edgeembed: Run, make_bu
     assert outcome.code == 1
     assert "model.int8.onnx: sha256 is" in outcome.stderr
     assert edgeembed("doctor", folder / "nowhere").code == 2
-    assert not fastest.cache_file().exists()
+    assert not fastest_cache.cache_file().exists()
 
 
 def test_embed_and_search_run_in_the_runtime_always(
@@ -137,7 +137,7 @@ def test_without_openvino_the_extra_to_install_is_named(
     edgeembed: Run, make_bundle: MakeBundle, photo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delitem(sys.modules, "edgeembed.device.runtimes.openvino", raising=False)
-    monkeypatch.setattr(fastest, "is_installed", lambda runtime: runtime != "openvino")
+    monkeypatch.setattr(fastest_cache, "is_installed", lambda runtime: runtime != "openvino")
     monkeypatch.setitem(sys.modules, "openvino", None)
     outcome = edgeembed("embed", photo, "--model", make_bundle(), "--runtime", "openvino")
     assert outcome.code == 2
@@ -189,7 +189,7 @@ def test_doctor_compares_on_the_users_own_images(edgeembed: Run, make_bundle: Ma
     assert "--images: 15 of 16 can be decoded, expected at least 16" in outcome.stderr
     assert "no such folder" in edgeembed("doctor", folder, "--images", tmp_path / "nowhere").stderr
     assert "is a file, expected a folder" in edgeembed("doctor", folder, "--images", images / "1.png").stderr
-    assert fastest.recall(folder, read_bundle(folder)) is not None  # what was remembered holds
+    assert fastest_cache.recall(folder, read_bundle(folder)) is not None  # what was remembered holds
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from edgeembed.data.comparison import NUM_IMAGES, rendered_images
-from edgeembed.device.runtimes.fastest import LEAST_IMAGES
+from edgeembed.device.runtimes.fastest_cache import LEAST_IMAGES
 
 
 def test_rendered_images_are_always_the_same_and_many_are_overexposed() -> None:

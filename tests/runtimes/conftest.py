@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from edgeembed.device.runtimes import fastest
+from edgeembed.device.runtimes import fastest_cache
 from edgeembed.device.sealed_json import write_sealed
 from tests.device.conftest import tiny_network, write_manifest
 
@@ -68,4 +68,4 @@ def make_bundle(tmp_path: Path) -> Callable[..., Path]:
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """No figure of these tests is about time, so none takes any."""
     for name, value in {"ROUNDS": 1, "WARMUP_SECONDS": 0, "TURN_SECONDS": 0}.items():
-        monkeypatch.setattr(fastest, name, value)
+        monkeypatch.setattr(fastest_cache, name, value)

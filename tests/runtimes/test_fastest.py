@@ -16,8 +16,8 @@ import pytest
 from edgeembed import run
 from edgeembed.device.bundle import read_bundle
 from edgeembed.device.embedder import Embedder, choose_pair, say_unmeasured
-from edgeembed.device.runtimes import fastest
-from edgeembed.device.runtimes.fastest import (
+from edgeembed.device.runtimes import fastest_cache
+from edgeembed.device.runtimes.fastest_cache import (
     LEAST_COSINE_P1,
     LEAST_IMAGES,
     Agreement,
@@ -49,7 +49,7 @@ OTHER_FP32 = measured_as("model.fp32.onnx", "openvino", "CPU", 1.0)
 
 
 def remember(folder: Path, measured: list[Measured], **options: Any) -> Measured | None:
-    return fastest.remember(folder, read_bundle(folder), measured, **options)
+    return fastest_cache.remember(folder, read_bundle(folder), measured, **options)
 
 
 def recalled(folder: Path, **options: Any) -> tuple[str, str] | None:
@@ -69,7 +69,7 @@ def test_a_file_takes_part_in_its_own_runtime_and_where_it_passed(make_bundle: M
 def test_a_runtime_that_is_not_installed_takes_no_part(
     make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fastest, "is_installed", lambda runtime: runtime == "onnxruntime")
+    monkeypatch.setattr(fastest_cache, "is_installed", lambda runtime: runtime == "onnxruntime")
     assert {pair.runtime for pair in verified_pairs(read_bundle(make_bundle()))} == {"onnxruntime"}
 
 
@@ -89,7 +89,7 @@ def test_every_verified_pair_is_timed_and_the_fastest_remembered(make_bundle: Ma
     assert best is not None
     assert best.p50_ms == min(one.p50_ms for one in timed)
     assert recalled(folder) == (best.path, best.runtime)
-    (value,) = json.loads(fastest.cache_file().read_text()).values()
+    (value,) = json.loads(fastest_cache.cache_file().read_text()).values()
     assert [one["p50_ms"] for one in value["measured"]] == [one.p50_ms for one in timed]
     assert value["fastest"]["cosine_p1"] == best.agreement.cosine_p1
 
@@ -114,9 +114,9 @@ def test_a_damaged_cache_is_no_cache_and_is_written_anew(make_bundle: MakeBundle
     folder = make_bundle()
     if content is None:
         remember(folder, [OWN_FP32])
-        damaged = {key: {"fastest": ["model.fp32.onnx"]} for key in json.loads(fastest.cache_file().read_text())}
+        damaged = {key: {"fastest": ["model.fp32.onnx"]} for key in json.loads(fastest_cache.cache_file().read_text())}
         content = json.dumps(damaged).encode()
-    fastest.cache_file().write_bytes(content)
+    fastest_cache.cache_file().write_bytes(content)
     assert recalled(folder) is None
     Embedder(folder)
     remember(folder, [OWN_FP32, OTHER_FP32])
@@ -138,8 +138,8 @@ def test_another_machine_is_not_believed(
     folder = make_bundle()
     remember(folder, [OTHER_FP32], threads=1)
     assert recalled(folder, threads=1) is not None
-    machine = fastest.this_machine()
-    monkeypatch.setattr(fastest, "this_machine", lambda: {**machine, **other})
+    machine = fastest_cache.this_machine()
+    monkeypatch.setattr(fastest_cache, "this_machine", lambda: {**machine, **other})
     assert recalled(folder, threads=1) is None
 
 
@@ -153,17 +153,17 @@ def test_other_versions_threads_and_bundles_are_measured_again(
     say_verified(folder, {"model.int8.onnx": True})
     assert recalled(folder, threads=1) is None
     remember(folder, [OTHER_FP32], threads=1)
-    monkeypatch.setattr(fastest, "runtime_versions", lambda: {"onnxruntime": "0"})
+    monkeypatch.setattr(fastest_cache, "runtime_versions", lambda: {"onnxruntime": "0"})
     assert recalled(folder, threads=1) is None
 
 
 def test_only_verified_pairs_are_believed(make_bundle: MakeBundle) -> None:
     folder = make_bundle()
     remember(folder, [OWN_FP32])
-    (key,) = json.loads(fastest.cache_file().read_text())
+    (key,) = json.loads(fastest_cache.cache_file().read_text())
     for path, runtime in (("../other.onnx", "onnxruntime"), ("model.int8.onnx", "openvino"), ("x", "torch")):
         entry = {"path": path, "runtime": runtime, "cosine_p1": 1.0, "images": LEAST_IMAGES, "relative_error_p50": 0.0}
-        fastest.cache_file().write_text(json.dumps({key: {"fastest": entry}}))
+        fastest_cache.cache_file().write_text(json.dumps({key: {"fastest": entry}}))
         assert recalled(folder) is None
 
 
@@ -171,23 +171,23 @@ def test_the_cache_is_the_users_and_does_not_grow_without_end(
     make_bundle: MakeBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = make_bundle()
-    monkeypatch.setattr(fastest, "cache_folder", run.cache_folder)
+    monkeypatch.setattr(fastest_cache, "cache_folder", run.cache_folder)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    monkeypatch.setattr(fastest, "MOST_REMEMBERED", 3)
+    monkeypatch.setattr(fastest_cache, "MOST_REMEMBERED", 3)
     for threads in range(1, 6):
         remember(folder, [OWN_FP32], threads=threads)
     assert [path.name for path in (tmp_path / "xdg" / "edgeembed").iterdir()] == ["fastest.json"]
     assert [threads for threads in range(1, 6) if recalled(folder, threads=threads)] == [3, 4, 5]
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert fastest.cache_file() == tmp_path / ".cache" / "edgeembed" / "fastest.json"
+    assert fastest_cache.cache_file() == tmp_path / ".cache" / "edgeembed" / "fastest.json"
 
 
 def test_a_cache_that_cannot_be_written_is_a_warning(
     make_bundle: MakeBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").write_text("in the way")
-    monkeypatch.setattr(fastest, "cache_folder", lambda: tmp_path / "file")
+    monkeypatch.setattr(fastest_cache, "cache_folder", lambda: tmp_path / "file")
     assert remember(make_bundle(), [OWN_FP32]) == OWN_FP32
     assert "cannot be remembered" in caplog.text
     assert Embedder(tmp_path / "tiny").runtime == "onnxruntime"
@@ -225,12 +225,12 @@ def test_a_remembered_runtime_that_cannot_be_imported_any_more_gives_way(
     folder = make_bundle()
     remember(folder, [OTHER_FP32])
     monkeypatch.delitem(sys.modules, "edgeembed.device.runtimes.openvino", raising=False)
-    monkeypatch.setattr(fastest, "is_installed", lambda _runtime: True)
+    monkeypatch.setattr(fastest_cache, "is_installed", lambda _runtime: True)
     monkeypatch.setitem(sys.modules, "openvino", None)
     assert Embedder(folder).runtime == "onnxruntime"
     assert "openvino, the fastest here, can no longer be imported" in caplog.text
     caplog.clear()
-    monkeypatch.setattr(fastest, "is_installed", lambda runtime: runtime != "openvino")
+    monkeypatch.setattr(fastest_cache, "is_installed", lambda runtime: runtime != "openvino")
     assert Embedder(folder).runtime == "onnxruntime"
     assert not caplog.records
 
@@ -305,11 +305,11 @@ def test_another_network_in_the_int8_file_is_measured_and_not_remembered(make_bu
 def test_what_was_remembered_without_a_comparison_is_ignored(make_bundle: MakeBundle, lacking: tuple[str, ...]) -> None:
     folder = make_bundle()
     remember(folder, [OWN_INT8])
-    known = json.loads(fastest.cache_file().read_text())
+    known = json.loads(fastest_cache.cache_file().read_text())
     for entry in known.values():
         for key in lacking:
             del entry["fastest"][key]
-    fastest.cache_file().write_text(json.dumps(known))
+    fastest_cache.cache_file().write_text(json.dumps(known))
     assert recalled(folder) is None
 
 
