@@ -21,7 +21,7 @@ X86_INT8_FLAGS = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
 ARM_INT8_FLAGS = frozenset({"asimddp", "i8mm"})
 
 RUNTIMES = {
-    "onnxruntime": "edgeembed.device.runtimes.ort",
+    "onnxruntime": "edgeembed.device.runtimes.onnx_runtime",
     "openvino": "edgeembed.device.runtimes.openvino",
     "tensorrt": "edgeembed.device.runtimes.tensorrt",
 }
