@@ -22,7 +22,7 @@ import numpy as np
 
 from edgeembed.bench.retrieval import DecodedFiles, embed_with_session, evaluation_set
 from edgeembed.chance import describe_scores
-from edgeembed.data.comparison import rendered_images
+from edgeembed.data.comparison_images import rendered_images
 from edgeembed.data.manifest import read_manifest
 from edgeembed.device.bundle import BundleFile, fp32_file, parity, read_bundle
 from edgeembed.device.image_files import find_images

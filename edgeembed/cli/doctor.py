@@ -112,7 +112,7 @@ def print_machine(found: dict[str, Any]) -> None:
 
 def comparison_images(folder: Path | None) -> list[Path | Image]:
     """Images of a folder, spread over all of them, or rendered ones. Raises UserError for a folder with too few."""
-    from edgeembed.data.comparison import NUM_IMAGES, rendered_images
+    from edgeembed.data.comparison_images import NUM_IMAGES, rendered_images
     from edgeembed.device.image_files import find_images
     from edgeembed.device.runtimes.fastest_cache import LEAST_IMAGES
     from edgeembed.errors import UserError

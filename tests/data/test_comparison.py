@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgeembed.data.comparison import NUM_IMAGES, rendered_images
+from edgeembed.data.comparison_images import NUM_IMAGES, rendered_images
 from edgeembed.device.runtimes.fastest_cache import LEAST_IMAGES
 
 
