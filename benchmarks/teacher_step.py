@@ -62,7 +62,7 @@ def plain(name: str, steps: int) -> list[float]:
 def ours(name: str, steps: int) -> list[float]:
     """The recipe vit_h14 on rendered images, through the real loop; step times are those of its log."""
     from edgeembed.config import load_recipe
-    from edgeembed.data.embedded import write_embedded
+    from edgeembed.data.default_set import write_embedded
     from edgeembed.data.manifest import read_manifest
     from edgeembed.run import RunFolder
     from edgeembed.teacher.recipe import TeacherRecipe

@@ -103,7 +103,7 @@ def edgeembed(capfd: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A manifest of 20 rendered things, 6 photographs each, 64 px."""
-    from edgeembed.data.embedded import write_embedded
+    from edgeembed.data.default_set import write_embedded
 
     folder = tmp_path_factory.mktemp("tiny")
     write_embedded(folder, num_instances=20, num_views=6, size_px=64, seed=0)

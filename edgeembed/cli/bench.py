@@ -78,7 +78,7 @@ def bench(
 def embedded_data() -> Manifest:
     """The embedded data set, rendered on first use and kept in the user's cache."""
     from edgeembed import __version__
-    from edgeembed.data.embedded import write_embedded
+    from edgeembed.data.default_set import write_embedded
     from edgeembed.data.manifest import read_manifest
     from edgeembed.run import cache_folder
 

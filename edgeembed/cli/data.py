@@ -44,7 +44,7 @@ def synth(
     as_json: Json = False,
 ) -> None:
     """Render the embedded default data set."""
-    from edgeembed.data.embedded import write_embedded
+    from edgeembed.data.default_set import write_embedded
     from edgeembed.files import check_output_folder
 
     check_output_folder(folder, option="folder")

@@ -42,7 +42,7 @@ def run_stages(out: Path) -> dict[str, Any]:
     """All stages, in a folder that this process has locked; those that an interrupted run finished are not repeated."""
     from edgeembed.bench.run import bench
     from edgeembed.config import load_recipe
-    from edgeembed.data.embedded import write_embedded
+    from edgeembed.data.default_set import write_embedded
     from edgeembed.data.manifest import read_manifest
     from edgeembed.export.export import export_run
     from edgeembed.export.gate import require_nothing_refused
