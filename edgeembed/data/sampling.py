@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from edgeembed.data.manifest import COLUMNS, SPLITS, Manifest, merge_equal_rows
-from edgeembed.data.spelling import same_path
+from edgeembed.data.path_matching import same_path
 from edgeembed.errors import UserError
 
 log = logging.getLogger(__name__)

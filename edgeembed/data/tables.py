@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from edgeembed.data.spelling import paths_on_disk
+from edgeembed.data.path_matching import paths_on_disk
 from edgeembed.errors import UserError
 from edgeembed.texts import SAVE_AS_UTF8, decode_text, printable
 

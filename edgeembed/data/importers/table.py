@@ -10,7 +10,7 @@ from pathlib import Path
 
 from edgeembed.data.importers.splits import draw_splits, split_named
 from edgeembed.data.manifest import COLUMNS, SPLITS, Manifest, ManifestRow, build_manifest
-from edgeembed.data.spelling import paths_on_disk
+from edgeembed.data.path_matching import paths_on_disk
 from edgeembed.data.tables import TABLE_SUFFIXES, clean, read_table
 from edgeembed.errors import UserError, unknown_choice
 

@@ -17,7 +17,7 @@ import pyarrow.parquet
 import safetensors
 
 from edgeembed.data.manifest import Manifest, Rows
-from edgeembed.data.spelling import same_path
+from edgeembed.data.path_matching import same_path
 from edgeembed.data.versions import images_id
 from edgeembed.device.embeddings import SCHEMA, Embeddings, FloatArray, paths_of, read_embeddings, write_embeddings
 from edgeembed.errors import UserError
