@@ -18,10 +18,10 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from edgeembed.data.image_versions import images_id
 from edgeembed.data.path_matching import same_path
 from edgeembed.data.protocol import plan_test, plan_val
 from edgeembed.data.tables import clean, empty_value, is_text_table, read_table
-from edgeembed.data.versions import images_id
 from edgeembed.errors import UserError, unknown_choice
 from edgeembed.files import whole_file
 from edgeembed.texts import is_utf8, printable

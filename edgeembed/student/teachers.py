@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from edgeembed.data.image_versions import images_id
 from edgeembed.data.manifest import Manifest, Rows
-from edgeembed.data.versions import images_id
 from edgeembed.device.embeddings import FloatArray
 from edgeembed.errors import UserError
 from edgeembed.network.model import Network

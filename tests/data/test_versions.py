@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeembed.data.versions import images_id, kind_of
+from edgeembed.data.image_versions import images_id, kind_of
 
 
 @pytest.fixture

@@ -14,10 +14,10 @@ import numpy.typing as npt
 import torch
 
 from edgeembed.config import AugmentSection, MixSection
+from edgeembed.data.image_versions import images_id, kind_of
 from edgeembed.data.loader import open_canvases
 from edgeembed.data.manifest import Manifest, Rows
 from edgeembed.data.shapes import square_shapes
-from edgeembed.data.versions import images_id, kind_of
 from edgeembed.data.views import RENDERING_VERSION
 from edgeembed.errors import CheckFailed, UserError
 from edgeembed.files import check_output_folder

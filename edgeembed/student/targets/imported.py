@@ -16,9 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet
 import safetensors
 
+from edgeembed.data.image_versions import images_id
 from edgeembed.data.manifest import Manifest, Rows
 from edgeembed.data.path_matching import same_path
-from edgeembed.data.versions import images_id
 from edgeembed.device.embeddings import SCHEMA, Embeddings, FloatArray, paths_of, read_embeddings, write_embeddings
 from edgeembed.errors import UserError
 from edgeembed.run import write_json

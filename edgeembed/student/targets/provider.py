@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from edgeembed.data.image_versions import images_id
 from edgeembed.data.manifest import Manifest, Rows
 from edgeembed.data.shapes import Shapes
-from edgeembed.data.versions import images_id
 from edgeembed.data.views import RENDERING_VERSION
 from edgeembed.files import check_output_folder
 from edgeembed.network.model import Network
