@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from edgeembed.data.rendering import (
+from edgeembed.data.drawing import (
     Box,
     Colour,
     Palette,
