@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from edgeembed.bench.candidates import Candidate, find_candidates
 from edgeembed.bench.examples import choose_examples
-from edgeembed.bench.floor import measure_floor
 from edgeembed.bench.latency import Budget
 from edgeembed.bench.remembering import recommend
 from edgeembed.bench.report import SCHEMA, write_report
@@ -24,6 +23,7 @@ from edgeembed.bench.retrieval import (
     judge,
     readable_by_all,
 )
+from edgeembed.bench.roofline import measure_floor
 from edgeembed.bench.rows import Row, Setting, student_rows, with_floor
 from edgeembed.bench.summary import best_student
 from edgeembed.bench.untrained import Untrained

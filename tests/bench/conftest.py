@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgeembed.bench import floor, run
+from edgeembed.bench import roofline, run
 from edgeembed.bench.latency import Budget
 from edgeembed.data.manifest import Manifest, ManifestRow, build_manifest, write_manifest
 from edgeembed.data.synthetic import render_view
@@ -125,11 +125,11 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def hurried() -> Iterator[None]:
-    """No figure of these tests is about time, so none takes any: smallest floor, fewest samples."""
+    """No figure of these tests is about time, so none takes any: smallest roofline, fewest samples."""
     least = Budget(min_samples=3, min_seconds=0, max_seconds=0, warmup_seconds=0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, "QUICK", {"budget": least, "file_budget": least, "teacher_budget": least})
         sizes = {"SIDE": 64, "TRIAL_SIDE": 32, "TRIAL_SECONDS": 0, "SECONDS_EACH": 0, "COPY_BYTES": 1000}
         for name, value in sizes.items():
-            patch.setattr(floor, name, value)
+            patch.setattr(roofline, name, value)
         yield

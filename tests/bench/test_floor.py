@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from edgeembed.bench import floor
-from edgeembed.bench.floor import Floor, measure_floor
+from edgeembed.bench import roofline
+from edgeembed.bench.roofline import Floor, measure_floor
 
 KNOWN = Floor(gemm_gflops={"fp32": {"1": 100.0}, "int8": {"1": 50.0}}, copy_gb_per_s=10.0, cache_bytes=1_000_000)
 
@@ -47,7 +47,7 @@ def test_the_measured_floor_has_every_type_and_thread_count(monkeypatch: pytest.
         "SECONDS_EACH": 0,
         "COPY_BYTES": 1000,
     }.items():
-        monkeypatch.setattr(floor, name, value)
+        monkeypatch.setattr(roofline, name, value)
     found = measure_floor((1, 2))
     assert set(found.gemm_gflops) == {"fp32", "fp16", "int8", "bf16"}
     assert all(set(rates) == {"1", "2"} for rates in found.gemm_gflops.values())
@@ -60,9 +60,9 @@ def test_torch_keeps_its_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> N
     import torch
 
     for name, value in {"SIDE": 64, "TRIAL_SIDE": 32, "TRIAL_SECONDS": 0, "SECONDS_EACH": 0}.items():
-        monkeypatch.setattr(floor, name, value)
+        monkeypatch.setattr(roofline, name, value)
     threads_before = torch.get_num_threads()
-    rate = floor._gflops(floor._torch_product, "bf16", threads_before + 1)
+    rate = roofline._gflops(roofline._torch_product, "bf16", threads_before + 1)
     assert torch.get_num_threads() == threads_before
     assert rate > 0
 
@@ -77,10 +77,10 @@ def test_a_rate_that_is_not_known_is_neither_the_higher_one_nor_a_bound() -> Non
 def test_a_slow_machine_is_measured_with_the_small_product_only(monkeypatch: pytest.MonkeyPatch) -> None:
     sides = []
 
-    def product(_precision: str, side: int, _threads: int) -> floor.Call:
+    def product(_precision: str, side: int, _threads: int) -> roofline.Call:
         sides.append(side)
         return lambda: None
 
-    monkeypatch.setattr(floor, "_best_seconds", lambda _call, _budget=0.0: 1.0)
-    assert floor._gflops(product, "fp32", 1) == pytest.approx(2 * floor.TRIAL_SIDE**3 / 1e9)
-    assert sides == [floor.TRIAL_SIDE]
+    monkeypatch.setattr(roofline, "_best_seconds", lambda _call, _budget=0.0: 1.0)
+    assert roofline._gflops(product, "fp32", 1) == pytest.approx(2 * roofline.TRIAL_SIDE**3 / 1e9)
+    assert sides == [roofline.TRIAL_SIDE]

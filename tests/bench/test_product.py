@@ -5,8 +5,8 @@ import onnx
 import onnxruntime
 import pytest
 
-from edgeembed.bench.floor import ONNX_TYPES
 from edgeembed.bench.product import product_model
+from edgeembed.bench.roofline import ONNX_TYPES
 
 
 @pytest.mark.parametrize("precision", ONNX_TYPES)
