@@ -33,7 +33,7 @@ def students(
     for name in chosen:
         timm_name(name)
 
-    from edgeembed.bench.listing import describe_student  # torch: after all that can be checked without it
+    from edgeembed.bench.student_costs import describe_student  # torch: after all that can be checked without it
 
     rows: list[dict[str, Any]] = []
     if not as_json:
