@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from edgeembed.bench.candidates import Candidate, find_candidates
 from edgeembed.bench.examples import choose_examples
 from edgeembed.bench.latency import Budget
-from edgeembed.bench.remembering import recommend
+from edgeembed.bench.recommendation import recommend
 from edgeembed.bench.report import SCHEMA, write_report
 from edgeembed.bench.retrieval import (
     DecodedFiles,

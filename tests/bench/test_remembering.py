@@ -13,7 +13,7 @@ import pytest
 
 from edgeembed.bench.candidates import find_candidates
 from edgeembed.bench.explanation import recommendation_lines
-from edgeembed.bench.remembering import recommend
+from edgeembed.bench.recommendation import recommend
 from edgeembed.bench.retrieval import Embedded
 from edgeembed.bench.run import bench
 from edgeembed.bench.summary import best_student
