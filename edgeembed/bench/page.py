@@ -11,7 +11,7 @@ import jinja2
 
 from edgeembed.bench import plots
 from edgeembed.bench.examples import Example
-from edgeembed.bench.explanation import COLUMN_MEANINGS, recommendation_lines, unmatched_line
+from edgeembed.bench.report_text import COLUMN_MEANINGS, recommendation_lines, unmatched_line
 from edgeembed.bench.summary import (
     MISSING,
     Summary,

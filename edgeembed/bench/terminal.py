@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from edgeembed.bench.explanation import COLUMN_MEANINGS, recommendation_lines, unmatched_line
+from edgeembed.bench.report_text import COLUMN_MEANINGS, recommendation_lines, unmatched_line
 from edgeembed.bench.summary import (
     MISSING,
     headline,

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from edgeembed.bench.examples import THUMBNAIL_PX, Example, _picture
-from edgeembed.bench.explanation import COLUMN_MEANINGS
+from edgeembed.bench.report_text import COLUMN_MEANINGS
 from edgeembed.bench.retrieval import EvaluationSet
 from edgeembed.bench.terminal import print_summary
 from edgeembed.data.manifest import ManifestRow, build_manifest

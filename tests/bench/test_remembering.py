@@ -12,8 +12,8 @@ import onnx
 import pytest
 
 from edgeembed.bench.candidates import find_candidates
-from edgeembed.bench.explanation import recommendation_lines
 from edgeembed.bench.recommendation import recommend
+from edgeembed.bench.report_text import recommendation_lines
 from edgeembed.bench.retrieval import Embedded
 from edgeembed.bench.run import bench
 from edgeembed.bench.summary import best_student
