@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from edgeembed.bench.labels import label_points
+from edgeembed.bench.plot_labels import label_points
 from edgeembed.bench.summary import NOT_SCORED, Summary, summaries, teacher_of
 
 PALETTE = ("#3b82c4", "#d9822b", "#2f9e74", "#c2528b", "#8a6fd1", "#a08a1a")
