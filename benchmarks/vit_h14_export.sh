@@ -11,4 +11,4 @@ edgeembed data synth "$work/data" > /dev/null
 /usr/bin/env time -v edgeembed export "$work/run" --precision fp32 --out "$work/bundle" 2>&1 \
   | grep -Ev '^\s+(Page|Average|Exit|File|Socket|Signals|Swaps|Voluntary|Involuntary|Major|Minor)'
 edgeembed artifacts verify "$work/bundle"
-python -m edgeembed.bench.probe "$work/bundle/model.fp32.onnx" --runtime onnxruntime --height 224 --width 224
+python -m edgeembed.bench.footprint "$work/bundle/model.fp32.onnx" --runtime onnxruntime --height 224 --width 224

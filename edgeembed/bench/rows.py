@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from edgeembed.bench.candidates import Candidate
+from edgeembed.bench.footprint import probe
 from edgeembed.bench.latency import Budget, Latency
-from edgeembed.bench.probe import probe
 from edgeembed.bench.retrieval import Quality
 from edgeembed.bench.roofline import Floor
 from edgeembed.device.images import UInt8Array, load_pixels

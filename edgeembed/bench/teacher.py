@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from edgeembed.bench.candidates import Candidate
-from edgeembed.bench.probe import probe
+from edgeembed.bench.footprint import probe
 from edgeembed.bench.retrieval import BoolArray, Embedded, Quality
 from edgeembed.bench.rows import Row, Setting, timed
 from edgeembed.bench.untrained import Untrained

@@ -13,7 +13,7 @@ import pytest
 from edgeembed.bench import retrieval
 from edgeembed.bench.candidates import find_candidates
 from edgeembed.bench.examples import choose_examples
-from edgeembed.bench.probe import probe
+from edgeembed.bench.footprint import probe
 from edgeembed.bench.retrieval import (
     BoolArray,
     DecodedFiles,
@@ -175,7 +175,7 @@ def test_the_probe_counts_its_own_memory_only(bundle: Path) -> None:
 
 
 def test_the_probe_imports_no_torch() -> None:
-    code = "import json, sys, edgeembed.bench.probe; print(json.dumps('torch' in sys.modules))"
+    code = "import json, sys, edgeembed.bench.footprint; print(json.dumps('torch' in sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) is False
 

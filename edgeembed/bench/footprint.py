@@ -1,6 +1,6 @@
 """Load time and peak memory of one model in a process of its own, as a device would pay them.
 
-Run as `python -m edgeembed.bench.probe FILE --runtime R --threads N --height H --width W`; prints one JSON object.
+Run as `python -m edgeembed.bench.footprint FILE --runtime R --threads N --height H --width W`; prints one JSON object.
 Imports no torch, unless the model is a teacher's run folder (runtime "torch"). The caller has checked the file.
 """
 
@@ -38,7 +38,7 @@ class Footprint:
 
 def probe(path: Path, *, runtime: str, threads: int | None, height: int, width: int) -> Footprint:
     """Measures in a fresh interpreter, so that nothing that this process holds is counted."""
-    command = [sys.executable, "-m", "edgeembed.bench.probe", str(path), "--runtime", runtime]
+    command = [sys.executable, "-m", "edgeembed.bench.footprint", str(path), "--runtime", runtime]
     command += ["--height", str(height), "--width", str(width)]
     command += [] if threads is None else ["--threads", str(threads)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False)
