@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from edgeembed.bench.product import product_model
+from edgeembed.bench.matmul_model import product_model
 
 SIDE, TRIAL_SIDE = 2048, 512
 TRIAL_SECONDS, SECONDS_EACH = 0.03, 0.12

@@ -5,7 +5,7 @@ import onnx
 import onnxruntime
 import pytest
 
-from edgeembed.bench.product import product_model
+from edgeembed.bench.matmul_model import product_model
 from edgeembed.bench.roofline import ONNX_TYPES
 
 
