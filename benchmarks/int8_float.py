@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-import edgeembed.export.int8 as int8
+import edgeembed.export.int8.quantise as int8
 from edgeembed.device.image_files import find_images
 from edgeembed.device.images import load_pixels
 from edgeembed.export.recipe import Int8Section

@@ -23,7 +23,7 @@ from edgeembed.export.engines import build_all
 from edgeembed.export.facts import bundle_facts
 from edgeembed.export.gate import Refused
 from edgeembed.export.images import GateImages, gate_images
-from edgeembed.export.int8 import int8_attempts
+from edgeembed.export.int8.quantise import int8_attempts
 from edgeembed.export.onnx import MAX_PROTOBUF_BYTES, OPSET, save, to_onnx
 from edgeembed.export.precision import to_fp16
 from edgeembed.export.recipe import ExportRecipe

@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto
 from PIL import Image
 
-from edgeembed.export.int8 import Quantiser, distance, embed, float_nodes, int8_attempts, weight_products
+from edgeembed.export.int8.quantise import Quantiser, distance, embed, float_nodes, int8_attempts, weight_products
 from edgeembed.export.int8_stem import patch_moments, round_together, stem_chain
 from edgeembed.export.int8_sums import PARTS
 from edgeembed.export.onnx import to_onnx
@@ -131,7 +131,7 @@ def test_no_sum_of_two_bytes_lies_at_the_edge_of_a_step(tmp_path: Path, monkeypa
     model = to_onnx(build_student("mobilenetv4_s", weights="none", size_px=32, dim=64).eval(), {})
     quantiser = Quantiser(model, SMALL, tmp_path, MINMAX)
     parted = quantiser.quantise("minmax")
-    monkeypatch.setattr("edgeembed.export.int8.part_from_edges", lambda _: None)
+    monkeypatch.setattr("edgeembed.export.int8.quantise.part_from_edges", lambda _: None)
     before = quantiser.quantise("minmax")
     distances = [edge_distances(one) for one in (before, parted)]
     assert len(distances[0]) == len(distances[1]) > 2
@@ -204,7 +204,7 @@ def test_ranges_do_not_depend_on_how_many_images_a_batch_holds(
 ) -> None:
     found = []
     for batch in (3, 12):
-        monkeypatch.setattr("edgeembed.export.int8.BATCH", batch)
+        monkeypatch.setattr("edgeembed.export.int8.quantise.BATCH", batch)
         (folder := tmp_path / str(batch)).mkdir()
         found.append(Quantiser(convolutional, SMALL, folder, MINMAX).ranges("minmax").read_text())
     assert found[0] == found[1]

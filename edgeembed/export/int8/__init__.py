@@ -1,0 +1,1 @@
+"""Static int8 quantisation of an ONNX graph in QDQ form."""
