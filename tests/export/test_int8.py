@@ -13,8 +13,8 @@ from onnx import TensorProto
 from PIL import Image
 
 from edgeembed.export.int8.quantise import Quantiser, distance, embed, float_nodes, int8_attempts, weight_products
+from edgeembed.export.int8.residual_sums import PARTS
 from edgeembed.export.int8.stem import patch_moments, round_together, stem_chain
-from edgeembed.export.int8_sums import PARTS
 from edgeembed.export.onnx import to_onnx
 from edgeembed.export.recipe import Int8Section
 from edgeembed.student.zoo import build_student

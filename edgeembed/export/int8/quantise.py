@@ -27,8 +27,8 @@ from edgeembed.device.bundle import Quantisation
 from edgeembed.device.images import UInt8Array
 from edgeembed.evaluation import FloatArray
 from edgeembed.export.int8.float_operators import hold_in_float
+from edgeembed.export.int8.residual_sums import part_from_edges
 from edgeembed.export.int8.stem import round_stem, stem_chain
-from edgeembed.export.int8_sums import part_from_edges
 from edgeembed.export.recipe import Int8Section
 from edgeembed.progress import stage
 
