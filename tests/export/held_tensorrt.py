@@ -190,7 +190,10 @@ def main() -> None:
     held = HeldModule("tensorrt")
     held.__spec__ = real.__spec__
     sys.modules["tensorrt"] = held
-    runner, builder = load("edgeembed.device.runtimes.tensorrt", change), load("edgeembed.export.tensorrt", change)
+    runner, builder = (
+        load("edgeembed.device.runtimes.tensorrt", change),
+        load("edgeembed.export.tensorrt.build", change),
+    )
     runner.Device = NoDevice
     from edgeembed.export.recipe import EngineSection
 

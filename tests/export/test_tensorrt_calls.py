@@ -22,7 +22,7 @@ FACTORIES = (
 )  # fmt: skip
 """The C functions that the bindings look for when they are loaded."""
 
-RUNNER, BUILDER = "edgeembed.device.runtimes.tensorrt", "edgeembed.export.tensorrt"
+RUNNER, BUILDER = "edgeembed.device.runtimes.tensorrt", "edgeembed.export.tensorrt.build"
 GONE = [
     (RUNNER, "self._context.execute_async_v3(self._device.stream)", "self._context.execute_async_v2([], 7)"),
     (RUNNER, "self._engine.num_io_tensors", "self._engine.num_bindings"),
