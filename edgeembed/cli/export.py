@@ -147,7 +147,7 @@ def export_engines(
 ) -> Exported:
     """Engines of a finished bundle's files, without torch: compared on the images of a folder."""
     from edgeembed.device.bundle import read_bundle
-    from edgeembed.export.engines import add_engines, photographs
+    from edgeembed.export.tensorrt.engines import add_engines, photographs
 
     if data is None:
         raise UserError(f"{bundle}: engines are compared with its files on images: give a folder of them with --data")
