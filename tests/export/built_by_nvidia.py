@@ -31,9 +31,9 @@ def main() -> None:
     module = types.ModuleType("tensorrt")
     module.__dict__.update({**vars(real), "__version__": given.version})
     sys.modules["tensorrt"] = module
-    from edgeembed.export.engine_graph import TAKEN_SINCE
     from edgeembed.export.recipe import EngineSection
     from edgeembed.export.tensorrt.build import build as builder
+    from edgeembed.export.tensorrt.graph import TAKEN_SINCE
 
     heard: list[str] = []
     # TensorRT keeps the first logger that it is given.

@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgeembed.device.embedder import default_bundle
 from edgeembed.errors import CheckFailed
-from edgeembed.export.engine_graph import for_tensorrt, parse_version, refusals
+from edgeembed.export.tensorrt.graph import for_tensorrt, parse_version, refusals
 
 VERSIONS = [(8, 5), (8, 6), (10, 3), (11, 4)]
 

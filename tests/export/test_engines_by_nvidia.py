@@ -21,11 +21,11 @@ import torch
 from onnx import TensorProto, helper
 
 from edgeembed.device.embedder import default_bundle
-from edgeembed.export.engine_graph import for_tensorrt, refusals
 from edgeembed.export.int8.quantise import Quantiser
 from edgeembed.export.onnx import to_onnx
 from edgeembed.export.precision import to_fp16
 from edgeembed.export.recipe import Int8Section
+from edgeembed.export.tensorrt.graph import for_tensorrt, refusals
 from edgeembed.student.names import ALIASES
 from edgeembed.student.zoo import build_student
 from tests.export.wheels import fetch

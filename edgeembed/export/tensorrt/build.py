@@ -16,8 +16,8 @@ import tensorrt
 
 from edgeembed.device.runtimes.tensorrt import Log
 from edgeembed.errors import CheckFailed
-from edgeembed.export.engine_graph import for_tensorrt, parse_version, refusals
 from edgeembed.export.recipe import EngineSection
+from edgeembed.export.tensorrt.graph import for_tensorrt, parse_version, refusals
 from edgeembed.run import write_atomically
 
 log = logging.getLogger(__name__)
