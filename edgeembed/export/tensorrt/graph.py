@@ -12,7 +12,13 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from edgeembed.export.engine_opset17 import OPSET, replace_nodes, say_in_opset_17, write_out_gelu, write_out_layer_norm
+from edgeembed.export.tensorrt.opset17 import (
+    OPSET,
+    replace_nodes,
+    say_in_opset_17,
+    write_out_gelu,
+    write_out_layer_norm,
+)
 
 Version = tuple[int, int]
 OLDEST: Version = (8, 5)
