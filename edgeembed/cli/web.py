@@ -20,7 +20,7 @@ def page_pictures(source: Path, out: Path, index: Path | None) -> list[Picture]:
 
     `source` is a run, whose own images are the default, or a bundle, which does not say where its images lie.
     """
-    from edgeembed.export.web import check_web_target
+    from edgeembed.export.web.page import check_web_target
     from edgeembed.export.web_index import pictures_of, pictures_of_run
 
     check_web_target(out)
@@ -33,7 +33,7 @@ def page_pictures(source: Path, out: Path, index: Path | None) -> list[Picture]:
 
 def make_page(bundle: Path, out: Path, pictures: Sequence[Picture], precision: str | None) -> dict[str, Any]:
     """Builds the page and says where it is and how to see it. Returns its site.json."""
-    from edgeembed.export.web import build_page
+    from edgeembed.export.web.page import build_page
 
     site = build_page(bundle, out, pictures, precision=precision)
     log.info(
