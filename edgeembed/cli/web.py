@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from edgeembed.errors import UserError
 
 if TYPE_CHECKING:
-    from edgeembed.export.web_index import Picture
+    from edgeembed.export.web.index import Picture
 
 log = logging.getLogger(__name__)
 
@@ -20,8 +20,8 @@ def page_pictures(source: Path, out: Path, index: Path | None) -> list[Picture]:
 
     `source` is a run, whose own images are the default, or a bundle, which does not say where its images lie.
     """
+    from edgeembed.export.web.index import pictures_of, pictures_of_run
     from edgeembed.export.web.page import check_web_target
-    from edgeembed.export.web_index import pictures_of, pictures_of_run
 
     check_web_target(out)
     if index is not None:

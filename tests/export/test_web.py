@@ -17,9 +17,10 @@ from PIL import Image
 from edgeembed.device.bundle import read_bundle
 from edgeembed.device.embedder import Embedder
 from edgeembed.errors import CheckFailed, UserError
-from edgeembed.export import web_index, web_runtime
+from edgeembed.export import web_runtime
+from edgeembed.export.web import index
+from edgeembed.export.web.index import MOST_PICTURES, Picture, make_thumbnail, pictures_of, pictures_of_run, spread
 from edgeembed.export.web.page import build_page, choose_web_file, page
-from edgeembed.export.web_index import MOST_PICTURES, Picture, make_thumbnail, pictures_of, pictures_of_run, spread
 from edgeembed.files import sha256_of
 from edgeembed.run import read_json, write_json
 from tests.conftest import Outcome
@@ -276,4 +277,4 @@ def test_thumbnails_hold_pixels_alone(tmp_path: Path) -> None:
 def test_an_index_of_a_run_that_does_not_say_its_data_is_always(tmp_path: Path) -> None:
     write_json(tmp_path / "model.json", {"space_id": "a"})
     with pytest.raises(UserError, match="--web-index"):
-        web_index.pictures_of_run(tmp_path)
+        index.pictures_of_run(tmp_path)

@@ -22,8 +22,8 @@ from edgeembed.device.embedder import Embedder, FloatArray
 from edgeembed.device.images import UInt8Array, load_pixels
 from edgeembed.device.search import similarity_texts
 from edgeembed.errors import CheckFailed
+from edgeembed.export.web.index import pictures_of
 from edgeembed.export.web.page import build_page, page
-from edgeembed.export.web_index import pictures_of
 from edgeembed.run import read_json
 from tests.export.bad_drops import EITHER, REFUSED, SHOWN, bad_drops
 from tests.export.chromium import Browser, PageError, browser, is_installed, served
