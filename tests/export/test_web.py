@@ -17,8 +17,7 @@ from PIL import Image
 from edgeembed.device.bundle import read_bundle
 from edgeembed.device.embedder import Embedder
 from edgeembed.errors import CheckFailed, UserError
-from edgeembed.export import web_runtime
-from edgeembed.export.web import index
+from edgeembed.export.web import index, runtime
 from edgeembed.export.web.index import MOST_PICTURES, Picture, make_thumbnail, pictures_of, pictures_of_run, spread
 from edgeembed.export.web.page import build_page, choose_web_file, page
 from edgeembed.files import sha256_of
@@ -199,9 +198,9 @@ def test_without_a_network_it_says_so_and_fails(
 
 
 def test_a_package_that_is_not_the_pinned_one_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(web_runtime, "fetch", lambda folder: written(folder / "package.tgz", b"something else"))
+    monkeypatch.setattr(runtime, "fetch", lambda folder: written(folder / "package.tgz", b"something else"))
     with pytest.raises(CheckFailed, match=r"sha512 is .* expected q0y\+JrrtukXS.*do not use it"):
-        web_runtime.add_runtime(tmp_path)
+        runtime.add_runtime(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -21,7 +21,7 @@ from edgeembed.device.images import MAX_PIXELS
 from edgeembed.device.packing import replace_folder
 from edgeembed.errors import UserError
 from edgeembed.export.web.index import Picture, write_index
-from edgeembed.export.web_runtime import PACKAGE, VERSION, add_runtime
+from edgeembed.export.web.runtime import PACKAGE, VERSION, add_runtime
 from edgeembed.files import sha256_of, temporary_name, write_failure
 
 log = logging.getLogger(__name__)
