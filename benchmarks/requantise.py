@@ -32,7 +32,7 @@ from edgeembed.device.embedder import verified_with_weights
 from edgeembed.device.packing import replace_folder
 from edgeembed.device.runtimes import open_session
 from edgeembed.export.card import model_card, notes_in
-from edgeembed.export.checking import Checker, is_transformer, run_session
+from edgeembed.export.checks import Checker, is_transformer, run_session
 from edgeembed.export.export import make_file
 from edgeembed.export.gate import Refused, require_nothing_refused
 from edgeembed.export.images import gate_images

@@ -13,7 +13,7 @@ from edgeembed.device.embedder import FloatArray
 from edgeembed.device.images import UInt8Array
 from edgeembed.errors import UserError
 from edgeembed.evaluation import EvaluationSet, choose_split, score_queries
-from edgeembed.export.checking import BATCH
+from edgeembed.export.checks import BATCH
 from edgeembed.export.images import GateImages
 from edgeembed.metrics import RetrievalScores
 from edgeembed.network.model import Network

@@ -18,7 +18,7 @@ from edgeembed.device.packing import replace_folder
 from edgeembed.errors import UserError
 from edgeembed.export.baselines import measure_baselines, run_torch
 from edgeembed.export.card import model_card
-from edgeembed.export.checking import OWN_RUNTIME, Checked, Checker, is_transformer
+from edgeembed.export.checks import OWN_RUNTIME, Checked, Checker, is_transformer
 from edgeembed.export.facts import bundle_facts
 from edgeembed.export.gate import Refused
 from edgeembed.export.images import GateImages, gate_images

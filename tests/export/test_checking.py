@@ -9,8 +9,8 @@ import pytest
 
 from edgeembed.data.manifest import ManifestRow, build_manifest, write_manifest
 from edgeembed.device.images import ImageError, UInt8Array
-from edgeembed.export import checking, images
-from edgeembed.export.checking import Checker
+from edgeembed.export import checks, images
+from edgeembed.export.checks import Checker
 from edgeembed.export.images import GateImages, gate_images
 from edgeembed.export.recipe import ExportRecipe, GateSection, Thresholds
 
@@ -42,8 +42,8 @@ embedded: dict[str, list[bytes]] = {}
 @pytest.fixture
 def manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(images, "load_pixels", painted)
-    monkeypatch.setattr(checking, "open_session", lambda path, **_: path.name)
-    monkeypatch.setattr(checking, "run_session", embed)
+    monkeypatch.setattr(checks, "open_session", lambda path, **_: path.name)
+    monkeypatch.setattr(checks, "run_session", embed)
     embedded.clear()
     rows = [
         ManifestRow(path=f"{label}_{number}.jpg", label=str(label), domain="d", split=split, role=None)

@@ -24,7 +24,7 @@ from edgeembed.device.runtimes import open_session
 from edgeembed.errors import CheckFailed, UserError
 from edgeembed.evaluation import ScoredQueries
 from edgeembed.export.card import model_card, notes_in
-from edgeembed.export.checking import Checker, Judged, is_transformer, run_session
+from edgeembed.export.checks import Checker, Judged, is_transformer, run_session
 from edgeembed.export.gate import Refused
 from edgeembed.export.recipe import EngineSection, ExportRecipe
 from edgeembed.extras import needed
