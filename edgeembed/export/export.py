@@ -20,11 +20,11 @@ from edgeembed.export.baselines import measure_baselines, run_torch
 from edgeembed.export.card import model_card
 from edgeembed.export.checks import OWN_RUNTIME, Checked, Checker, is_transformer
 from edgeembed.export.facts import bundle_facts
+from edgeembed.export.fp16 import to_fp16
 from edgeembed.export.gate import Refused
 from edgeembed.export.images import GateImages, gate_images
 from edgeembed.export.int8.quantise import int8_attempts
 from edgeembed.export.onnx import MAX_PROTOBUF_BYTES, OPSET, save, to_onnx
-from edgeembed.export.precision import to_fp16
 from edgeembed.export.recipe import ExportRecipe
 from edgeembed.export.tensorrt.engines import build_all
 from edgeembed.files import sha256_of, temporary_name, write_failure

@@ -21,9 +21,9 @@ import torch
 from onnx import TensorProto, helper
 
 from edgeembed.device.embedder import default_bundle
+from edgeembed.export.fp16 import to_fp16
 from edgeembed.export.int8.quantise import Quantiser
 from edgeembed.export.onnx import to_onnx
-from edgeembed.export.precision import to_fp16
 from edgeembed.export.recipe import Int8Section
 from edgeembed.export.tensorrt.graph import for_tensorrt, refusals
 from edgeembed.student.names import ALIASES

@@ -25,9 +25,9 @@ from edgeembed.export import export as export_module
 from edgeembed.export import onnx as onnx_module
 from edgeembed.export.card import model_card, notes_in
 from edgeembed.export.export import export_run
+from edgeembed.export.fp16 import to_fp16
 from edgeembed.export.images import gate_images
 from edgeembed.export.onnx import to_onnx
-from edgeembed.export.precision import to_fp16
 from edgeembed.export.recipe import ExportRecipe, GateSection, Int8Section, parse_precisions
 from edgeembed.files import sha256_of
 from edgeembed.network.model_files import load_model

@@ -55,8 +55,8 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """fp32.onnx and fp16.onnx of a student, 32 px."""
     import torch
 
+    from edgeembed.export.fp16 import to_fp16
     from edgeembed.export.onnx import to_onnx
-    from edgeembed.export.precision import to_fp16
     from edgeembed.student.zoo import build_student
 
     folder = tmp_path_factory.mktemp("exported")
