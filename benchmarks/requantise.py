@@ -35,7 +35,7 @@ from edgeembed.export.card import model_card, notes_in
 from edgeembed.export.checks import Checker, is_transformer, run_session
 from edgeembed.export.export import make_file
 from edgeembed.export.gate import Refused, require_nothing_refused
-from edgeembed.export.images import gate_images
+from edgeembed.export.gate_images import gate_images
 from edgeembed.export.recipe import ExportRecipe
 
 PRECISION = "int8"

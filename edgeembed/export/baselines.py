@@ -14,7 +14,7 @@ from edgeembed.device.images import UInt8Array
 from edgeembed.errors import UserError
 from edgeembed.evaluation import EvaluationSet, choose_split, score_queries
 from edgeembed.export.checks import BATCH
-from edgeembed.export.images import GateImages
+from edgeembed.export.gate_images import GateImages
 from edgeembed.metrics import RetrievalScores
 from edgeembed.network.model import Network
 from edgeembed.network.untrained import untrained_network

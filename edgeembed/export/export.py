@@ -22,7 +22,7 @@ from edgeembed.export.checks import OWN_RUNTIME, Checked, Checker, is_transforme
 from edgeembed.export.facts import bundle_facts
 from edgeembed.export.fp16 import to_fp16
 from edgeembed.export.gate import Refused
-from edgeembed.export.images import GateImages, gate_images
+from edgeembed.export.gate_images import GateImages, gate_images
 from edgeembed.export.int8.quantise import int8_attempts
 from edgeembed.export.onnx import MAX_PROTOBUF_BYTES, OPSET, save, to_onnx
 from edgeembed.export.recipe import ExportRecipe

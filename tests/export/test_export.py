@@ -26,7 +26,7 @@ from edgeembed.export import onnx as onnx_module
 from edgeembed.export.card import model_card, notes_in
 from edgeembed.export.export import export_run
 from edgeembed.export.fp16 import to_fp16
-from edgeembed.export.images import gate_images
+from edgeembed.export.gate_images import gate_images
 from edgeembed.export.onnx import to_onnx
 from edgeembed.export.recipe import ExportRecipe, GateSection, Int8Section, parse_precisions
 from edgeembed.files import sha256_of
