@@ -22,8 +22,8 @@ from edgeembed.evaluation import (
     score_queries,
 )
 from edgeembed.export.gate import LEAST_CLASSES
+from edgeembed.export.gate_sample import sample_classes
 from edgeembed.export.recipe import ExportRecipe
-from edgeembed.export.sample import sample_classes
 from edgeembed.metrics import RetrievalScores
 from edgeembed.progress import stage
 

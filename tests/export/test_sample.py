@@ -11,7 +11,7 @@ import pytest
 
 from edgeembed.data.manifest import Manifest, ManifestRow, build_manifest
 from edgeembed.evaluation import EvaluationSet, have_match, plan_evaluation
-from edgeembed.export.sample import even_share, sample_classes
+from edgeembed.export.gate_sample import even_share, sample_classes
 
 
 def manifest_of(sizes: dict[str, tuple[int, int]]) -> Manifest:
