@@ -17,9 +17,9 @@ from edgeembed.device.embeddings import short_space_id
 from edgeembed.device.packing import replace_folder
 from edgeembed.errors import UserError
 from edgeembed.export.baselines import measure_baselines, run_torch
+from edgeembed.export.bundle_facts import bundle_facts
 from edgeembed.export.card import model_card
 from edgeembed.export.checks import OWN_RUNTIME, Checked, Checker, is_transformer
-from edgeembed.export.facts import bundle_facts
 from edgeembed.export.fp16 import to_fp16
 from edgeembed.export.gate import Refused
 from edgeembed.export.gate_images import GateImages, gate_images
