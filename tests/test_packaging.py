@@ -80,7 +80,7 @@ def test_the_wheel_holds_every_file_of_the_package_and_nothing_else(wheel: Wheel
     }
     held = {name for name in wheel.files if ".dist-info/" not in name}
     assert held == expected
-    assert {"edgeembed/py.typed", "edgeembed/bench/report.html", "edgeembed/export/webpage/index.html"} < held
+    assert {"edgeembed/py.typed", "edgeembed/bench/report.html", "edgeembed/export/web/static/index.html"} < held
     for kind in ("recipes/teacher/vit_h14.yaml", "artifacts/groceries_clothes_mobilenetv4_s/bundle.json"):
         assert f"edgeembed/{kind}" in held
 

@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
 
-ARTIFACTS = Path(__file__).parent / "artifacts"
+ARTIFACTS = Path(__file__).parents[1] / "artifacts"
 DEFAULT_ARTIFACT = "groceries_clothes_mobilenetv4_s"
 FORKED_SESSIONS: list[Session] = []
 """Sessions of the process that this one was forked from. They are kept: to end one would wait for its threads."""

@@ -12,26 +12,28 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
+import edgeembed
 from PIL import Image
 
 from edgeembed.device.bundle import read_bundle
 from edgeembed.device.embedder import Embedder
 from edgeembed.errors import CheckFailed, UserError
-from edgeembed.export.web import index, runtime
+from edgeembed.export.web import index, page as web_page, runtime
 from edgeembed.export.web.index import MOST_PICTURES, Picture, make_thumbnail, pictures_of, pictures_of_run, spread
-from edgeembed.export.web.page import build_page, choose_web_file, page
+from edgeembed.export.web.page import build_page, choose_web_file
 from edgeembed.files import sha256_of
 from edgeembed.run import read_json, write_json
 from tests.conftest import Outcome
 
 Run = Callable[..., Outcome]
-BUNDLE = Path(page.__file__).parent.parent / "artifacts" / "groceries_clothes_mobilenetv4_s"
+BUNDLE = Path(edgeembed.__file__).parent / "artifacts" / "groceries_clothes_mobilenetv4_s"
 
 
 @pytest.fixture
 def without_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
     """For tests of everything else: a page needs a network for ONNX Runtime alone."""
-    monkeypatch.setattr(page, "add_runtime", lambda folder: (folder / "runtime").write_bytes(b"left out"))
+    monkeypatch.setattr(web_page, "add_runtime", lambda folder: (folder / "runtime").write_bytes(b"left out"))
 
 
 @pytest.fixture
@@ -56,7 +58,7 @@ def test_every_file_is_named_with_its_checksum(page: Path) -> None:
 
 def test_the_service_worker_keeps_every_file_and_changes_with_any(page: Path) -> None:
     def filled() -> tuple[dict[str, str], str]:
-        text = page.filled_service_worker(page)
+        text = web_page.filled_service_worker(page)
         files, _, rest = text.partition("const FILES = ")[2].partition(";")
         return json.loads(files), rest.partition('const VERSION = "')[2].partition('"')[0]
 
@@ -78,7 +80,7 @@ def test_the_index_is_embedded_with_the_page_s_own_file(page: Path, tiny_data: P
 
 
 def test_no_file_of_the_page_names_another_host() -> None:
-    for path in page.WEBPAGE.iterdir():
+    for path in web_page.STATIC_FILES.iterdir():
         assert "://" not in path.read_text(encoding="utf-8"), path
 
 
@@ -217,7 +219,7 @@ def test_building_from_a_bundle_imports_neither_torch_nor_pyarrow(tmp_path: Path
 import sys
 from edgeembed.cli import run
 from edgeembed.export import web
-page.add_runtime = lambda folder: None
+web_page.add_runtime = lambda folder: None
 assert run(["export", {str(BUNDLE)!r}, "--web", {str(tmp_path / "page")!r}, "--web-index", {str(photos)!r}]) == 0
 heavy = {{"torch", "pyarrow", "yaml", "onnx", "openvino", "pandas", "rich"}} & set(sys.modules)
 assert not heavy, heavy

@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+
+import edgeembed
 from PIL import Image
 
 from edgeembed.data.manifest import read_manifest
@@ -23,14 +25,15 @@ from edgeembed.device.images import UInt8Array, load_pixels
 from edgeembed.device.search import similarity_texts
 from edgeembed.errors import CheckFailed
 from edgeembed.export.web.index import pictures_of
-from edgeembed.export.web.page import build_page, page
+from edgeembed.export.web import page as web_page
+from edgeembed.export.web.page import build_page
 from edgeembed.run import read_json
 from tests.export.bad_drops import EITHER, REFUSED, SHOWN, bad_drops
 from tests.export.chromium import Browser, PageError, browser, is_installed, served
 
 pytestmark = pytest.mark.skipif(not is_installed(), reason="CHROMIUM MISSING: install chromium and chromedriver")
 
-BUNDLE = Path(page.__file__).parent.parent / "artifacts" / "groceries_clothes_mobilenetv4_s"
+BUNDLE = Path(edgeembed.__file__).parent / "artifacts" / "groceries_clothes_mobilenetv4_s"
 SIDE = 144
 TAB = "\ue004"
 DROP = """
@@ -173,7 +176,7 @@ def test_a_dropped_picture_finds_itself_and_four_more(page: Browser, site: Site,
     ],
 )
 def test_neighbours_that_differ_are_told_apart(page: Browser, scores: list[float], texts: list[str]) -> None:
-    source = (Path(page.__file__).parent / "webpage/app.js").read_text()
+    source = (Path(web_page.__file__).parent / "static/app.js").read_text()
     function = source[source.index("function asTexts") : source.index("// Searching")]
     assert page.run(f"{function} return asTexts(args[0])", scores) == texts
     assert similarity_texts(scores) == texts
@@ -360,7 +363,7 @@ def test_a_changed_model_or_an_index_of_another_space_is_refused(site: Site, win
     index = {**read_json(foreign / "index.json"), "space_id": "another"}
     (foreign / "index.json").write_text(json.dumps(index))
     facts = read_json(foreign / "site.json")
-    facts["files"] = page.checksums(foreign)
+    facts["files"] = web_page.checksums(foreign)
     (foreign / "site.json").write_text(json.dumps(facts))
     for folder, told in ((changed, "model.int8.onnx is not the file that"), (foreign, "in embedding space another")):
         window.open(f"{site.url}/{folder.name}/")

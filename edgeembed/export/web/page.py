@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 SCHEMA = "edgeembed-web/1"
 SITE, SERVICE_WORKER = "site.json", "service-worker.js"
-WEBPAGE = Path(__file__).parent / "webpage"
+STATIC_FILES = Path(__file__).parent / "static"
 # int8 is a quarter of fp32 to fetch, and integers are the same on every processor. Where a network has floats between
 # them, embeddings of two processors differ in the 4th decimal, as a sum at the edge of a step rounds either way.
 PREFERRED = ("int8", "fp32", "fp16")
@@ -54,7 +54,7 @@ def build_page(bundle: Path, out: Path, pictures: Sequence[Picture], *, precisio
         if manifest.card is not None:
             shutil.copyfile(verified_file(bundle, manifest.card), partial / manifest.card.path)
         num_pictures = write_index(partial, pictures, model)
-        for path in sorted(WEBPAGE.iterdir()):
+        for path in sorted(STATIC_FILES.iterdir()):
             if path.name != SERVICE_WORKER:
                 shutil.copyfile(path, partial / path.name)
         site = {
@@ -130,7 +130,7 @@ def checksums(folder: Path) -> dict[str, dict[str, Any]]:
 def filled_service_worker(folder: Path) -> str:
     """The service worker of a finished page: which files it keeps, and a version that changes with any of them."""
     kept = json.dumps({name: facts["sha256"] for name, facts in checksums(folder).items()}, indent=2)
-    text = (WEBPAGE / SERVICE_WORKER).read_text(encoding="utf-8")
+    text = (STATIC_FILES / SERVICE_WORKER).read_text(encoding="utf-8")
     for empty, filled in (
         ("const FILES = {};", f"const FILES = {kept};"),
         ('const VERSION = "";', f'const VERSION = "{hashlib.sha256(kept.encode()).hexdigest()[:16]}";'),
