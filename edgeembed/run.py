@@ -7,14 +7,11 @@ import json
 import os
 import platform
 import shutil
-import signal
 import sys
-import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from edgeembed.errors import UserError
@@ -34,43 +31,6 @@ KINDS_OF_FOLDER = {
     "config.yaml": "an unfinished run",
 }
 """What a folder is that holds a file of this name, the first that applies."""
-
-
-class Interrupted(Exception):
-    """Ctrl-C or SIGTERM came, and what was done is on disk. Exit code 128 + signal number."""
-
-    def __init__(self, signum: int, kept: str) -> None:
-        super().__init__(f"stopped by {signal.Signals(signum).name}: {kept}")
-        self.exit_code = 128 + signum
-
-
-class StopRequest:
-    """Set by the first Ctrl-C or SIGTERM, so that a loop can save before it leaves."""
-
-    def __init__(self) -> None:
-        self.signum: int | None = None
-
-    def set(self, signum: int, _frame: FrameType | None) -> None:
-        self.signum = signum
-        signal.signal(signum, signal.SIG_DFL)  # a second one ends the process at once
-
-
-@contextlib.contextmanager
-def stop_request() -> Iterator[StopRequest]:
-    """Within the block, SIGINT and SIGTERM only set a flag.
-
-    Python lets only the main thread handle signals: in other threads the flag is never set.
-    """
-    request = StopRequest()
-    if threading.current_thread() is not threading.main_thread():
-        yield request
-        return
-    previous = {number: signal.signal(number, request.set) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield request
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

@@ -10,16 +10,8 @@ from pathlib import Path
 import pytest
 
 from edgeembed.errors import UserError
-from edgeembed.run import (
-    RunFolder,
-    environment,
-    latest_run,
-    machine,
-    package_versions,
-    read_json,
-    stop_request,
-    write_atomically,
-)
+from edgeembed.run import RunFolder, environment, latest_run, machine, package_versions, read_json, write_atomically
+from edgeembed.signals import stop_request
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:

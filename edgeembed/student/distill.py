@@ -36,7 +36,8 @@ from edgeembed.network.model import EmbeddingModel, Network
 from edgeembed.network.model_files import finish_run
 from edgeembed.network.untrained import untrained_network
 from edgeembed.progress import TrainingLog, stage
-from edgeembed.run import Interrupted, RunFolder, read_json, stop_request
+from edgeembed.run import RunFolder, read_json
+from edgeembed.signals import Interrupted, stop_request
 from edgeembed.spread import Spread, spread_of
 from edgeembed.student.objective import build_objective
 from edgeembed.student.recipe import DistillRecipe

@@ -25,7 +25,8 @@ from edgeembed.network.initial_weights import name_starting_weights
 from edgeembed.network.model import EmbeddingModel, build_model
 from edgeembed.network.model_files import finish_run, space_id
 from edgeembed.progress import TrainingLog, stage
-from edgeembed.run import Interrupted, RunFolder, read_json, stop_request, write_json
+from edgeembed.run import RunFolder, read_json, write_json
+from edgeembed.signals import Interrupted, stop_request
 from edgeembed.teacher.margin import ClassCentres, class_margins, margin_loss, margins_at
 from edgeembed.teacher.pca import Moments, order_dimensions
 from edgeembed.teacher.recipe import TeacherRecipe

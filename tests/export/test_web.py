@@ -12,14 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-import edgeembed
 from PIL import Image
 
+import edgeembed
 from edgeembed.device.bundle import read_bundle
 from edgeembed.device.embedder import Embedder
 from edgeembed.errors import CheckFailed, UserError
-from edgeembed.export.web import index, page as web_page, runtime
+from edgeembed.export.web import index, runtime
+from edgeembed.export.web import page as web_page
 from edgeembed.export.web.index import MOST_PICTURES, Picture, make_thumbnail, pictures_of, pictures_of_run, spread
 from edgeembed.export.web.page import build_page, choose_web_file
 from edgeembed.files import sha256_of

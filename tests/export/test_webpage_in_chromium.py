@@ -15,17 +15,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-import edgeembed
 from PIL import Image
 
+import edgeembed
 from edgeembed.data.manifest import read_manifest
 from edgeembed.device.embedder import Embedder, FloatArray
 from edgeembed.device.images import UInt8Array, load_pixels
 from edgeembed.device.search import similarity_texts
 from edgeembed.errors import CheckFailed
-from edgeembed.export.web.index import pictures_of
 from edgeembed.export.web import page as web_page
+from edgeembed.export.web.index import pictures_of
 from edgeembed.export.web.page import build_page
 from edgeembed.run import read_json
 from tests.export.bad_drops import EITHER, REFUSED, SHOWN, bad_drops

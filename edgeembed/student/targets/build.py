@@ -25,7 +25,7 @@ from edgeembed.locks import locked
 from edgeembed.network.model import Network
 from edgeembed.network.model_files import load_model
 from edgeembed.progress import stage, track
-from edgeembed.run import Interrupted, stop_request
+from edgeembed.signals import Interrupted, stop_request
 from edgeembed.spread import spread_of
 from edgeembed.student.recipe import DistillRecipe
 from edgeembed.student.targets.provider import (
