@@ -20,8 +20,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from edgeembed.errors import UserError, WriteFailed
-from edgeembed.files import whole_file, write_failure
-from edgeembed.run import RunFolder, read_json, sync_folder, write_json
+from edgeembed.files import read_json, sync_folder, whole_file, write_failure, write_json
+from edgeembed.run import RunFolder
 
 DTYPE_NAMES = {
     torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.float64: "F64", torch.int64: "I64",

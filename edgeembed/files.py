@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from edgeembed.errors import UserError, WriteFailed
 
@@ -161,3 +163,42 @@ def _naming_mistake(path: Path, option: str) -> Iterator[None]:
         blocking = next((above for above in path.parents if os.path.lexists(above) and not above.is_dir()), None)
         reason = f"{blocking} is not a folder" if blocking else error.strerror or str(error)
         raise UserError(f"{path}: cannot be written ({reason}): choose another {option}") from None
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Writes a file that appears whole or not at all. Raises WriteFailed where the disk is full."""
+    encoded = content.encode() if isinstance(content, str) else content
+    with whole_file(path, needed=len(encoded)) as file:
+        file.write(encoded)
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    write_atomically(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not valid JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: expected a JSON object")
+    return value
+
+
+def cache_folder() -> Path:
+    """The user's folder for what can be computed again."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgeembed"
+
+
+def sync_folder(path: Path) -> None:
+    """Makes renames inside a folder durable; Windows opens no folders, and does not need it."""
+    if sys.platform == "win32":
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeembed.errors import UserError
-from edgeembed.files import check_output_folder, whole_file, write_failure
+from edgeembed.files import check_output_folder, read_json, write_atomically, write_failure, write_json
 from edgeembed.locks import check_unlocked, locked
 
 PACKAGES = (
@@ -31,45 +31,6 @@ KINDS_OF_FOLDER = {
     "config.yaml": "an unfinished run",
 }
 """What a folder is that holds a file of this name, the first that applies."""
-
-
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Writes a file that appears whole or not at all. Raises WriteFailed where the disk is full."""
-    encoded = content.encode() if isinstance(content, str) else content
-    with whole_file(path, needed=len(encoded)) as file:
-        file.write(encoded)
-
-
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    write_atomically(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not valid JSON ({error})") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: expected a JSON object")
-    return value
-
-
-def cache_folder() -> Path:
-    """The user's folder for what can be computed again."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgeembed"
-
-
-def sync_folder(path: Path) -> None:
-    """Makes renames inside a folder durable; Windows opens no folders, and does not need it."""
-    if sys.platform == "win32":
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def package_versions() -> dict[str, str]:

@@ -12,8 +12,15 @@ import numpy as np
 import pytest
 
 from edgeembed.errors import UserError, WriteFailed
-from edgeembed.files import check_output_file, check_output_folder, size_text, whole_file, write_failure
-from edgeembed.run import RunFolder, write_atomically
+from edgeembed.files import (
+    check_output_file,
+    check_output_folder,
+    size_text,
+    whole_file,
+    write_atomically,
+    write_failure,
+)
+from edgeembed.run import RunFolder
 
 
 def everything_below(folder: Path) -> list[Path]:

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from edgeembed.errors import UserError
-from edgeembed.run import RunFolder, environment, latest_run, machine, package_versions, read_json, write_atomically
+from edgeembed.files import read_json, write_atomically
+from edgeembed.run import RunFolder, environment, latest_run, machine, package_versions
 from edgeembed.signals import stop_request
 
 

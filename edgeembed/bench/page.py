@@ -27,8 +27,8 @@ from edgeembed.bench.summary import (
     thread_text,
     three_figures,
 )
+from edgeembed.files import write_atomically
 from edgeembed.intervals import interval_text, share_text
-from edgeembed.run import write_atomically
 from edgeembed.spread import Spread, collapse_warning
 
 DOMAINS_A_TABLE = 8

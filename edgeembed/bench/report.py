@@ -11,7 +11,7 @@ from typing import Any
 
 from edgeembed.bench.examples import Example, as_sheet
 from edgeembed.extras import needed
-from edgeembed.run import write_atomically, write_json
+from edgeembed.files import write_atomically, write_json
 
 log = logging.getLogger(__name__)
 

@@ -80,7 +80,7 @@ def embedded_data() -> Manifest:
     from edgeembed import __version__
     from edgeembed.data.default_set import write_embedded
     from edgeembed.data.manifest import read_manifest
-    from edgeembed.run import cache_folder
+    from edgeembed.files import cache_folder
 
     folder, name = cache_folder() / f"synthetic-{__version__}", "manifest.csv"  # Parquet would need pyarrow
     if (folder / name).is_file():

@@ -123,7 +123,7 @@ def known(path: Path | None, option: str) -> Path | None:
 
 def manifest_of(run: Path) -> Path:
     """The manifest that a run was trained on."""
-    from edgeembed.run import read_json
+    from edgeembed.files import read_json
 
     if (run / "source.json").is_file():  # imported embeddings
         return Path(str(read_json(run / "source.json").get("manifest")))

@@ -14,9 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from edgeembed.device.sealed_json import changed, read_sealed, write_sealed
 from edgeembed.errors import CheckFailed, UserError
-from edgeembed.files import sha256_of
+from edgeembed.files import sha256_of, write_atomically
 from edgeembed.intervals import interval_text
-from edgeembed.run import what_is, write_atomically
+from edgeembed.run import what_is
 from edgeembed.spread import relative_errors
 
 SCHEMA, UNSEALED_SCHEMA = "edgeembed-bundle/2", "edgeembed-bundle/1"

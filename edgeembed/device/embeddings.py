@@ -17,8 +17,7 @@ import safetensors.numpy
 
 from edgeembed.device.encodings import ENCODINGS, Encoded, decode
 from edgeembed.errors import UserError, unknown_choice
-from edgeembed.files import check_output_file
-from edgeembed.run import write_atomically
+from edgeembed.files import check_output_file, write_atomically
 from edgeembed.texts import is_utf8, printable
 
 if TYPE_CHECKING:

@@ -26,8 +26,7 @@ from edgeembed.device.bundle import (
 )
 from edgeembed.device.sealed_json import MAX_BYTES
 from edgeembed.errors import CheckFailed, UserError
-from edgeembed.files import temporary_name, whole_file, write_failure
-from edgeembed.run import sync_folder
+from edgeembed.files import sync_folder, temporary_name, whole_file, write_failure
 
 LOCAL = struct.Struct("<4s5H3L2H")
 CENTRAL = struct.Struct("<4s6H3L5H2L")

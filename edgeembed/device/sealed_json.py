@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeembed.errors import CheckFailed, UserError
-from edgeembed.run import write_atomically
+from edgeembed.files import write_atomically
 
 MAX_BYTES = 4 * 2**20
 MAX_DEPTH = 16

@@ -13,8 +13,8 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from edgeembed.device.embeddings import Embeddings
 from edgeembed.device.images import MAX_PIXELS, ImageError, load_rgb
 from edgeembed.errors import UserError, unknown_choice
+from edgeembed.files import write_atomically
 from edgeembed.metrics import top_k
-from edgeembed.run import write_atomically
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]

@@ -12,8 +12,9 @@ import torch
 
 from edgeembed.checkpoint import load_module, save_tensors
 from edgeembed.errors import UserError
+from edgeembed.files import read_json, write_json
 from edgeembed.network.model import EmbeddingModel, JoinedModel, Network
-from edgeembed.run import RunFolder, read_json, require_run, write_json
+from edgeembed.run import RunFolder, require_run
 
 SCHEMA = "edgeembed-model/1"
 

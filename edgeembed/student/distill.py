@@ -31,12 +31,13 @@ from edgeembed.evaluation import (
     score_queries,
     warn_if_collapsed,
 )
+from edgeembed.files import read_json
 from edgeembed.metrics import RetrievalScores
 from edgeembed.network.model import EmbeddingModel, Network
 from edgeembed.network.model_files import finish_run
 from edgeembed.network.untrained import untrained_network
 from edgeembed.progress import TrainingLog, stage
-from edgeembed.run import RunFolder, read_json
+from edgeembed.run import RunFolder
 from edgeembed.signals import Interrupted, stop_request
 from edgeembed.spread import Spread, spread_of
 from edgeembed.student.objective import build_objective

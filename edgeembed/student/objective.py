@@ -13,8 +13,8 @@ from torch import Tensor
 from edgeembed.checkpoint import iterate_tensors
 from edgeembed.data.manifest import Manifest, Rows, codes
 from edgeembed.errors import UserError
+from edgeembed.files import read_json
 from edgeembed.progress import stage
-from edgeembed.run import read_json
 from edgeembed.student.losses import (
     anchor_kl_loss,
     cosine_loss,

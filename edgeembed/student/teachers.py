@@ -19,9 +19,10 @@ from edgeembed.data.image_versions import images_id
 from edgeembed.data.manifest import Manifest, Rows
 from edgeembed.device.embeddings import FloatArray
 from edgeembed.errors import UserError
+from edgeembed.files import read_json
 from edgeembed.network.model import Network
 from edgeembed.network.model_files import load_model
-from edgeembed.run import read_json, require_teacher
+from edgeembed.run import require_teacher
 from edgeembed.student.recipe import DistillRecipe
 from edgeembed.student.targets.imported import SOURCE, VECTORS, open_own, rows_of
 from edgeembed.student.targets.provider import (

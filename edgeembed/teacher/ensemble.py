@@ -11,9 +11,10 @@ import torch.nn.functional as F
 
 from edgeembed.checkpoint import iterate_tensors, save_tensors
 from edgeembed.errors import UserError
+from edgeembed.files import read_json, write_json
 from edgeembed.network.model import JoinedModel
 from edgeembed.network.model_files import load_model, save_model, space_id
-from edgeembed.run import RunFolder, read_json, write_json
+from edgeembed.run import RunFolder
 
 
 def join_teachers(paths: Sequence[Path], weights: Sequence[float], run: RunFolder) -> dict[str, Any]:

@@ -20,12 +20,13 @@ from edgeembed.data.manifest import Manifest, class_sizes, codes
 from edgeembed.data.views import mix_views, render_views
 from edgeembed.errors import UserError
 from edgeembed.evaluation import warn_if_collapsed
+from edgeembed.files import read_json, write_json
 from edgeembed.network.backbone import require_input_size
 from edgeembed.network.initial_weights import name_starting_weights
 from edgeembed.network.model import EmbeddingModel, build_model
 from edgeembed.network.model_files import finish_run, space_id
 from edgeembed.progress import TrainingLog, stage
-from edgeembed.run import RunFolder, read_json, write_json
+from edgeembed.run import RunFolder
 from edgeembed.signals import Interrupted, stop_request
 from edgeembed.teacher.margin import ClassCentres, class_margins, margin_loss, margins_at
 from edgeembed.teacher.pca import Moments, order_dimensions

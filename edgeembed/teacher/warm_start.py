@@ -15,9 +15,9 @@ from torch import Tensor
 from edgeembed.checkpoint import iterate_tensors
 from edgeembed.data.manifest import Rows
 from edgeembed.errors import UserError
+from edgeembed.files import read_json
 from edgeembed.network.model import EmbeddingModel, JoinedModel
 from edgeembed.network.model_files import load_model
-from edgeembed.run import read_json
 from edgeembed.teacher.margin import ClassCentres
 from edgeembed.teacher.recipe import TeacherRecipe
 from edgeembed.training.validation import embed_files

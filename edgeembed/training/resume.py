@@ -12,8 +12,9 @@ import yaml
 
 from edgeembed.config import Section, validate
 from edgeembed.errors import UserError
+from edgeembed.files import read_json
 from edgeembed.recipe_keys import set_key
-from edgeembed.run import RunFolder, read_json
+from edgeembed.run import RunFolder
 
 log = logging.getLogger(__name__)
 

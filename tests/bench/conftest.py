@@ -15,8 +15,8 @@ from edgeembed.bench.latency import Budget
 from edgeembed.data.manifest import Manifest, ManifestRow, build_manifest, write_manifest
 from edgeembed.data.synthetic import render_view
 from edgeembed.device.bundle import UNSEALED_SCHEMA
-from edgeembed.files import sha256_of
-from edgeembed.run import RunFolder, write_json
+from edgeembed.files import sha256_of, write_json
+from edgeembed.run import RunFolder
 
 SIZE_PX, DIM, SPACE = 32, 64, "0123456789abcdef"
 CLASSES, VIEWS = 4, 4

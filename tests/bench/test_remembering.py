@@ -21,8 +21,7 @@ from edgeembed.data.manifest import Manifest
 from edgeembed.device.bundle import read_bundle
 from edgeembed.device.embedder import Embedder
 from edgeembed.device.runtimes import fastest_cache
-from edgeembed.files import sha256_of
-from edgeembed.run import write_json
+from edgeembed.files import sha256_of, write_json
 from tests.bench.conftest import tiny_onnx, write_bundle
 from tests.runtimes.conftest import say_verified
 

@@ -14,7 +14,7 @@ from edgeembed.data.manifest import read_manifest
 from edgeembed.device.bundle import read_bundle
 from edgeembed.device.embedder import Embedder
 from edgeembed.device.embeddings import read_embeddings, shorten
-from edgeembed.run import read_json, write_json
+from edgeembed.files import read_json, write_json
 from tests.conftest import Outcome
 
 Run = Callable[..., Outcome]

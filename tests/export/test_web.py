@@ -22,8 +22,7 @@ from edgeembed.export.web import index, runtime
 from edgeembed.export.web import page as web_page
 from edgeembed.export.web.index import MOST_PICTURES, Picture, make_thumbnail, pictures_of, pictures_of_run, spread
 from edgeembed.export.web.page import build_page, choose_web_file
-from edgeembed.files import sha256_of
-from edgeembed.run import read_json, write_json
+from edgeembed.files import read_json, sha256_of, write_json
 from tests.conftest import Outcome
 
 Run = Callable[..., Outcome]

@@ -26,7 +26,7 @@ from edgeembed.errors import CheckFailed
 from edgeembed.export.web import page as web_page
 from edgeembed.export.web.index import pictures_of
 from edgeembed.export.web.page import build_page
-from edgeembed.run import read_json
+from edgeembed.files import read_json
 from tests.export.bad_drops import EITHER, REFUSED, SHOWN, bad_drops
 from tests.export.chromium import Browser, PageError, browser, is_installed, served
 

@@ -33,8 +33,7 @@ from edgeembed.device.runtimes import (
     this_machine,
 )
 from edgeembed.errors import CheckFailed, UserError
-from edgeembed.files import sha256_of
-from edgeembed.run import cache_folder, read_json, write_json
+from edgeembed.files import cache_folder, read_json, sha256_of, write_json
 from edgeembed.spread import error_beside_spread
 
 log = logging.getLogger(__name__)

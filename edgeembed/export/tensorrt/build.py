@@ -18,7 +18,7 @@ from edgeembed.device.runtimes.tensorrt import Log
 from edgeembed.errors import CheckFailed
 from edgeembed.export.recipe import EngineSection
 from edgeembed.export.tensorrt.graph import for_tensorrt, parse_version, refusals
-from edgeembed.run import write_atomically
+from edgeembed.files import write_atomically
 
 log = logging.getLogger(__name__)
 

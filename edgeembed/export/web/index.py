@@ -18,7 +18,7 @@ from edgeembed.device.embedder import Embedder, FloatArray, embed_images
 from edgeembed.device.image_files import find_images
 from edgeembed.device.images import load_rgb
 from edgeembed.errors import UserError
-from edgeembed.run import read_json
+from edgeembed.files import read_json
 from edgeembed.texts import printable
 
 log = logging.getLogger(__name__)

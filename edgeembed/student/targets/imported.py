@@ -21,7 +21,7 @@ from edgeembed.data.manifest import Manifest, Rows
 from edgeembed.data.path_matching import same_path
 from edgeembed.device.embeddings import SCHEMA, Embeddings, FloatArray, paths_of, read_embeddings, write_embeddings
 from edgeembed.errors import UserError
-from edgeembed.run import write_json
+from edgeembed.files import write_json
 from edgeembed.student.targets.store import TargetKey, TargetStore, open_existing
 from edgeembed.texts import printable
 

@@ -14,9 +14,8 @@ from edgeembed.data.image_versions import images_id
 from edgeembed.data.manifest import Manifest, Rows
 from edgeembed.data.shapes import Shapes
 from edgeembed.data.views import RENDERING_VERSION
-from edgeembed.files import check_output_folder
+from edgeembed.files import check_output_folder, read_json
 from edgeembed.network.model import Network
-from edgeembed.run import read_json
 from edgeembed.student.recipe import DistillRecipe
 from edgeembed.student.targets.store import TargetKey, TargetStore, warn_of_other_versions
 from edgeembed.student.views import Replay, ViewBatch

@@ -25,8 +25,7 @@ import numpy.typing as npt
 from edgeembed import locks
 from edgeembed.data.manifest import Rows
 from edgeembed.errors import UserError, WriteFailed
-from edgeembed.files import FULL, size_text
-from edgeembed.run import read_json, sync_folder, write_json
+from edgeembed.files import FULL, read_json, size_text, sync_folder, write_json
 
 log = logging.getLogger(__name__)
 
