@@ -200,7 +200,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     asked = parser.parse_args()
 
-    from edgeembed.run import machine, package_versions
+    from edgeembed.machine import machine, package_versions
 
     facts, versions = machine(), package_versions()
     with tempfile.TemporaryDirectory() as name:

@@ -20,8 +20,8 @@ from timm.optim.muon import Muon as TimmMuon
 from torch import nn
 
 from edgeembed.config import OptimSection, load_recipe, recipe_names
+from edgeembed.machine import machine
 from edgeembed.network.model import EmbeddingModel
-from edgeembed.run import machine
 from edgeembed.student.recipe import DistillRecipe
 from edgeembed.student.zoo import build_student
 from edgeembed.teacher.recipe import TeacherRecipe

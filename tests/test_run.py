@@ -11,7 +11,8 @@ import pytest
 
 from edgeembed.errors import UserError
 from edgeembed.files import read_json, write_atomically
-from edgeembed.run import RunFolder, environment, latest_run, machine, package_versions
+from edgeembed.machine import environment, machine, package_versions
+from edgeembed.run import RunFolder, latest_run
 from edgeembed.signals import stop_request
 
 

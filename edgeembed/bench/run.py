@@ -31,8 +31,8 @@ from edgeembed.data.manifest import Manifest
 from edgeembed.device.runtimes.fastest_cache import Pair, open_file_of
 from edgeembed.errors import CheckFailed
 from edgeembed.evaluation import EvaluationSet, warn_if_collapsed
+from edgeembed.machine import machine, package_versions
 from edgeembed.progress import stage
-from edgeembed.run import machine, package_versions
 
 if TYPE_CHECKING:
     from edgeembed.bench.teacher import Teacher

@@ -54,7 +54,7 @@ def doctor(
 
     from edgeembed.device.embedder import default_bundle
     from edgeembed.errors import UserError
-    from edgeembed.run import machine, package_versions
+    from edgeembed.machine import machine, package_versions
 
     if no_measure and images is not None:
         raise UserError("--images are what measured files are compared on: leave out --no-measure")

@@ -20,8 +20,8 @@ from edgeembed.data.manifest import Rows
 from edgeembed.data.shapes import Shapes
 from edgeembed.device.images import ImageError, UInt8Array, load_pixels, load_rgb
 from edgeembed.errors import UserError
+from edgeembed.machine import machine
 from edgeembed.progress import track
-from edgeembed.run import machine
 
 log = logging.getLogger(__name__)
 

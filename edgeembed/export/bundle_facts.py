@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from edgeembed.device.bundle import SCHEMA
+from edgeembed.machine import package_versions
 from edgeembed.network.model import Network
-from edgeembed.run import package_versions
 
 
 def bundle_facts(

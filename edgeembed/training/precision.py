@@ -18,7 +18,7 @@ import torch.nn.functional as F
 import yaml
 
 from edgeembed.errors import UserError
-from edgeembed.run import machine
+from edgeembed.machine import machine
 
 log = logging.getLogger(__name__)
 

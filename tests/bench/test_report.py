@@ -16,8 +16,8 @@ from edgeembed.bench.terminal import print_summary
 from edgeembed.data.manifest import Manifest
 from edgeembed.device.runtimes import READ_ONNX
 from edgeembed.errors import CheckFailed, UserError
+from edgeembed.machine import machine
 from edgeembed.metrics import not_scored
-from edgeembed.run import machine
 from tests.bench.conftest import SPACE, write_bundle
 
 pytestmark = pytest.mark.training  # beside a teacher, in torch

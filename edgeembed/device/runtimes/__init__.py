@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeembed.errors import UserError, unknown_choice
-from edgeembed.run import machine
+from edgeembed.machine import machine
 
 UInt8Array = npt.NDArray[np.uint8]
 FloatArray = npt.NDArray[np.float32]
