@@ -9,8 +9,9 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from edgeembed.checkpoint import iterate_tensors, load_checkpoint, load_module, save_checkpoint, save_tensors
+from edgeembed.checkpoint import load_checkpoint, save_checkpoint
 from edgeembed.errors import UserError
+from edgeembed.network.tensor_files import iterate_tensors, load_module, save_tensors
 from edgeembed.run import RunFolder
 
 TENSORS = {

@@ -109,7 +109,7 @@ def test_the_current_folder_is_not_replaced(tmp_path: Path, monkeypatch: pytest.
 def tensors(folder: Path) -> None:
     import torch
 
-    from edgeembed.checkpoint import save_tensors
+    from edgeembed.network.tensor_files import save_tensors
 
     save_tensors(folder / "x.safetensors", {"a": torch.zeros(10_000)})
 

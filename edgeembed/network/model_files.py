@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
-from edgeembed.checkpoint import load_module, save_tensors
 from edgeembed.errors import UserError
 from edgeembed.files import read_json, write_json
 from edgeembed.network.model import EmbeddingModel, JoinedModel, Network
+from edgeembed.network.tensor_files import load_module, save_tensors
 from edgeembed.run import RunFolder, require_run
 
 SCHEMA = "edgeembed-model/1"

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edgeembed.checkpoint import iterate_tensors, require_finite
 from edgeembed.errors import UserError
+from edgeembed.network.tensor_files import iterate_tensors, require_finite
 
 log = logging.getLogger(__name__)
 

@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from edgeembed.checkpoint import iterate_tensors
 from edgeembed.data.manifest import Manifest, Rows, codes
 from edgeembed.errors import UserError
 from edgeembed.files import read_json
+from edgeembed.network.tensor_files import iterate_tensors
 from edgeembed.progress import stage
 from edgeembed.student.losses import (
     anchor_kl_loss,

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from edgeembed.checkpoint import iterate_tensors, save_tensors
 from edgeembed.errors import UserError
 from edgeembed.files import read_json, write_json
 from edgeembed.network.model import JoinedModel
 from edgeembed.network.model_files import load_model, save_model, space_id
+from edgeembed.network.tensor_files import iterate_tensors, save_tensors
 from edgeembed.run import RunFolder
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from edgeembed.checkpoint import load_checkpoint, save_checkpoint, save_tensors
+from edgeembed.checkpoint import load_checkpoint, save_checkpoint
 from edgeembed.config import to_yaml
 from edgeembed.data.augment import draw_views
 from edgeembed.data.loader import open_training_canvases
@@ -25,6 +25,7 @@ from edgeembed.network.backbone import require_input_size
 from edgeembed.network.initial_weights import name_starting_weights
 from edgeembed.network.model import EmbeddingModel, build_model
 from edgeembed.network.model_files import finish_run, space_id
+from edgeembed.network.tensor_files import save_tensors
 from edgeembed.progress import TrainingLog, stage
 from edgeembed.run import RunFolder
 from edgeembed.signals import Interrupted, stop_request

@@ -12,12 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from edgeembed.checkpoint import iterate_tensors
 from edgeembed.data.manifest import Rows
 from edgeembed.errors import UserError
 from edgeembed.files import read_json
 from edgeembed.network.model import EmbeddingModel, JoinedModel
 from edgeembed.network.model_files import load_model
+from edgeembed.network.tensor_files import iterate_tensors
 from edgeembed.teacher.margin import ClassCentres
 from edgeembed.teacher.recipe import TeacherRecipe
 from edgeembed.training.validation import embed_files

@@ -18,7 +18,6 @@ import pytest
 import torch
 from PIL import Image
 
-from edgeembed.checkpoint import iterate_tensors
 from edgeembed.config import AugmentSection, MixSection
 from edgeembed.data.loader import open_canvases
 from edgeembed.data.manifest import Manifest, read_manifest, write_manifest
@@ -26,6 +25,7 @@ from edgeembed.data.shapes import square_shapes
 from edgeembed.device.images import load_pixels
 from edgeembed.network.model import Network
 from edgeembed.network.model_files import load_model
+from edgeembed.network.tensor_files import iterate_tensors
 from edgeembed.run import RunFolder
 from edgeembed.student.targets.provider import Answers
 from edgeembed.student.targets.store import TargetStore, open_existing

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from edgeembed.checkpoint import iterate_tensors
 from edgeembed.network.model_files import load_model, space_id
+from edgeembed.network.tensor_files import iterate_tensors
 from tests.conftest import TINY, TINY_STUDENT, Outcome, as_options
 
 Run = Callable[..., Outcome]

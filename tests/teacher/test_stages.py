@@ -18,12 +18,12 @@ import pytest
 import torch
 from PIL import Image
 
-from edgeembed.checkpoint import iterate_tensors
 from edgeembed.config import load_recipe
 from edgeembed.data.manifest import read_manifest
 from edgeembed.errors import UserError
 from edgeembed.network.model import build_model
 from edgeembed.network.model_files import load_model
+from edgeembed.network.tensor_files import iterate_tensors
 from edgeembed.run import RunFolder
 from edgeembed.teacher.margin import ClassCentres
 from edgeembed.teacher.recipe import TeacherRecipe
