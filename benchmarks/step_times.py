@@ -10,7 +10,7 @@ from collections.abc import Iterator
 @contextlib.contextmanager
 def step_moments() -> Iterator[list[float]]:
     """Within the block, a list that grows by one moment, in seconds, with each step that a run logs."""
-    from edgeembed.progress import TrainingLog
+    from edgeembed.training.recorder import TrainingLog
 
     moments: list[float] = []
     log_step = TrainingLog.step

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from edgeembed import progress
-from edgeembed.progress import TrainingLog, counter, duration, stage, track
+from edgeembed.progress import counter, duration, stage, track
 from edgeembed.run import RunFolder
+from edgeembed.training.recorder import TrainingLog
 
 
 @pytest.fixture(autouse=True)

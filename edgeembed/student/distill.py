@@ -36,7 +36,7 @@ from edgeembed.metrics import RetrievalScores
 from edgeembed.network.model import EmbeddingModel, Network
 from edgeembed.network.model_files import finish_run
 from edgeembed.network.untrained import untrained_network
-from edgeembed.progress import TrainingLog, stage
+from edgeembed.progress import stage
 from edgeembed.run import RunFolder
 from edgeembed.signals import Interrupted, stop_request
 from edgeembed.spread import Spread, spread_of
@@ -50,6 +50,7 @@ from edgeembed.training.forecast import warn_if_hopeless
 from edgeembed.training.micro_batches import micro_batches, warn_if_lone_images
 from edgeembed.training.optimizers import build_optimizers, rate_factor, set_rates, take_step
 from edgeembed.training.precision import autocast, choose_precision, loss_scaler, resume_scale, resumed_precision
+from edgeembed.training.recorder import TrainingLog
 from edgeembed.training.resume import begin_run
 from edgeembed.training.validation import embed_files, plan_validation, steps_between_evaluations
 

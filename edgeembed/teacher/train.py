@@ -26,7 +26,7 @@ from edgeembed.network.initial_weights import name_starting_weights
 from edgeembed.network.model import EmbeddingModel, build_model
 from edgeembed.network.model_files import finish_run, space_id
 from edgeembed.network.tensor_files import save_tensors
-from edgeembed.progress import TrainingLog, stage
+from edgeembed.progress import stage
 from edgeembed.run import RunFolder
 from edgeembed.signals import Interrupted, stop_request
 from edgeembed.teacher.margin import ClassCentres, class_margins, margin_loss, margins_at
@@ -40,6 +40,7 @@ from edgeembed.training.freezing import move_average, set_learning
 from edgeembed.training.micro_batches import micro_batches, warn_if_lone_images
 from edgeembed.training.optimizers import build_optimizers, rate_factor, set_rates, take_step
 from edgeembed.training.precision import autocast, choose_precision, loss_scaler, resume_scale, resumed_precision
+from edgeembed.training.recorder import TrainingLog
 from edgeembed.training.resume import begin_run
 from edgeembed.training.validation import (
     Evaluated,
