@@ -25,7 +25,7 @@ from edgeembed.network.blocks import undecayed
 from edgeembed.network.names import library_of
 from edgeembed.teacher.margin import margins_at
 from edgeembed.teacher.recipe import TeacherRecipe
-from edgeembed.training.optimizers import rate_factor
+from edgeembed.training.schedule import rate_factor
 
 NUM_VIEWS = 200_000
 

@@ -38,10 +38,11 @@ from edgeembed.training.device import pick_device, seed_step, set_allocator, sui
 from edgeembed.training.forecast import warn_if_hopeless
 from edgeembed.training.freezing import move_average, set_learning
 from edgeembed.training.micro_batches import micro_batches, warn_if_lone_images
-from edgeembed.training.optimizers import build_optimizers, rate_factor, set_rates, take_step
+from edgeembed.training.optimizers import build_optimizers, set_rates, take_step
 from edgeembed.training.precision import autocast, choose_precision, loss_scaler, resume_scale, resumed_precision
 from edgeembed.training.recorder import TrainingLog
 from edgeembed.training.resume import begin_run
+from edgeembed.training.schedule import rate_factor
 from edgeembed.training.validation import (
     Evaluated,
     evaluate,

@@ -14,8 +14,9 @@ from edgeembed.errors import CheckFailed, UserError
 from edgeembed.network.backbone import build_backbone
 from edgeembed.network.blocks import blocks_of, freeze_blocks
 from edgeembed.training.muon import Muon
-from edgeembed.training.optimizers import build_optimizers, rate_factor, set_rates, take_step
+from edgeembed.training.optimizers import build_optimizers, set_rates, take_step
 from edgeembed.training.precision import LEAST_LOSS_SCALE
+from edgeembed.training.schedule import rate_factor
 
 
 def factor(step: int, **keys: Any) -> float:
