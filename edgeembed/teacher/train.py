@@ -35,8 +35,9 @@ from edgeembed.teacher.recipe import TeacherRecipe
 from edgeembed.teacher.stages import canvas_shapes, plan_stages, work_of
 from edgeembed.teacher.warm_start import inherit_centres, open_parent, report_space
 from edgeembed.training.device import pick_device, seed_step, set_allocator, suit_convolutions
+from edgeembed.training.ema import move_average
 from edgeembed.training.forecast import warn_if_hopeless
-from edgeembed.training.freezing import move_average, set_learning
+from edgeembed.training.freezing import set_learning
 from edgeembed.training.micro_batches import micro_batches, warn_if_lone_images
 from edgeembed.training.optimizers import build_optimizers, set_rates, take_step
 from edgeembed.training.precision import autocast, choose_precision, loss_scaler, resume_scale, resumed_precision
