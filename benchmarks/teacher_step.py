@@ -64,7 +64,7 @@ def ours(name: str, steps: int) -> list[float]:
     from edgeembed.config import load_recipe
     from edgeembed.data.default_set import write_embedded
     from edgeembed.data.manifest import read_manifest
-    from edgeembed.run import RunFolder
+    from edgeembed.run_folder import RunFolder
     from edgeembed.teacher.recipe import TeacherRecipe
     from edgeembed.teacher.train import train_teacher
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from edgeembed.errors import UserError, WriteFailed
 from edgeembed.files import read_json, sync_folder, write_failure, write_json
 from edgeembed.network.tensor_files import iterate_tensors, load_module, save_tensors
-from edgeembed.run import RunFolder
+from edgeembed.run_folder import RunFolder
 
 
 def save_checkpoint(

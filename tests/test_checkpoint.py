@@ -12,7 +12,7 @@ from torch import nn
 from edgeembed.checkpoint import load_checkpoint, save_checkpoint
 from edgeembed.errors import UserError
 from edgeembed.network.tensor_files import iterate_tensors, load_module, save_tensors
-from edgeembed.run import RunFolder
+from edgeembed.run_folder import RunFolder
 
 TENSORS = {
     "a": torch.arange(12, dtype=torch.float32).view(3, 4),

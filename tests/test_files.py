@@ -20,7 +20,7 @@ from edgeembed.files import (
     write_atomically,
     write_failure,
 )
-from edgeembed.run import RunFolder
+from edgeembed.run_folder import RunFolder
 
 
 def everything_below(folder: Path) -> list[Path]:

@@ -9,7 +9,7 @@ import pytest
 
 from edgeembed import progress
 from edgeembed.progress import counter, duration, stage, track
-from edgeembed.run import RunFolder
+from edgeembed.run_folder import RunFolder
 from edgeembed.training.recorder import TrainingLog
 
 

@@ -12,7 +12,7 @@ import yaml
 
 from edgeembed.config import Section, to_yaml, validate
 from edgeembed.errors import UserError
-from edgeembed.run import RunFolder
+from edgeembed.run_folder import RunFolder
 from edgeembed.student.recipe import DistillRecipe
 from edgeembed.teacher.recipe import TeacherRecipe
 from edgeembed.training.resume import begin_run, input_of, recipe_in

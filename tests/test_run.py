@@ -12,7 +12,7 @@ import pytest
 from edgeembed.errors import UserError
 from edgeembed.files import read_json, write_atomically
 from edgeembed.machine import environment, machine, package_versions
-from edgeembed.run import RunFolder, latest_run
+from edgeembed.run_folder import RunFolder, latest_run
 from edgeembed.signals import stop_request
 
 

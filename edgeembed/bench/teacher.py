@@ -24,7 +24,7 @@ from edgeembed.files import sha256_of
 from edgeembed.network.model import Network
 from edgeembed.network.model_files import load_model
 from edgeembed.progress import stage
-from edgeembed.run import RunFolder, require_run
+from edgeembed.run_folder import RunFolder, require_run
 from edgeembed.student.zoo import count_macs
 from edgeembed.training.device import pick_device
 from edgeembed.training.validation import embed_files

@@ -48,7 +48,7 @@ def bench(
     Recommended is the fastest file whose embeddings agree on this machine with those of the bundle's fp32 file.
     """
     from edgeembed.files import check_output_folder
-    from edgeembed.run import require_run
+    from edgeembed.run_folder import require_run
 
     check_output_folder(out)
     if teacher is not None:

@@ -53,7 +53,7 @@ def distill(
     from edgeembed.config import load_recipe
     from edgeembed.data.manifest import read_manifest
     from edgeembed.intervals import share_text
-    from edgeembed.run import RunFolder, latest_run, require_teacher
+    from edgeembed.run_folder import RunFolder, latest_run, require_teacher
     from edgeembed.student.names import require_student
     from edgeembed.student.recipe import DistillRecipe
     from edgeembed.training.resume import input_of, recipe_in

@@ -89,7 +89,7 @@ def export(
     from edgeembed.config import load_recipe
     from edgeembed.export.gate import require_nothing_refused
     from edgeembed.export.recipe import ExportRecipe, parse_precisions
-    from edgeembed.run import require_run
+    from edgeembed.run_folder import require_run
 
     settings = load_recipe(ExportRecipe, kind="export", name=recipe, overrides=overrides or ())
     if (run / "bundle.json").is_file():

@@ -46,7 +46,7 @@ def run_stages(out: Path) -> dict[str, Any]:
     from edgeembed.data.manifest import read_manifest
     from edgeembed.export.export import export_run
     from edgeembed.export.gate import require_nothing_refused
-    from edgeembed.run import RunFolder
+    from edgeembed.run_folder import RunFolder
     from edgeembed.student.distill import distil
     from edgeembed.student.recipe import DistillRecipe
     from edgeembed.teacher.recipe import TeacherRecipe

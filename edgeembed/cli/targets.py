@@ -142,7 +142,7 @@ def stats(store: Store = None, teacher: Teacher = None, as_json: Json = False) -
 
 
 def chosen_teacher(teacher: Path | None) -> Path:
-    from edgeembed.run import latest_run, require_teacher
+    from edgeembed.run_folder import latest_run, require_teacher
 
     if teacher is not None:
         require_teacher(teacher)

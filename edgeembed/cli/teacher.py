@@ -14,7 +14,7 @@ from edgeembed.cli.app import app, print_json
 from edgeembed.errors import UserError
 
 if TYPE_CHECKING:
-    from edgeembed.run import RunFolder
+    from edgeembed.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ def teacher_train(
     from edgeembed.config import load_recipe
     from edgeembed.data.manifest import read_manifest
     from edgeembed.network.names import require_backbone
-    from edgeembed.run import RunFolder
+    from edgeembed.run_folder import RunFolder
     from edgeembed.teacher.recipe import TeacherRecipe
     from edgeembed.training.resume import recipe_in
 
@@ -119,7 +119,7 @@ def teacher_join(
 ) -> None:
     """Join teachers into one: their weighted embeddings, one after the other."""
     from edgeembed.files import check_output_folder
-    from edgeembed.run import RunFolder
+    from edgeembed.run_folder import RunFolder
 
     check_output_folder(out)
     try:

@@ -16,7 +16,7 @@ from edgeembed.device.sealed_json import changed, read_sealed, write_sealed
 from edgeembed.errors import CheckFailed, UserError
 from edgeembed.files import sha256_of, write_atomically
 from edgeembed.intervals import interval_text
-from edgeembed.run import what_is
+from edgeembed.run_folder import what_is
 from edgeembed.spread import relative_errors
 
 SCHEMA, UNSEALED_SCHEMA = "edgeembed-bundle/2", "edgeembed-bundle/1"

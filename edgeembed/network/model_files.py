@@ -14,7 +14,7 @@ from edgeembed.errors import UserError
 from edgeembed.files import read_json, write_json
 from edgeembed.network.model import EmbeddingModel, JoinedModel, Network
 from edgeembed.network.tensor_files import load_module, save_tensors
-from edgeembed.run import RunFolder, require_run
+from edgeembed.run_folder import RunFolder, require_run
 
 SCHEMA = "edgeembed-model/1"
 

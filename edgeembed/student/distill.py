@@ -37,7 +37,7 @@ from edgeembed.network.model import EmbeddingModel, Network
 from edgeembed.network.model_files import finish_run
 from edgeembed.network.untrained import untrained_network
 from edgeembed.progress import stage
-from edgeembed.run import RunFolder
+from edgeembed.run_folder import RunFolder
 from edgeembed.signals import Interrupted, stop_request
 from edgeembed.spread import Spread, spread_of
 from edgeembed.student.objective import build_objective

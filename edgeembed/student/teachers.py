@@ -22,7 +22,7 @@ from edgeembed.errors import UserError
 from edgeembed.files import read_json
 from edgeembed.network.model import Network
 from edgeembed.network.model_files import load_model
-from edgeembed.run import require_teacher
+from edgeembed.run_folder import require_teacher
 from edgeembed.student.recipe import DistillRecipe
 from edgeembed.student.targets.imported import SOURCE, VECTORS, open_own, rows_of
 from edgeembed.student.targets.provider import (

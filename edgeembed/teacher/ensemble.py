@@ -14,7 +14,7 @@ from edgeembed.files import read_json, write_json
 from edgeembed.network.model import JoinedModel
 from edgeembed.network.model_files import load_model, save_model, space_id
 from edgeembed.network.tensor_files import iterate_tensors, save_tensors
-from edgeembed.run import RunFolder
+from edgeembed.run_folder import RunFolder
 
 
 def join_teachers(paths: Sequence[Path], weights: Sequence[float], run: RunFolder) -> dict[str, Any]:

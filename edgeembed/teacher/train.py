@@ -27,7 +27,7 @@ from edgeembed.network.model import EmbeddingModel, build_model
 from edgeembed.network.model_files import finish_run, space_id
 from edgeembed.network.tensor_files import save_tensors
 from edgeembed.progress import stage
-from edgeembed.run import RunFolder
+from edgeembed.run_folder import RunFolder
 from edgeembed.signals import Interrupted, stop_request
 from edgeembed.teacher.margin import ClassCentres, class_margins, margin_loss, margins_at
 from edgeembed.teacher.pca import Moments, order_dimensions

@@ -13,7 +13,7 @@ import numpy as np
 
 from edgeembed.files import write_failure
 from edgeembed.progress import FORECAST_AFTER_SECONDS, LOG_EVERY_SECONDS, duration, progress_bar
-from edgeembed.run import RunFolder
+from edgeembed.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from edgeembed.config import Section, validate
 from edgeembed.errors import UserError
 from edgeembed.files import read_json
 from edgeembed.recipe_keys import set_key
-from edgeembed.run import RunFolder
+from edgeembed.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
 

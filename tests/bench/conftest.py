@@ -16,7 +16,7 @@ from edgeembed.data.manifest import Manifest, ManifestRow, build_manifest, write
 from edgeembed.data.synthetic import render_view
 from edgeembed.device.bundle import UNSEALED_SCHEMA
 from edgeembed.files import sha256_of, write_json
-from edgeembed.run import RunFolder
+from edgeembed.run_folder import RunFolder
 
 SIZE_PX, DIM, SPACE = 32, 64, "0123456789abcdef"
 CLASSES, VIEWS = 4, 4

@@ -12,7 +12,7 @@ import pytest
 
 from edgeembed.device.embedder import default_bundle
 from edgeembed.errors import UserError
-from edgeembed.run import require_run, require_teacher, what_is
+from edgeembed.run_folder import require_run, require_teacher, what_is
 from tests.conftest import Outcome
 
 Run = Callable[..., Outcome]

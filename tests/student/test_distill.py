@@ -26,7 +26,7 @@ from edgeembed.device.images import load_pixels
 from edgeembed.network.model import Network
 from edgeembed.network.model_files import load_model
 from edgeembed.network.tensor_files import iterate_tensors
-from edgeembed.run import RunFolder
+from edgeembed.run_folder import RunFolder
 from edgeembed.student.targets.provider import Answers
 from edgeembed.student.targets.store import TargetStore, open_existing
 from edgeembed.student.views import Replay

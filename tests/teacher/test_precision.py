@@ -14,7 +14,7 @@ import torch
 import yaml
 
 from edgeembed.errors import UserError
-from edgeembed.run import RunFolder
+from edgeembed.run_folder import RunFolder
 from edgeembed.training import precision as module
 from edgeembed.training.device import pick_device
 from edgeembed.training.precision import (

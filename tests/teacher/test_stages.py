@@ -24,7 +24,7 @@ from edgeembed.errors import UserError
 from edgeembed.network.model import build_model
 from edgeembed.network.model_files import load_model
 from edgeembed.network.tensor_files import iterate_tensors
-from edgeembed.run import RunFolder
+from edgeembed.run_folder import RunFolder
 from edgeembed.teacher.margin import ClassCentres
 from edgeembed.teacher.recipe import TeacherRecipe
 from edgeembed.teacher.stages import balanced, canvas_shapes, plan_stages

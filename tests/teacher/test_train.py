@@ -21,7 +21,7 @@ from edgeembed.data.manifest import read_manifest
 from edgeembed.errors import CheckFailed, UserError
 from edgeembed.network.model_files import load_model, space_id
 from edgeembed.network.tensor_files import iterate_tensors, save_tensors
-from edgeembed.run import RunFolder
+from edgeembed.run_folder import RunFolder
 from edgeembed.teacher import train as train_module
 from edgeembed.teacher.recipe import TeacherRecipe
 from edgeembed.teacher.train import train_teacher
