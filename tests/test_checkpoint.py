@@ -9,10 +9,10 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from edgeembed.checkpoint import load_checkpoint, save_checkpoint
 from edgeembed.errors import UserError
 from edgeembed.network.tensor_files import iterate_tensors, load_module, save_tensors
 from edgeembed.run_folder import RunFolder
+from edgeembed.training.checkpoints import load_checkpoint, save_checkpoint
 
 TENSORS = {
     "a": torch.arange(12, dtype=torch.float32).view(3, 4),

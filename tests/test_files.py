@@ -117,7 +117,7 @@ def tensors(folder: Path) -> None:
 def checkpoint(folder: Path) -> None:
     import torch
 
-    from edgeembed.checkpoint import save_checkpoint
+    from edgeembed.training.checkpoints import save_checkpoint
 
     model = torch.nn.Linear(100, 100)
     save_checkpoint(RunFolder(path=folder), step=3, model=model, optimizers=[], keep=2, state={})

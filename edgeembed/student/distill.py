@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from edgeembed.checkpoint import load_checkpoint, save_checkpoint
 from edgeembed.config import to_yaml
 from edgeembed.data.loader import Order, Visits, open_training_canvases
 from edgeembed.data.manifest import Manifest, Rows
@@ -45,6 +44,7 @@ from edgeembed.student.recipe import DistillRecipe
 from edgeembed.student.targets.provider import replay_of, training_canvas_px, with_targets_precision
 from edgeembed.student.teachers import Teacher, open_teacher
 from edgeembed.student.zoo import build_student, require_student_size
+from edgeembed.training.checkpoints import load_checkpoint, save_checkpoint
 from edgeembed.training.device import pick_device, seed_step, set_allocator, suit_convolutions
 from edgeembed.training.forecast import warn_if_hopeless
 from edgeembed.training.micro_batches import micro_batches, warn_if_lone_images

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from edgeembed.checkpoint import load_checkpoint, save_checkpoint
 from edgeembed.config import to_yaml
 from edgeembed.data.augment import draw_views
 from edgeembed.data.loader import open_training_canvases
@@ -34,6 +33,7 @@ from edgeembed.teacher.pca import Moments, order_dimensions
 from edgeembed.teacher.recipe import TeacherRecipe
 from edgeembed.teacher.stages import canvas_shapes, plan_stages, work_of
 from edgeembed.teacher.warm_start import inherit_centres, open_parent, report_space
+from edgeembed.training.checkpoints import load_checkpoint, save_checkpoint
 from edgeembed.training.device import pick_device, seed_step, set_allocator, suit_convolutions
 from edgeembed.training.ema import move_average
 from edgeembed.training.forecast import warn_if_hopeless
