@@ -66,20 +66,3 @@ def is_patch_stem(module: nn.Module) -> bool:
     if not isinstance(module, nn.Conv2d) or module.in_channels != 3:
         return False
     return module.kernel_size[0] > 1 and tuple(module.kernel_size) == tuple(module.stride)
-
-
-def freeze_blocks(backbone: nn.Module, num_blocks: int) -> None:
-    """Freezes the first blocks, of which the stem is the first, and puts them into evaluation mode.
-
-    Raises UserError where the backbone has fewer blocks.
-    """
-    blocks = blocks_of(backbone)
-    if num_blocks > len(blocks):
-        raise UserError(f"backbone.frozen_blocks = {num_blocks}: the backbone has {len(blocks)} blocks")
-    for parameters in blocks[:num_blocks]:
-        for parameter in parameters:
-            parameter.requires_grad_(False)
-    for module in backbone.modules():
-        parameters_of_module = list(module.parameters())
-        if parameters_of_module and not any(parameter.requires_grad for parameter in parameters_of_module):
-            module.eval()  # batch norm keeps its statistics, and nothing is dropped

@@ -37,7 +37,7 @@ from edgeembed.training.checkpoints import load_checkpoint, save_checkpoint
 from edgeembed.training.device import pick_device, seed_step, set_allocator, suit_convolutions
 from edgeembed.training.ema import move_average
 from edgeembed.training.forecast import warn_if_hopeless
-from edgeembed.training.freezing import set_learning
+from edgeembed.training.freezing import freeze_batch_norm, freeze_blocks, freeze_parts
 from edgeembed.training.micro_batches import micro_batches, warn_if_lone_images
 from edgeembed.training.optimizers import build_optimizers, set_rates, take_step
 from edgeembed.training.precision import autocast, choose_precision, loss_scaler, resume_scale, resumed_precision
@@ -158,7 +158,7 @@ def _train(recipe: TeacherRecipe, manifest: Manifest, run: RunFolder, *, resume:
                     network.set_input_size(image.size_px, image.patch_stride)
                     network.keep_aspect = image.keep_aspect
             model.require_views(image.view_px(0.0), image.view_px())
-            set_learning(settings, model, centres)
+            freeze(settings, model, centres)
             warn_if_lone_images(model, current.order.batch_size)
             if current.begin <= first_step < current.end:
                 warn_if_hopeless(
@@ -265,7 +265,7 @@ def _train(recipe: TeacherRecipe, manifest: Manifest, run: RunFolder, *, resume:
                     )
                 if eval_every and (done % eval_every == 0 or done == total_steps):
                     evaluated = validate()
-                    set_learning(settings, model, centres)
+                    freeze(settings, model, centres)
                     found = evaluated.scores.figures
                     training_log.scalars(done, {f"val_{key}": found[key] for key in ("map", "recall_at_1", "mp_at_5")})
                 stopped = stop.signum is not None
@@ -342,3 +342,14 @@ def build_teacher(recipe: TeacherRecipe, opening: TeacherRecipe) -> EmbeddingMod
         output_stride=recipe.backbone.output_stride,
         grad_checkpointing=recipe.train.grad_checkpointing,
     )
+
+
+def freeze(recipe: TeacherRecipe, model: EmbeddingModel, centres: ClassCentres) -> None:
+    """Puts everything into training mode but what a stage freezes, which computes as in evaluation."""
+    parts = [(model.backbone, recipe.backbone.frozen), (model.neck, recipe.neck.frozen), (centres, recipe.head.frozen)]
+    freeze_parts(parts)
+    model.training = centres.training = True
+    if recipe.backbone.frozen_blocks:
+        freeze_blocks(model.backbone, recipe.backbone.frozen_blocks)
+    if recipe.backbone.frozen_batch_norm:
+        freeze_batch_norm(model.backbone)

@@ -1,28 +1,41 @@
-"""Which parts of a teacher learn, and the running average of its weights."""
+"""Which parts of a network a training stage updates."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from edgeembed.network.blocks import freeze_blocks
-from edgeembed.network.model import EmbeddingModel
-from edgeembed.teacher.margin import ClassCentres
-from edgeembed.teacher.recipe import TeacherRecipe
+from edgeembed.errors import UserError
+from edgeembed.network.blocks import blocks_of
 
 
-def set_learning(recipe: TeacherRecipe, model: EmbeddingModel, centres: ClassCentres) -> None:
-    """Puts everything into training mode but what a stage freezes, which computes as in evaluation."""
-    for part, frozen in (
-        (model.backbone, recipe.backbone.frozen),
-        (model.neck, recipe.neck.frozen),
-        (centres, recipe.head.frozen),
-    ):
+def freeze_parts(parts: Sequence[tuple[nn.Module, bool]]) -> None:
+    """Freezes each part that is marked True, in evaluation mode, and puts every other part into training mode."""
+    for part, frozen in parts:
         part.requires_grad_(not frozen).train(not frozen)
-    model.training = True
-    centres.training = True
-    if recipe.backbone.frozen_blocks:
-        freeze_blocks(model.backbone, recipe.backbone.frozen_blocks)
-    if recipe.backbone.frozen_batch_norm:
-        for module in model.backbone.modules():
-            if isinstance(module, _BatchNorm):
-                module.eval()
+
+
+def freeze_blocks(backbone: nn.Module, num_blocks: int) -> None:
+    """Freezes the first blocks, of which the stem is the first, and puts them into evaluation mode.
+
+    Raises UserError where the backbone has fewer blocks.
+    """
+    blocks = blocks_of(backbone)
+    if num_blocks > len(blocks):
+        raise UserError(f"backbone.frozen_blocks = {num_blocks}: the backbone has {len(blocks)} blocks")
+    for parameters in blocks[:num_blocks]:
+        for parameter in parameters:
+            parameter.requires_grad_(False)
+    for module in backbone.modules():
+        parameters_of_module = list(module.parameters())
+        if parameters_of_module and not any(parameter.requires_grad for parameter in parameters_of_module):
+            module.eval()  # batch norm keeps its statistics, and nothing is dropped
+
+
+def freeze_batch_norm(backbone: nn.Module) -> None:
+    """Puts batch norm into evaluation mode: it keeps its statistics, while its scale and offset are still trained."""
+    for module in backbone.modules():
+        if isinstance(module, _BatchNorm):
+            module.eval()

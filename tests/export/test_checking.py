@@ -9,7 +9,8 @@ import pytest
 
 from edgeembed.data.manifest import ManifestRow, build_manifest, write_manifest
 from edgeembed.device.images import ImageError, UInt8Array
-from edgeembed.export import checks, gate_images
+from edgeembed.export import checks
+from edgeembed.export import gate_images as gate_images_module
 from edgeembed.export.checks import Checker
 from edgeembed.export.gate_images import GateImages, gate_images
 from edgeembed.export.recipe import ExportRecipe, GateSection, Thresholds
@@ -41,7 +42,7 @@ embedded: dict[str, list[bytes]] = {}
 
 @pytest.fixture
 def manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(gate_images, "load_pixels", painted)
+    monkeypatch.setattr(gate_images_module, "load_pixels", painted)
     monkeypatch.setattr(checks, "open_session", lambda path, **_: path.name)
     monkeypatch.setattr(checks, "run_session", embed)
     embedded.clear()

@@ -217,7 +217,7 @@ def test_building_from_a_bundle_imports_neither_torch_nor_pyarrow(tmp_path: Path
     code = f"""
 import sys
 from edgeembed.cli import run
-from edgeembed.export import web
+from edgeembed.export.web import page as web_page
 web_page.add_runtime = lambda folder: None
 assert run(["export", {str(BUNDLE)!r}, "--web", {str(tmp_path / "page")!r}, "--web-index", {str(photos)!r}]) == 0
 heavy = {{"torch", "pyarrow", "yaml", "onnx", "openvino", "pandas", "rich"}} & set(sys.modules)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeembed import run_folder
+from edgeembed import files
 from edgeembed.device.bundle import read_bundle
 from edgeembed.device.embedder import Embedder, choose_pair, say_unmeasured
 from edgeembed.device.runtimes import fastest_cache
@@ -171,7 +171,7 @@ def test_the_cache_is_the_users_and_does_not_grow_without_end(
     make_bundle: MakeBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = make_bundle()
-    monkeypatch.setattr(fastest_cache, "cache_folder", run_folder.cache_folder)
+    monkeypatch.setattr(fastest_cache, "cache_folder", files.cache_folder)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     monkeypatch.setattr(fastest_cache, "MOST_REMEMBERED", 3)
     for threads in range(1, 6):

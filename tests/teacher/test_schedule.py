@@ -12,7 +12,8 @@ from torch import nn
 from edgeembed.config import OptimSection
 from edgeembed.errors import CheckFailed, UserError
 from edgeembed.network.backbone import build_backbone
-from edgeembed.network.blocks import blocks_of, freeze_blocks
+from edgeembed.network.blocks import blocks_of
+from edgeembed.training.freezing import freeze_blocks
 from edgeembed.training.muon import Muon
 from edgeembed.training.optimizers import build_optimizers, set_rates, take_step
 from edgeembed.training.precision import LEAST_LOSS_SCALE

@@ -28,8 +28,7 @@ from edgeembed.run_folder import RunFolder
 from edgeembed.teacher.margin import ClassCentres
 from edgeembed.teacher.recipe import TeacherRecipe
 from edgeembed.teacher.stages import balanced, canvas_shapes, plan_stages
-from edgeembed.teacher.train import train_teacher
-from edgeembed.training.freezing import set_learning
+from edgeembed.teacher.train import freeze, train_teacher
 from tests.conftest import TINY, Outcome, as_options
 
 Run = Callable[..., Outcome]
@@ -209,10 +208,10 @@ def test_a_run_that_stopped_between_stages_goes_on_with_the_next(tiny_data: Path
 def test_what_is_frozen_computes_as_in_evaluation() -> None:
     model, centres = build_model("test_resnet", weights="none", size_px=32, dim=8, dropout=0.2), ClassCentres(3, 8)
     recipe = TeacherRecipe.model_validate({"backbone": {"frozen": True}, "head": {"frozen": True}})
-    set_learning(recipe, model, centres)
+    freeze(recipe, model, centres)
     assert [model.training, model.backbone.training, model.neck.training] == [True, False, True]
     assert not any(parameter.requires_grad for parameter in (*model.backbone.parameters(), *centres.parameters()))
-    set_learning(TeacherRecipe.model_validate({"backbone": {"frozen_batch_norm": True}}), model, centres)
+    freeze(TeacherRecipe.model_validate({"backbone": {"frozen_batch_norm": True}}), model, centres)
     norms = [module for module in model.backbone.modules() if isinstance(module, torch.nn.BatchNorm2d)]
     assert norms
     assert not any(norm.training for norm in norms)

@@ -91,7 +91,7 @@ def build_all(
     sources = [file for file in files if file.path.endswith(".onnx")]
     try:
         from edgeembed.device.runtimes.cuda import Device
-        from edgeembed.export.tensorrt.build import build as engines
+        from edgeembed.export.tensorrt import build as engines
 
         device = Device()
     except ModuleNotFoundError as error:
