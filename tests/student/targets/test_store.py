@@ -108,7 +108,7 @@ def test_a_killed_writer_loses_no_row(tmp_path: Path) -> None:
     code = (
         "import sys, numpy as np; from pathlib import Path\n"
         "from edgeembed.student.targets.store import TargetStore\n"
-        "from tests.student.test_targets import KEY, vectors\n"
+        "from tests.student.targets.test_store import KEY, vectors\n"
         "store = TargetStore(Path(sys.argv[1]), KEY)\n"
         "for image in range(KEY.num_images):\n"
         "    store.write(np.array([image]), 0, vectors(KEY.num_images)[[image]])\n"
