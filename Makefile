@@ -14,7 +14,7 @@ DEVICE_TESTS := tests/device tests/runtimes tests/bench tests/cli/test_doctor.py
 	tests/data/test_checking.py tests/data/test_importers.py tests/data/test_manifest.py tests/data/test_synthetic.py \
 	tests/data/test_tables.py \
 	tests/test_chance.py tests/test_extras.py tests/test_files.py tests/device/test_image_files.py tests/device/test_images.py \
-	tests/test_locks.py tests/test_metrics.py tests/device/test_colour_modes.py tests/test_orientation.py tests/test_preprocessing.py \
+	tests/test_locks.py tests/test_metrics.py tests/device/test_colour_modes.py tests/device/test_orientation.py tests/test_preprocessing.py \
 	tests/test_run_folder.py tests/test_spread.py
 
 .PHONY: install quickstart test test-device check
