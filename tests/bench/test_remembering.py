@@ -23,7 +23,7 @@ from edgeembed.device.embedder import Embedder
 from edgeembed.device.runtimes import fastest_cache
 from edgeembed.files import sha256_of, write_json
 from tests.bench.conftest import tiny_onnx, write_bundle
-from tests.runtimes.conftest import say_verified
+from tests.device.runtimes.conftest import say_verified
 
 Recommend = Callable[..., dict[str, Any]]
 """From the p50 (ms) and the cosine to the fp32 file in ONNX Runtime, by runtime, to what is recommended."""

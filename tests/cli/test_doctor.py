@@ -16,7 +16,7 @@ from edgeembed.device.runtimes import available_cores, fastest_cache
 from edgeembed.device.sealed_json import write_sealed
 from tests.conftest import Outcome
 from tests.device.conftest import pattern
-from tests.runtimes.conftest import hurried, make_bundle
+from tests.device.runtimes.conftest import hurried, make_bundle
 
 Run = Callable[..., Outcome]
 MakeBundle = Callable[..., Path]

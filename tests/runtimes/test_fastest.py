@@ -30,7 +30,7 @@ from edgeembed.device.runtimes.fastest_cache import (
 )
 from edgeembed.errors import CheckFailed, UserError
 from tests.device.conftest import SIZE_PX
-from tests.runtimes.conftest import say_quantised, say_verified
+from tests.device.runtimes.conftest import say_quantised, say_verified
 
 MakeBundle = Callable[..., Path]
 
