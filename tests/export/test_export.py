@@ -33,7 +33,7 @@ from edgeembed.files import sha256_of
 from edgeembed.network.model_files import load_model
 from edgeembed.student.zoo import build_student, count_macs
 from tests.conftest import Outcome, as_options
-from tests.export.test_int8 import int8_weights, to_int8
+from tests.export.int8.test_quantise import int8_weights, to_int8
 
 Run = Callable[..., Outcome]
 PIXELS = np.random.default_rng(0).integers(0, 256, (12, 64, 64, 3), dtype=np.uint8)
