@@ -28,7 +28,7 @@ from edgeembed.export.recipe import Int8Section
 from edgeembed.export.tensorrt.graph import for_tensorrt, refusals
 from edgeembed.student.names import ALIASES
 from edgeembed.student.zoo import build_student
-from tests.export.wheels import fetch
+from tests.export.tensorrt.wheels import fetch
 from tests.student.test_zoo import OTHER_FAMILIES
 
 Build = Callable[..., dict[str, Any]]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.export.wheels import fetch
+from tests.export.tensorrt.wheels import fetch
 
 BINDINGS = {"10": ("tensorrt-cu12-bindings", "10.13.3.9"), "11": ("tensorrt-cu13-bindings", "11.4.0.106")}
 HELD = Path(__file__).parent / "held_tensorrt.py"
