@@ -17,7 +17,7 @@ from edgeembed.bench.retrieval import EvaluationSet
 from edgeembed.bench.terminal import print_summary
 from edgeembed.data.manifest import ManifestRow, build_manifest
 from tests.bench.reports import examples_of, report_of
-from tests.export.chromium import Browser, browser, is_installed
+from tests.export.web.chromium import Browser, browser, is_installed
 
 with_chromium = pytest.mark.skipif(not is_installed(), reason="CHROMIUM MISSING: install chromium and chromedriver")
 
