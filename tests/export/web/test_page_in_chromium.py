@@ -27,7 +27,7 @@ from edgeembed.export.web import page as web_page
 from edgeembed.export.web.index import pictures_of
 from edgeembed.export.web.page import build_page
 from edgeembed.files import read_json
-from tests.export.bad_drops import EITHER, REFUSED, SHOWN, bad_drops
+from tests.export.web.bad_drops import EITHER, REFUSED, SHOWN, bad_drops
 from tests.export.web.chromium import Browser, PageError, browser, is_installed, served
 
 pytestmark = pytest.mark.skipif(not is_installed(), reason="CHROMIUM MISSING: install chromium and chromedriver")
