@@ -10,12 +10,10 @@ RESOLUTION ?= highest
 DEVICE_VENV := .venv-device
 DEVICE_BIN := $(DEVICE_VENV)/bin
 DEVICE_UV := VIRTUAL_ENV=$(CURDIR)/$(DEVICE_VENV) $(DEVICE_BIN)/uv
-DEVICE_TESTS := tests/device tests/runtimes tests/bench tests/cli/test_doctor.py tests/cli/test_signals.py tests/cli/test_streams.py \
+DEVICE_TESTS := tests/device tests/bench tests/cli/test_doctor.py tests/cli/test_signals.py tests/cli/test_streams.py \
 	tests/data/test_checking.py tests/data/test_importers.py tests/data/test_manifest.py tests/data/test_synthetic.py \
-	tests/data/test_tables.py \
-	tests/test_chance.py tests/test_extras.py tests/test_files.py tests/device/test_image_files.py tests/device/test_images.py \
-	tests/test_locks.py tests/test_metrics.py tests/device/test_colour_modes.py tests/device/test_orientation.py tests/test_preprocessing.py \
-	tests/test_run_folder.py tests/test_spread.py
+	tests/data/test_tables.py tests/test_chance.py tests/test_extras.py tests/test_files.py tests/test_locks.py \
+	tests/test_metrics.py tests/test_preprocessing.py tests/test_run_folder.py tests/test_spread.py
 
 .PHONY: install quickstart test test-device check
 

@@ -32,7 +32,7 @@ def main() -> None:
     module.__dict__.update({**vars(real), "__version__": given.version})
     sys.modules["tensorrt"] = module
     from edgeembed.export.recipe import EngineSection
-    from edgeembed.export.tensorrt.build import build as builder
+    from edgeembed.export.tensorrt import build as builder
     from edgeembed.export.tensorrt.graph import TAKEN_SINCE
 
     heard: list[str] = []

@@ -50,7 +50,7 @@ def nvidia(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     folder = tmp_path_factory.mktemp(f"rtx_{version}")
     for package in ("tensorrt-rtx-cu12-libs", "tensorrt-rtx-cu12-bindings"):
         fetch(package, version, folder)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), str(Path(__file__).parents[2])])}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), str(Path(__file__).parents[3])])}
 
     def build(*arguments: object) -> dict[str, Any]:
         command = [sys.executable, "-W", "ignore", str(BUILDER), STANDS_FOR[version], *map(str, arguments)]

@@ -62,7 +62,7 @@ def bindings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, st
                 str(source),
             ]
             subprocess.run(command, check=True)
-        paths = os.pathsep.join([str(folder / major), str(Path(__file__).parents[2])])
+        paths = os.pathsep.join([str(folder / major), str(Path(__file__).parents[3])])
         found[major] = {**os.environ, "PYTHONPATH": paths, "LD_LIBRARY_PATH": str(folder / major)}
     return found
 
