@@ -13,12 +13,13 @@ from pathlib import Path
 
 import numpy as np
 
+from edgeembed.arrays import FloatArray
 from edgeembed.bench.latency import measure
 from edgeembed.bench.retrieval import DecodedFiles, embed_with_session, evaluation_set
 from edgeembed.data.manifest import read_manifest
 from edgeembed.device.bundle import BundleFile, BundleManifest, read_bundle, verified_file
 from edgeembed.device.runtimes import open_session
-from edgeembed.evaluation import EvaluationSet, FloatArray, ScoredQueries, score_queries
+from edgeembed.evaluation import EvaluationSet, ScoredQueries, score_queries
 from edgeembed.export.gate import map_loss
 
 ROUNDS = 7

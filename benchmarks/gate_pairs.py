@@ -13,12 +13,13 @@ from pathlib import Path
 
 import numpy as np
 
+from edgeembed.arrays import FloatArray
 from edgeembed.bench.retrieval import DecodedFiles, embed_with_session, evaluation_set
 from edgeembed.data.manifest import read_manifest
 from edgeembed.device.bundle import read_bundle, verified_file
 from edgeembed.device.embedder import default_bundle
 from edgeembed.device.runtimes import open_session
-from edgeembed.evaluation import EvaluationSet, FloatArray, score_queries
+from edgeembed.evaluation import EvaluationSet, score_queries
 
 OUT = Path(__file__).parent / "results" / "gate_power.npz"
 

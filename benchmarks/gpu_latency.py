@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 
+from edgeembed.arrays import FloatArray, UInt8Array
 from edgeembed.device.bundle import read_bundle
-from edgeembed.device.embedder import Embedder, FloatArray, embed_images
+from edgeembed.device.embedder import Embedder, embed_images
 from edgeembed.device.image_files import find_images
-from edgeembed.device.images import UInt8Array
 
 WARMUP, RUNS, SECONDS = 20, 1000, 3.0
 Run = Callable[[UInt8Array], FloatArray]

@@ -20,14 +20,15 @@ from pathlib import Path
 
 import numpy as np
 
+from edgeembed.arrays import FloatArray, UInt8Array
 from edgeembed.bench.retrieval import DecodedFiles, embed_with_session, evaluation_set
 from edgeembed.chance import describe_scores
 from edgeembed.data.comparison_images import rendered_images
 from edgeembed.data.manifest import read_manifest
 from edgeembed.device.bundle import BundleFile, fp32_file, parity, read_bundle
 from edgeembed.device.image_files import find_images
-from edgeembed.device.images import UInt8Array, load_pixels, squash
-from edgeembed.device.runtimes import FloatArray, Session, open_session
+from edgeembed.device.images import load_pixels, squash
+from edgeembed.device.runtimes import Session, open_session
 from edgeembed.device.runtimes.fastest_cache import embed_each, turn_ms
 from edgeembed.evaluation import score_queries
 

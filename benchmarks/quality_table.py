@@ -18,16 +18,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from edgeembed.arrays import FloatArray
 from edgeembed.data.manifest import Manifest, Rows, read_manifest
-from edgeembed.evaluation import (
-    EvaluationSet,
-    FloatArray,
-    ScoredQueries,
-    plan_evaluation,
-    restrict,
-    retention,
-    score_queries,
-)
+from edgeembed.evaluation import EvaluationSet, ScoredQueries, plan_evaluation, restrict, retention, score_queries
 from edgeembed.intervals import interval_text
 from edgeembed.network.model import EmbeddingModel
 from edgeembed.network.model_files import load_model

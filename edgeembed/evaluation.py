@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edgeembed.arrays import Float64Array, FloatArray
 from edgeembed.data.manifest import Manifest, Rows
 from edgeembed.errors import UserError
 from edgeembed.intervals import Interval, ratio_intervals, share_text
@@ -24,9 +25,6 @@ from edgeembed.metrics import METRICS, RetrievalScores, mean_scores, not_scored,
 from edgeembed.spread import Spread, collapse_warning
 
 log = logging.getLogger(__name__)
-
-FloatArray = npt.NDArray[np.float32]
-Float64Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)

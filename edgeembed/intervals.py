@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
-IntArray: TypeAlias = npt.NDArray[np.int64]
-Float64Array: TypeAlias = npt.NDArray[np.float64]
+from edgeembed.arrays import Float64Array, IntArray
+
 Interval: TypeAlias = tuple[float, float]
 
 _Resampled: TypeAlias = Callable[[IntArray], Float64Array]  # (Q,) group numbers to (S, M) figures of S resamples

@@ -14,19 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
+from edgeembed.arrays import BoolArray, Float64Array, FloatArray, IntArray
 from edgeembed.chance import expected_average_precision
 from edgeembed.errors import UserError
 from edgeembed.intervals import NUM_RESAMPLES, Interval, mean_intervals
-
-IntArray: TypeAlias = npt.NDArray[np.int64]
-BoolArray: TypeAlias = npt.NDArray[np.bool_]
-FloatArray: TypeAlias = npt.NDArray[np.float32]
-Float64Array: TypeAlias = npt.NDArray[np.float64]
 
 METRICS = ("map", "map_at_100", "mp_at_5", "recall_at_1", "map_at_r")
 """Column order of per-query values, and the keys of intervals, `chance`, `per_domain` and `domain_mean`."""

@@ -9,10 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-FloatArray = npt.NDArray[np.float32]
-Float64Array = npt.NDArray[np.float64]
+from edgeembed.arrays import Float64Array, FloatArray
 
 MOST_RELATIVE_ERROR = 0.04
 """What a cosine of .98, the least that the gate of int8 takes, means where images lie at a mean cosine of .5.

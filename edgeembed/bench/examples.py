@@ -10,11 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from edgeembed.bench.retrieval import BoolArray, Embedded
+from edgeembed.arrays import BoolArray, IntArray
+from edgeembed.bench.retrieval import Embedded
 from edgeembed.data.manifest import Rows
 from edgeembed.device.images import load_rgb
 from edgeembed.evaluation import EvaluationSet, have_match
-from edgeembed.metrics import IntArray, top_k
+from edgeembed.metrics import top_k
 
 NUM_EXAMPLES, NUM_SHOWN = 6, 5
 THUMBNAIL_PX, JPEG_QUALITY = 112, 82

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgeembed.device.images import UInt8Array
+from edgeembed.arrays import UInt8Array
 from edgeembed.device.runtimes import import_runtime, open_session
 
 if sys.platform != "win32":

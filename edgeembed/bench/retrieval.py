@@ -13,17 +13,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from edgeembed.arrays import BoolArray, FloatArray, UInt8Array
 from edgeembed.data.manifest import Manifest, Rows
 from edgeembed.device.embeddings import shorten
 from edgeembed.device.image_sources import decode_ahead
-from edgeembed.device.images import ImageError, UInt8Array
+from edgeembed.device.images import ImageError
 from edgeembed.device.runtimes import Session
 from edgeembed.errors import UserError
 from edgeembed.evaluation import (
     EvaluationSet,
-    FloatArray,
     Retention,
     ScoredQueries,
     choose_split,
@@ -40,8 +39,6 @@ log = logging.getLogger(__name__)
 CACHE_BYTES = 1_500_000_000  # decoded squares above it are decoded again for each file
 
 MOST_UNSCORED = 256  # images of a data set that retrieval cannot be scored on
-
-BoolArray = npt.NDArray[np.bool_]
 
 
 def describe_data(evaluation: EvaluationSet, readable_N: BoolArray) -> dict[str, Any]:

@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from edgeembed.arrays import UInt8Array
 from edgeembed.bench.candidates import Candidate
 from edgeembed.bench.footprint import probe
 from edgeembed.bench.latency import Budget, Latency
 from edgeembed.bench.retrieval import Quality
 from edgeembed.bench.roofline import Floor
-from edgeembed.device.images import UInt8Array, load_pixels
+from edgeembed.device.images import load_pixels
 from edgeembed.device.runtimes import open_session
 from edgeembed.intervals import Interval
 from edgeembed.spread import Spread

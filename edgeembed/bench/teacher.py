@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from edgeembed.arrays import BoolArray, UInt8Array
 from edgeembed.bench.candidates import Candidate
 from edgeembed.bench.footprint import probe
-from edgeembed.bench.retrieval import BoolArray, Embedded, Quality
+from edgeembed.bench.retrieval import Embedded, Quality
 from edgeembed.bench.rows import Row, Setting, timed
 from edgeembed.bench.untrained import Untrained
 from edgeembed.device.embeddings import long_space_id
-from edgeembed.device.images import UInt8Array
 from edgeembed.errors import UserError
 from edgeembed.evaluation import EvaluationSet
 from edgeembed.files import sha256_of

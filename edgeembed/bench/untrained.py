@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from edgeembed.arrays import BoolArray
 from edgeembed.bench.candidates import Candidate
-from edgeembed.bench.retrieval import BoolArray, Embedded, Reference, judge
+from edgeembed.bench.retrieval import Embedded, Reference, judge
 from edgeembed.device.bundle import BundleManifest
 from edgeembed.errors import UserError
 from edgeembed.evaluation import EvaluationSet

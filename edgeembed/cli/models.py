@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from edgeembed.arrays import FloatArray, UInt8Array
 from edgeembed.device.bundle import read_bundle
-from edgeembed.device.embedder import Embedder, FloatArray, PixelModel, bundled_artifacts
+from edgeembed.device.embedder import Embedder, PixelModel, bundled_artifacts
 from edgeembed.device.embeddings import Embeddings, long_space_id
 from edgeembed.device.image_sources import ImageSource
-from edgeembed.device.images import UInt8Array
 from edgeembed.errors import UserError
 
 if TYPE_CHECKING:

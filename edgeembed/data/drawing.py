@@ -15,11 +15,12 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
+from edgeembed.arrays import UInt8Array
+
 Colour = tuple[int, int, int]
 Box = tuple[float, float, float, float]
 Points = Sequence[tuple[float, float]]
 Rng = np.random.Generator
-Pixels = npt.NDArray[np.uint8]
 
 # Capitals of 3 x 5 cells, each row a digit in octal; a font file would tie the pictures to a machine.
 _LETTERS = ("25755", "74447", "74647", "55755", "55655", "44447", "75555", "75744", "72222", "55255", "71247", "55222")
@@ -345,7 +346,7 @@ def _occlude(rng: Rng, picture: Image.Image) -> None:
     draw.ellipse((x - w, y - h, x + w, y + h), fill=colour)
 
 
-def _exposed(rng: Rng, picture: Pixels) -> Pixels:
+def _exposed(rng: Rng, picture: UInt8Array) -> UInt8Array:
     """The sensor's account of the light: uneven, coloured, too bright or too dark, grainy."""
     size = len(picture)
     direction = rng.uniform(0, 2 * np.pi)
@@ -355,5 +356,5 @@ def _exposed(rng: Rng, picture: Pixels) -> Pixels:
     lit = picture * ((1 + rng.uniform(0, 0.35) * uneven) * gain).astype(np.float32)
     contrast, grey = np.float32(rng.uniform(0.75, 1.2)), lit.mean()
     grain = rng.standard_normal((size, size, 1), dtype=np.float32) * np.float32(rng.uniform(0, 10))
-    exposed: Pixels = ((lit - grey) * contrast + grey + grain).clip(0, 255).astype(np.uint8)
+    exposed: UInt8Array = ((lit - grey) * contrast + grey + grain).clip(0, 255).astype(np.uint8)
     return exposed

@@ -15,10 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from edgeembed.arrays import UInt8Array
 from edgeembed.config import TrainSection
 from edgeembed.data.manifest import Rows
 from edgeembed.data.shapes import Shapes
-from edgeembed.device.images import ImageError, UInt8Array, load_pixels, load_rgb
+from edgeembed.device.images import ImageError, load_pixels, load_rgb
 from edgeembed.errors import UserError
 from edgeembed.machine import machine
 from edgeembed.progress import track

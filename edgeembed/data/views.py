@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from edgeembed.arrays import UInt8Array
 from edgeembed.config import MixSection
 from edgeembed.data.augment import Views, between, uniforms
-from edgeembed.device.images import UInt8Array
 
 RENDERING_VERSION = 2
 """Increase it whenever the pixels of a view change, so that teacher embeddings of other pixels are not used."""

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
+from edgeembed.arrays import FloatArray, IntArray, UInt8Array
 from edgeembed.device.bundle import (
     PLAN,
     BundleFile,
@@ -25,7 +25,7 @@ from edgeembed.device.bundle import (
     verified_file,
 )
 from edgeembed.device.image_sources import ImageSource, decode_ahead, images_in
-from edgeembed.device.images import ImageError, UInt8Array
+from edgeembed.device.images import ImageError
 from edgeembed.device.packing import unpack
 from edgeembed.device.plain_progress import ImageCount
 from edgeembed.device.runtimes import RUNTIMES, Session, has_int8_dot_product
@@ -34,8 +34,6 @@ from edgeembed.errors import CheckFailed, UserError
 
 log = logging.getLogger(__name__)
 
-FloatArray = npt.NDArray[np.float32]
-IntArray = npt.NDArray[np.int64]
 
 ARTIFACTS = Path(__file__).parents[1] / "artifacts"
 DEFAULT_ARTIFACT = "groceries_clothes_mobilenetv4_s"

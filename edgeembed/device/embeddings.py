@@ -15,6 +15,7 @@ import numpy.typing as npt
 import safetensors
 import safetensors.numpy
 
+from edgeembed.arrays import FloatArray
 from edgeembed.device.encodings import ENCODINGS, Encoded, decode
 from edgeembed.errors import UserError, unknown_choice
 from edgeembed.files import check_output_file, write_atomically
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
 
 SCHEMA = "edgeembed-embeddings/1"
 LENGTH_TOLERANCE = 1e-2
-
-FloatArray = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-FloatArray = npt.NDArray[np.float32]
+from edgeembed.arrays import FloatArray
 
 ITERATIONS = 50
 FITTED_ON = 100_000  # embeddings at most

@@ -13,8 +13,9 @@ from typing import Any, BinaryIO, TypeAlias
 import numpy as np
 from PIL import Image
 
+from edgeembed.arrays import UInt8Array
 from edgeembed.device.image_files import find_images
-from edgeembed.device.images import ImageError, UInt8Array, load_rgb, squash, to_rgb
+from edgeembed.device.images import ImageError, load_rgb, squash, to_rgb
 from edgeembed.device.runtimes import available_cores
 from edgeembed.errors import UserError
 

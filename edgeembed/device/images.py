@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
+from edgeembed.arrays import UInt8Array
 from edgeembed.device.colour_modes import as_rgb, key_of_small_samples
 from edgeembed.device.orientation import load_and_find_turn
 from edgeembed.device.tiff import without_metadata
@@ -23,8 +23,6 @@ MAX_PIXELS = 178_956_970  # Pillow's own threshold of warning; above it a file i
 
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # odd metadata; the pixels are what counts
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # the limit above is what counts
-
-UInt8Array = npt.NDArray[np.uint8]
 
 
 class ImageError(UserError):

@@ -6,18 +6,15 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from edgeembed.arrays import FloatArray, IntArray
 from edgeembed.device.embeddings import Embeddings
 from edgeembed.device.images import MAX_PIXELS, ImageError, load_rgb
 from edgeembed.errors import UserError, unknown_choice
 from edgeembed.files import write_atomically
 from edgeembed.metrics import top_k
 
-FloatArray = npt.NDArray[np.float32]
-IntArray = npt.NDArray[np.int64]
 Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
 
 SHEET_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from edgeembed.device.embedder import FloatArray
-from edgeembed.device.images import UInt8Array
+from edgeembed.arrays import FloatArray, UInt8Array
 from edgeembed.errors import UserError
 from edgeembed.evaluation import EvaluationSet, choose_split, score_queries
 from edgeembed.export.checks import BATCH

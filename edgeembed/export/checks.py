@@ -10,10 +10,9 @@ from typing import Any, Protocol
 import numpy as np
 import onnx
 
+from edgeembed.arrays import FloatArray, UInt8Array
 from edgeembed.chance import beside_chance
 from edgeembed.device.bundle import MapLoss, parity
-from edgeembed.device.embedder import FloatArray
-from edgeembed.device.images import UInt8Array
 from edgeembed.device.runtimes import READ_ONNX, Session, is_installed, open_session
 from edgeembed.errors import CheckFailed, UserError
 from edgeembed.evaluation import ScoredQueries

@@ -10,17 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from edgeembed.arrays import FloatArray, UInt8Array
 from edgeembed.data.manifest import Manifest, Rows, read_manifest
-from edgeembed.device.images import ImageError, UInt8Array, load_pixels
+from edgeembed.device.images import ImageError, load_pixels
 from edgeembed.errors import UserError
-from edgeembed.evaluation import (
-    EvaluationSet,
-    FloatArray,
-    ScoredQueries,
-    choose_split,
-    restrict,
-    score_queries,
-)
+from edgeembed.evaluation import EvaluationSet, ScoredQueries, choose_split, restrict, score_queries
 from edgeembed.export.gate import LEAST_CLASSES
 from edgeembed.export.gate_sample import sample_classes
 from edgeembed.export.recipe import ExportRecipe

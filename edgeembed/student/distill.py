@@ -16,20 +16,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from edgeembed.arrays import FloatArray
 from edgeembed.config import to_yaml
 from edgeembed.data.loader import Order, Visits, open_training_canvases
 from edgeembed.data.manifest import Manifest, Rows
 from edgeembed.data.shapes import square_shapes
 from edgeembed.errors import UserError
-from edgeembed.evaluation import (
-    EvaluationSet,
-    FloatArray,
-    Retention,
-    ScoredQueries,
-    retention,
-    score_queries,
-    warn_if_collapsed,
-)
+from edgeembed.evaluation import EvaluationSet, Retention, ScoredQueries, retention, score_queries, warn_if_collapsed
 from edgeembed.files import read_json
 from edgeembed.metrics import RetrievalScores
 from edgeembed.network.model import EmbeddingModel, Network

@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from edgeembed.arrays import FloatArray
 from edgeembed.data.image_versions import images_id
 from edgeembed.data.manifest import Manifest, Rows
-from edgeembed.device.embeddings import FloatArray
 from edgeembed.errors import UserError
 from edgeembed.files import read_json
 from edgeembed.network.model import Network

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from edgeembed.arrays import FloatArray
 from edgeembed.config import EvalSection
 from edgeembed.data.loader import Canvases
 from edgeembed.data.manifest import Manifest, Rows
 from edgeembed.data.shapes import Shapes, aspect_shapes, square_shapes
-from edgeembed.evaluation import EvaluationSet, FloatArray, log_scope, plan_evaluation, score_queries
+from edgeembed.evaluation import EvaluationSet, log_scope, plan_evaluation, score_queries
 from edgeembed.metrics import RetrievalScores
 from edgeembed.network.model import Network
 from edgeembed.spread import Spread, spread_of

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgeembed.arrays import BoolArray
 from edgeembed.bench import retrieval
 from edgeembed.bench.candidates import find_candidates
 from edgeembed.bench.examples import choose_examples
 from edgeembed.bench.footprint import probe
 from edgeembed.bench.retrieval import (
-    BoolArray,
     DecodedFiles,
     Embedded,
     EvaluationSet,

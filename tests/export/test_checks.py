@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edgeembed.arrays import UInt8Array
 from edgeembed.data.manifest import ManifestRow, build_manifest, write_manifest
-from edgeembed.device.images import ImageError, UInt8Array
+from edgeembed.device.images import ImageError
 from edgeembed.export import checks
 from edgeembed.export import gate_images as gate_images_module
 from edgeembed.export.checks import Checker

@@ -8,14 +8,10 @@ import importlib.util
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-import numpy.typing as npt
 
+from edgeembed.arrays import FloatArray, UInt8Array
 from edgeembed.errors import UserError, unknown_choice
 from edgeembed.machine import machine
-
-UInt8Array = npt.NDArray[np.uint8]
-FloatArray = npt.NDArray[np.float32]
 
 X86_INT8_FLAGS = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
 ARM_INT8_FLAGS = frozenset({"asimddp", "i8mm"})

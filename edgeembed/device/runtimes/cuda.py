@@ -8,11 +8,9 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from edgeembed.arrays import UInt8Array
 from edgeembed.errors import CheckFailed, UserError
-
-Bytes = npt.NDArray[np.uint8]
 
 
 def import_cudart() -> ModuleType:
@@ -52,18 +50,18 @@ class Device:
         self._release.append(lambda: self._cudart.cudaFree(address))
         return address
 
-    def allocate_pinned(self, num_bytes: int) -> Bytes:
+    def allocate_pinned(self, num_bytes: int) -> UInt8Array:
         """Memory of the host that the GPU reads and writes by itself, (num_bytes,); valid as long as this object."""
         address = int(self._call("cudaMallocHost", num_bytes))
         self._release.append(lambda: self._cudart.cudaFreeHost(address))
         return np.ctypeslib.as_array((ctypes.c_uint8 * num_bytes).from_address(address))
 
-    def upload(self, address: int, pinned: Bytes) -> None:
+    def upload(self, address: int, pinned: UInt8Array) -> None:
         """Puts a copy to the GPU into the stream."""
         kind = self._cudart.cudaMemcpyKind.cudaMemcpyHostToDevice
         self._call("cudaMemcpyAsync", address, pinned.ctypes.data, pinned.nbytes, kind, self.stream)
 
-    def download(self, pinned: Bytes, address: int) -> None:
+    def download(self, pinned: UInt8Array, address: int) -> None:
         """Puts a copy from the GPU into the stream."""
         kind = self._cudart.cudaMemcpyKind.cudaMemcpyDeviceToHost
         self._call("cudaMemcpyAsync", pinned.ctypes.data, address, pinned.nbytes, kind, self.stream)

@@ -20,11 +20,10 @@ from typing import Any
 
 import numpy as np
 
+from edgeembed.arrays import FloatArray, UInt8Array
 from edgeembed.device.bundle import ONNX, PLAN, BundleFile, BundleManifest, fp32_file, parity
 from edgeembed.device.runtimes import (
-    FloatArray,
     Session,
-    UInt8Array,
     available_cores,
     has_int8_dot_product,
     import_runtime,

@@ -11,14 +11,11 @@ of rounding, mean 1 - cosine, falls from .00034 to .00009, of which .00008 is th
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 from numpy.lib.stride_tricks import sliding_window_view
 from onnx import helper, numpy_helper
 
-from edgeembed.device.images import UInt8Array
-
-Floats = npt.NDArray[np.float64]
+from edgeembed.arrays import Float64Array, UInt8Array
 
 IMAGES = 64
 DAMPING = 0.01  # of the mean variance of a pixel, added to that of each, so that a flat one divides by no zero
@@ -97,7 +94,7 @@ def dequantise(stored: str, scale: str, zero: str, *, to: str, axis: int = 1) ->
 
 def patch_moments(
     pixels_NHWC: UInt8Array, grey: int, sides: tuple[int, ...], convolution: onnx.NodeProto
-) -> tuple[Floats, Floats]:
+) -> tuple[Float64Array, Float64Array]:
     """Mean (P) and covariance (P, P) of what one output of a convolution reads, channels first, less the grey."""
     given = {item.name: list(item.ints) for item in convolution.attribute}
     down, right = given.get("strides", [1, 1])
@@ -115,7 +112,7 @@ def patch_moments(
     return mean_P, squares_PP / count - np.outer(mean_P, mean_P)
 
 
-def round_together(weight_KP: Floats, covariance_PP: Floats, largest: int) -> Floats:
+def round_together(weight_KP: Float64Array, covariance_PP: Float64Array, largest: int) -> Float64Array:
     """Whole numbers whose products with inputs of that covariance vary least from those of the weights."""
     size = len(covariance_PP)
     damping = DAMPING * max(float(np.trace(covariance_PP)) / size, 1e-8)

@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 import onnx
 
+from edgeembed.arrays import FloatArray, UInt8Array
 from edgeembed.device.bundle import CARD, PLAN, BundleFile, BundleManifest, read_bundle, verified_file, write_bundle
-from edgeembed.device.embedder import FloatArray, verified_with_weights
+from edgeembed.device.embedder import verified_with_weights
 from edgeembed.device.image_files import find_images
-from edgeembed.device.images import ImageError, UInt8Array, load_pixels
+from edgeembed.device.images import ImageError, load_pixels
 from edgeembed.device.packing import replace_folder
 from edgeembed.device.runtimes import open_session
 from edgeembed.errors import CheckFailed, UserError

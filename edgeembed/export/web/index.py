@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from edgeembed.arrays import FloatArray
 from edgeembed.data.tables import TABLE_SUFFIXES, read_table
-from edgeembed.device.embedder import Embedder, FloatArray, embed_images
+from edgeembed.device.embedder import Embedder, embed_images
 from edgeembed.device.image_files import find_images
 from edgeembed.device.images import load_rgb
 from edgeembed.errors import UserError

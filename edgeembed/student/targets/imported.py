@@ -16,10 +16,11 @@ import pyarrow as pa
 import pyarrow.parquet
 import safetensors
 
+from edgeembed.arrays import FloatArray
 from edgeembed.data.image_versions import images_id
 from edgeembed.data.manifest import Manifest, Rows
 from edgeembed.data.path_matching import same_path
-from edgeembed.device.embeddings import SCHEMA, Embeddings, FloatArray, paths_of, read_embeddings, write_embeddings
+from edgeembed.device.embeddings import SCHEMA, Embeddings, paths_of, read_embeddings, write_embeddings
 from edgeembed.errors import UserError
 from edgeembed.files import write_json
 from edgeembed.student.targets.store import TargetKey, TargetStore, open_existing

@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeembed import locks
+from edgeembed.arrays import HalfArray
 from edgeembed.data.manifest import Rows
 from edgeembed.errors import UserError, WriteFailed
 from edgeembed.files import FULL, read_json, size_text, sync_folder, write_json
@@ -31,8 +32,6 @@ log = logging.getLogger(__name__)
 
 SCHEMA = "edgeembed-targets/1"
 HEADER_BYTES = 4096  # of a view's file: rows start on a page
-
-HalfArray = npt.NDArray[np.float16]
 
 
 @dataclass(frozen=True, kw_only=True)

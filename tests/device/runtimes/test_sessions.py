@@ -13,9 +13,10 @@ import onnx
 import onnxruntime
 import pytest
 
+from edgeembed.arrays import UInt8Array
 from edgeembed.data.synthetic import render_view
 from edgeembed.device.embedder import ARTIFACTS, DEFAULT_ARTIFACT
-from edgeembed.device.runtimes import READ_ONNX, UInt8Array, open_session
+from edgeembed.device.runtimes import READ_ONNX, open_session
 from edgeembed.errors import CheckFailed, UserError
 from tests.device.conftest import DIM, SIZE_PX, tiny_network
 
