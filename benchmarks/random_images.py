@@ -1,7 +1,8 @@
 """Random image files as cameras, scanners and scripts write them, with the pixels that each must give.
 
 Each sample is one picture in several files. A file gives the picture's pixels, or what its variant makes of them, or is
-refused by its name. Pixels come from `edgeembed.device.images`, in this process; now and then the folder is embedded too.
+refused by its name. Pixels come from `edgeembed.device.images`, in this process; now and then the folder is embedded
+too.
 """
 
 from __future__ import annotations

@@ -8,7 +8,6 @@ import importlib.util
 from pathlib import Path
 from typing import Any, Protocol
 
-
 from edgeembed.arrays import FloatArray, UInt8Array
 from edgeembed.errors import UserError, unknown_choice
 from edgeembed.machine import machine
