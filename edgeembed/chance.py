@@ -7,10 +7,6 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping
-from typing import Any
-
-from edgeembed.intervals import interval_text
 
 EULER_GAMMA = 0.5772156649015329
 EXACT_TERMS = 256
@@ -39,24 +35,6 @@ def harmonic_number(count: int) -> float:
     if count <= EXACT_TERMS:
         return sum(1.0 / term for term in range(1, count + 1))
     return math.log(count) + EULER_GAMMA + 1 / (2 * count) - 1 / (12 * count**2) + 1 / (120 * count**4)
-
-
-def describe_scores(scores: Mapping[str, Any], *, untrained: float | None) -> str:
-    """Scores of eval.json in one line, with interval and chance, which files of earlier versions lack."""
-    chance, ends = ((scores.get(key) or {}).get("map") for key in ("chance", "ci95"))
-    interval = None
-    if ends is not None and None not in ends:
-        interval = f"95 % interval over {resampled(scores, 'map')} {interval_text(ends, digits=4)}"
-    text = beside_chance(scores["map"], interval=interval, chance=chance, untrained=untrained)
-    counts = f"{scores['queries']} queries, {scores['queries_without_match']} of them without a match"
-    recall = scores["recall_at_1"]
-    return f"{text}{'' if recall is None else f', recall@1 {recall:.4f}'} ({counts})"
-
-
-def resampled(scores: Mapping[str, Any], figure: str) -> str:
-    """Whether the interval `ci95` of a figure is the one over "classes" or the one over "queries"."""
-    leading, over_queries = (list((scores.get(key) or {}).get(figure) or ()) for key in ("ci95", "ci95_queries"))
-    return "classes" if over_queries and leading != over_queries else "queries"
 
 
 def beside_chance(

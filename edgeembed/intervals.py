@@ -9,13 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 import numpy as np
+from pydantic import BeforeValidator
 
 from edgeembed.arrays import Float64Array, IntArray
 
 Interval: TypeAlias = tuple[float, float]
+
+
+def _none_unless_known(ends: Any) -> Any:
+    return None if isinstance(ends, (list, tuple)) and None in ends else ends
+
+
+OptionalInterval: TypeAlias = Annotated[Interval | None, BeforeValidator(_none_unless_known)]
+"""As a pydantic model reads it from JSON: files of earlier versions hold [null, null] for an unknown interval."""
 
 _Resampled: TypeAlias = Callable[[IntArray], Float64Array]  # (Q,) group numbers to (S, M) figures of S resamples
 

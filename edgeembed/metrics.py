@@ -13,14 +13,14 @@ Each is a mean over the queries that have a match in the index; `queries_without
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from edgeembed.arrays import BoolArray, Float64Array, FloatArray, IntArray
 from edgeembed.chance import expected_average_precision
 from edgeembed.errors import UserError
-from edgeembed.intervals import NUM_RESAMPLES, Interval, mean_intervals
+from edgeembed.intervals import NUM_RESAMPLES, OptionalInterval, mean_intervals
 
 METRICS = ("map", "map_at_100", "mp_at_5", "recall_at_1", "map_at_r")
 """Column order of per-query values, and the keys of intervals, `chance`, `per_domain` and `domain_mean`."""
@@ -34,27 +34,27 @@ _NOWHERE: IntArray = np.empty(0, np.int64)
 
 @dataclass(frozen=True, kw_only=True)
 class RetrievalScores:
-    """What a report says about one set of embeddings; every share is in 0..1, and None where no query has a match.
+    """The retrieval figures of one set of embeddings, in 0..1; None where no query has a match.
 
     `ci95_queries` and `ci95_classes` are 95 % intervals, (low, high), over queries and over classes, and `ci95` is the
     wider of the two. Those over classes are None where all queries are of one class. `chance`: the expected value of
     each metric for a random ranking. `per_domain` and `domain_mean` (the unweighted mean over the domains that could be
-    scored, UnED's headline) are empty without domains.
+    scored, UnED's headline) are empty without domains. The defaults stand for what files of earlier versions lack.
     """
 
     map: float | None
-    map_at_100: float | None
-    mp_at_5: float | None
-    recall_at_1: float | None
-    map_at_r: float | None
-    ci95: dict[str, Interval | None]
-    ci95_queries: dict[str, Interval | None]
-    ci95_classes: dict[str, Interval | None]
-    chance: dict[str, float | None]
-    queries: int
-    queries_without_match: int
-    per_domain: dict[str, dict[str, float | None]]
-    domain_mean: dict[str, float | None]
+    map_at_100: float | None = None
+    mp_at_5: float | None = None
+    recall_at_1: float | None = None
+    map_at_r: float | None = None
+    ci95: dict[str, OptionalInterval] = field(default_factory=dict)
+    ci95_queries: dict[str, OptionalInterval] = field(default_factory=dict)
+    ci95_classes: dict[str, OptionalInterval] = field(default_factory=dict)
+    chance: dict[str, float | None] = field(default_factory=dict)
+    queries: int = 0
+    queries_without_match: int = 0
+    per_domain: dict[str, dict[str, float | None]] = field(default_factory=dict)
+    domain_mean: dict[str, float | None] = field(default_factory=dict)
 
     @property
     def figures(self) -> dict[str, float | None]:
@@ -325,7 +325,7 @@ def _unweighted_mean(per_domain: dict[str, dict[str, float | None]]) -> dict[str
 
 def _ci95(
     value_QM: Float64Array, class_Q: Sequence[Hashable], seed: int, num_resamples: int
-) -> tuple[dict[str, Interval | None], dict[str, Interval | None], dict[str, Interval | None]]:
+) -> tuple[dict[str, OptionalInterval], dict[str, OptionalInterval], dict[str, OptionalInterval]]:
     """`ci95`, `ci95_queries` and `ci95_classes` from the values (Q, M) of queries that all have a match."""
     wider, over_queries, over_classes = (dict.fromkeys(METRICS) for _ in range(3))
     if not class_Q:

@@ -1,7 +1,8 @@
-"""Load time and peak memory of one model in a process of its own, as a device would pay them.
+"""Load time and peak memory of one model, measured in a process of its own.
 
 Run as `python -m edgeembed.bench.footprint FILE --runtime R --threads N --height H --width W`; prints one JSON object.
-Imports no torch, unless the model is a teacher's run folder (runtime "torch"). The caller has checked the file.
+Imports no torch, unless the model is a teacher's run folder (runtime "torch"). The
+caller has verified the file's checksum.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -24,20 +26,23 @@ from edgeembed.device.runtimes import import_runtime, open_session
 if sys.platform != "win32":
     import resource
 
+if TYPE_CHECKING:
+    from edgeembed.network.model import Network
+
 RUNS = 3
 TIMEOUT_SECONDS = 600
 
 
 @dataclass(frozen=True, kw_only=True)
 class Footprint:
-    """What loading costs: milliseconds until the model is ready, and the process's peak memory after a few images."""
+    """Milliseconds until the model is ready, and the process's peak memory after a few images."""
 
     load_ms: float
     peak_rss_bytes: int | None
 
 
 def probe(path: Path, *, runtime: str, threads: int | None, height: int, width: int) -> Footprint:
-    """Measures in a fresh interpreter, so that nothing that this process holds is counted."""
+    """Measures in a fresh interpreter, so that nothing else in this process is counted."""
     command = [sys.executable, "-m", "edgeembed.bench.footprint", str(path), "--runtime", runtime]
     command += ["--height", str(height), "--width", str(width)]
     command += [] if threads is None else ["--threads", str(threads)]
@@ -60,6 +65,12 @@ def open_torch(path: Path, threads: int | None) -> Callable[[UInt8Array], object
     if threads is not None:
         torch.set_num_threads(threads)
     model, _ = load_model(path)
+    return torch_call(model)
+
+
+def torch_call(model: Network) -> Callable[[UInt8Array], object]:
+    """The network as a function of uint8 images (N, H, W, 3), as the other runtimes have it."""
+    import torch
 
     def run(image_NHWC: UInt8Array) -> object:
         with torch.inference_mode():
@@ -69,7 +80,7 @@ def open_torch(path: Path, threads: int | None) -> Callable[[UInt8Array], object
 
 
 def peak_rss_bytes() -> int | None:
-    """The most memory that this process held at once; None on Windows, where Python does not tell.
+    """The most memory that this process held at once; None on Windows, where Python cannot tell.
 
     Linux: VmHWM. ru_maxrss survives exec there, so in a child it can show the peak of the process that started it.
     """

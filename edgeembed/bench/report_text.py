@@ -3,49 +3,50 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
-from typing import Any
 
+from edgeembed.bench.report_schema import Recommendation, Report
 from edgeembed.bench.summary import milliseconds
 
 
-def recommendation_lines(report: Mapping[str, Any]) -> list[str]:
-    """For each bundle what to use on this machine, what must not be used and why, and what is used now."""
-    lines = []
-    for one in report["recommended"]:
-        name, chosen = one["name"], f"{one['path']} in {one['runtime']}"
-        if one["path"] is None:
-            lines.append(f"{name}: no file is recommended")
-        elif one["is_measured"]:
-            lines.append(f"{name}: recommended is {chosen} ({milliseconds(one['p50_ms'])} an image)")
-        else:
-            reasons = {(refused["path"], refused["runtime"]): refused["reason"] for refused in one["refused"]}
-            reason = reasons.get((one["path"], one["runtime"]), "no file was found right here")
-            lines.append(f"{name}: {chosen} is used where nothing else is known: {reason}")
-        for refused in one["refused"]:
-            if (refused["path"], refused["runtime"]) == (one["path"], one["runtime"]):
-                continue
-            faster = one["p50_ms"] is not None and refused["p50_ms"] < one["p50_ms"]
-            lines.append(
-                f"{name}: {refused['path']} in {refused['runtime']} ({milliseconds(refused['p50_ms'])} an image) is "
-                f"not recommended: {refused['reason']}" + (f"; {chosen} is used instead" if faster else "")
-            )
-        if one["path"] is not None and one["in_use"] == chosen:
-            lines.append(f"{name}: {chosen} is the default on this machine")
-        elif one["path"] is not None:
-            lines.append(
-                f"{name}: the default on this machine stays {one['in_use']}: add --remember to use {chosen} from now "
-                f"on, or run `edgeembed doctor {shlex.quote(one['folder'])}`"
-            )
+def recommendation_lines(report: Report) -> list[str]:
+    """For each bundle: what to use on this machine, what must not be used and why, and what is the default now."""
+    return [line for one in report.recommended for line in _lines_of_bundle(one)]
+
+
+def _lines_of_bundle(one: Recommendation) -> list[str]:
+    name, chosen = one.name, f"{one.path} in {one.runtime}"
+    if one.path is None:
+        lines = [f"{name}: no file is recommended"]
+    elif one.is_measured:
+        lines = [f"{name}: recommended is {chosen} ({milliseconds(one.p50_ms)} an image)"]
+    else:
+        reasons = {(refused.path, refused.runtime): refused.reason for refused in one.refused}
+        reason = reasons.get((one.path, one.runtime or ""), "no file was found right here")
+        lines = [f"{name}: {chosen} is used where nothing else is known: {reason}"]
+    for refused in one.refused:
+        if (refused.path, refused.runtime) == (one.path, one.runtime):
+            continue
+        is_faster = one.p50_ms is not None and refused.p50_ms < one.p50_ms
+        lines.append(
+            f"{name}: {refused.path} in {refused.runtime} ({milliseconds(refused.p50_ms)} an image) is "
+            f"not recommended: {refused.reason}" + (f"; {chosen} is used instead" if is_faster else "")
+        )
+    if one.path is not None and one.in_use == chosen:
+        lines.append(f"{name}: {chosen} is the default on this machine")
+    elif one.path is not None:
+        lines.append(
+            f"{name}: the default on this machine stays {one.in_use}: add --remember to use {chosen} from now "
+            f"on, or run `edgeembed doctor {shlex.quote(one.folder)}`"
+        )
     return lines
 
 
-def unmatched_line(report: Mapping[str, Any]) -> str | None:
-    """The number of queries that no mean includes, as nothing in the index matches them; None where it is 0."""
-    count = report["data"].get("queries_without_match")
+def unmatched_line(report: Report) -> str | None:
+    """How many queries no mean includes, as nothing in the index matches them; None where it is 0."""
+    count = report.data.queries_without_match
     if not count:
         return None
-    return f"{count} of {report['data']['queries']} queries have no match in the index: every mean leaves them out"
+    return f"{count} of {report.data.queries} queries have no match in the index: every mean leaves them out"
 
 
 COLUMN_MEANINGS = {

@@ -12,10 +12,11 @@ import pytest
 from PIL import Image
 
 from edgeembed.bench.examples import THUMBNAIL_PX, Example, _picture
+from edgeembed.bench.report_schema import Report
 from edgeembed.bench.report_text import COLUMN_MEANINGS
-from edgeembed.bench.retrieval import EvaluationSet
 from edgeembed.bench.terminal import print_summary
 from edgeembed.data.manifest import ManifestRow, build_manifest
+from edgeembed.evaluation import RetrievalProtocol
 from tests.bench.reports import examples_of, report_of
 from tests.export.web.chromium import Browser, browser, is_installed
 
@@ -24,7 +25,7 @@ with_chromium = pytest.mark.skipif(not is_installed(), reason="CHROMIUM MISSING:
 LONG = "groceries_and_clothes_of_all_shops_" * 4
 MARKUP = "<script>alert(\"1\")</script> & $x_$ 'quoted'"
 OTHER_SCRIPTS = "日本語のラベル עברית ไทย Ωμέγα 🧀"
-REPORTS: dict[str, tuple[Any, list[Example]]] = {
+REPORTS: dict[str, tuple[Report, list[Example]]] = {
     "usual": (report_of(["mobilenetv4_s", "vit_b16"]), examples_of("a thing")),
     "one file, no teacher, one domain": (report_of(["tiny"], teacher=False, domains=1), []),
     "60 files": (report_of([f"student{number}" for number in range(60)]), examples_of("thing")),
@@ -184,5 +185,5 @@ def test_an_example_of_any_shape_is_a_square_part_of_the_picture(tmp_path: Path,
         tmp_path, [ManifestRow(path="a.png", label="a", domain="d", split="test", role="both")], source="test"
     )
     everything = manifest.rows("test")
-    evaluation = EvaluationSet(manifest=manifest, split="test", query=everything, index=everything)
+    evaluation = RetrievalProtocol(manifest=manifest, split="test", query=everything, index=everything)
     assert _picture(evaluation, 0).image.size == (THUMBNAIL_PX, THUMBNAIL_PX)
