@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgeembed.bench.latency import measure
+from edgeembed.bench.latency import Budget
 from edgeembed.bench.retrieval import DecodedFiles, choose_protocol, embed_with_session
 from edgeembed.data.manifest import read_manifest
 from edgeembed.device.bundle import BundleFile, BundleManifest, read_bundle, verified_file
@@ -33,8 +33,8 @@ def p50_ms(paths: dict[str, Path], manifest: BundleManifest) -> dict[str, float]
     rounds: dict[str, list[float]] = {name: [] for name in sessions}
     for _ in range(ROUNDS):
         for name, session in sessions.items():
-            budget = {"min_samples": 20, "min_seconds": 0.5, "max_seconds": 2.0, "warmup_seconds": 0.1}
-            rounds[name].append(measure(lambda run=session.run: run(pixels), **budget).p50)
+            budget = Budget(min_samples=20, min_seconds=0.5, max_seconds=2.0, warmup_seconds=0.1)
+            rounds[name].append(budget.measure(lambda run=session.run: run(pixels)).p50)
     return {name: statistics.median(found) for name, found in rounds.items()}
 
 

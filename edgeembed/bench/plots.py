@@ -16,7 +16,7 @@ from edgeembed.bench.report_schema import Report
 from edgeembed.bench.summary import NOT_SCORED, FileSummary, file_summaries, teacher_of
 
 PALETTE = ("#3b82c4", "#d9822b", "#2f9e74", "#c2528b", "#8a6fd1", "#a08a1a")
-"""One colour a model, told apart also by colour-blind readers and legible on white and on black."""
+"""One colour for each model: distinct for colour-blind readers, legible on white and on black."""
 INK = "#1c2430"
 INK_IN_SVG = "#010203"  # replaced by the page's own text colour
 MOST_LETTERS = 44  # of a name beside its point

@@ -121,11 +121,11 @@ def agreement_of(candidate: Candidate, embedded: Mapping[Candidate, EmbeddedRows
     """Of a candidate's embeddings with those of its bundle's fp32 file, on the images that both could read."""
     fp32 = fp32_file(candidate.bundle)
     key = (candidate.folder, fp32 and fp32.path, REFERENCE_RUNTIME)
-    own = embedded[candidate]
+    student = embedded[candidate]
     reference = next((embedded[one] for one in embedded if (one.folder, one.file.path, one.runtime) == key), None)
     if reference is None:
-        return agree(None, own.embedding_ND)
-    return agree(reference.take(own.row_N).embedding_ND, own.take(reference.row_N).embedding_ND)
+        return agree(None, student.embedding_ND)
+    return agree(reference.take(student.row_N).embedding_ND, student.take(reference.row_N).embedding_ND)
 
 
 def row_of(candidate: Candidate, rows: Sequence[Row], threads: int) -> Row | None:

@@ -103,12 +103,12 @@ class DecodedFiles:
                 yield image, pixels_HWC
 
     def _decode(self) -> Iterator[tuple[int, UInt8Array]]:
-        for image, found in enumerate(decode_ahead(self.files, lambda _: (self.height, self.width))):
-            if not isinstance(found, ImageError):
-                yield image, found
+        for image, decoded in enumerate(decode_ahead(self.files, lambda _: (self.height, self.width))):
+            if not isinstance(decoded, ImageError):
+                yield image, decoded
             elif image not in self.unreadable:
                 self.unreadable.add(image)
-                log.warning("left out: %s", found)
+                log.warning("left out: %s", decoded)
 
 
 def embed_with_session(session: Session, decoded: DecodedFiles, row_N: Rows, *, dim: int) -> EmbeddedRows:

@@ -61,10 +61,10 @@ class Roofline:
         `num_bytes` of weights: only those beyond the last-level cache are read again in every call.
         """
         peaks = [self.gemm_gflops[kind].get(str(threads)) for kind in BOUNDED_BY.get(precision, ())]
-        known = [peak for peak in peaks if peak is not None]
-        if macs is None or not known:
+        measured_peaks = [peak for peak in peaks if peak is not None]
+        if macs is None or not measured_peaks:
             return None
-        compute_s = 2 * macs / (max(known) * 1e9)
+        compute_s = 2 * macs / (max(measured_peaks) * 1e9)
         read_s = max(0, num_bytes - self.cache_bytes) / (self.copy_gb_per_s * 1e9)
         return 100 * max(compute_s, read_s) / (latency_ms / 1e3)
 
@@ -74,7 +74,7 @@ def _higher(one: float | None, other: float | None) -> float | None:
 
 
 def measure_roofline(threads: Sequence[int]) -> Roofline:
-    """Measures this machine, in a few seconds; without torch, which a device need not have, bf16 is left out."""
+    """Measures this machine, in a few seconds. bf16 needs torch and is None without it."""
     products: dict[str, Product | None] = {"fp32": _onnx_product, "fp16": _onnx_product, "int8": _onnx_product}
     products["bf16"] = None if importlib.util.find_spec("torch") is None else _torch_product
     gemm = {
@@ -89,7 +89,7 @@ def measure_roofline(threads: Sequence[int]) -> Roofline:
 
 
 def _gflops(product: Product, precision: str, threads: int) -> float:
-    """The best rate of a square product, tried small first so that a slow machine is not held up."""
+    """The best rate of a square product; a small one is tried first, so that a slow machine does not take long."""
     operations, trial = 2 * SIDE**3, 2 * TRIAL_SIDE**3
     rate = trial / _best_seconds(product(precision, TRIAL_SIDE, threads), TRIAL_SECONDS)
     if operations / rate <= SLOW_SECONDS:
@@ -154,7 +154,7 @@ def _torch_product(precision: str, side: int, threads: int) -> Call:
 
 
 def _copy_gb_per_s(threads: int) -> float:
-    """Memory copied by all threads at once, each its own part: one thread alone rarely fills the bus."""
+    """Memory copied by all threads at once, one part each: a single thread rarely uses the whole bandwidth."""
     source, target = np.ones(COPY_BYTES, np.uint8), np.zeros(COPY_BYTES, np.uint8)
     parts = list(zip(np.array_split(source, threads), np.array_split(target, threads), strict=True))
     with ThreadPoolExecutor(threads) as pool:

@@ -208,7 +208,7 @@ def score_text(value: float | None) -> str:
 
 
 def optional_score(value: float | None) -> str:
-    """A figure that may not be known, as a table shows it."""
+    """A figure that the report may lack, as a table shows it."""
     return MISSING if value is None else f"{value:.4f}"
 
 

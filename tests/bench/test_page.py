@@ -128,7 +128,7 @@ def test_every_column_is_explained(name: str, capsys: pytest.CaptureFixture[str]
     assert all(f"{column}: {COLUMN_MEANINGS[column]}" in printed for column in ("mAP", "kept", "% of roofline"))
 
 
-def test_what_was_not_scored_is_said_and_not_zero(capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_was_not_scored_reads_so_and_is_not_zero(capsys: pytest.CaptureFixture[str]) -> None:
     report, _ = REPORTS["not scored"]
     page = rendered("not scored")
     assert "tiny fp32 embeds at 12.3 ms an image on 2 threads; its retrieval could not be scored." in page
@@ -149,13 +149,13 @@ def test_figures_stand_beside_the_wider_interval_and_the_sizes_of_teacher_and_st
         "0.8765 [0.841, 0.911]", "0.2130", "0.2970", "98.7 % [96.7, 100.7]",
         "0.8765 [0.841, 0.911]", "99.1 % [97.1, 101.1]", "1.04 : 1",
     ]  # fmt: skip
-    said = (
+    sentence = (
         "mobilenetv4_s fp32 keeps 98.7 % [96.7, 100.7] of the teacher's mAP at 12.3 ms an image on 2 threads, and "
         "99.1 % [97.1, 101.1] when it searches the teacher's own index (teacher : student parameters 1.04 : 1): "
     )
-    assert said in printed
+    assert sentence in printed
     page = rendered("usual")
-    assert said in html.unescape(page)
+    assert sentence in html.unescape(page)
     assert '<td class="figure">0.8765 <small>[0.841, 0.911]</small></td>' in page
     assert '<td class="figure">98.7 % <small>[96.7, 100.7]</small></td>' in page
     assert "<td>1.04 : 1</td>" in page

@@ -138,19 +138,19 @@ def test_a_default_that_would_change_says_how_to_change_it(recommended: Recommen
 
 
 @pytest.mark.parametrize(
-    ("measured", "images", "told"),
+    ("measured", "images", "message"),
     [
         ({"openvino": (1.0, 1.0)}, 19, "no embeddings of an fp32 file in ONNX Runtime to compare with"),
         ({"onnxruntime": (2.0, 1.0), "openvino": (1.0, 1.0)}, 5, "compared on 5 images only"),
     ],
 )
 def test_what_cannot_be_compared_is_not_recommended_nor_remembered(
-    recommended: Recommend, folder: Path, measured: dict[str, tuple[float, float]], images: int, told: str
+    recommended: Recommend, folder: Path, measured: dict[str, tuple[float, float]], images: int, message: str
 ) -> None:
     found = recommended(measured, keep=True, images=images)
     assert used(folder) is None
     assert not found.is_measured
-    assert all(told in refused.reason for refused in found.refused)
+    assert all(message in refused.reason for refused in found.refused)
     assert chosen(found) == (FP32 if "onnxruntime" in measured else (None, None))
     assert found.in_use == " in ".join(FP32)
 
@@ -162,20 +162,20 @@ def test_a_pair_that_was_not_verified_is_never_recommended(recommended: Recommen
     assert found.refused[0].reason == "it was not verified in openvino when it was exported"
 
 
-def test_what_is_used_for_want_of_a_right_file_is_not_called_recommended(recommended: Recommend) -> None:
+def test_the_default_without_a_right_file_is_not_called_recommended(recommended: Recommend) -> None:
     found = recommended({"onnxruntime": (2.0, 1.0), "openvino": (1.0, 0.9)})
     few = RefusedFile(path=FP32[0], precision="fp32", runtime=FP32[1], p50_ms=2.0, reason="compared on 12 images only")
     lines = lines_of(found.model_copy(update={"is_measured": False, "refused": (few, *found.refused)}))
     assert lines[0] == (
-        "tiny: model.fp32.onnx in onnxruntime is used where nothing else is known: compared on 12 images only"
+        "tiny: model.fp32.onnx in onnxruntime is used, as no file could be recommended: compared on 12 images only"
     )
     assert "model.fp32.onnx in onnxruntime" not in lines[1].split(" is not recommended")[0]
 
 
 @pytest.mark.usefixtures("hurried", "without_int8_dot_products")
-@pytest.mark.parametrize(("seed", "reduce_range", "told"), [(1, True, "cosine p1"), (0, False, "8-bit weights")])
+@pytest.mark.parametrize(("seed", "reduce_range", "message"), [(1, True, "cosine p1"), (0, False, "8-bit weights")])
 def test_a_bench_recommends_no_int8_file_that_is_wrong_here(
-    manifest: Manifest, tmp_path: Path, seed: int, reduce_range: bool, told: str
+    manifest: Manifest, tmp_path: Path, seed: int, reduce_range: bool, message: str
 ) -> None:
     folder = write_bundle(tmp_path / "tiny", extra={"model.int8.onnx": "onnxruntime"})
     onnx.save(tiny_onnx(seed), folder / "model.int8.onnx")
@@ -189,7 +189,7 @@ def test_a_bench_recommends_no_int8_file_that_is_wrong_here(
     report = bench([folder], manifest, teacher=None, out=tmp_path / "r", quick=True, remember=True)
     (line,) = [line for line in recommendation_lines(report) if "model.int8.onnx in onnxruntime" in line]
     assert "is not recommended: " in line
-    assert told in line
+    assert message in line
     assert report.recommended[0].precision == Embedder(folder).precision == "fp32"
 
 

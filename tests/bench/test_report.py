@@ -214,10 +214,10 @@ def test_the_page_needs_nothing_but_itself(folder: Path) -> None:
 
 
 def test_the_headline_names_the_file_and_what_it_keeps(folder: Path, report: dict[str, Any]) -> None:
-    said = headline(opened(report))
-    assert said.startswith("tiny fp32 keeps ")
-    assert "of the teacher's mAP" in said
-    assert said.replace("'", "&#39;") in (folder / "report.html").read_text()
+    sentence = headline(opened(report))
+    assert sentence.startswith("tiny fp32 keeps ")
+    assert "of the teacher's mAP" in sentence
+    assert sentence.replace("'", "&#39;") in (folder / "report.html").read_text()
 
 
 def test_pictures_lie_beside_the_page(folder: Path) -> None:

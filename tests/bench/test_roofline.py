@@ -21,7 +21,7 @@ def test_only_bytes_beyond_the_cache_are_read_each_time() -> None:
     assert cached < 0.01
 
 
-def test_int8_is_held_against_the_fastest_product_that_it_may_use() -> None:
+def test_int8_is_compared_with_the_fastest_product_that_it_may_use() -> None:
     percent = KNOWN.percent_of_roofline(macs=50_000_000, num_bytes=0, precision="int8", threads=1, latency_ms=1.0)
     assert percent == pytest.approx(100.0)
 
@@ -39,7 +39,7 @@ def test_what_is_not_known_is_none(macs: int | None, precision: str, threads: in
     assert percent is None
 
 
-def test_the_measured_floor_has_every_type_and_thread_count(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_measured_roofline_has_every_type_and_thread_count(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {
         "SIDE": 64,
         "TRIAL_SIDE": 32,
@@ -52,7 +52,6 @@ def test_the_measured_floor_has_every_type_and_thread_count(monkeypatch: pytest.
     assert set(found.gemm_gflops) == {"fp32", "fp16", "int8", "bf16"}
     assert all(set(rates) == {"1", "2"} for rates in found.gemm_gflops.values())
     assert found.copy_gb_per_s > 0
-    assert set(found.as_json()) == {"gemm_gflops", "copy_gb_per_s"}
 
 
 @pytest.mark.training

@@ -52,7 +52,7 @@ def test_it_is_read_from_the_bundle_for_the_same_queries_and_index_alone(
     assert UntrainedBaselines(nothing, ALL_ROWS, None).figures(same) is None
 
 
-def test_bundles_that_do_not_say_what_they_are_have_none(bundle: Path, protocol: RetrievalProtocol) -> None:
+def test_a_bundle_without_its_architecture_has_none(bundle: Path, protocol: RetrievalProtocol) -> None:
     candidate = recorded(bundle, "0" * 16)
     assert architecture_of(candidate.bundle) is None
     assert UntrainedBaselines(protocol, ALL_ROWS, None).figures(candidate) is None
@@ -89,7 +89,7 @@ def test_it_is_built_and_measured_here_where_torch_is_installed(bundle: Path, pr
 
 
 @pytest.mark.training
-def test_a_network_that_cannot_be_built_is_said_and_ends_nothing(
+def test_a_network_that_cannot_be_built_is_a_warning(
     bundle: Path, protocol: RetrievalProtocol, caplog: pytest.LogCaptureFixture
 ) -> None:
     unknown = recorded(bundle, "0" * 16, {"role": "student", "backbone": "no_such_network"})
