@@ -52,7 +52,7 @@ EvaluationT = TypeVar("EvaluationT", TeacherEvaluation, StudentEvaluation)
 
 
 def write_evaluation(run: RunFolder, evaluation: TeacherEvaluation | StudentEvaluation) -> None:
-    write_json(eval_json_of(run), evaluation.model_dump())
+    write_json(eval_json_of(run), evaluation.model_dump())  # keys in the order of the fields
 
 
 def read_evaluation(run: RunFolder, kind: type[EvaluationT]) -> EvaluationT:
@@ -90,5 +90,5 @@ def describe_scores(scores: RetrievalScores, *, untrained: float | None) -> str:
 
 def leading_interval(scores: RetrievalScores, figure: str) -> Literal["queries", "classes"]:
     """Whether the interval `ci95` of a figure is the one over queries or the one over classes."""
-    over_queries = scores.ci95_queries.get(figure)
+    over_queries = scores.ci95_queries.get(figure)  # earlier versions had intervals over queries alone
     return "classes" if over_queries is not None and scores.ci95.get(figure) != over_queries else "queries"

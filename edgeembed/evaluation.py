@@ -98,7 +98,7 @@ class RetrievalProtocol:
         elif unlabelled == rows.size:
             reason = f"none of the {rows.size} images of the {split} split has a label"
         else:
-            try:
+            try:  # roles may leave no query or no index image
                 query, index = manifest.evaluation(split)
             except UserError as error:
                 reason = str(error)
@@ -126,6 +126,7 @@ class RetrievalProtocol:
         manifest, reason = self.manifest, self.not_scored
         without_match = int(np.count_nonzero(~have_match(manifest, query, index)))
         labelled = [row for row in np.union1d(query, index).tolist() if manifest.label[row] is not None]
+        # Images, not rows: one file may stand in several rows, for example as query and as index image.
         images = {(manifest.class_of(row), manifest.image_number[row]) for row in labelled}
         image_count = Counter(class_name for class_name, _ in images)
         labels_of_one_image = sum(count == 1 for count in image_count.values())
@@ -165,6 +166,7 @@ class RetrievalProtocol:
         Both may hold more or fewer rows than the protocol. Figures are None where no query or no index image is among
         them, or no query has a match. Embeddings that are not finite are left out, with a warning.
         """
+        # A side may hold other rows too: queries and index images are usually embedded together, once.
         is_query_M = np.isin(query.row_N, self.query) & _are_finite(query.embedding_ND)
         is_index_N = np.isin(index.row_N, self.index) & _are_finite(index.embedding_ND)
         if not is_query_M.any() or not is_index_N.any():
@@ -189,7 +191,7 @@ class RetrievalProtocol:
             index_id=manifest.image_number[index_rows],
         )
         value_QM, num_relevant_Q, _ = values
-        has_match = num_relevant_Q > 0
+        has_match = num_relevant_Q > 0  # the others have no average precision that could be paired
         return ScoredQueries(
             scores=mean_scores(*values, query_label=query_label, query_domain=query_domain),
             row_Q=query_rows[has_match],
@@ -270,6 +272,7 @@ def retention(student: ScoredQueries, teacher: ScoredQueries) -> Retention | Non
 
     None where there are no such queries, or the teacher's mAP on them is 0.
     """
+    # Paired by query, so that the difficulty of a query, which both share, does not widen the interval.
     _, in_student, in_teacher = np.intersect1d(student.row_Q, teacher.row_Q, assume_unique=True, return_indices=True)
     student_Q, teacher_Q = student.average_precision_Q[in_student], teacher.average_precision_Q[in_teacher]
     if not teacher_Q.any():
@@ -280,5 +283,5 @@ def retention(student: ScoredQueries, teacher: ScoredQueries) -> Retention | Non
         value=float(student_Q.mean() / teacher_Q.mean()),
         ci95=intervals.wider,
         ci95_queries=intervals.over_queries,
-        ci95_classes=intervals.over_classes if len(set(class_Q)) > 1 else None,
+        ci95_classes=intervals.over_classes if len(set(class_Q)) > 1 else None,  # one class would have no width
     )

@@ -66,11 +66,11 @@ def ratio_intervals(
 
     Resamples whose denominator is 0 are left out. Raises ValueError without queries.
     """
-    both_Q2 = np.stack([numerator_Q, denominator_Q], axis=1)
+    both_Q2 = np.stack([numerator_Q, denominator_Q], axis=1)  # resampled together: that pairs them
 
     def ratios(group_Q: IntArray) -> Float64Array:
         mean_S2 = _resampled_means(both_Q2, group_Q, seed, num_resamples)
-        mean_S2 = mean_S2[mean_S2[:, 1] > 0]
+        mean_S2 = mean_S2[mean_S2[:, 1] > 0]  # the denominator of few queries can be 0 by chance
         ratio_S1: Float64Array = mean_S2[:, :1] / mean_S2[:, 1:]
         return ratio_S1
 
@@ -100,7 +100,7 @@ def _both_intervals(resampled: _Resampled, class_Q: Sequence[Hashable]) -> list[
         raise ValueError("an interval needs at least one query")
     over_queries_M, over_classes_M = (
         np.percentile(resampled(group_Q), PERCENTILES, axis=0).T.tolist()
-        for group_Q in (np.arange(len(class_Q)), number_values(class_Q))
+        for group_Q in (np.arange(len(class_Q)), number_values(class_Q))  # each query a group; each class a group
     )
     return [
         Intervals(over_queries=(queries[0], queries[1]), over_classes=(classes[0], classes[1]))
@@ -114,6 +114,7 @@ def _resampled_means(value_QM: Float64Array, group_Q: IntArray, seed: int, num_r
     """
     num_groups = int(group_Q.max()) + 1
     sum_GM = np.zeros((num_groups, value_QM.shape[1]))
+    # Sums of each group once, so that a resample costs one product with the numbers of draws.
     np.add.at(sum_GM, group_Q, value_QM)
     size_G = np.bincount(group_Q, minlength=num_groups).astype(np.float64)
     draws = _draws(num_groups, seed, num_resamples)

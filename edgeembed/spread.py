@@ -50,6 +50,7 @@ def spread_of(embedding_ND: FloatArray) -> Spread | None:
         return None
     embedding_ND = np.asarray(embedding_ND, np.float64)
     count, sum_D = len(embedding_ND), embedding_ND.sum(axis=0)
+    # The sum of all pairs' cosines is |sum of vectors|^2 less the squares: no N x N matrix is needed.
     pairs_and_squares, squares = float(sum_D @ sum_D), float((embedding_ND**2).sum())
     variance_D = np.linalg.eigvalsh(np.atleast_2d(np.cov(embedding_ND.T)))
     total = float((variance_D**2).sum())

@@ -68,6 +68,7 @@ def choose_examples(
     is_hit = is_hit_of["student"]
     is_interesting = is_hit != is_hit_of["teacher"] if "teacher" in is_hit_of else ~is_hit
     rng = np.random.default_rng(SEED)
+    # Interesting queries first; where there are few, ordinary ones fill up.
     interesting = _draw(rng, np.flatnonzero(is_interesting), NUM_EXAMPLES // 2)
     ordinary = _draw(rng, np.flatnonzero(is_hit & ~is_interesting), NUM_EXAMPLES - len(interesting))
     return [

@@ -50,7 +50,7 @@ def probe(path: Path, *, runtime: str, threads: int | None, height: int, width: 
     if done.returncode != 0:
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         raise RuntimeError(f"{path}: loading it in a process of its own failed: {last}")
-    return Footprint(**json.loads(done.stdout.strip().splitlines()[-1]))
+    return Footprint(**json.loads(done.stdout.strip().splitlines()[-1]))  # runtimes may print before it
 
 
 def open_onnx_or_plan(path: Path, runtime: str, threads: int | None) -> Callable[[UInt8Array], object]:
@@ -92,7 +92,7 @@ def peak_rss_bytes() -> int | None:
     if sys.platform == "win32":
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, other systems KiB
 
 
 def main() -> None:
@@ -103,6 +103,7 @@ def main() -> None:
     parser.add_argument("--height", type=int, required=True)
     parser.add_argument("--width", type=int, required=True)
     given = parser.parse_args()
+    # Imported before the clock starts: `load_ms` is the time of the model, not of Python packages.
     if given.runtime == "torch":
         importlib.import_module("edgeembed.network.model")
     else:
@@ -115,7 +116,7 @@ def main() -> None:
         run = open_onnx_or_plan(given.path, given.runtime, given.threads)
     load_ms = 1e3 * (time.perf_counter() - started)
     image_NHWC = np.zeros((1, given.height, given.width, 3), np.uint8)
-    for _ in range(RUNS):
+    for _ in range(RUNS):  # runtimes allocate their buffers in the first call
         run(image_NHWC)
     print(json.dumps({"load_ms": load_ms, "peak_rss_bytes": peak_rss_bytes()}))
 

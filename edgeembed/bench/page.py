@@ -45,8 +45,8 @@ def render_html(report: Report, examples: Sequence[Example]) -> str:
     """One page that needs nothing else: no script, no font, no request."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("edgeembed.bench", "."),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
+        autoescape=True,  # names of models and labels come from users
+        undefined=jinja2.StrictUndefined,  # a misspelt name is an error, not an empty cell
         trim_blocks=True,
         lstrip_blocks=True,
     )

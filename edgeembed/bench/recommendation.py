@@ -48,9 +48,10 @@ def _recommend(pairs: Sequence[tuple[Candidate, Measured]], folder: Path, thread
     bundle, name = pairs[0][0].bundle, pairs[0][0].name
     verified = [measured for candidate, measured in pairs if is_verified(candidate)]
     best = fastest_right(bundle, verified)
+    # Before `recall`, so that `in_use` is the default after this bench.
     if keep and verified:
         remember(folder, bundle, verified, threads=threads)
-    default = unmeasured_default(bundle)
+    default = unmeasured_default(bundle)  # for machines that have measured nothing
     if best is not None:
         choice: tuple[str, str] | None = (best.path, best.runtime)
     else:
@@ -120,6 +121,7 @@ def measured_in(row: Row, candidate: Candidate, agreement: Agreement) -> Measure
 def agreement_of(candidate: Candidate, embedded: Mapping[Candidate, EmbeddedRows]) -> Agreement:
     """Of a candidate's embeddings with those of its bundle's fp32 file, on the images that both could read."""
     fp32 = fp32_file(candidate.bundle)
+    # Always the bundle's own fp32 file in ONNX Runtime: other bundles may have other networks.
     key = (candidate.folder, fp32 and fp32.path, REFERENCE_RUNTIME)
     student = embedded[candidate]
     reference = next((embedded[one] for one in embedded if (one.folder, one.file.path, one.runtime) == key), None)

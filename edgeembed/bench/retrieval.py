@@ -41,6 +41,7 @@ def choose_protocol(manifest: Manifest) -> RetrievalProtocol:
     protocol = RetrievalProtocol.of_first_scorable(manifest, "test", "val")
     if protocol.not_scored is not None:
         rows = next(rows for split in ("test", "val", "train") if (rows := manifest.rows(split)).size)
+        # Spread over the split: neighbouring rows are often of one class.
         sample = rows[:: max(1, len(rows) // MOST_UNSCORED)][:MOST_UNSCORED]
         protocol = dataclasses.replace(protocol, split=manifest.split[rows[0]], unscored_rows=sample)
         log.warning("retrieval is not scored (%s): times and cosines only", protocol.not_scored)
@@ -49,7 +50,7 @@ def choose_protocol(manifest: Manifest) -> RetrievalProtocol:
         log.warning("measuring on val, which training may have looked at: %s", test.describe())
     else:
         protocol.log_coverage()
-    manifest.take(protocol.rows).require_files()
+    manifest.take(protocol.rows).require_files()  # a missing file is an error now, not after an hour
     return protocol
 
 
@@ -189,6 +190,7 @@ def measure_quality(
     if dim != searched.embedding_ND.shape[1]:
         searched = EmbeddedRows(embedding_ND=shorten(searched.embedding_ND, dim), row_N=searched.row_N)
     asymmetric = protocol.score(student, searched)
+    # Both sides hold the same rows in the same order.
     cosine_N = np.einsum("nd,nd->n", student.embedding_ND, searched.embedding_ND)
     p1, p50 = (float(value) for value in np.percentile(cosine_N, (1, 50)))
     return RetrievalQuality(

@@ -65,6 +65,7 @@ class Roofline:
         if macs is None or not measured_peaks:
             return None
         compute_s = 2 * macs / (max(measured_peaks) * 1e9)
+        # Compute and memory traffic overlap, so the slower of the two is the bound.
         read_s = max(0, num_bytes - self.cache_bytes) / (self.copy_gb_per_s * 1e9)
         return 100 * max(compute_s, read_s) / (latency_ms / 1e3)
 
@@ -92,6 +93,7 @@ def _gflops(product: Product, precision: str, threads: int) -> float:
     """The best rate of a square product; a small one is tried first, so that a slow machine does not take long."""
     operations, trial = 2 * SIDE**3, 2 * TRIAL_SIDE**3
     rate = trial / _best_seconds(product(precision, TRIAL_SIDE, threads), TRIAL_SECONDS)
+    # The large product is closer to the peak, but would take seconds on a slow CPU.
     if operations / rate <= SLOW_SECONDS:
         rate = max(rate, operations / _best_seconds(product(precision, SIDE, threads)))
     return rate / 1e9
@@ -99,7 +101,7 @@ def _gflops(product: Product, precision: str, threads: int) -> float:
 
 def _best_seconds(call: Call, budget_seconds: float = SECONDS_EACH) -> float:
     """The shortest of the calls that fit in the budget: noise only ever adds time."""
-    call()
+    call()  # warm-up: weights are packed, threads started
     best, deadline = float("inf"), time.perf_counter() + budget_seconds
     while best == float("inf") or time.perf_counter() < deadline:
         started = time.perf_counter()
@@ -122,7 +124,7 @@ def _onnx_product(precision: str, side: int, threads: int) -> Call:
     left, weight, out = (np.ones((side, side), kind) for kind in types)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
+    options.inter_op_num_threads = 1  # a graph of one node
     model = product_model(operator, left, weight, out)
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     binding = session.io_binding()

@@ -66,7 +66,8 @@ def student_rows(
 ) -> Iterator[Row]:
     """A bundle's file at every batch size and number of threads, in the candidate's runtime."""
     size = (candidate.bundle.input.height, candidate.bundle.input.width)
-    for threads in [None] if candidate.runtime == "tensorrt" else plan.threads:
+    for threads in [None] if candidate.runtime == "tensorrt" else plan.threads:  # an engine runs on the GPU
+        # Load time and memory are those of one image, whatever the batch.
         footprint = probe(candidate.path, runtime=candidate.runtime, threads=threads, height=size[0], width=size[1])
         session = open_session(candidate.path, runtime=candidate.runtime, threads=threads)
         network = LoadedNetwork(
@@ -97,7 +98,7 @@ def measure_times(
     def decode() -> UInt8Array:
         return np.stack([load_pixels(file, *size) for file in itertools.islice(endless_files, batch)])
 
-    image_NHWC = decode()
+    image_NHWC = decode()  # before timing: `latency` is of the network alone
     return Times(
         batch=batch,
         latency=budget.measure(lambda: run(image_NHWC)),
@@ -124,7 +125,7 @@ def build_row(
         latency_ms=times.latency,
         preprocess_ms=times.preprocess_ms,
         end_to_end_ms=times.end_to_end_ms,
-        images_per_second=times.batch * times.latency.n / times.latency.seconds,
+        images_per_second=times.batch * times.latency.n / times.latency.seconds,  # a mean, unlike the percentiles
         peak_rss_bytes=network.peak_rss_bytes,
         load_ms=network.load_ms,
         retrieval=quality.scores,

@@ -154,6 +154,7 @@ def best_student(report: Report) -> FileSummary | None:
     """
     keys = [(one.name, one.runtime, one.sha256) for one in report.recommended]
     files = [file for file in file_summaries(report) if (file.name, file.runtime, file.sha256) in keys]
+    # Speeds are compared on the number of threads that the recommendation is for.
     threads = {one.name: one.threads for one in report.recommended}
     best_map = max((file.map for file in files if file.map is not None), default=0.0)
     near_best = [file for file in files if (file.map or 0.0) >= NEAR_BEST * best_map]

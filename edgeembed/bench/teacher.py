@@ -65,6 +65,7 @@ class Teacher:
     ) -> Iterator[Row]:
         """Timed in torch on this CPU, one image at a time: what a device would wait for without a student."""
         model, weights, size = self.model, RunFolder(path=self.path).weights, (self.model.size_px, self.model.size_px)
+        # Once for all rows: loading a large teacher takes long.
         footprint = probe(self.path, runtime="torch", threads=max(plan.threads), height=size[0], width=size[1])
         network = LoadedNetwork(
             role="teacher",
@@ -80,7 +81,7 @@ class Teacher:
             load_ms=footprint.load_ms,
             sha256=sha256_of(weights),
         )
-        threads_before = torch.get_num_threads()
+        threads_before = torch.get_num_threads()  # a setting of the whole process
         try:
             for threads in plan.threads:
                 torch.set_num_threads(threads)

@@ -69,7 +69,7 @@ class UntrainedBaselines:
 
         try:
             model = untrained_network(facts)
-        except (UserError, KeyError, RuntimeError, TypeError) as error:
+        except (UserError, KeyError, RuntimeError, TypeError) as error:  # an architecture this version cannot build
             log.warning("%s: no untrained network to compare with: %s", name, " ".join(str(error).split()))
             return None
         if model is None:
@@ -80,7 +80,7 @@ class UntrainedBaselines:
                 model.to(device), files, batch_size=BATCH_SIZE, workers=0, device=device, precision="fp32"
             )
         embedded = EmbeddedRows(embedding_ND=embedding_MD, row_N=self.protocol.rows[kept_M])
-        rows = np.intersect1d(self.rows, embedded.row_N)
+        rows = np.intersect1d(self.rows, embedded.row_N)  # a file may have become unreadable since
         quality = measure_quality(self.protocol, embedded, rows, self.teacher)
         return quality.scores.map(lambda scores: scores.figures)
 

@@ -39,6 +39,7 @@ class Validation:
         self, recipe: DistillRecipe, protocol: RetrievalProtocol, teacher: Teacher, student: EmbeddingModel, device: str
     ) -> None:
         self.recipe, self.protocol, self.device = recipe, protocol, device
+        # Embedded once: only the student changes between evaluations.
         with stage(f"embedding {len(protocol.rows)} validation images with the teacher"):
             embedding_ND, row_N = teacher.embed(protocol.manifest, protocol.rows, recipe, device)
         self.teacher = EmbeddedRows(embedding_ND=embedding_ND, row_N=row_N)
