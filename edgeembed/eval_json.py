@@ -11,7 +11,7 @@ from edgeembed.chance import beside_chance
 from edgeembed.errors import UserError
 from edgeembed.evaluation import ProtocolCounts, Retention
 from edgeembed.files import read_json, write_json
-from edgeembed.intervals import interval_text
+from edgeembed.intervals import ResamplingUnit, interval_text
 from edgeembed.metrics import RetrievalScores
 from edgeembed.run_folder import RunFolder
 from edgeembed.spread import Spread
@@ -88,7 +88,7 @@ def describe_scores(scores: RetrievalScores, *, untrained: float | None) -> str:
     return f"{text}{recall} ({scores.queries} queries, {scores.queries_without_match} of them without a match)"
 
 
-def leading_interval(scores: RetrievalScores, figure: str) -> Literal["queries", "classes"]:
+def leading_interval(scores: RetrievalScores, figure: str) -> ResamplingUnit:
     """Whether the interval `ci95` of a figure is the one over queries or the one over classes."""
     over_queries = scores.ci95_queries.get(figure)  # earlier versions had intervals over queries alone
     return "classes" if over_queries is not None and scores.ci95.get(figure) != over_queries else "queries"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import numpy as np
 from pydantic import BeforeValidator
@@ -17,6 +17,7 @@ from pydantic import BeforeValidator
 from edgeembed.arrays import Float64Array, IntArray
 
 Interval: TypeAlias = tuple[float, float]
+ResamplingUnit: TypeAlias = Literal["queries", "classes"]
 
 
 def _none_unless_known(ends: Any) -> Any:

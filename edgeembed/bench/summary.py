@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from edgeembed.bench.candidates import Candidate
 from edgeembed.bench.report_schema import ByIndex, Report, Row
 from edgeembed.chance import beside_chance
 from edgeembed.eval_json import IndexKind
-from edgeembed.intervals import Interval, interval_text, share_text
+from edgeembed.intervals import Interval, ResamplingUnit, interval_text, share_text
 
 MISSING = "\N{EN DASH}"
 NOT_SCORED = "not scored"
@@ -62,9 +61,7 @@ class FileSummary:
         scores = self.first.retrieval.of(kind)
         return None if scores is None else scores.figures[figure]
 
-    def interval(
-        self, kind: IndexKind, figure: str, over: Literal["queries", "classes"] | None = None
-    ) -> Interval | None:
+    def interval(self, kind: IndexKind, figure: str, over: ResamplingUnit | None = None) -> Interval | None:
         """The 95 % interval, (low, high), of a retrieval figure over "queries" or "classes"; by default the wider one.
 
         None where the report has none.
@@ -99,7 +96,7 @@ class FileSummary:
         shares = self.first.retention
         return None if shares is None else shares.of(kind)
 
-    def retention_interval(self, kind: IndexKind, over: Literal["queries", "classes"] | None = None) -> Interval | None:
+    def retention_interval(self, kind: IndexKind, over: ResamplingUnit | None = None) -> Interval | None:
         """The 95 % interval of `retention` over "queries" or "classes"; by default the wider one."""
         row = self.first
         intervals: dict[str | None, ByIndex[Interval] | None] = {
