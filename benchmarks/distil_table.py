@@ -21,7 +21,7 @@ from typing import Any
 
 from variants import best_first, mean, parser_of, print_cells, read_results, run_variants, timed
 
-from edgeembed.chance import resampled
+from edgeembed.eval_json import leading_interval, scores_from_json
 from edgeembed.intervals import interval_text
 
 SHORT = [
@@ -81,34 +81,29 @@ VARIANTS: dict[str, list[str]] = {
 
 
 @functools.cache
-def embed(run: Path, manifest_path: Path, split: str) -> tuple[Any, Any]:
-    """A run's embeddings of the images of a protocol, and the manifest's rows that they are of."""
-    import numpy as np
-
+def embed(run: Path, manifest_path: Path, split: str) -> Any:
+    """A run's embeddings of the images of a protocol (`EmbeddedRows`)."""
     from edgeembed.data.manifest import read_manifest
+    from edgeembed.evaluation import EmbeddedRows, RetrievalProtocol
     from edgeembed.network.model_files import load_model
     from edgeembed.training.validation import embed_files
 
-    manifest = read_manifest(manifest_path)
-    rows = np.union1d(*manifest.evaluation(split))
-    files = [manifest.files[row] for row in rows]
+    protocol = RetrievalProtocol.of_split(read_manifest(manifest_path), split)
     model, _ = load_model(run)
-    embedding_ND, kept = embed_files(model, files, batch_size=64, workers=0, device="cpu", precision="bf16")
-    return embedding_ND, rows[kept]
+    embedding_ND, kept = embed_files(model, protocol.files, batch_size=64, workers=0, device="cpu", precision="bf16")
+    return EmbeddedRows(embedding_ND=embedding_ND, row_N=protocol.rows[kept])
 
 
 def score(run: Path, teacher: Path, manifest_path: Path) -> dict[str, dict[str, object]]:
     from edgeembed.data.manifest import read_manifest
-    from edgeembed.evaluation import score_queries
+    from edgeembed.evaluation import RetrievalProtocol
 
     manifest, scores = read_manifest(manifest_path), {}
     for split in ("val", "test"):
-        query, index = manifest.evaluation(split)
-        student_ND, student_rows = embed(run, manifest_path, split)
+        protocol, student = RetrievalProtocol.of_split(manifest, split), embed(run, manifest_path, split)
         for kind, indexed_by in {"symmetric": run, "asymmetric": teacher}.items():
-            index_ND, index_rows = embed(indexed_by, manifest_path, split)
-            found = score_queries(student_ND, student_rows, index_ND, index_rows, manifest, query, index).scores
-            scores[f"{split}, {kind}"] = asdict(found)
+            scored = protocol.score(student, embed(indexed_by, manifest_path, split))
+            scores[f"{split}, {kind}"] = asdict(scored.scores)
     return scores
 
 
@@ -122,7 +117,8 @@ def print_table(rows: list[dict[str, Any]]) -> None:
     )
     print_cells(*["---"] * 9)
     for variant, seeds in table:
-        low, high = seeds[0]["test, asymmetric"]["ci95"]["map"]
+        first = scores_from_json(seeds[0]["test, asymmetric"])
+        ends = interval_text(first.ci95["map"])
         tested = []
         for split in ("test, symmetric", "test, asymmetric"):
             tested += [f"{mean(seeds, split):.4f}", f"{100 * (mean(seeds, split) - mean(base, split)):+.1f}"]
@@ -132,7 +128,7 @@ def print_table(rows: list[dict[str, Any]]) -> None:
             f"{statistics.mean(row['seconds'] for row in seeds):.0f}",
             f"{mean(seeds, 'val, symmetric'):.3f}, {mean(seeds, 'val, asymmetric'):.3f}",
             *tested,
-            f"{interval_text((low, high))} over {resampled(seeds[0]['test, asymmetric'], 'map')}",
+            f"{ends} over {leading_interval(first, 'map')}",
         )
 
 

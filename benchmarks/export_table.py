@@ -13,22 +13,15 @@ from pathlib import Path
 
 import numpy as np
 
-from edgeembed.arrays import FloatArray
-from edgeembed.bench.latency import measure
-from edgeembed.bench.retrieval import DecodedFiles, embed_with_session, evaluation_set
+from edgeembed.bench.latency import Budget
+from edgeembed.bench.retrieval import DecodedFiles, choose_protocol, embed_with_session
 from edgeembed.data.manifest import read_manifest
 from edgeembed.device.bundle import BundleFile, BundleManifest, read_bundle, verified_file
 from edgeembed.device.runtimes import open_session
-from edgeembed.evaluation import EvaluationSet, ScoredQueries, score_queries
+from edgeembed.evaluation import ScoredQueries
 from edgeembed.export.gate import map_loss
 
 ROUNDS = 7
-
-
-def score(evaluation: EvaluationSet, embedding_ND: FloatArray) -> ScoredQueries:
-    """Retrieval of embeddings of all rows of the evaluation set, (N, D)."""
-    rows, query, index = evaluation.rows, evaluation.query, evaluation.index
-    return score_queries(embedding_ND, rows, embedding_ND, rows, evaluation.manifest, query, index)
 
 
 def p50_ms(paths: dict[str, Path], manifest: BundleManifest) -> dict[str, float]:
@@ -40,8 +33,8 @@ def p50_ms(paths: dict[str, Path], manifest: BundleManifest) -> dict[str, float]
     rounds: dict[str, list[float]] = {name: [] for name in sessions}
     for _ in range(ROUNDS):
         for name, session in sessions.items():
-            budget = {"min_samples": 20, "min_seconds": 0.5, "max_seconds": 2.0, "warmup_seconds": 0.1}
-            rounds[name].append(measure(lambda run=session.run: run(pixels), **budget).p50)
+            budget = Budget(min_samples=20, min_seconds=0.5, max_seconds=2.0, warmup_seconds=0.1)
+            rounds[name].append(budget.measure(lambda run=session.run: run(pixels)).p50)
     return {name: statistics.median(found) for name, found in rounds.items()}
 
 
@@ -70,7 +63,7 @@ def main() -> None:
     parser.add_argument("bundles", type=Path, nargs="+")
     parser.add_argument("--data", type=Path, required=True)
     asked = parser.parse_args()
-    evaluation = evaluation_set(read_manifest(asked.data))
+    evaluation = choose_protocol(read_manifest(asked.data))
     titles = ["student", "precision", "MB", "cosine p1", "p50", "gate: points lost", "mAP, test", "points lost, test"]
     titles += ["p50 ms", "of fp32", "int8 ranges"]
     print(f"| {' | '.join(titles)} |\n|{'---|' * len(titles)}")
@@ -81,9 +74,9 @@ def main() -> None:
         decoded = DecodedFiles(evaluation.files, manifest.input.height, manifest.input.width)
         found = {}
         for name, path in paths.items():
-            embedded = embed_with_session(open_session(path), decoded, dim=manifest.embedding.dim)
-            assert embedded.readable_N.all()
-            found[name] = score(evaluation, embedded.embedding_ND)
+            embedded = embed_with_session(open_session(path), decoded, evaluation.rows, dim=manifest.embedding.dim)
+            assert len(embedded.row_N) == len(evaluation.rows)
+            found[name] = evaluation.score(embedded, embedded)
         ms = p50_ms(paths, manifest)
         for name, file in files.items():
             print(line(manifest.name, file, ms[name], ms["fp32"], found[name], found["fp32"]), flush=True)

@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 
 from edgeembed.arrays import FloatArray
-from edgeembed.bench.retrieval import DecodedFiles, embed_with_session, evaluation_set
+from edgeembed.bench.retrieval import DecodedFiles, choose_protocol, embed_with_session
 from edgeembed.data.manifest import read_manifest
 from edgeembed.device.bundle import read_bundle, verified_file
 from edgeembed.device.embedder import default_bundle
 from edgeembed.device.runtimes import open_session
-from edgeembed.evaluation import EvaluationSet, score_queries
+from edgeembed.evaluation import EmbeddedRows, RetrievalProtocol
 
 OUT = Path(__file__).parent / "results" / "gate_power.npz"
 
@@ -27,12 +27,12 @@ OUT = Path(__file__).parent / "results" / "gate_power.npz"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("manifest", type=Path)
-    evaluation = evaluation_set(read_manifest(parser.parse_args().manifest))
+    evaluation = choose_protocol(read_manifest(parser.parse_args().manifest))
     bundle = read_bundle(default_bundle())
     decoded = DecodedFiles(evaluation.files, bundle.input.height, bundle.input.width)
     embedding_ND = {
         file.precision: embed_with_session(
-            open_session(verified_file(default_bundle(), file)), decoded, dim=bundle.embedding.dim
+            open_session(verified_file(default_bundle(), file)), decoded, evaluation.rows, dim=bundle.embedding.dim
         ).embedding_ND
         for file in bundle.files
     }
@@ -59,11 +59,11 @@ def unit(embedding_ND: FloatArray) -> FloatArray:
     return scaled
 
 
-def average_precisions(evaluation: EvaluationSet, embedding_ND: FloatArray) -> FloatArray:
+def average_precisions(evaluation: RetrievalProtocol, embedding_ND: FloatArray) -> FloatArray:
     """(Q,), in the order of the queries' rows; every query has a match."""
-    rows, query, index = evaluation.rows, evaluation.query, evaluation.index
-    scored = score_queries(embedding_ND, rows, embedding_ND, rows, evaluation.manifest, query, index)
-    assert len(scored.row_Q) == len(query)
+    embedded = EmbeddedRows(embedding_ND=embedding_ND, row_N=evaluation.rows)
+    scored = evaluation.score(embedded, embedded)
+    assert len(scored.row_Q) == len(evaluation.query)
     return scored.average_precision_Q.astype(np.float32)
 
 

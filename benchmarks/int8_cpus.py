@@ -15,14 +15,12 @@ from __future__ import annotations
 
 import argparse
 import random
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
-from edgeembed.arrays import FloatArray, UInt8Array
-from edgeembed.bench.retrieval import DecodedFiles, embed_with_session, evaluation_set
-from edgeembed.chance import describe_scores
+from edgeembed.arrays import UInt8Array
+from edgeembed.bench.retrieval import DecodedFiles, choose_protocol, embed_with_session
 from edgeembed.data.comparison_images import rendered_images
 from edgeembed.data.manifest import read_manifest
 from edgeembed.device.bundle import BundleFile, fp32_file, parity, read_bundle
@@ -30,7 +28,8 @@ from edgeembed.device.image_files import find_images
 from edgeembed.device.images import load_pixels, squash
 from edgeembed.device.runtimes import Session, open_session
 from edgeembed.device.runtimes.fastest_cache import embed_each, turn_ms
-from edgeembed.evaluation import score_queries
+from edgeembed.eval_json import describe_scores
+from edgeembed.evaluation import EmbeddedRows
 
 
 def main() -> None:
@@ -89,20 +88,20 @@ def compare(bundles: list[Path], runtimes: list[str], data: Path, rounds: int) -
     first, _ = files_of(bundles[0])
     chosen = [(bundles[0], first), *((bundle, file) for bundle in bundles for file in files_of(bundle)[1])]
     manifest = read_manifest(data)
-    evaluation = evaluation_set(manifest)
+    evaluation = choose_protocol(manifest)
     size = read_bundle(bundles[0]).input
     decoded = DecodedFiles(evaluation.files, size.height, size.width)
-    rows, query = evaluation.rows, evaluation.query
+    query = evaluation.query
     domain_Q = np.array([manifest.domain[row] for row in query])
 
-    def by_domain(embedding_ND: FloatArray) -> str:
+    def by_domain(embedded: EmbeddedRows) -> str:
         """mAP and recall@1 of the queries of each domain and of all, in one index of all."""
-        said = []
+        texts = []
         for name in (*sorted(set(domain_Q)), "all"):
             chosen = query[(domain_Q == name) | (name == "all")]
-            scores = score_queries(embedding_ND, rows, embedding_ND, rows, manifest, chosen, evaluation.index).scores
-            said.append(f"{name} {describe_scores(asdict(scores), untrained=None)}")
-        return "; ".join(said)
+            scores = evaluation.restrict(chosen, evaluation.index).score(embedded, embedded).scores
+            texts.append(f"{name} {describe_scores(scores, untrained=None)}")
+        return "; ".join(texts)
 
     sessions = [
         (f"{bundle.name}/{file.path} in {runtime}", open_alone(bundle, file, runtime))
@@ -110,8 +109,8 @@ def compare(bundles: list[Path], runtimes: list[str], data: Path, rounds: int) -
         for runtime in runtimes
     ]
     for label, session in sessions:
-        embedded = embed_with_session(session, decoded, dim=read_bundle(bundles[0]).embedding.dim)
-        print(f"{label}: {by_domain(embedded.embedding_ND)}", flush=True)
+        embedded = embed_with_session(session, decoded, evaluation.rows, dim=read_bundle(bundles[0]).embedding.dim)
+        print(f"{label}: {by_domain(embedded)}", flush=True)
     image_NHWC = next(pixels for _, pixels in decoded)[None]
     turns_ms = np.array([[turn_ms(session, image_NHWC) for _, session in sessions] for _ in range(rounds)])
     for (label, _), turn_R in zip(sessions, turns_ms.T, strict=True):

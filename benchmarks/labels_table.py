@@ -52,7 +52,7 @@ FULL = " (full length)"
 
 def score(run: Path, manifest_path: Path) -> dict[str, dict[str, object]]:
     from edgeembed.data.manifest import read_manifest
-    from edgeembed.evaluation import plan_evaluation
+    from edgeembed.evaluation import RetrievalProtocol
     from edgeembed.network.model_files import load_model
     from edgeembed.training.validation import evaluate
 
@@ -61,7 +61,12 @@ def score(run: Path, manifest_path: Path) -> dict[str, dict[str, object]]:
     return {
         split: asdict(
             evaluate(
-                model, plan_evaluation(manifest, split), batch_size=64, workers=0, device="cpu", precision="fp32"
+                model,
+                RetrievalProtocol.of_split(manifest, split),
+                batch_size=64,
+                workers=0,
+                device="cpu",
+                precision="fp32",
             ).scores
         )
         for split in ("val", "test")

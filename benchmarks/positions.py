@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from edgeembed.data.manifest import read_manifest
-from edgeembed.evaluation import score_queries
+from edgeembed.evaluation import EmbeddedRows, RetrievalProtocol
 from edgeembed.network.model import EmbeddingModel
 from edgeembed.network.model_files import load_model
 from edgeembed.training.validation import embed_files
@@ -24,10 +24,7 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("manifest", type=Path)
     asked = parser.parse_args()
-    manifest = read_manifest(asked.manifest)
-    query, index = manifest.evaluation("test")
-    rows = np.union1d(query, index)
-    files = [manifest.files[row] for row in rows]
+    protocol = RetrievalProtocol.of_split(read_manifest(asked.manifest), "test")
     embeddings: dict[str, np.ndarray] = {}
     sizes: list[tuple[int, int | None]] = [(224, None), (224, 16), (280, None), (280, 14)]
     for size_px, stride in sizes:
@@ -35,10 +32,13 @@ def main() -> None:
         model, _ = load_model(asked.run)
         assert isinstance(model, EmbeddingModel)
         model.set_input_size(size_px, stride)
-        embeddings[name], _ = embed_files(model, files, batch_size=32, workers=2, device="cpu", precision="fp32")
+        embeddings[name], _ = embed_files(
+            model, protocol.files, batch_size=32, workers=2, device="cpu", precision="fp32"
+        )
         cosine = (embeddings[name] * embeddings["224 px"]).sum(axis=1)
         embedding_ND = embeddings[name]
-        scores = score_queries(embedding_ND, rows, embedding_ND, rows, manifest, query, index).scores
+        embedded = EmbeddedRows(embedding_ND=embedding_ND, row_N=protocol.rows)
+        scores = protocol.score(embedded, embedded).scores
         result = {
             "input": name,
             "cosine_mean": round(float(cosine.mean()), 5),

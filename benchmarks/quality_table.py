@@ -18,31 +18,28 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from edgeembed.arrays import FloatArray
 from edgeembed.data.manifest import Manifest, Rows, read_manifest
-from edgeembed.evaluation import EvaluationSet, ScoredQueries, plan_evaluation, restrict, retention, score_queries
+from edgeembed.evaluation import EmbeddedRows, RetrievalProtocol, ScoredQueries, retention
 from edgeembed.intervals import interval_text
 from edgeembed.network.model import EmbeddingModel
 from edgeembed.network.model_files import load_model
 from edgeembed.network.untrained import untrained_network
 from edgeembed.training.validation import embed_files
 
-Embedded = tuple[FloatArray, Rows]
 
-
-def parts_of(manifest: Manifest, split: str) -> dict[str, EvaluationSet]:
+def parts_of(manifest: Manifest, split: str) -> dict[str, RetrievalProtocol]:
     """The evaluation set of trained classes and that of unseen ones, each with an index of such classes alone.
 
     Where queries are of several domains, also one for the queries of each domain.
     """
-    planned = plan_evaluation(manifest, split)
+    planned = RetrievalProtocol.of_split(manifest, split)
     trained = {manifest.class_of(row) for row in manifest.training_rows().tolist()}
 
     def of(rows: Rows, *, seen: bool) -> Rows:
         return rows[[(manifest.class_of(row) in trained) == seen for row in rows.tolist()]]
 
     parts = {
-        name: restrict(planned, of(planned.query, seen=seen), of(planned.index, seen=seen))
+        name: planned.restrict(of(planned.query, seen=seen), of(planned.index, seen=seen))
         for name, seen in (("trained classes", True), ("unseen classes", False))
         if of(planned.query, seen=seen).size
     }
@@ -50,19 +47,15 @@ def parts_of(manifest: Manifest, split: str) -> dict[str, EvaluationSet]:
         for name, part in list(parts.items()):
             rows = part.query[[manifest.domain[row] == domain for row in part.query.tolist()]]
             if 0 < rows.size < part.query.size:  # the index stays that of all domains
-                parts[f"{name}, {domain}"] = restrict(part, rows, part.index)
+                parts[f"{name}, {domain}"] = part.restrict(rows, part.index)
     return parts
 
 
-def embed(model: Any, evaluation: EvaluationSet) -> Embedded:
+def embed(model: Any, evaluation: RetrievalProtocol) -> EmbeddedRows:
     embedding_ND, kept = embed_files(
         model.eval(), evaluation.files, batch_size=64, workers=2, device="cpu", precision="fp32"
     )
-    return embedding_ND, evaluation.rows[kept]
-
-
-def score(query: Embedded, index: Embedded, part: EvaluationSet) -> ScoredQueries:
-    return score_queries(*query, *index, part.manifest, part.query, part.index)
+    return EmbeddedRows(embedding_ND=embedding_ND, row_N=evaluation.rows[kept])
 
 
 def interval(ends: Sequence[float] | None, *, percent: bool = False) -> str:
@@ -137,7 +130,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, dest="json_path")
     options = parser.parse_args()
     manifest = read_manifest(options.manifest)
-    planned, parts = plan_evaluation(manifest, options.split), parts_of(manifest, options.split)
+    planned, parts = RetrievalProtocol.of_split(manifest, options.split), parts_of(manifest, options.split)
     networks = {str(path): load_model(path)[0] for path in (options.teacher, *options.students)}
     embedded = {path: embed(network, planned) for path, network in networks.items()}
     teacher = networks[str(options.teacher)]
@@ -154,15 +147,15 @@ def main() -> None:
     )
     print("|---|---|---|---|---|---|---|---|")
     for name, part in parts.items():
-        by_teacher = score(embedded[str(options.teacher)], embedded[str(options.teacher)], part)
+        by_teacher = part.score(embedded[str(options.teacher)], embedded[str(options.teacher)])
         chance = by_teacher.scores.chance["map"]
         of_part = [
             row_of(name, f"teacher {teacher.name}, {params[str(options.teacher)] / 1e6:.2f} M", by_teacher, None, None)
         ]
         for path in options.students:
             own = embedded[str(path)]
-            by_student = score(own, own, part)
-            asymmetric = score(own, embedded[str(options.teacher)], part)
+            by_student = part.score(own, own)
+            asymmetric = part.score(own, embedded[str(options.teacher)])
             ratio = params[str(options.teacher)] / params[str(path)]
             label = f"{path.name}, {params[str(path)] / 1e6:.2f} M (teacher : student {ratio:.2f} : 1)"
             of_part.append(row_of(name, label, by_student, by_teacher, asymmetric))
@@ -171,7 +164,7 @@ def main() -> None:
         if len(options.students) > 1:
             print("| " + " | ".join(mean_row(name, of_part[1:])) + " |")
         for label, random_embedded in untrained.items():
-            found = score(random_embedded, random_embedded, part).scores
+            found = part.score(random_embedded, random_embedded).scores
             print(f"| {name} | {label} | | {found.map:.4f} (chance {chance:.4f}) | {found.recall_at_1:.4f} | | | |")
         rows += of_part
     if options.json_path is not None:

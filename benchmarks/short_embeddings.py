@@ -16,7 +16,7 @@ from edgeembed.arrays import FloatArray
 from edgeembed.data.manifest import read_manifest
 from edgeembed.device.embeddings import shorten
 from edgeembed.device.encodings import ENCODINGS, decode
-from edgeembed.evaluation import score_queries
+from edgeembed.evaluation import EmbeddedRows, RetrievalProtocol
 from edgeembed.network.model_files import load_model
 from edgeembed.training.validation import embed_files
 
@@ -28,13 +28,14 @@ def main() -> None:
     parser.add_argument("manifest", type=Path)
     asked = parser.parse_args()
     manifest = read_manifest(asked.manifest)
-    query, index = manifest.evaluation("test")
-    rows = np.union1d(query, index)
+    protocol = RetrievalProtocol.of_split(manifest, "test")
+    rows = protocol.rows
     embeddings: list[FloatArray] = []
     for run in (asked.teacher, asked.student):
         model, _ = load_model(run)
-        files = [manifest.files[row] for row in rows]
-        embedding_ND, kept = embed_files(model, files, batch_size=64, workers=0, device="cpu", precision="fp32")
+        embedding_ND, kept = embed_files(
+            model, protocol.files, batch_size=64, workers=0, device="cpu", precision="fp32"
+        )
         assert kept.size == rows.size
         embeddings.append(embedding_ND)
     teacher_ND, student_ND = embeddings
@@ -42,9 +43,10 @@ def main() -> None:
     def score(query_ND: FloatArray, index_ND: FloatArray, encoding: str) -> float:
         if encoding != "float32":
             index_ND = index_ND.copy()
-            of_index = np.isin(rows, index)
+            of_index = np.isin(rows, protocol.index)
             index_ND[of_index] = decode(ENCODINGS[encoding](index_ND[of_index]))
-        return score_queries(query_ND, rows, index_ND, rows, manifest, query, index).scores.map
+        query, index = (EmbeddedRows(embedding_ND=each, row_N=rows) for each in (query_ND, index_ND))
+        return protocol.score(query, index).scores.map
 
     print("| dimensions | encoding | bytes | teacher | student | student on the teacher's index |")
     print("|---|---|---|---|---|---|")

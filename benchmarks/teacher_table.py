@@ -20,7 +20,7 @@ from typing import Any
 
 from variants import best_first, mean, parser_of, print_cells, read_results, run_variants, timed
 
-from edgeembed.chance import resampled
+from edgeembed.eval_json import leading_interval, scores_from_json
 from edgeembed.intervals import interval_text
 
 ADAMW = ["optim.kind=adamw", "optim.lr=1.5e-3", "optim.head_lr_factor=5", "train.batch_size=32"]
@@ -94,7 +94,7 @@ AVERAGED: dict[str, tuple[bool, tuple[float, ...]]] = {
 
 def score(variant: str, run: Path, manifest_path: Path) -> dict[str, dict[str, object]]:
     from edgeembed.data.manifest import read_manifest
-    from edgeembed.evaluation import plan_evaluation
+    from edgeembed.evaluation import RetrievalProtocol
     from edgeembed.network.model import EmbeddingModel
     from edgeembed.network.model_files import load_model
     from edgeembed.training.validation import evaluate
@@ -107,7 +107,7 @@ def score(variant: str, run: Path, manifest_path: Path) -> dict[str, dict[str, o
         split, *averaging = name.split(", ")
         if averaging and variant not in ("base", "resnet18d"):
             continue
-        planned = plan_evaluation(manifest, split)
+        planned = RetrievalProtocol.of_split(manifest, split)
         found = evaluate(model, planned, batch_size=64, workers=0, device="cpu", precision="bf16")
         scores[name] = asdict(found.scores)
     return scores
@@ -125,7 +125,8 @@ def print_table(rows: list[dict[str, Any]]) -> None:
     for variant, seeds in table:
         for split in [name for name in seeds[0] if name.startswith("test")]:
             found = [row[split]["map"] for row in seeds]
-            low, high = seeds[0][split]["ci95"]["map"]
+            first = scores_from_json(seeds[0][split])
+            ends = interval_text(first.ci95["map"])
             print_cells(
                 ", ".join([variant, *split.split(", ")[1:]]),
                 str(len(found)),
@@ -133,7 +134,7 @@ def print_table(rows: list[dict[str, Any]]) -> None:
                 f"{mean(seeds, 'val'):.3f}" if split == "test" else "",
                 f"{mean(seeds, split):.4f}",
                 f"{min(found):.4f}, {max(found):.4f}" if len(found) > 1 else "",
-                f"{interval_text((low, high))} over {resampled(seeds[0][split], 'map')}",
+                f"{ends} over {leading_interval(first, 'map')}",
                 f"{100 * (mean(seeds, split) - base):+.1f}",
             )
 

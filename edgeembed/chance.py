@@ -1,26 +1,22 @@
-"""What a random ranking reaches, in expectation and exactly: the figure that every retrieval score is compared with.
+"""The expected score of a random ranking, exactly: the figure that every retrieval score is compared with.
 
-R relevant images among N ranked ones; all orders are equally likely.
+R of N ranked images are relevant, and all orders are equally likely.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping
-from typing import Any
-
-from edgeembed.intervals import interval_text
 
 EULER_GAMMA = 0.5772156649015329
-EXACT_TERMS = 256
+EXACT_TERMS = 256  # from here on the error of the series is below double precision
 
 
 def expected_average_precision(num_relevant: int, num_images: int, cutoff: int | None = None) -> float:
     """The mean over all N! orders of `metrics.average_precision` with the same cutoff; 0 without relevant images.
 
     Bestgen, "Exact Expected Average Precision of the Random Baseline for System Evaluation" (PBML 103, 2015). Rank j
-    holds a relevant image with probability R/N; given that, each of the j-1 ranks before it does with (R-1)/(N-1). So
+    holds a relevant image with probability R/N; if it does, each of the j-1 ranks before it does with (R-1)/(N-1). So
     the expected precision there is (1 + (j-1) (R-1)/(N-1)) / j, whose sum over ranks 1..K is H_K (1-c) + K c with
     c = (R-1)/(N-1) and H_K the K-th harmonic number. K is N, or the cutoff where it is smaller.
     """
@@ -28,43 +24,25 @@ def expected_average_precision(num_relevant: int, num_images: int, cutoff: int |
         return 0.0
     last = num_images if cutoff is None else min(cutoff, num_images)
     reachable = num_relevant if cutoff is None else min(num_relevant, cutoff)
-    also_relevant = (num_relevant - 1) / (num_images - 1) if num_images > 1 else 0.0
-    precisions = harmonic_number(last) * (1 - also_relevant) + last * also_relevant
+    relevant_before = (num_relevant - 1) / (num_images - 1) if num_images > 1 else 0.0
+    precisions = harmonic_number(last) * (1 - relevant_before) + last * relevant_before
     return num_relevant / num_images * precisions / reachable
 
 
 @functools.cache
 def harmonic_number(count: int) -> float:
-    """1 + 1/2 + ... + 1/count; above a few hundred terms by its asymptotic series, exact to double precision there."""
+    """1 + 1/2 + ... + 1/count; of many terms by the asymptotic series, which is exact to double precision there."""
     if count <= EXACT_TERMS:
         return sum(1.0 / term for term in range(1, count + 1))
     return math.log(count) + EULER_GAMMA + 1 / (2 * count) - 1 / (12 * count**2) + 1 / (120 * count**4)
 
 
-def describe_scores(scores: Mapping[str, Any], *, untrained: float | None) -> str:
-    """Scores of eval.json in one line, with interval and chance, which files of earlier versions lack."""
-    chance, ends = ((scores.get(key) or {}).get("map") for key in ("chance", "ci95"))
-    interval = None
-    if ends is not None and None not in ends:
-        interval = f"95 % interval over {resampled(scores, 'map')} {interval_text(ends, digits=4)}"
-    text = beside_chance(scores["map"], interval=interval, chance=chance, untrained=untrained)
-    counts = f"{scores['queries']} queries, {scores['queries_without_match']} of them without a match"
-    recall = scores["recall_at_1"]
-    return f"{text}{'' if recall is None else f', recall@1 {recall:.4f}'} ({counts})"
-
-
-def resampled(scores: Mapping[str, Any], figure: str) -> str:
-    """Whether the interval `ci95` of a figure is the one over "classes" or the one over "queries"."""
-    leading, over_queries = (list((scores.get(key) or {}).get(figure) or ()) for key in ("ci95", "ci95_queries"))
-    return "classes" if over_queries and leading != over_queries else "queries"
-
-
 def beside_chance(
     value: float | None, *, chance: float | None, untrained: float | None, interval: str | None = None, digits: int = 4
 ) -> str:
-    """A mAP with what a random ranking and an untrained network reach on the same images, for one line of text.
+    """A mAP beside those of a random ranking and of an untrained network on the same images, for one line of text.
 
-    What is not known is left out; a mAP of None reads "not scored".
+    Figures that are None are left out; a mAP of None reads "not scored".
     """
     if value is None:
         return "mAP not scored"

@@ -1,9 +1,9 @@
-"""One definition of every retrieval figure, so that a number means the same in training, reports and gates.
+"""The retrieval metrics of the whole package, so that a figure means the same in training, gates and reports.
 
 Shapes: Q queries, N index images, D embedding, P relevant index images, K results kept, M metrics.
 Embeddings are unit vectors, so the order by inner product is the order by Euclidean distance. They are compared in
-float32, a block of queries at a time: the Q x N matrix never exists, and beside the embeddings a 100k index costs
-some 64 MiB. Similarities that come out equal are ordered by index position, so a run repeats.
+float32, a block of queries at a time, so that the Q x N matrix never exists: with an index of 100k images this takes
+some 64 MiB. Equal similarities are ordered by index position, so that results are reproducible.
 
 Sources: mP@5, Google Universal Image Embedding challenge (2022), which UnED calls mMP@5 (arXiv:2309.01858);
 mAP@100, Google Landmarks v2 (arXiv:2004.01804); MAP@R, "A Metric Learning Reality Check" (arXiv:2003.08505).
@@ -13,48 +13,48 @@ Each is a mean over the queries that have a match in the index; `queries_without
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from edgeembed.arrays import BoolArray, Float64Array, FloatArray, IntArray
 from edgeembed.chance import expected_average_precision
 from edgeembed.errors import UserError
-from edgeembed.intervals import NUM_RESAMPLES, Interval, mean_intervals
+from edgeembed.intervals import NUM_RESAMPLES, OptionalInterval, mean_intervals
 
 METRICS = ("map", "map_at_100", "mp_at_5", "recall_at_1", "map_at_r")
 """Column order of per-query values, and the keys of intervals, `chance`, `per_domain` and `domain_mean`."""
 
 _BLOCK_BYTES = 64 * 2**20
 _MAX_COUNTED = 16
-"""Up to this many relevant images, counting what is ahead of each is faster than sorting the row."""
+"""Up to this many relevant images, counting the better images of each is faster than sorting the row."""
 
 _NOWHERE: IntArray = np.empty(0, np.int64)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RetrievalScores:
-    """What a report says about one set of embeddings; every share is in 0..1, and None where no query has a match.
+    """The retrieval figures of one set of embeddings, in 0..1; None where no query has a match.
 
     `ci95_queries` and `ci95_classes` are 95 % intervals, (low, high), over queries and over classes, and `ci95` is the
     wider of the two. Those over classes are None where all queries are of one class. `chance`: the expected value of
     each metric for a random ranking. `per_domain` and `domain_mean` (the unweighted mean over the domains that could be
-    scored, UnED's headline) are empty without domains.
+    scored, UnED's headline) are empty without domains. The defaults stand for what files of earlier versions lack.
     """
 
     map: float | None
-    map_at_100: float | None
-    mp_at_5: float | None
-    recall_at_1: float | None
-    map_at_r: float | None
-    ci95: dict[str, Interval | None]
-    ci95_queries: dict[str, Interval | None]
-    ci95_classes: dict[str, Interval | None]
-    chance: dict[str, float | None]
-    queries: int
-    queries_without_match: int
-    per_domain: dict[str, dict[str, float | None]]
-    domain_mean: dict[str, float | None]
+    map_at_100: float | None = None
+    mp_at_5: float | None = None
+    recall_at_1: float | None = None
+    map_at_r: float | None = None
+    ci95: dict[str, OptionalInterval] = field(default_factory=dict)
+    ci95_queries: dict[str, OptionalInterval] = field(default_factory=dict)
+    ci95_classes: dict[str, OptionalInterval] = field(default_factory=dict)
+    chance: dict[str, float | None] = field(default_factory=dict)
+    queries: int = 0
+    queries_without_match: int = 0
+    per_domain: dict[str, dict[str, float | None]] = field(default_factory=dict)
+    domain_mean: dict[str, float | None] = field(default_factory=dict)
 
     @property
     def figures(self) -> dict[str, float | None]:
@@ -75,7 +75,7 @@ def retrieval_scores(
     seed: int = 0,
     num_resamples: int = NUM_RESAMPLES,
 ) -> RetrievalScores:
-    """Score a ranking of the whole index per query; a hit has the query's label and the query's domain.
+    """Scores a ranking of the whole index for each query; a hit has the query's label and domain.
 
     An index image that carries the query's id is the query itself: it is neither ranked nor counted as relevant.
     Where no query, or none of a domain, has a match, figures are None. Raises UserError for malformed inputs.
@@ -109,7 +109,8 @@ def mean_scores(
 ) -> RetrievalScores:
     """Scores of Q queries from what `query_values` returns: (Q, M), (Q,) and (Q,)."""
     matched_Q = num_relevant_Q > 0
-    class_Q = [one for one, has_match in zip(_groups(query_label, query_domain), matched_Q, strict=True) if has_match]
+    groups = zip(_groups(query_label, query_domain), matched_Q, strict=True)
+    class_Q = [group for group, has_match in groups if has_match]
     ci95, ci95_queries, ci95_classes = _ci95(value_QM[matched_Q], class_Q, seed, num_resamples)
     chance_QM = _chance_values(num_relevant_Q, num_ranked_Q)
     per_domain = {} if query_domain is None else _per_domain(value_QM, matched_Q, query_domain)
@@ -166,7 +167,7 @@ def query_values(
         relevant_P = group_positions.get(query_group[query], _NOWHERE)
         relevant_P = relevant_P[similarity_N[relevant_P] > -np.inf]  # without the query itself
         num_relevant_Q[query], num_ranked_Q[query] = relevant_P.size, num_ranked
-        value_QM[query] = _one_query(_relevant_sorted(similarity_N, relevant_P), relevant_P.size)
+        value_QM[query] = _values_of_query(_relevant_sorted(similarity_N, relevant_P), relevant_P.size)
     return value_QM, num_relevant_Q, num_ranked_Q
 
 
@@ -199,7 +200,7 @@ def top_k(
 def average_precision(relevant_sorted: BoolArray, num_relevant: int, cutoff: int | None = None) -> float:
     """Sum of precision at each hit within `cutoff` results, over min(num_relevant, cutoff); 0 without relevant images.
 
-    `relevant_sorted` says of each result, best first, whether it is a hit; it may stop after the last one. With
+    `relevant_sorted`: whether each result is a hit, best first; results after the last hit may be left out. With
     `cutoff` = `num_relevant` this is the AP@R of MAP@R.
     """
     reachable = num_relevant if cutoff is None else min(num_relevant, cutoff)
@@ -220,7 +221,8 @@ def global_average_precision(
 ) -> float:
     """GAP of landmark recognition: one average precision over all queries' single predictions, by confidence.
 
-    A confident answer to a query that has none pushes correct ones down; equal confidences keep their order.
+    A confident prediction for a query without a match ranks above correct ones and lowers the figure. Equal confidences
+    keep their order.
     """
     if confidence.ndim != 1 or confidence.shape != correct.shape:
         raise UserError(f"confidence is {confidence.shape}, correct {correct.shape}: give one of each per prediction")
@@ -230,7 +232,7 @@ def global_average_precision(
     if num_queries_with_match < max(1, num_correct):
         raise UserError(
             f"num_queries_with_match is {num_queries_with_match} with {num_correct} correct predictions: "
-            "give one prediction per query and count every query that has an answer"
+            "give one prediction per query and count every query that has a match"
         )
     return average_precision(correct[np.argsort(-confidence, kind="stable")], num_queries_with_match)
 
@@ -238,14 +240,15 @@ def global_average_precision(
 def _similarity_rows(
     query_QD: FloatArray, index_ND: FloatArray, query_id: IntArray | None, index_id: IntArray | None
 ) -> Iterator[tuple[int, FloatArray, int]]:
-    """Each query's number, similarities_N with the query itself at -inf, and the number of images without it; a row is
-    overwritten after its block.
+    """Each query's number, its similarities (N,) with its own image at -inf, and the number of other images.
+
+    A row of similarities is overwritten after its block.
     """
     _check_counts("id", query_id, index_id, query_QD, index_ND)
-    own_positions: list[IntArray] | None = None
+    positions_of_query: list[IntArray] | None = None
     if query_id is not None and index_id is not None:
         id_positions = _positions(index_id.tolist())
-        own_positions = [id_positions.get(image, _NOWHERE) for image in query_id.tolist()]
+        positions_of_query = [id_positions.get(image, _NOWHERE) for image in query_id.tolist()]
 
     block_size = min(max(1, _BLOCK_BYTES // (4 * len(index_ND))), len(query_QD))
     buffer_BN = np.empty((block_size, len(index_ND)), np.float32)
@@ -253,13 +256,13 @@ def _similarity_rows(
         block_BD = query_QD[start : start + block_size]
         similarity_BN = np.matmul(block_BD, index_ND.T, out=buffer_BN[: len(block_BD)])
         for query, similarity_N in enumerate(similarity_BN, start):
-            own = _NOWHERE if own_positions is None else own_positions[query]
-            similarity_N[own] = -np.inf
-            yield query, similarity_N, similarity_N.size - own.size
+            same_image = _NOWHERE if positions_of_query is None else positions_of_query[query]
+            similarity_N[same_image] = -np.inf
+            yield query, similarity_N, similarity_N.size - same_image.size
 
 
 def _relevant_sorted(similarity_N: FloatArray, relevant_P: IntArray) -> BoolArray:
-    """Which results are hits, best first, up to the last hit: all metrics need is the rank of each relevant image."""
+    """Whether each result is a hit, best first, up to the last hit: the metrics need no more than the hits' ranks."""
     value_P = similarity_N[relevant_P]
     if relevant_P.size <= _MAX_COUNTED:
         num_better_P = np.array([np.count_nonzero(similarity_N > value) for value in value_P], np.int64)
@@ -269,7 +272,7 @@ def _relevant_sorted(similarity_N: FloatArray, relevant_P: IntArray) -> BoolArra
         end_P = np.searchsorted(ascending_N, value_P, side="right")
         num_better_P = similarity_N.size - end_P
         tied_P = end_P - np.searchsorted(ascending_N, value_P, side="left") > 1
-    rank_P = num_better_P  # from 0
+    rank_P = num_better_P  # ranks start at 0
     for place in np.flatnonzero(tied_P):
         rank_P[place] += np.count_nonzero(similarity_N[: relevant_P[place]] == value_P[place])
     hits = np.zeros(rank_P.max(initial=-1) + 1, np.bool_)
@@ -277,8 +280,8 @@ def _relevant_sorted(similarity_N: FloatArray, relevant_P: IntArray) -> BoolArra
     return hits
 
 
-def _one_query(relevant_sorted: BoolArray, num_relevant: int) -> tuple[float, ...]:
-    """One query's METRICS, in their order."""
+def _values_of_query(relevant_sorted: BoolArray, num_relevant: int) -> tuple[float, ...]:
+    """The METRICS of one query, in their order."""
     return (
         average_precision(relevant_sorted, num_relevant),
         average_precision(relevant_sorted, num_relevant, 100),
@@ -289,7 +292,7 @@ def _one_query(relevant_sorted: BoolArray, num_relevant: int) -> tuple[float, ..
 
 
 def _chance_values(num_relevant_Q: IntArray, num_ranked_Q: IntArray) -> Float64Array:
-    """What a random ranking reaches in each of a query's METRICS, in expectation: (Q, M)."""
+    """The expected METRICS of a random ranking for each query: (Q, M)."""
     pairs_P2, place_Q = np.unique(np.stack([num_relevant_Q, num_ranked_Q], axis=1), axis=0, return_inverse=True)
     value_PM = np.zeros((len(pairs_P2), len(METRICS)))
     for value_M, (num_relevant, num_ranked) in zip(value_PM, pairs_P2.tolist(), strict=True):
@@ -325,30 +328,30 @@ def _unweighted_mean(per_domain: dict[str, dict[str, float | None]]) -> dict[str
 
 def _ci95(
     value_QM: Float64Array, class_Q: Sequence[Hashable], seed: int, num_resamples: int
-) -> tuple[dict[str, Interval | None], dict[str, Interval | None], dict[str, Interval | None]]:
+) -> tuple[dict[str, OptionalInterval], dict[str, OptionalInterval], dict[str, OptionalInterval]]:
     """`ci95`, `ci95_queries` and `ci95_classes` from the values (Q, M) of queries that all have a match."""
     wider, over_queries, over_classes = (dict.fromkeys(METRICS) for _ in range(3))
     if not class_Q:
         return wider, over_queries, over_classes
-    has_classes = len(set(class_Q)) > 1  # of a single class every resample is the same: no width, as if certain
+    has_classes = len(set(class_Q)) > 1  # with one class every resample is the same: an interval without width
     intervals_M = mean_intervals(value_QM, class_Q, seed=seed, num_resamples=num_resamples)
-    for name, one in zip(METRICS, intervals_M, strict=True):
-        wider[name], over_queries[name] = one.wider, one.over_queries
-        over_classes[name] = one.over_classes if has_classes else None
+    for name, intervals in zip(METRICS, intervals_M, strict=True):
+        wider[name], over_queries[name] = intervals.wider, intervals.over_queries
+        over_classes[name] = intervals.over_classes if has_classes else None
     return wider, over_queries, over_classes
 
 
 def _groups(label: Sequence[str], domain: Sequence[str] | None) -> list[tuple[str, str]]:
-    """What two images must share for one to be a hit for the other."""
+    """Domain and label, which two images must share for one to be a hit for the other."""
     return [("", name) for name in label] if domain is None else list(zip(domain, label, strict=True))
 
 
 def _positions(values: Iterable[Hashable]) -> dict[Hashable, IntArray]:
-    """Where each value stands, ascending."""
+    """The positions of each value, ascending."""
     places: dict[Hashable, list[int]] = {}
     for place, value in enumerate(values):
         places.setdefault(value, []).append(place)
-    return {value: np.array(found, np.int64) for value, found in places.items()}
+    return {value: np.array(positions, np.int64) for value, positions in places.items()}
 
 
 def _checked_embeddings(query_QD: FloatArray, index_ND: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -367,7 +370,7 @@ def _checked_embedding(side: str, embedding_ND: FloatArray) -> FloatArray:
     if embedding_ND.size == 0:
         raise UserError(f"{side} embeddings are empty, shape {embedding_ND.shape}: give at least one image")
     embedding_ND = np.ascontiguousarray(embedding_ND, np.float32)
-    if not np.isfinite([embedding_ND.min(), embedding_ND.max()]).all():  # both carry a NaN through, without a copy
+    if not np.isfinite([embedding_ND.min(), embedding_ND.max()]).all():  # NaN passes through both, and no copy is made
         row = int(np.flatnonzero(~np.isfinite(embedding_ND).all(axis=1))[0])
         raise UserError(f"{side} embeddings hold NaN or infinity, first in row {row}: check that image and the model")
     return embedding_ND

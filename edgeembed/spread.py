@@ -1,7 +1,8 @@
-"""How far apart the embeddings of different images lie, and what an error of an embedding means beside that.
+"""How far apart the embeddings of different images lie, and how large an error is compared with that distance.
 
-A cosine of .998 is close where images lie at cosines around .3 of each other, and tells little where all of them lie
-at .97. Both figures here are of one set of images: a set whose images are all alike has little spread in any space.
+Two embeddings of one image at a cosine of .998 agree well where different images have cosines around .3, and badly
+where they have cosines around .97. All figures here depend on the set of images: similar images have little spread in
+any embedding space.
 """
 
 from __future__ import annotations
@@ -13,26 +14,29 @@ import numpy as np
 from edgeembed.arrays import Float64Array, FloatArray
 
 MOST_RELATIVE_ERROR = 0.04
-"""What a cosine of .98, the least that the gate of int8 takes, means where images lie at a mean cosine of .5.
+"""Largest accepted error, as a share of the mean distance between different images.
 
-How many nearest neighbours change follows this figure in spaces of any spread. Simulated with random errors at .0025,
-.01, .025, .04 and .05: 10, 19, 33, 41 and 44 % of 300 vectors of mean cosine .97 and effective dimension 2.9, and 12,
-24, 35, 43 and 48 % of 300 of .53 and 22. Measured on the bundled int8 file (ONNX Runtime, AMD EPYC): .0003 and 9 % on
-1,000 Grocery Store photographs, .002 and 22 % on the 64 renderings of `doctor`.
+It is that of a cosine of .98, the lower limit of the int8 gate, where different images have a mean cosine of .5.
+
+The share of nearest neighbours that change depends on this figure, whatever the spread. Simulated with random errors
+of .0025, .01, .025, .04 and .05: 10, 19, 33, 41 and 44 % of 300 vectors of mean cosine .97 and effective dimension
+2.9; 12, 24, 35, 43 and 48 % of 300 vectors of mean cosine .53 and effective dimension 22. Measured on
+the bundled int8 file (ONNX Runtime, AMD EPYC): .0003 and 9 % on 1,000 Grocery Store photographs, .002 and 22 % on the
+64 rendered images of `doctor`.
 """
 MOST_MEAN_COSINE = 0.9
 LEAST_EFFECTIVE_DIM = 4.0
 LEAST_IMAGES = 16
-"""With fewer, the covariance says little of the space."""
-SMALLEST_DISTANCE = 1e-12  # of 1 - cosine: what float32 vectors of one image repeated leave
+"""With fewer images, the covariance says little about the space."""
+SMALLEST_DISTANCE = 1e-12  # of 1 - cosine: the rounding error of float32 vectors that are all equal
 
 
 @dataclass(frozen=True, kw_only=True)
 class Spread:
-    """Of the embeddings of some images.
+    """The spread of the embeddings of some images.
 
     `mean_cosine`: mean over all pairs of different images. `effective_dim`: participation ratio of the eigenvalues l of
-    the covariance, (sum l)^2 / sum l^2: D where all directions vary alike, 1 where one alone does.
+    the covariance, (sum l)^2 / sum l^2: D where all directions have the same variance, 1 where a single one has any.
     """
 
     images: int
@@ -41,11 +45,12 @@ class Spread:
 
 
 def spread_of(embedding_ND: FloatArray) -> Spread | None:
-    """The spread of unit vectors, exactly, in O(N D^2); None for fewer than two images or numbers not finite."""
+    """The exact spread of unit vectors, in O(N D^2); None for fewer than two images or values that are not finite."""
     if len(embedding_ND) < 2 or not np.isfinite(embedding_ND).all():
         return None
     embedding_ND = np.asarray(embedding_ND, np.float64)
     count, sum_D = len(embedding_ND), embedding_ND.sum(axis=0)
+    # The sum of all pairs' cosines is |sum of vectors|^2 less the squares: no N x N matrix is needed.
     pairs_and_squares, squares = float(sum_D @ sum_D), float((embedding_ND**2).sum())
     variance_D = np.linalg.eigvalsh(np.atleast_2d(np.cov(embedding_ND.T)))
     total = float((variance_D**2).sum())
@@ -59,8 +64,8 @@ def spread_of(embedding_ND: FloatArray) -> Spread | None:
 def relative_errors(reference_ND: FloatArray, candidate_ND: FloatArray) -> Float64Array | None:
     """Each image's squared error as a share of the mean squared distance between different images (N,).
 
-    (1 - cosine of an image's two embeddings) / (1 - mean cosine between images of the reference); None where fewer than
-    two images leave no distance to hold it against.
+    (1 - cosine of an image's two embeddings) / (1 - mean cosine between images of the reference); None for fewer
+    than two images, between which there is no distance.
     """
     spread = spread_of(reference_ND)
     if spread is None:
@@ -72,7 +77,7 @@ def relative_errors(reference_ND: FloatArray, candidate_ND: FloatArray) -> Float
 
 
 def error_beside_spread(relative_error_p50: float | None, most: float = MOST_RELATIVE_ERROR) -> str | None:
-    """Why embeddings are refused whose error is too large beside the distances between images; None where it is not."""
+    """The reason to refuse embeddings whose error is large compared with the distances between images; else None."""
     if relative_error_p50 is None or relative_error_p50 <= most:
         return None
     return (
@@ -82,9 +87,9 @@ def error_beside_spread(relative_error_p50: float | None, most: float = MOST_REL
 
 
 def is_collapsed(spread: Spread | None, *, num_classes: int | None = None) -> bool:
-    """Whether nearly all images lie in one direction, or along a few.
+    """Whether nearly all embeddings point the same way, or differ in a few directions only.
 
-    K classes that are told apart perfectly have an effective dimension of K - 1, so few classes lower what is expected.
+    K perfectly separated classes have an effective dimension of K - 1, so less is expected of few classes.
     Measured on Grocery Store photographs (mean cosine, effective dimension): the bundled MobileNetV4-small .53 and 27
     on 1,000; untrained networks of seed 0 on 400: MobileNetV4-small .99 and 15, ResNet-18 .96 and 2.8, test_resnet .99
     and 2.8, ViT-Ti/16 .75 and 2.7. Either figure alone misses some.

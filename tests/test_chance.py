@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import math
-from typing import Any
 
 import numpy as np
 import pytest
 
-from edgeembed.chance import beside_chance, describe_scores, expected_average_precision, harmonic_number
-from edgeembed.metrics import average_precision, not_scored
+from edgeembed.chance import beside_chance, expected_average_precision, harmonic_number
+from edgeembed.metrics import average_precision
 
 
 @pytest.mark.parametrize(("relevant", "images"), [(1, 1), (1, 2), (2, 5), (3, 6), (6, 6), (1, 7)])
@@ -48,34 +46,3 @@ def test_a_figure_is_printed_beside_what_is_known() -> None:
         "mAP 0.5000 (interval [0.4, 0.6], chance 0.2000)"
     )
     assert beside_chance(None, chance=0.2, untrained=0.3) == "mAP not scored"
-
-
-def test_scores_of_an_earlier_version_have_no_chance() -> None:
-    scores = {"map": 0.5, "recall_at_1": 0.25, "queries": 4, "queries_without_match": 1}
-    assert describe_scores(scores, untrained=None) == (
-        "mAP 0.5000, recall@1 0.2500 (4 queries, 1 of them without a match)"
-    )
-
-
-@pytest.mark.parametrize(
-    ("intervals", "text"),
-    [
-        ({"ci95": (0.4, 0.6)}, "queries [0.4000, 0.6000]"),  # an earlier version
-        ({"ci95": (0.4, 0.6), "ci95_queries": (0.4, 0.6), "ci95_classes": (0.45, 0.55)}, "queries [0.4000, 0.6000]"),
-        ({"ci95": (0.4, 0.6), "ci95_queries": [0.4, 0.6], "ci95_classes": None}, "queries [0.4000, 0.6000]"),
-        ({"ci95": (0.3, 0.7), "ci95_queries": [0.4, 0.6], "ci95_classes": [0.3, 0.7]}, "classes [0.3000, 0.7000]"),
-    ],
-)
-def test_the_leading_interval_is_named_by_what_it_resamples(intervals: dict[str, Any], text: str) -> None:
-    scores = {"map": 0.5, "recall_at_1": 0.25, "queries": 4, "queries_without_match": 0, "chance": {"map": 0.1}}
-    scores |= {key: {"map": ends} for key, ends in intervals.items()}
-    assert describe_scores(scores, untrained=0.2) == (
-        f"mAP 0.5000 (95 % interval over {text}, chance 0.1000, untrained 0.2000), recall@1 0.2500 "
-        "(4 queries, 0 of them without a match)"
-    )
-
-
-def test_scores_without_a_match_have_no_interval() -> None:
-    for interval in (None, [None, None]):  # the latter in an earlier version
-        scores = dataclasses.asdict(not_scored(3)) | {"ci95": {"map": interval}}
-        assert describe_scores(scores, untrained=None) == "mAP not scored (3 queries, 3 of them without a match)"

@@ -9,15 +9,7 @@ import numpy as np
 import pytest
 
 from edgeembed.data.manifest import Manifest, ManifestRow, build_manifest
-from edgeembed.evaluation import (
-    ScoredQueries,
-    choose_split,
-    have_match,
-    log_scope,
-    plan_evaluation,
-    retention,
-    score_queries,
-)
+from edgeembed.evaluation import EmbeddedRows, RetrievalProtocol, ScoredQueries, have_match, retention
 from edgeembed.metrics import not_scored
 
 Row = tuple[str | None, str] | tuple[str | None, str, str]
@@ -30,6 +22,11 @@ def table(*rows: Row) -> Manifest:
         for at, row in enumerate(rows)
     ]
     return build_manifest(Path(), named, source="test")
+
+
+def embedded_as(embedding_ND: np.ndarray) -> EmbeddedRows:
+    """Embeddings of rows 0, 1, 2, ..."""
+    return EmbeddedRows(embedding_ND=embedding_ND, row_N=np.arange(len(embedding_ND)))
 
 
 ONE_EACH = [(f"product{at}", "val") for at in range(5)]
@@ -54,39 +51,39 @@ ONE_EACH = [(f"product{at}", "val") for at in range(5)]
 def test_what_can_be_scored_is_known_from_the_manifest(
     rows: list[Row], split: str, reason: str | None, counts: tuple[int, int, int], caplog: pytest.LogCaptureFixture
 ) -> None:
-    planned = plan_evaluation(table(*rows), split)
+    planned = RetrievalProtocol.of_split(table(*rows), split)
     assert (len(planned.query), planned.queries_without_match, planned.unlabelled) == counts
     if reason is None:
         assert planned.not_scored is None
     else:
         assert reason in str(planned.not_scored)
     with caplog.at_level(logging.INFO):
-        log_scope(planned)
+        planned.log_coverage()
     (record,) = caplog.records
     assert record.levelname == ("WARNING" if reason or any(counts[1:]) else "INFO")
     assert record.getMessage().startswith(f"{split}: ")
-    assert planned.counts()["not_scored"] == planned.not_scored
+    assert planned.counts().not_scored == planned.not_scored
 
 
 def test_labels_of_one_image_are_counted() -> None:
-    planned = plan_evaluation(table(*ONE_EACH, ("twice", "val"), ("twice", "val")), "val")
+    planned = RetrievalProtocol.of_split(table(*ONE_EACH, ("twice", "val"), ("twice", "val")), "val")
     assert (planned.labels_of_one_image, planned.queries_without_match) == (5, 5)
     assert "5 labels have one image" in planned.describe()
-    assert "5 labels have one image" in plan_evaluation(table(*ONE_EACH), "val").describe()
+    assert "5 labels have one image" in RetrievalProtocol.of_split(table(*ONE_EACH), "val").describe()
 
 
 def test_the_first_split_that_can_be_scored_is_chosen_and_all_reasons_are_given_where_none_can() -> None:
     val_only = table(("a", "val"), ("a", "val"), (None, "test"))
-    assert choose_split(val_only, "test", "val").split == "val"
-    nothing = choose_split(table(("a", "train"), (None, "test")), "val", "test")
+    assert RetrievalProtocol.of_first_scorable(val_only, "test", "val").split == "val"
+    nothing = RetrievalProtocol.of_first_scorable(table(("a", "train"), (None, "test")), "val", "test")
     assert nothing.split == "test"
     assert str(nothing.not_scored).startswith("val: the manifest has no val split; test: none of the 1 images")
 
 
 def test_the_fingerprint_names_queries_and_index_wherever_the_root_is() -> None:
-    one = plan_evaluation(table(("a", "val"), ("a", "val"), ("b", "train")), "val")
-    other = plan_evaluation(table(("a", "val"), ("a", "val"), ("c", "train")), "val")
-    another = plan_evaluation(table(("b", "val"), ("b", "val"), ("b", "train")), "val")
+    one = RetrievalProtocol.of_split(table(("a", "val"), ("a", "val"), ("b", "train")), "val")
+    other = RetrievalProtocol.of_split(table(("a", "val"), ("a", "val"), ("c", "train")), "val")
+    another = RetrievalProtocol.of_split(table(("b", "val"), ("b", "val"), ("b", "train")), "val")
     assert one.fingerprint == other.fingerprint != another.fingerprint
 
 
@@ -99,15 +96,16 @@ def test_a_query_does_not_match_itself() -> None:
 
 
 def test_embeddings_that_are_missing_or_not_finite_leave_figures_empty(caplog: pytest.LogCaptureFixture) -> None:
-    manifest = table(("a", "val"), ("a", "val"), ("b", "val"))
-    rows, embedding_ND = np.arange(3), np.eye(3, dtype=np.float32)
-    nothing_ND = np.zeros((0, 3), np.float32)
-    scores = score_queries(embedding_ND, rows, nothing_ND, rows[:0], manifest, rows, rows).scores
+    protocol = RetrievalProtocol.of_split(table(("a", "val"), ("a", "val"), ("b", "val")), "val")
+    embedded = embedded_as(np.eye(3, dtype=np.float32))
+    nothing = embedded.take(np.zeros(0, np.int64))
+    scores = protocol.score(embedded, nothing).scores
     assert (scores.map, scores.queries, scores.queries_without_match) == (None, 3, 3)
-    assert score_queries(nothing_ND, rows[:0], embedding_ND, rows, manifest, rows, rows).scores.queries == 0
-    broken_ND = embedding_ND.copy()
+    assert protocol.score(nothing, embedded).scores.queries == 0
+    broken_ND = embedded.embedding_ND.copy()
     broken_ND[0] = np.nan
-    scores = score_queries(broken_ND, rows, broken_ND, rows, manifest, rows, rows).scores
+    broken = embedded_as(broken_ND)
+    scores = protocol.score(broken, broken).scores
     assert (scores.map, scores.queries) == (None, 2)
     assert "1 of 3 embeddings hold NaN or infinity" in caplog.text
 
@@ -162,16 +160,18 @@ def test_without_queries_that_both_have_there_is_no_retention() -> None:
 
 
 def test_scored_queries_are_those_with_a_match() -> None:
-    manifest = table(("a", "val"), ("b", "val"), ("a", "val"), ("c", "val"), ("c", "val"))
-    rows = np.arange(5)
+    protocol = RetrievalProtocol.of_split(
+        table(("a", "val"), ("b", "val"), ("a", "val"), ("c", "val"), ("c", "val")), "val"
+    )
     embedding_ND = np.eye(5, dtype=np.float32)
     embedding_ND[2] = embedding_ND[0]
-    found = score_queries(embedding_ND, rows, embedding_ND, rows, manifest, rows, rows)
+    embedded = embedded_as(embedding_ND)
+    found = protocol.score(embedded, embedded)
     assert found.row_Q.tolist() == [0, 2, 3, 4]
     assert found.class_Q == (("d", "a"), ("d", "a"), ("d", "c"), ("d", "c"))
     # Rows 3 and 4 are as far from each other as from the rest: ties are ordered by position.
     assert found.average_precision_Q.tolist() == [1, 1, 1 / 4, 1 / 4]
-    assert found.scores == score_queries(embedding_ND, rows, embedding_ND, rows, manifest, rows, rows).scores
+    assert found.scores == protocol.score(embedded, embedded).scores
     assert (found.scores.map, found.scores.queries_without_match) == (5 / 8, 1)
 
 
@@ -181,7 +181,32 @@ def test_the_same_label_in_two_domains_is_two_classes() -> None:
         for at, domain in enumerate(["x", "x", "y", "y"])
     ]
     manifest = build_manifest(Path(), named, source="test")
-    rows, embedding_ND = np.arange(4), np.eye(4, dtype=np.float32)
-    found = score_queries(embedding_ND, rows, embedding_ND, rows, manifest, rows, rows)
+    embedded = embedded_as(np.eye(4, dtype=np.float32))
+    found = RetrievalProtocol.of_split(manifest, "val").score(embedded, embedded)
     assert found.class_Q == (("x", "a"), ("x", "a"), ("y", "a"), ("y", "a"))
     assert found.scores.ci95_classes["map"] is not None
+
+
+def test_rows_outside_the_protocol_are_neither_queries_nor_index_images() -> None:
+    """Rows 2 and 3 are of the train split, whose classes val lacks; rows may come in any order."""
+    protocol = RetrievalProtocol.of_split(table(("a", "val"), ("a", "val"), ("b", "train"), ("b", "train")), "val")
+    order = np.array([3, 1, 0, 2])
+    embedded = EmbeddedRows(embedding_ND=np.eye(4, dtype=np.float32)[order], row_N=order)
+    found = protocol.score(embedded, embedded)
+    assert (found.scores.queries, sorted(found.row_Q.tolist())) == (2, [0, 1])
+    assert found.scores.map == 1.0  # the query itself is left out, so one image is ranked: the right one
+
+
+def test_the_embeddings_of_some_rows_keep_their_order() -> None:
+    embedded = EmbeddedRows(embedding_ND=np.eye(4, dtype=np.float32), row_N=np.array([2, 5, 7, 9]))
+    taken = embedded.take(np.array([9, 5, 8]))
+    assert taken.row_N.tolist() == [5, 9]
+    np.testing.assert_array_equal(taken.embedding_ND, np.eye(4, dtype=np.float32)[[1, 3]])
+
+
+def test_a_restricted_protocol_counts_again() -> None:
+    protocol = RetrievalProtocol.of_split(table(("a", "val"), ("a", "val"), ("b", "val"), ("b", "val")), "val")
+    part = protocol.restrict(protocol.query[:3], protocol.index[:3])
+    assert (len(part.query), part.queries_without_match, part.labels_of_one_image, part.not_scored) == (3, 1, 1, None)
+    nothing = protocol.restrict(protocol.query[:1], protocol.index[:1])
+    assert "none of its 1 queries has another image" in str(nothing.not_scored)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edgeembed.intervals import interval_text, mean_intervals, numbered, ratio_intervals, share_text
+from edgeembed.intervals import interval_text, mean_intervals, number_values, ratio_intervals, share_text
 
 
 def test_an_interval_over_queries_is_the_normal_one_where_queries_are_independent() -> None:
@@ -53,7 +53,7 @@ def test_several_figures_are_resampled_together() -> None:
 
 
 def test_values_are_numbered_in_order_of_appearance() -> None:
-    assert numbered([("a", "x"), ("b", "x"), ("a", "x")]).tolist() == [0, 1, 0]
+    assert number_values([("a", "x"), ("b", "x"), ("a", "x")]).tolist() == [0, 1, 0]
 
 
 def test_a_share_is_written_in_percent_with_its_interval() -> None:

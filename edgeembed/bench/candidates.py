@@ -1,4 +1,4 @@
-"""What is to be measured: each runnable file of each bundle, after every checksum was found right."""
+"""The files that a bench measures: each runnable file of each bundle, after every checksum was verified."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from edgeembed.errors import UserError
 RUNNABLE = (".onnx", ".plan", ".engine")
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)  # told apart by identity
+@dataclass(frozen=True, kw_only=True, eq=False)  # a key of dictionaries, by identity
 class Candidate:
-    """One file in one runtime. `name` is the bundle's, or where two bundles share it, the folder."""
+    """One file in one runtime. `name` is the bundle's name; the folder where several bundles share a name."""
 
     name: str
     folder: Path
@@ -43,10 +43,9 @@ class Candidate:
 
 
 def find_candidates(folders: Sequence[Path]) -> list[Candidate]:
-    """Verifies every file of every bundle before the first is parsed.
+    """Every file of every bundle in every installed runtime that reads it; all checksums are verified first.
 
-    Raises CheckFailed for a changed file, UserError for a folder that is no bundle. ONNX files are measured in
-    every runtime that reads them and is installed.
+    Raises CheckFailed for a changed file, UserError for a folder that is no bundle.
     """
     bundles = [(folder, read_bundle(folder)) for folder in dict.fromkeys(folders)]
     names = [bundle.name for _, bundle in bundles]
@@ -76,6 +75,6 @@ def find_candidates(folders: Sequence[Path]) -> list[Candidate]:
 
 
 def runtimes_for(file: BundleFile) -> list[str]:
-    """The file's own, and for ONNX files every other that reads them here."""
+    """The runtime that a file was exported for, and for an ONNX file every other installed one that reads ONNX."""
     others = [name for name in READ_ONNX if is_installed(name)] if file.path.endswith(".onnx") else []
     return list(dict.fromkeys([file.runtime, *others]))

@@ -1,4 +1,4 @@
-"""A few queries with what teacher and student found, because a person believes pictures before percentages."""
+"""Pictures of a few queries with the results of teacher and student, for the report."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from edgeembed.arrays import BoolArray, IntArray
-from edgeembed.bench.retrieval import Embedded
 from edgeembed.data.manifest import Rows
 from edgeembed.device.images import load_rgb
-from edgeembed.evaluation import EvaluationSet, have_match
+from edgeembed.evaluation import EmbeddedRows, RetrievalProtocol, have_match
 from edgeembed.metrics import top_k
 
 NUM_EXAMPLES, NUM_SHOWN = 6, 5
@@ -43,89 +42,91 @@ class Picture:
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """A query and its best results, by whoever searched ("teacher", "student")."""
+    """A query and its best results by model ("teacher", "student")."""
 
     query: Picture
     results: dict[str, list[Picture]]
 
 
 def choose_examples(
-    evaluation: EvaluationSet, student: Embedded | None, teacher: Embedded | None, readable_N: BoolArray
+    protocol: RetrievalProtocol, student: EmbeddedRows | None, teacher: EmbeddedRows | None, rows: Rows
 ) -> list[Example]:
     """Queries drawn with a fixed seed: half where the student's first result is right, half where the two differ.
 
-    Without a teacher the other half are the student's misses. Each model searches its own index.
+    Without a teacher the other half are queries where the student's first result is wrong. Each model searches its own
+    index. `rows`: those that every model could embed.
     """
     if student is None:
         return []
-    rows = evaluation.rows[readable_N]
-    query, index = np.intersect1d(evaluation.query, rows), np.intersect1d(evaluation.index, rows)
-    query = query[have_match(evaluation.manifest, query, index)]
+    query, index = np.intersect1d(protocol.query, rows), np.intersect1d(protocol.index, rows)
+    query = query[have_match(protocol.manifest, query, index)]
     if not query.size:
         return []
-    searching = {"student": student} if teacher is None else {"teacher": teacher, "student": student}
-    found = {name: _search(evaluation, embedded, query, index) for name, embedded in searching.items()}
-    hit = {name: _is_right(evaluation, query, found_QK[:, 0]) for name, found_QK in found.items()}
-    is_other = hit["student"] != hit["teacher"] if "teacher" in hit else ~hit["student"]
+    searchers = {"student": student} if teacher is None else {"teacher": teacher, "student": student}
+    results_of = {name: _search(protocol, embedded, query, index) for name, embedded in searchers.items()}
+    is_hit_of = {name: _are_right(protocol, query, result_QK[:, 0]) for name, result_QK in results_of.items()}
+    is_hit = is_hit_of["student"]
+    is_interesting = is_hit != is_hit_of["teacher"] if "teacher" in is_hit_of else ~is_hit
     rng = np.random.default_rng(SEED)
-    chosen = _draw(rng, np.flatnonzero(is_other), NUM_EXAMPLES // 2)
-    chosen = [*_draw(rng, np.flatnonzero(hit["student"] & ~is_other), NUM_EXAMPLES - len(chosen)), *chosen]
+    # Interesting queries first; where there are few, ordinary ones fill up.
+    interesting = _draw(rng, np.flatnonzero(is_interesting), NUM_EXAMPLES // 2)
+    ordinary = _draw(rng, np.flatnonzero(is_hit & ~is_interesting), NUM_EXAMPLES - len(interesting))
     return [
         Example(
-            query=_picture(evaluation, query[place]),
+            query=_picture(protocol, query[place]),
             results={
                 name: [
-                    _picture(evaluation, row, is_right=bool(_is_right(evaluation, query[[place]], np.array([row]))[0]))
-                    for row in found_QK[place]
+                    _picture(protocol, row, is_right=bool(_are_right(protocol, query[[place]], np.array([row]))[0]))
+                    for row in result_QK[place]
                     if row >= 0
                 ]
-                for name, found_QK in found.items()
+                for name, result_QK in results_of.items()
             },
         )
-        for place in chosen
+        for place in [*ordinary, *interesting]
     ]
 
 
-def _search(evaluation: EvaluationSet, embedded: Embedded, query: Rows, index: Rows) -> IntArray:
-    """The manifest rows found for each query, best first, -1 where there are fewer."""
-    query_ND = embedded.embedding_ND[np.searchsorted(evaluation.rows, query)]
-    index_ND = embedded.embedding_ND[np.searchsorted(evaluation.rows, index)]
-    query_id, index_id = (evaluation.manifest.image_number[rows] for rows in (query, index))
+def _search(protocol: RetrievalProtocol, embedded: EmbeddedRows, query: Rows, index: Rows) -> IntArray:
+    """The manifest rows found for each query (Q, K), best first, -1 where there are fewer."""
+    query_ND, index_ND = embedded.take(query).embedding_ND, embedded.take(index).embedding_ND
+    query_id, index_id = (protocol.manifest.image_number[rows] for rows in (query, index))
     position_QK, _ = top_k(query_ND, index_ND, min(NUM_SHOWN, len(index)), query_id=query_id, index_id=index_id)
     return np.where(position_QK >= 0, index[position_QK], -1)
 
 
-def _is_right(evaluation: EvaluationSet, query: Rows, found: IntArray) -> BoolArray:
-    manifest, pairs = evaluation.manifest, zip(query.tolist(), found.tolist(), strict=True)
-    return np.array([row >= 0 and manifest.class_of(one) == manifest.class_of(row) for one, row in pairs], np.bool_)
+def _are_right(protocol: RetrievalProtocol, query: Rows, result: IntArray) -> BoolArray:
+    """Whether each query's result is of its class (Q,); -1 never is."""
+    manifest, pairs = protocol.manifest, zip(query.tolist(), result.tolist(), strict=True)
+    return np.array([row >= 0 and manifest.class_of(row) == manifest.class_of(one) for one, row in pairs], np.bool_)
 
 
 def _draw(rng: np.random.Generator, places: IntArray, count: int) -> list[int]:
     return sorted(rng.choice(places, size=min(count, places.size), replace=False).tolist())
 
 
-def _picture(evaluation: EvaluationSet, row: int, *, is_right: bool | None = None) -> Picture:
-    image = load_rgb(evaluation.manifest.files[row], at_least_px=2 * THUMBNAIL_PX)
+def _picture(protocol: RetrievalProtocol, row: int, *, is_right: bool | None = None) -> Picture:
+    image = load_rgb(protocol.manifest.files[row], at_least_px=2 * THUMBNAIL_PX)
     encoded = io.BytesIO()
     ImageOps.fit(image, (THUMBNAIL_PX, THUMBNAIL_PX)).save(encoded, "JPEG", quality=JPEG_QUALITY)
-    return Picture(jpeg=encoded.getvalue(), label=evaluation.manifest.label[row] or "", is_right=is_right)
+    return Picture(jpeg=encoded.getvalue(), label=protocol.manifest.label[row] or "", is_right=is_right)
 
 
 def as_sheet(examples: Sequence[Example]) -> Image.Image:
-    """All examples on one picture: the query at the left, what each searcher found in a line beside it."""
-    searchers = list(examples[0].results)
-    left = CELL_PX + 4 * CAPTION_PX  # the query and the searchers' names
-    block = len(searchers) * (CELL_PX + CAPTION_PX) + GAP_PX
+    """All examples on one picture: the query at the left, one line of results for each model."""
+    models = list(examples[0].results)
+    left = CELL_PX + 4 * CAPTION_PX  # the query and the models' names
+    block = len(models) * (CELL_PX + CAPTION_PX) + GAP_PX
     sheet = Image.new("RGB", (2 * GAP_PX + left + NUM_SHOWN * CELL_PX, GAP_PX + len(examples) * block), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
     for number, example in enumerate(examples):
         top = GAP_PX + number * block
         sheet.paste(example.query.image, (GAP_PX, top))
         draw.text((GAP_PX, top + THUMBNAIL_PX + 4), example.query.label[:17], INK, font)
-        for line, searcher in enumerate(searchers):
+        for line, model in enumerate(models):
             y = top + line * (CELL_PX + CAPTION_PX)
-            draw.text((GAP_PX + CELL_PX + 4, y + THUMBNAIL_PX // 2 - 8), searcher, INK, font)
-            for rank, picture in enumerate(example.results[searcher]):
+            draw.text((GAP_PX + CELL_PX + 4, y + THUMBNAIL_PX // 2 - 8), model, INK, font)
+            for rank, picture in enumerate(example.results[model]):
                 x = GAP_PX + left + rank * CELL_PX
                 colour = RIGHT if picture.is_right else WRONG
                 sheet.paste(picture.image, (x, y))

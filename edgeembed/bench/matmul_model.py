@@ -1,7 +1,7 @@
-"""An ONNX file of one matrix product, encoded without the package onnx, which a device need not have.
+"""An ONNX model of one matrix product, encoded without the package onnx, which the base install lacks.
 
-The numbers of the fields are those of onnx.proto, the encoding is that of Protocol Buffers: a field is its number and
-its wire type, then an integer in groups of 7 bits (type 0) or a length and as many bytes (type 2).
+Field numbers are those of onnx.proto. In Protocol Buffers a field is its number and wire type, followed by an integer
+in groups of 7 bits (type 0), or by a length and that many bytes (type 2).
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ import numpy.typing as npt
 
 IR_VERSION, OPSET = 8, 18
 ELEMENT_TYPES = {"float32": 1, "uint8": 2, "int8": 3, "int32": 6, "float16": 10}
-"""TensorProto.DataType of numpy's types."""
+"""TensorProto.DataType of each numpy type."""
 
 Array = npt.NDArray[Any]
 
 
 def product_model(operator: str, x: Array, weight: Array, y: Array) -> bytes:
-    """y = operator(x, weight) as a ModelProto; `weight` is a constant, of `x` and `y` only shape and type are read."""
+    """y = operator(x, weight) as a ModelProto. `weight` becomes a constant; `x` and `y` give shapes and types only."""
     node = _field(1, b"x") + _field(1, b"w") + _field(2, b"y") + _field(4, operator.encode())
     constant = b"".join(_field(1, side) for side in weight.shape)
     constant += _field(2, ELEMENT_TYPES[weight.dtype.name]) + _field(8, b"w") + _field(9, weight.tobytes())
@@ -39,7 +39,7 @@ def _field(number: int, value: int | bytes) -> bytes:
 
 
 def _varint(value: int) -> bytes:
-    """Seven bits a byte, the least significant first; the highest bit says that more follow."""
+    """Seven bits in each byte, the least significant first; the highest bit is set where more bytes follow."""
     encoded = bytearray()
     while value > 0x7F:
         encoded.append(value & 0x7F | 0x80)

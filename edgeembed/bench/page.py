@@ -3,50 +3,50 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import jinja2
 
 from edgeembed.bench import plots
 from edgeembed.bench.examples import Example
+from edgeembed.bench.report_schema import Report
 from edgeembed.bench.report_text import COLUMN_MEANINGS, recommendation_lines, unmatched_line
 from edgeembed.bench.summary import (
     MISSING,
-    Summary,
+    FileSummary,
     best_student,
+    file_summaries,
     headline,
-    latency_on,
     megabytes,
     milliseconds,
     optional_score,
+    row_on,
     score_text,
-    summaries,
     teacher_of,
     thread_text,
     three_figures,
 )
 from edgeembed.files import write_atomically
 from edgeembed.intervals import interval_text, share_text
-from edgeembed.spread import Spread, collapse_warning
+from edgeembed.spread import collapse_warning
 
-DOMAINS_A_TABLE = 8
-"""So many columns fit beside the files' names on paper."""
+DOMAINS_PER_TABLE = 8
+"""As many columns as fit beside the names of the files on paper."""
 
 
-def write_page(out: Path, report: Mapping[str, Any], examples: Sequence[Example]) -> None:
+def write_page(out: Path, report: Report, examples: Sequence[Example]) -> None:
     """Writes both files into a folder."""
     write_atomically(out / "report.html", render_html(report, examples))
     write_atomically(out / "pareto.png", plots.as_png(plots.pareto(report)))
 
 
-def render_html(report: Mapping[str, Any], examples: Sequence[Example]) -> str:
+def render_html(report: Report, examples: Sequence[Example]) -> str:
     """One page that needs nothing else: no script, no font, no request."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("edgeembed.bench", "."),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
+        autoescape=True,  # names of models and labels come from users
+        undefined=jinja2.StrictUndefined,  # a misspelt name is an error, not an empty cell
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -55,42 +55,36 @@ def render_html(report: Mapping[str, Any], examples: Sequence[Example]) -> str:
         optional=optional_score, share=_share, interval=_interval, share_interval=_share_interval
     )
     environment.filters.update(count=_count, figures=three_figures)
-    files = summaries(report)
+    files = file_summaries(report)
     best = best_student(report)
-    threads = report["machine"]["cores"]
+    cores = report.machine.cores
     has_both_intervals = any(file.interval("symmetric", "map", "queries") for file in files)
     return environment.get_template("report.html").render(
         report=report,
         files=files,
         teacher=teacher_of(files),
         best=best,
-        best_row=best and latency_on(best, threads),
-        latency_on=latency_on,
+        best_row=best and row_on(best, cores),
+        row_on=row_on,
         headline=headline(report),
         recommendations=recommendation_lines(report),
         unmatched=unmatched_line(report),
         has_both_intervals=has_both_intervals,
         meanings=COLUMN_MEANINGS,
         collapsed=collapse_warnings(report, files),
-        domains=sorted(report["data"]["domains"]),
-        domains_a_table=DOMAINS_A_TABLE,
+        domains=sorted(report.data.domains),
+        domains_per_table=DOMAINS_PER_TABLE,
         pareto=plots.as_inline_svg(plots.pareto(report, ink=plots.INK_IN_SVG)),
         examples=examples,
         date=datetime.date.today().isoformat(),
     )
 
 
-def collapse_warnings(report: Mapping[str, Any], files: Sequence[Summary]) -> list[str]:
+def collapse_warnings(report: Report, files: Sequence[FileSummary]) -> list[str]:
     """One line for each file whose space is collapsed on the evaluation images."""
-    found = []
-    for file in files:
-        known = file.first.get("spread")
-        if known is None:
-            continue
-        labels = report["data"]["labels"] or None
-        warning = collapse_warning(file.title, Spread(**known), num_classes=labels)
-        found += [warning] if warning else []
-    return found
+    labels = report.data.labels or None
+    warnings = (collapse_warning(file.title, file.first.spread, num_classes=labels) for file in files)
+    return [warning for warning in warnings if warning is not None]
 
 
 def _interval(interval: Sequence[float] | None) -> str:

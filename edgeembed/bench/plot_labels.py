@@ -1,4 +1,4 @@
-"""Finds room for the names of points in a plot, so that files which are alike do not write over each other."""
+"""Places the names of points in a plot, so that names of files with similar figures do not overlap."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from matplotlib.transforms import Bbox
 FONT_POINTS = 8.5
 WIDTH_PER_LETTER, LINE_HEIGHT = 0.6, 1.3  # of the font's size
 MARKER_POINTS, LINE_POINTS = 11.0, 3.0
-LEADER_FROM_POINTS = 14.0  # a label further up or down than this is tied to its marker by a line
+LEADER_FROM_POINTS = 14.0  # a line connects a label that is further up or down than this with its marker
 
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """A label's distance from its marker in points; `align` is the share of its width that lies left of there."""
+    """A label's offset from its marker in points; `align` is the share of its width that lies left of that point."""
 
     dx: float
     dy: float

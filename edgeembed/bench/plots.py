@@ -1,11 +1,10 @@
-"""The picture of a report: what is gained in speed against what is lost in quality."""
+"""The plot of a report: latency of one image against mAP, for each file and the teacher."""
 
 from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -13,21 +12,21 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from edgeembed.bench.plot_labels import label_points
-from edgeembed.bench.summary import NOT_SCORED, Summary, summaries, teacher_of
+from edgeembed.bench.report_schema import Report
+from edgeembed.bench.summary import NOT_SCORED, FileSummary, file_summaries, teacher_of
 
 PALETTE = ("#3b82c4", "#d9822b", "#2f9e74", "#c2528b", "#8a6fd1", "#a08a1a")
-"""One colour a model, told apart also by colour-blind readers and legible on white and on black."""
+"""One colour for each model: distinct for colour-blind readers, legible on white and on black."""
 INK = "#1c2430"
 INK_IN_SVG = "#010203"  # replaced by the page's own text colour
-MOST_LETTERS = 44
-"""Of a name beside its point."""
+MOST_LETTERS = 44  # of a name beside its point
 
 
-def pareto(report: Mapping[str, Any], *, ink: str = INK) -> Figure:
+def pareto(report: Report, *, ink: str = INK) -> Figure:
     """Latency at batch 1 (log) against mAP; filled: own index, hollow: the teacher's index, dashes: the teacher."""
     figure = Figure(figsize=(6.0, 4.1), layout="constrained")
     axes = figure.add_subplot()
-    files = summaries(report)
+    files = file_summaries(report)
     teacher = teacher_of(files)
     names = list(dict.fromkeys(file.name for file in files if file is not teacher))
     labels = []
@@ -51,7 +50,7 @@ def pareto(report: Mapping[str, Any], *, ink: str = INK) -> Figure:
             axes.axhline(value, color=ink, linestyle=":", linewidth=1, alpha=0.7)
             axes.text(0.01, value, name, transform=axes.get_yaxis_transform(), va="bottom", fontsize=8, color=ink)
     if not labels:
-        axes.text(0.5, 0.5, "retrieval not scored", transform=axes.transAxes, ha="center", color=ink)
+        axes.text(0.5, 0.5, f"retrieval {NOT_SCORED}", transform=axes.transAxes, ha="center", color=ink)
     _style(axes, files, ink)
     _legend(axes, ink, with_teacher=teacher is not None)
     label_points(figure, axes, labels, ink=ink)
@@ -59,29 +58,26 @@ def pareto(report: Mapping[str, Any], *, ink: str = INK) -> Figure:
 
 
 def shortened(title: str) -> str:
-    """Leaves out the middle of a name that would fill the plot: precision and runtime at its end tell files apart."""
+    """Leaves out the middle of a long name: precision and runtime stand at its end and tell files apart."""
     half = MOST_LETTERS // 2
     return title if len(title) <= MOST_LETTERS else f"{title[: half - 1]}\N{HORIZONTAL ELLIPSIS}{title[-half:]}"
 
 
-def best_untrained(files: Sequence[Summary]) -> float | None:
-    """The highest mAP that an untrained network of a measured kind reaches."""
+def best_untrained(files: Sequence[FileSummary]) -> float | None:
+    """The highest mAP of the files' architectures with random weights."""
     return max((file.untrained for file in files if file.untrained is not None), default=None)
 
 
-def _style(axes: Axes, files: Sequence[Summary], ink: str) -> None:
+def _style(axes: Axes, files: Sequence[FileSummary], ink: str) -> None:
     times = [file.best_ms for file in files]
     values = [value for file in files for value in (file.map, file.map_asymmetric, file.chance) if value is not None]
-    values = values or [0.0, 1.0]
+    values = values or [0.0, 1.0]  # nothing was scored
     axes.set_xscale("log")
     low, high = min(times), max(times)
     span = max((high / low) ** 0.12, 1.5)
     axes.set_xlim(low / span**1.5, high * span**2)
-    if values:
-        margin = max(0.12 * (max(values) - min(values)), 0.01)
-        axes.set_ylim(min(values) - margin, max(values) + margin)
-    else:
-        axes.text(0.5, 0.5, f"retrieval {NOT_SCORED}", transform=axes.transAxes, ha="center", color=ink)
+    margin = max(0.12 * (max(values) - min(values)), 0.01)
+    axes.set_ylim(min(values) - margin, max(values) + margin)
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 200 else (1,)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _position: _tick(value)))
     axes.xaxis.set_minor_formatter(NullFormatter())

@@ -1,19 +1,16 @@
 """Which file and runtime of each bundle to use on this machine: a bench recommends it, and with --remember keeps it.
 
-One rule for both, that of `edgeembed doctor`: the fastest pair that `runtimes.fastest.refusal` does not refuse.
+The rule is that of `edgeembed doctor`: the fastest pair of file and runtime that `fastest_cache.refusal` accepts.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from edgeembed.bench.candidates import Candidate
-from edgeembed.bench.retrieval import Embedded
+from edgeembed.bench.report_schema import Recommendation, RefusedFile, Row
 from edgeembed.device.bundle import BundleManifest, fp32_file
 from edgeembed.device.embedder import choose_pair
 from edgeembed.device.runtimes.fastest_cache import (
@@ -29,48 +26,13 @@ from edgeembed.device.runtimes.fastest_cache import (
     verified_pairs,
 )
 from edgeembed.errors import UserError
+from edgeembed.evaluation import EmbeddedRows
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Refused:
-    """A file in a runtime that must not become the default here, and why; `p50_ms` of one image on all cores."""
-
-    path: str
-    precision: str
-    runtime: str
-    p50_ms: float
-    reason: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recommendation:
-    """What to use of one bundle on this machine, as an `Embedder` would open it with `threads` threads.
-
-    `path` to `p50_ms` are None where nothing of the bundle can be recommended. `is_measured` is False where no pair
-    could be compared or none was right, and it is what is used on a machine where nothing was measured. `in_use` is the
-    default of an `Embedder` here now, `PATH in RUNTIME`.
-    """
-
-    name: str
-    folder: str
-    path: str | None
-    precision: str | None
-    runtime: str | None
-    sha256: str | None
-    p50_ms: float | None
-    threads: int
-    is_measured: bool
-    in_use: str | None
-    refused: tuple[Refused, ...]
-
-    def as_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
-
-
 def recommend(
-    embedded: Mapping[Candidate, Embedded], rows: Sequence[Mapping[str, Any]], *, threads: int, keep: bool
+    embedded: Mapping[Candidate, EmbeddedRows], rows: Sequence[Row], *, threads: int, keep: bool
 ) -> list[Recommendation]:
     """For each bundle, from rows of batch 1 on all cores; with `keep` it becomes this machine's default."""
     by_folder: dict[Path, list[tuple[Candidate, Measured]]] = {}
@@ -84,14 +46,17 @@ def recommend(
 
 def _recommend(pairs: Sequence[tuple[Candidate, Measured]], folder: Path, threads: int, keep: bool) -> Recommendation:
     bundle, name = pairs[0][0].bundle, pairs[0][0].name
-    reasons = [(candidate, one, reason_against(candidate, one)) for candidate, one in pairs]
-    verified = [one for candidate, one in pairs if is_verified(candidate)]
+    verified = [measured for candidate, measured in pairs if is_verified(candidate)]
     best = fastest_right(bundle, verified)
+    # Before `recall`, so that `in_use` is the default after this bench.
     if keep and verified:
         remember(folder, bundle, verified, threads=threads)
-    default = unmeasured_default(bundle)
-    wanted = (best.path, best.runtime) if best is not None else default and (default.file.path, default.runtime)
-    chosen = next((pair for pair in pairs if (pair[1].path, pair[1].runtime) == wanted), None)
+    default = unmeasured_default(bundle)  # for machines that have measured nothing
+    if best is not None:
+        choice: tuple[str, str] | None = (best.path, best.runtime)
+    else:
+        choice = None if default is None else (default.file.path, default.runtime)
+    chosen = next((pair for pair in pairs if (pair[1].path, pair[1].runtime) == choice), None)
     in_use = recall(folder, bundle, threads=threads) or default
     return Recommendation(
         name=name,
@@ -105,21 +70,21 @@ def _recommend(pairs: Sequence[tuple[Candidate, Measured]], folder: Path, thread
         is_measured=best is not None,
         in_use=f"{in_use.file.path} in {in_use.runtime}" if in_use else None,
         refused=tuple(
-            Refused(
-                path=one.path,
+            RefusedFile(
+                path=measured.path,
                 precision=candidate.file.precision,
-                runtime=one.runtime,
-                p50_ms=one.p50_ms,
+                runtime=measured.runtime,
+                p50_ms=measured.p50_ms,
                 reason=reason,
             )
-            for candidate, one, reason in reasons
-            if reason is not None
+            for candidate, measured in pairs
+            if (reason := reason_against(candidate, measured)) is not None
         ),
     )
 
 
 def unmeasured_default(bundle: BundleManifest) -> Pair | None:
-    """What an `Embedder` opens where nothing was measured; None where it would refuse the bundle."""
+    """What an `Embedder` opens where nothing was measured; None where it refuses the bundle."""
     try:
         return choose_pair(bundle, None, None, None)
     except UserError as error:
@@ -143,32 +108,36 @@ def reason_against(candidate: Candidate, measured: Measured) -> str | None:
     return refusal(candidate.file, measured.agreement)
 
 
-def measured_in(row: Mapping[str, Any], candidate: Candidate, agreement: Agreement) -> Measured:
+def measured_in(row: Row, candidate: Candidate, agreement: Agreement) -> Measured:
     return Measured(
         path=candidate.file.path,
         runtime=candidate.runtime,
-        provider=row["provider"],
-        p50_ms=row["latency_ms"]["p50"],
+        provider=row.provider,
+        p50_ms=row.latency_ms.p50,
         agreement=agreement,
     )
 
 
-def agreement_of(candidate: Candidate, embedded: Mapping[Candidate, Embedded]) -> Agreement:
+def agreement_of(candidate: Candidate, embedded: Mapping[Candidate, EmbeddedRows]) -> Agreement:
     """Of a candidate's embeddings with those of its bundle's fp32 file, on the images that both could read."""
     fp32 = fp32_file(candidate.bundle)
+    # Always the bundle's own fp32 file in ONNX Runtime: other bundles may have other networks.
     key = (candidate.folder, fp32 and fp32.path, REFERENCE_RUNTIME)
-    own = embedded[candidate]
+    student = embedded[candidate]
     reference = next((embedded[one] for one in embedded if (one.folder, one.file.path, one.runtime) == key), None)
     if reference is None:
-        return agree(None, own.embedding_ND[own.readable_N])
-    both_N = own.readable_N & reference.readable_N
-    return agree(reference.embedding_ND[both_N], own.embedding_ND[both_N])
+        return agree(None, student.embedding_ND)
+    return agree(reference.take(student.row_N).embedding_ND, student.take(reference.row_N).embedding_ND)
 
 
-def row_of(candidate: Candidate, rows: Sequence[Mapping[str, Any]], threads: int) -> Mapping[str, Any] | None:
+def row_of(candidate: Candidate, rows: Sequence[Row], threads: int) -> Row | None:
     """The row of a candidate, one image at a time; an engine on a GPU has no number of threads."""
-    wanted = (candidate.name, candidate.file.sha256, candidate.runtime, 1)
-    keys = ("name", "sha256", "runtime", "batch")
+    key = (candidate.name, candidate.file.sha256, candidate.runtime, 1)
     return next(
-        (row for row in rows if tuple(row[key] for key in keys) == wanted and row["threads"] in (None, threads)), None
+        (
+            row
+            for row in rows
+            if (row.name, row.sha256, row.runtime, row.batch) == key and row.threads in (None, threads)
+        ),
+        None,
     )

@@ -1,28 +1,27 @@
-"""Writes what was measured for a machine to read (report.json) and for a person (report.html, PNG pictures)."""
+"""Writes the folder of a report: report.json for programs, report.html and PNG pictures for people."""
 
 from __future__ import annotations
 
 import importlib.util
 import io
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from edgeembed.bench.examples import Example, as_sheet
+from edgeembed.bench.report_schema import Report
 from edgeembed.extras import needed
 from edgeembed.files import write_atomically, write_json
 
 log = logging.getLogger(__name__)
 
-SCHEMA = "edgeembed-report/1"
 PAGE_NEEDS = ("jinja2", "matplotlib")
 
 
-def write_report(out: Path, report: Mapping[str, Any], examples: Sequence[Example]) -> None:
+def write_report(out: Path, report: Report, examples: Sequence[Example]) -> None:
     """Writes report.json and, where there are examples, examples.png; where the packages for them are installed,
     report.html and pareto.png too."""
-    write_json(out / "report.json", report)
+    write_json(out / "report.json", report.as_json())
     if examples:
         sheet = io.BytesIO()
         as_sheet(examples).save(sheet, "PNG")
@@ -31,7 +30,7 @@ def write_report(out: Path, report: Mapping[str, Any], examples: Sequence[Exampl
     if missing is not None:
         log.info("report: %s; no report.html or pareto.png: that %s", out / "report.json", needed(missing))
         return
-    from edgeembed.bench.page import write_page  # which a device need not be able to draw
+    from edgeembed.bench.page import write_page  # needs packages of the extra [bench]
 
     write_page(out, report, examples)
     log.info("report: %s", out / "report.html")

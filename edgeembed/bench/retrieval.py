@@ -1,4 +1,4 @@
-"""How much of the teacher's retrieval a file keeps, measured with that very file on the user's own images.
+"""How much of the teacher's retrieval quality a file keeps, measured with that very file on the user's own images.
 
 Symmetric: the student searches an index that it built itself. Asymmetric: it searches the teacher's index, so that a
 server embeds the collection once, with the best network, and devices only embed their queries.
@@ -8,87 +8,81 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import reduce
 
 import numpy as np
 
-from edgeembed.arrays import BoolArray, FloatArray, UInt8Array
+from edgeembed.arrays import UInt8Array
+from edgeembed.bench.report_schema import ByIndex, CosineToTeacher, DataFacts, DomainCounts, ValueT
 from edgeembed.data.manifest import Manifest, Rows
 from edgeembed.device.embeddings import shorten
 from edgeembed.device.image_sources import decode_ahead
 from edgeembed.device.images import ImageError
 from edgeembed.device.runtimes import Session
 from edgeembed.errors import UserError
-from edgeembed.evaluation import (
-    EvaluationSet,
-    Retention,
-    ScoredQueries,
-    choose_split,
-    have_match,
-    log_scope,
-    plan_evaluation,
-    retention,
-    score_queries,
-)
+from edgeembed.evaluation import EmbeddedRows, Retention, RetrievalProtocol, ScoredQueries, have_match, retention
+from edgeembed.metrics import RetrievalScores
 from edgeembed.spread import Spread, spread_of
 
 log = logging.getLogger(__name__)
 
-CACHE_BYTES = 1_500_000_000  # decoded squares above it are decoded again for each file
+CACHE_BYTES = 1_500_000_000  # more decoded images than this are decoded again for each file
 
-MOST_UNSCORED = 256  # images of a data set that retrieval cannot be scored on
-
-
-def describe_data(evaluation: EvaluationSet, readable_N: BoolArray) -> dict[str, Any]:
-    """`data` of the report; queries and index are counted as they were scored, without unreadable images."""
-    manifest, scored = evaluation.manifest, evaluation.rows[readable_N]
-    query, index = np.intersect1d(evaluation.query, scored), np.intersect1d(evaluation.index, scored)
-    return {
-        "fingerprint": manifest.fingerprint,
-        "split": evaluation.split,
-        "queries": len(query),
-        "index": len(index),
-        "labels": len(manifest.class_names(scored)),
-        "unreadable": int(np.count_nonzero(~readable_N)),
-        "queries_without_match": int(np.count_nonzero(~have_match(manifest, query, index))),
-        "unlabelled": evaluation.unlabelled,
-        "not_scored": evaluation.not_scored,
-        "domains": {
-            domain: {"queries": _count(manifest, query, domain), "index": _count(manifest, index, domain)}
-            for domain in sorted({manifest.domain[row] for row in scored})
-        },
-    }
+MOST_UNSCORED = 256  # images to embed of a data set that retrieval cannot be scored on
 
 
-def _count(manifest: Manifest, rows: Rows, domain: str) -> int:
-    return sum(manifest.domain[row] == domain for row in rows)
-
-
-def evaluation_set(manifest: Manifest) -> EvaluationSet:
-    """The test protocol; where test cannot be scored, the one of val, with a notice.
+def choose_protocol(manifest: Manifest) -> RetrievalProtocol:
+    """The test protocol; where test cannot be scored, the one of val, with a warning.
 
     Where neither can be, times and cosines are measured all the same, on up to `MOST_UNSCORED` images.
     """
-    chosen = choose_split(manifest, "test", "val")
-    if chosen.not_scored is not None:
+    protocol = RetrievalProtocol.of_first_scorable(manifest, "test", "val")
+    if protocol.not_scored is not None:
         rows = next(rows for split in ("test", "val", "train") if (rows := manifest.rows(split)).size)
-        spread_out = rows[:: max(1, len(rows) // MOST_UNSCORED)][:MOST_UNSCORED]
-        chosen = dataclasses.replace(chosen, split=manifest.split[rows[0]], others=spread_out)
-        log.warning("retrieval is not scored (%s): times and cosines only", chosen.not_scored)
-    elif chosen.split == "val":
-        log.warning(
-            "measuring on val, which training may have looked at: %s", plan_evaluation(manifest, "test").describe()
-        )
+        # Spread over the split: neighbouring rows are often of one class.
+        sample = rows[:: max(1, len(rows) // MOST_UNSCORED)][:MOST_UNSCORED]
+        protocol = dataclasses.replace(protocol, split=manifest.split[rows[0]], unscored_rows=sample)
+        log.warning("retrieval is not scored (%s): times and cosines only", protocol.not_scored)
+    elif protocol.split == "val":
+        test = RetrievalProtocol.of_split(manifest, "test")
+        log.warning("measuring on val, which training may have looked at: %s", test.describe())
     else:
-        log_scope(chosen)
-    manifest.take(chosen.rows).require_files()
-    return chosen
+        protocol.log_coverage()
+    manifest.take(protocol.rows).require_files()  # a missing file is an error now, not after an hour
+    return protocol
+
+
+def describe_data(protocol: RetrievalProtocol, rows: Rows) -> DataFacts:
+    """`data` of the report; `rows` are those of the protocol whose images could be read."""
+    manifest = protocol.manifest
+    query, index = np.intersect1d(protocol.query, rows), np.intersect1d(protocol.index, rows)
+    return DataFacts(
+        fingerprint=manifest.fingerprint,
+        split=protocol.split,
+        queries=len(query),
+        index=len(index),
+        labels=len(manifest.class_names(rows)),
+        unreadable=len(protocol.rows) - len(rows),
+        queries_without_match=int(np.count_nonzero(~have_match(manifest, query, index))),
+        unlabelled=protocol.unlabelled,
+        not_scored=protocol.not_scored,
+        domains={
+            domain: DomainCounts(
+                queries=_count_domain(manifest, query, domain), index=_count_domain(manifest, index, domain)
+            )
+            for domain in sorted({manifest.domain[row] for row in rows})
+        },
+    )
+
+
+def _count_domain(manifest: Manifest, rows: Rows, domain: str) -> int:
+    return sum(manifest.domain[row] == domain for row in rows)
 
 
 class DecodedFiles:
-    """Files as (height, width) squares, in order; decoded once and kept where they fit in memory."""
+    """Images resized to (height, width), in the order of the files; decoded once and kept where they fit in memory."""
 
     def __init__(self, files: Sequence[str], height: int, width: int) -> None:
         self.files, self.height, self.width = files, height, width
@@ -110,124 +104,101 @@ class DecodedFiles:
                 yield image, pixels_HWC
 
     def _decode(self) -> Iterator[tuple[int, UInt8Array]]:
-        for image, found in enumerate(decode_ahead(self.files, lambda _: (self.height, self.width))):
-            if not isinstance(found, ImageError):
-                yield image, found
+        for image, decoded in enumerate(decode_ahead(self.files, lambda _: (self.height, self.width))):
+            if not isinstance(decoded, ImageError):
+                yield image, decoded
             elif image not in self.unreadable:
                 self.unreadable.add(image)
-                log.warning("left out: %s", found)
+                log.warning("left out: %s", decoded)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Embedded:
-    """One model's embeddings of all evaluation rows; zeros where the image could not be read."""
+def embed_with_session(session: Session, decoded: DecodedFiles, row_N: Rows, *, dim: int) -> EmbeddedRows:
+    """Embeds one image at a time, as on a device. `row_N`: the manifest row of each file, readable or not.
 
-    embedding_ND: FloatArray
-    readable_N: BoolArray
-
-
-def embed_with_session(session: Session, decoded: DecodedFiles, *, dim: int) -> Embedded:
-    """One image at a time, as on a device. Raises ValueError for an output that is not what the bundle promises."""
-    embedding_ND = np.zeros((len(decoded.files), dim), np.float32)
-    readable_N = np.zeros(len(decoded.files), np.bool_)
-    for image, pixels_HWC in decoded:
+    Raises ValueError for an output that is not what the bundle promises.
+    """
+    embeddings, positions = [], []
+    for position, pixels_HWC in decoded:
         output_1D = session.run(pixels_HWC[None])
         if output_1D.shape != (1, dim) or not np.isfinite(output_1D).all():
             raise ValueError(f"gives shape {output_1D.shape} or values that are not finite, bundle.json says ({dim},)")
-        embedding_ND[image], readable_N[image] = output_1D[0], True
-    return Embedded(embedding_ND=embedding_ND, readable_N=readable_N)
+        embeddings.append(output_1D)
+        positions.append(position)
+    embedding_MD = np.concatenate(embeddings) if embeddings else np.zeros((0, dim), np.float32)
+    return EmbeddedRows(embedding_ND=embedding_MD.astype(np.float32, copy=False), row_N=row_N[positions])
+
+
+def common_rows(protocol: RetrievalProtocol, embedded: Sequence[EmbeddedRows]) -> Rows:
+    """The rows of the protocol that every model could embed, ascending: all are scored on the same images.
+
+    Raises UserError where there are none.
+    """
+    rows: Rows = reduce(np.intersect1d, [each.row_N for each in embedded])
+    if not rows.size:
+        raise UserError(
+            f"none of the {len(protocol.rows)} evaluation images can be decoded: run `edgeembed data check`"
+        )
+    return rows
 
 
 @dataclass(frozen=True, kw_only=True)
-class Quality:
-    """A model's retrieval in its own index (symmetric) and in the teacher's (asymmetric), beside the teacher's.
+class TeacherReference:
+    """What students are compared with: the teacher's embeddings, and its scores in its own index."""
 
-    `asymmetric`, `retention` (mAP as a share of the teacher's) and `cosine_to_teacher` are None without a teacher.
+    embedded: EmbeddedRows
+    scored: ScoredQueries
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrievalQuality:
+    """A model's retrieval in its own index (symmetric) and in the teacher's (asymmetric).
+
+    `asymmetric`, `retention` (mAP as a share of the teacher's in its own index) and `cosine_to_teacher` are None
+    without a teacher.
     """
 
     symmetric: ScoredQueries
     asymmetric: ScoredQueries | None = None
-    retention: dict[str, Retention | None] | None = None
-    cosine_to_teacher: dict[str, float] | None = None
+    retention: ByIndex[Retention] | None = None
+    cosine_to_teacher: CosineToTeacher | None = None
     spread: Spread | None
 
     @property
-    def retrieval(self) -> dict[str, Any]:
-        """`retrieval` of report.json."""
-        return {
-            "symmetric": dataclasses.asdict(self.symmetric.scores),
-            "asymmetric": dataclasses.asdict(self.asymmetric.scores) if self.asymmetric else None,
-        }
+    def scores(self) -> ByIndex[RetrievalScores]:
+        asymmetric = None if self.asymmetric is None else self.asymmetric.scores
+        return ByIndex[RetrievalScores](symmetric=self.symmetric.scores, asymmetric=asymmetric)
 
-    def row_facts(self) -> dict[str, Any]:
-        """The keys of a row of report.json that hold the model's quality."""
-        return {
-            "retrieval": self.retrieval,
-            "retention": self._retention("value"),
-            "retention_ci95": self._retention("ci95"),
-            "retention_ci95_queries": self._retention("ci95_queries"),
-            "retention_ci95_classes": self._retention("ci95_classes"),
-            "cosine_to_teacher": self.cosine_to_teacher,
-            "spread": self.spread,
-        }
-
-    def _retention(self, name: str) -> dict[str, Any] | None:
-        if self.retention is None:
-            return None
-        return {kind: None if share is None else getattr(share, name) for kind, share in self.retention.items()}
+    def map_retention(self, part: Callable[[Retention], ValueT | None]) -> ByIndex[ValueT] | None:
+        """A part of `retention`, such as its value or an interval, for each index."""
+        return None if self.retention is None else self.retention.map(part)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Reference:
-    """What students are compared with: the teacher's embeddings, and its scores in its own index."""
+def measure_quality(
+    protocol: RetrievalProtocol, student: EmbeddedRows, rows: Rows, teacher: TeacherReference | None = None
+) -> RetrievalQuality:
+    """A model's figures over `rows`, which every model could embed.
 
-    embedded: Embedded
-    scored: ScoredQueries
-
-
-def judge(
-    evaluation: EvaluationSet, student: Embedded, readable_N: BoolArray, teacher: Reference | None = None
-) -> Quality:
-    """A model's figures over the rows that every model could read; one of a short space searches a shortened index."""
-    symmetric = _score(evaluation, student, student, readable_N)
-    spread = spread_of(student.embedding_ND[readable_N])
+    A student with a shorter embedding searches the teacher's index shortened to the same dimension.
+    """
+    student = student.take(rows)
+    symmetric = protocol.score(student, student)
+    spread = spread_of(student.embedding_ND)
     if teacher is None:
-        return Quality(symmetric=symmetric, spread=spread)
-    searched_ND = teacher.embedded.embedding_ND
-    if (dim := student.embedding_ND.shape[1]) != searched_ND.shape[1]:
-        searched_ND = shorten(searched_ND, dim)
-    searched = Embedded(embedding_ND=searched_ND, readable_N=teacher.embedded.readable_N)
-    asymmetric = _score(evaluation, student, searched, readable_N)
-    cosine_N = np.einsum("nd,nd->n", student.embedding_ND[readable_N], searched_ND[readable_N])
+        return RetrievalQuality(symmetric=symmetric, spread=spread)
+    searched = teacher.embedded.take(rows)
+    dim = student.embedding_ND.shape[1]
+    if dim != searched.embedding_ND.shape[1]:
+        searched = EmbeddedRows(embedding_ND=shorten(searched.embedding_ND, dim), row_N=searched.row_N)
+    asymmetric = protocol.score(student, searched)
+    # Both sides hold the same rows in the same order.
+    cosine_N = np.einsum("nd,nd->n", student.embedding_ND, searched.embedding_ND)
     p1, p50 = (float(value) for value in np.percentile(cosine_N, (1, 50)))
-    return Quality(
+    return RetrievalQuality(
         symmetric=symmetric,
         asymmetric=asymmetric,
-        retention={
-            "symmetric": retention(symmetric, teacher.scored),
-            "asymmetric": retention(asymmetric, teacher.scored),
-        },
-        cosine_to_teacher={"p1": p1, "p50": p50},
+        retention=ByIndex[Retention](
+            symmetric=retention(symmetric, teacher.scored), asymmetric=retention(asymmetric, teacher.scored)
+        ),
+        cosine_to_teacher=CosineToTeacher(p1=p1, p50=p50),
         spread=spread,
-    )
-
-
-def readable_by_all(embedded: Sequence[Embedded]) -> BoolArray:
-    """Every model is scored on the same images. Raises UserError where none is left."""
-    readable_N: BoolArray = np.logical_and.reduce([one.readable_N for one in embedded])
-    if not readable_N.any():
-        raise UserError(f"none of the {readable_N.size} evaluation images can be decoded: run `edgeembed data check`")
-    return readable_N
-
-
-def _score(evaluation: EvaluationSet, searching: Embedded, searched: Embedded, readable_N: BoolArray) -> ScoredQueries:
-    rows = evaluation.rows[readable_N]
-    return score_queries(
-        searching.embedding_ND[readable_N],
-        rows,
-        searched.embedding_ND[readable_N],
-        rows,
-        evaluation.manifest,
-        evaluation.query,
-        evaluation.index,
     )

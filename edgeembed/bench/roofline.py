@@ -1,4 +1,4 @@
-"""What this machine could do at best: a model's time means something only beside it.
+"""The fastest speed that this machine allows, as measured: what a model's time is compared with.
 
 No network runs faster than its multiply-accumulates at the speed of the best matrix product measured here, nor than
 its weights can be read (Williams et al. 2009, the roofline). The peak is the fastest library's for each type, else a
@@ -21,10 +21,10 @@ from edgeembed.bench.matmul_model import product_model
 
 SIDE, TRIAL_SIDE = 2048, 512
 TRIAL_SECONDS, SECONDS_EACH = 0.03, 0.12
-SLOW_SECONDS = 0.6  # where one product of SIDE would take longer, the one of TRIAL_SIDE has to do
+SLOW_SECONDS = 0.6  # where one product of SIDE would take longer, the one of TRIAL_SIDE is enough
 COPY_BYTES = 192 * 2**20  # well beyond any cache
 BOUNDED_BY = {"fp32": ("fp32",), "fp16": ("fp16", "fp32"), "int8": ("int8", "fp32"), "bf16": ("bf16", "fp32")}
-"""The products that a file of a precision may be computed with: some CPUs have no faster one than that of fp32."""
+"""The products that a file of a precision may be computed with: some CPUs have none that is faster than fp32."""
 
 Call = Callable[[], object]
 Product = Callable[[str, int, int], Call]
@@ -32,7 +32,7 @@ Product = Callable[[str, int, int], Call]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Floor:
+class Roofline:
     """Peak rates: GFLOP/s (two per multiply-accumulate) by precision and threads, GB/s of copying (read + written).
 
     None for a rate that cannot be measured here.
@@ -42,10 +42,7 @@ class Floor:
     copy_gb_per_s: float
     cache_bytes: int = 0
 
-    def as_json(self) -> dict[str, object]:
-        return {"gemm_gflops": self.gemm_gflops, "copy_gb_per_s": self.copy_gb_per_s}
-
-    def best_of(self, other: Floor) -> Floor:
+    def best_of(self, other: Roofline) -> Roofline:
         """The higher of two measurements: other work on the machine only ever lowers one."""
         gemm = {
             precision: {
@@ -54,20 +51,21 @@ class Floor:
             for precision, rates in self.gemm_gflops.items()
         }
         copied = max(self.copy_gb_per_s, other.copy_gb_per_s)
-        return Floor(gemm_gflops=gemm, copy_gb_per_s=copied, cache_bytes=self.cache_bytes)
+        return Roofline(gemm_gflops=gemm, copy_gb_per_s=copied, cache_bytes=self.cache_bytes)
 
-    def percent_of_floor(
+    def percent_of_roofline(
         self, *, macs: int | None, num_bytes: int, precision: str, threads: int | None, latency_ms: float
     ) -> float | None:
-        """The least possible time over the measured one; None where a figure for it is missing.
+        """The least possible time in percent of the measured time; None where a figure for it is missing.
 
-        Of the bytes only those count that cannot stay in the last-level cache from call to call.
+        `num_bytes` of weights: only those beyond the last-level cache are read again in every call.
         """
         peaks = [self.gemm_gflops[kind].get(str(threads)) for kind in BOUNDED_BY.get(precision, ())]
-        known = [peak for peak in peaks if peak is not None]
-        if macs is None or not known:
+        measured_peaks = [peak for peak in peaks if peak is not None]
+        if macs is None or not measured_peaks:
             return None
-        compute_s = 2 * macs / (max(known) * 1e9)
+        compute_s = 2 * macs / (max(measured_peaks) * 1e9)
+        # Compute and memory traffic overlap, so the slower of the two is the bound.
         read_s = max(0, num_bytes - self.cache_bytes) / (self.copy_gb_per_s * 1e9)
         return 100 * max(compute_s, read_s) / (latency_ms / 1e3)
 
@@ -76,8 +74,8 @@ def _higher(one: float | None, other: float | None) -> float | None:
     return max((rate for rate in (one, other) if rate is not None), default=None)
 
 
-def measure_floor(threads: Sequence[int]) -> Floor:
-    """Measures this machine, in a few seconds; without torch, which a device need not have, bf16 is left out."""
+def measure_roofline(threads: Sequence[int]) -> Roofline:
+    """Measures this machine, in a few seconds. bf16 needs torch and is None without it."""
     products: dict[str, Product | None] = {"fp32": _onnx_product, "fp16": _onnx_product, "int8": _onnx_product}
     products["bf16"] = None if importlib.util.find_spec("torch") is None else _torch_product
     gemm = {
@@ -86,15 +84,16 @@ def measure_floor(threads: Sequence[int]) -> Floor:
         }
         for precision, product in products.items()
     }
-    return Floor(
+    return Roofline(
         gemm_gflops=gemm, copy_gb_per_s=round(_copy_gb_per_s(max(threads)), 2), cache_bytes=last_level_cache_bytes()
     )
 
 
 def _gflops(product: Product, precision: str, threads: int) -> float:
-    """The best rate of a square product, tried small first so that a slow machine is not held up."""
+    """The best rate of a square product; a small one is tried first, so that a slow machine does not take long."""
     operations, trial = 2 * SIDE**3, 2 * TRIAL_SIDE**3
     rate = trial / _best_seconds(product(precision, TRIAL_SIDE, threads), TRIAL_SECONDS)
+    # The large product is closer to the peak, but would take seconds on a slow CPU.
     if operations / rate <= SLOW_SECONDS:
         rate = max(rate, operations / _best_seconds(product(precision, SIDE, threads)))
     return rate / 1e9
@@ -102,7 +101,7 @@ def _gflops(product: Product, precision: str, threads: int) -> float:
 
 def _best_seconds(call: Call, budget_seconds: float = SECONDS_EACH) -> float:
     """The shortest of the calls that fit in the budget: noise only ever adds time."""
-    call()
+    call()  # warm-up: weights are packed, threads started
     best, deadline = float("inf"), time.perf_counter() + budget_seconds
     while best == float("inf") or time.perf_counter() < deadline:
         started = time.perf_counter()
@@ -125,7 +124,7 @@ def _onnx_product(precision: str, side: int, threads: int) -> Call:
     left, weight, out = (np.ones((side, side), kind) for kind in types)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
+    options.inter_op_num_threads = 1  # a graph of one node
     model = product_model(operator, left, weight, out)
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     binding = session.io_binding()
@@ -157,7 +156,7 @@ def _torch_product(precision: str, side: int, threads: int) -> Call:
 
 
 def _copy_gb_per_s(threads: int) -> float:
-    """Memory copied by all threads at once, each its own part: one thread alone rarely fills the bus."""
+    """Memory copied by all threads at once, one part each: a single thread rarely uses the whole bandwidth."""
     source, target = np.ones(COPY_BYTES, np.uint8), np.zeros(COPY_BYTES, np.uint8)
     parts = list(zip(np.array_split(source, threads), np.array_split(target, threads), strict=True))
     with ThreadPoolExecutor(threads) as pool:
@@ -166,7 +165,7 @@ def _copy_gb_per_s(threads: int) -> float:
 
 
 def last_level_cache_bytes() -> int:
-    """What Linux says of the largest cache; elsewhere a size that errs on the side of a lower floor."""
+    """The size of the largest cache on Linux; elsewhere 32 MiB, so that the least time is never too long."""
     sizes = []
     for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
         text = path.read_text().strip()

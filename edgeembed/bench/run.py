@@ -1,36 +1,36 @@
-"""The whole bench: how fast each file is on this machine, and how much of the teacher's retrieval it keeps."""
+"""The whole bench: how fast each file is on this machine, and how much of the teacher's retrieval quality it keeps."""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from edgeembed.bench.candidates import Candidate, find_candidates
 from edgeembed.bench.examples import choose_examples
 from edgeembed.bench.latency import Budget
 from edgeembed.bench.recommendation import recommend
-from edgeembed.bench.report import SCHEMA, write_report
+from edgeembed.bench.report import write_report
+from edgeembed.bench.report_schema import Machine, Report, RooflineRates, Row, SkippedFile
 from edgeembed.bench.retrieval import (
     DecodedFiles,
-    Embedded,
-    Reference,
+    TeacherReference,
+    choose_protocol,
+    common_rows,
     describe_data,
     embed_with_session,
-    evaluation_set,
-    judge,
-    readable_by_all,
+    measure_quality,
 )
-from edgeembed.bench.roofline import measure_floor
-from edgeembed.bench.rows import Row, Setting, student_rows, with_floor
+from edgeembed.bench.roofline import measure_roofline
+from edgeembed.bench.rows import TimingPlan, student_rows, with_roofline
 from edgeembed.bench.summary import best_student
-from edgeembed.bench.untrained import Untrained
-from edgeembed.data.manifest import Manifest
+from edgeembed.bench.untrained import UntrainedBaselines
+from edgeembed.data.manifest import Manifest, Rows
 from edgeembed.device.runtimes.fastest_cache import Pair, open_file_of
 from edgeembed.errors import CheckFailed
-from edgeembed.evaluation import EvaluationSet, warn_if_collapsed
+from edgeembed.evaluation import EmbeddedRows, RetrievalProtocol, warn_if_collapsed
 from edgeembed.machine import machine, package_versions
 from edgeembed.progress import stage
 
@@ -62,112 +62,129 @@ def bench(
     threads: Sequence[int] | None = None,
     quick: bool = False,
     remember: bool = False,
-) -> dict[str, Any]:
-    """Measures bundles (and the teacher they came from) and writes `out`; returns what report.json holds.
+) -> Report:
+    """Measures bundles, and the teacher they came from, and writes the report into the folder `out`.
 
     `remember`: what is recommended of each bundle becomes the default of an `Embedder` on this machine. Not otherwise,
     as it changes the results of every later command.
     Raises CheckFailed for a file that is not what its bundle says or when nothing can run, UserError for a bundle of
     another space than the teacher's. Files that cannot run here are listed in `skipped`.
     """
-    system = machine()
-    cores = int(system["cores"])
+    system = Machine.model_validate(machine())
     candidates = find_candidates(bundles)
-    known: Teacher | None = None
+    teacher_run: Teacher | None = None
     if teacher is not None:
         from edgeembed.bench.teacher import load_teacher  # needs torch, which a device need not have
 
-        known = load_teacher(teacher, candidates)
-    evaluation = evaluation_set(manifest)
-    if known is None:
+        teacher_run = load_teacher(teacher, candidates)
+    protocol = choose_protocol(manifest)
+    if teacher_run is None:
         log.warning("no teacher given: no asymmetric retrieval, no retention and no cosine to the teacher")
 
-    # Quality first: every model on every evaluation image, then all of them scored on the images that all could read.
-    embedded, skipped = embed_candidates(candidates, evaluation)
-    by_teacher = known.embed(evaluation, workers=cores) if known is not None else None
-    readable_N = readable_by_all([*embedded.values(), *([by_teacher] if by_teacher is not None else [])])
-    readable = [file for file, is_readable in zip(evaluation.files, readable_N, strict=True) if is_readable]
+    # Quality first: every model embeds all images, and all are scored on those that every one of them could read.
+    embedded, skipped = embed_candidates(candidates, protocol)
+    teacher_embedded = teacher_run.embed(protocol, workers=system.cores) if teacher_run is not None else None
+    rows = common_rows(protocol, [*embedded.values(), *([teacher_embedded] if teacher_embedded is not None else [])])
 
-    # Then time, with nothing else going on in this process.
-    warn_if_busy(cores)
-    timed_threads = sorted({1, cores, *(threads or ())})
-    with stage("measuring what this machine can do at best"):
-        floor = measure_floor(timed_threads)
-    setting = Setting(
-        files=readable[:: max(1, len(readable) // TIMED_FILES)][:TIMED_FILES],
+    # Then times, with nothing else going on in this process.
+    warn_if_busy(system.cores)
+    files = [manifest.files[row] for row in rows]
+    plan = TimingPlan(
+        files=files[:: max(1, len(files) // TIMED_FILES)][:TIMED_FILES],
         batches=sorted({1, *batches}),
-        threads=timed_threads,
+        threads=sorted({1, system.cores, *(threads or ())}),
         **(QUICK if quick else THOROUGH),
     )
-    rows: list[Row] = []
-    reference: Reference | None = None
-    if known is not None and by_teacher is not None:
-        own = judge(evaluation, by_teacher, readable_N)
-        reference = Reference(embedded=by_teacher, scored=own.symmetric)
-        warn_if_collapsed(f"the teacher, {known.model.name}", own.spread, evaluation)
-        figures = known.untrained(evaluation, readable_N)
-        with stage(f"timing the teacher, {known.model.name}"):
-            rows += known.rows(own, setting, figures)
-    untrained = Untrained(evaluation, readable_N, reference)
-    for candidate, one in embedded.items():
-        quality = judge(evaluation, one, readable_N, reference)
-        warn_if_collapsed(candidate.label, quality.spread, evaluation)
-        figures = untrained.figures(candidate)
-        with stage(f"timing {candidate.label}"):
-            rows += student_rows(candidate, quality, setting, figures)
+    with stage("measuring what this machine can do at best"):
+        roofline = measure_roofline(plan.threads)
+    report_rows: list[Row] = []
+    reference: TeacherReference | None = None
+    if teacher_run is not None and teacher_embedded is not None:
+        reference, report_rows = measure_teacher(teacher_run, teacher_embedded, protocol, rows, plan)
+    report_rows += measure_students(embedded, protocol, rows, plan, reference)
     if not quick:
         with stage("measuring the machine once more, as other work may have slowed it"):
-            floor = floor.best_of(measure_floor(timed_threads))
+            roofline = roofline.best_of(measure_roofline(plan.threads))
 
-    report: dict[str, Any] = {
-        "schema": SCHEMA,
-        "machine": system,
-        "versions": package_versions(),
-        "data": describe_data(evaluation, readable_N),
-        "floor": floor.as_json(),
-        "rows": [with_floor(row, floor).as_json() for row in rows],
-        "skipped": skipped,
-    }
-    recommended = recommend(embedded, report["rows"], threads=cores, keep=remember)
-    report["recommended"] = [one.as_json() for one in recommended]
+    report = Report(
+        machine=system,
+        versions=package_versions(),
+        data=describe_data(protocol, rows),
+        floor=RooflineRates(gemm_gflops=roofline.gemm_gflops, copy_gb_per_s=roofline.copy_gb_per_s),
+        rows=tuple(with_roofline(row, roofline) for row in report_rows),
+        skipped=tuple(skipped),
+        recommended=tuple(recommend(embedded, report_rows, threads=system.cores, keep=remember)),
+    )
     best = best_student(report)
-    shown = next((one for candidate, one in embedded.items() if best is not None and best.is_of(candidate)), None)
-    write_report(out, report, choose_examples(evaluation, shown, by_teacher, readable_N))
+    shown = next((each for candidate, each in embedded.items() if best is not None and best.is_of(candidate)), None)
+    write_report(out, report, choose_examples(protocol, shown, teacher_embedded, rows))
     return report
 
 
+def measure_teacher(
+    teacher: Teacher, embedded: EmbeddedRows, protocol: RetrievalProtocol, rows: Rows, plan: TimingPlan
+) -> tuple[TeacherReference, list[Row]]:
+    """The scores that students are compared with, and the teacher's own rows of the report."""
+    quality = measure_quality(protocol, embedded, rows)
+    warn_if_collapsed(f"the teacher, {teacher.model.name}", quality.spread, protocol)
+    untrained = teacher.untrained_figures(protocol, rows)
+    with stage(f"timing the teacher, {teacher.model.name}"):
+        timed_rows = list(teacher.rows(quality, plan, untrained))
+    return TeacherReference(embedded=embedded, scored=quality.symmetric), timed_rows
+
+
+def measure_students(
+    embedded: Mapping[Candidate, EmbeddedRows],
+    protocol: RetrievalProtocol,
+    rows: Rows,
+    plan: TimingPlan,
+    reference: TeacherReference | None,
+) -> list[Row]:
+    """The rows of every file that could run, in the order of the candidates."""
+    baselines = UntrainedBaselines(protocol, rows, reference)
+    timed_rows: list[Row] = []
+    for candidate, student in embedded.items():
+        quality = measure_quality(protocol, student, rows, reference)
+        warn_if_collapsed(candidate.label, quality.spread, protocol)
+        untrained = baselines.figures(candidate)
+        with stage(f"timing {candidate.label}"):
+            timed_rows += student_rows(candidate, quality, plan, untrained)
+    return timed_rows
+
+
 def embed_candidates(
-    candidates: Sequence[Candidate], evaluation: EvaluationSet
-) -> tuple[dict[Candidate, Embedded], list[dict[str, str]]]:
+    candidates: Sequence[Candidate], protocol: RetrievalProtocol
+) -> tuple[dict[Candidate, EmbeddedRows], list[SkippedFile]]:
     """Each file's embeddings of all evaluation images; and, with the reason, the files that cannot run here."""
-    files = evaluation.files
+    files = protocol.files
     decoded: dict[tuple[int, int], DecodedFiles] = {}
-    embedded: dict[Candidate, Embedded] = {}
-    skipped: list[dict[str, str]] = []
+    embedded: dict[Candidate, EmbeddedRows] = {}
+    skipped: list[SkippedFile] = []
     for candidate in candidates:
         size = (candidate.bundle.input.height, candidate.bundle.input.width)
         if size not in decoded:
             decoded.clear()  # one size in memory at a time
-            with stage(f"decoding {len(files)} images of the {evaluation.split} split to {size[1]} x {size[0]}"):
+            with stage(f"decoding {len(files)} images of the {protocol.split} split to {size[1]} x {size[0]}"):
                 decoded[size] = DecodedFiles(files, *size)
         dim = candidate.bundle.embedding.dim
         try:
             with stage(f"embedding {len(files)} images with {candidate.label}"):
                 session = open_file_of(candidate.folder, Pair(file=candidate.file, runtime=candidate.runtime))
-                embedded[candidate] = embed_with_session(session, decoded[size], dim=dim)
-        except Exception as error:  # a runtime may raise anything: what it says goes into the report
+                embedded[candidate] = embed_with_session(session, decoded[size], protocol.rows, dim=dim)
+        except Exception as error:  # a runtime may raise anything: the report names the reason
+            # In the runtime that a file was exported for, a failed check ends the bench; elsewhere it is skipped.
             if isinstance(error, CheckFailed) and candidate.runtime == candidate.file.runtime:
                 raise
             reason = " ".join(str(error).split()) or type(error).__name__
             log.warning("skipped: %s: %s", candidate.label, reason)
-            skipped.append({"name": candidate.label, "reason": reason})
+            skipped.append(SkippedFile(name=candidate.label, reason=reason))
     if not embedded:
-        raise CheckFailed(f"no file could be run: {skipped[0]['name']}: {skipped[0]['reason']}")
+        raise CheckFailed(f"no file could be run: {skipped[0].name}: {skipped[0].reason}")
     return embedded, skipped
 
 
 def warn_if_busy(cores: int) -> None:
-    """Other work makes every time longer; a person should know before believing the figures."""
+    """Other work makes every time longer: a warning comes before the figures."""
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     if load > 1.5 * cores:
         log.warning("this machine is busy (load %.1f on %d cores): times will come out too long", load, cores)

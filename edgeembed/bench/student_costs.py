@@ -3,25 +3,37 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
-from edgeembed.bench.latency import measure
+from edgeembed.bench.latency import Budget
 from edgeembed.device.runtimes import open_session
 from edgeembed.export.onnx import save, to_onnx
 from edgeembed.student.names import timm_name
 from edgeembed.student.zoo import build_student, count_macs, require_student_size
 
 DIM = 64
+BUDGET = Budget(min_samples=30, min_seconds=0.5, max_seconds=5.0)
 
 
-def describe_student(name: str, *, size_px: int, threads: int | None) -> dict[str, Any]:
-    """Parameters, multiply-accumulates of an image, and the median milliseconds of its fp32 ONNX file at batch 1.
+@dataclass(frozen=True, kw_only=True)
+class StudentCosts:
+    """Parameters, multiply-accumulates of one image, and the median time of the fp32 ONNX file at batch 1 in ms."""
 
-    `threads` None: not timed. Raises UserError for a name or a size that is not known.
+    name: str
+    timm: str
+    params: int
+    macs: int
+    p50_ms: float | None
+
+
+def measure_student(name: str, *, size_px: int, threads: int | None) -> StudentCosts:
+    """Builds a student with random weights and counts it; times its ONNX file unless `threads` is None.
+
+    Raises UserError for a name or a size that is not known.
     """
     require_student_size(name, size_px)
     torch.manual_seed(0)
@@ -33,11 +45,11 @@ def describe_student(name: str, *, size_px: int, threads: int | None) -> dict[st
             save(to_onnx(model, {}), file)
             session = open_session(file, threads=threads)
             image_NHWC = np.zeros((1, size_px, size_px, 3), np.uint8)
-            p50_ms = measure(lambda: session.run(image_NHWC), min_samples=30, min_seconds=0.5, max_seconds=5.0).p50
-    return {
-        "name": name,
-        "timm": timm_name(name),
-        "params": sum(parameter.numel() for parameter in model.parameters()),
-        "macs": count_macs(model),
-        "p50_ms": p50_ms,
-    }
+            p50_ms = BUDGET.measure(lambda: session.run(image_NHWC)).p50
+    return StudentCosts(
+        name=name,
+        timm=timm_name(name),
+        params=sum(parameter.numel() for parameter in model.parameters()),
+        macs=count_macs(model),
+        p50_ms=p50_ms,
+    )

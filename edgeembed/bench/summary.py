@@ -1,14 +1,14 @@
-"""A finished report, one line a file instead of one a row; free of torch, works on report.json as it was read."""
+"""A finished report with one summary for each file instead of one row for each measurement; free of torch."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from edgeembed.bench.candidates import Candidate
+from edgeembed.bench.report_schema import ByIndex, Report, Row
 from edgeembed.chance import beside_chance
-from edgeembed.intervals import interval_text, share_text
+from edgeembed.eval_json import IndexKind
+from edgeembed.intervals import Interval, ResamplingUnit, interval_text, share_text
 
 MISSING = "\N{EN DASH}"
 NOT_SCORED = "not scored"
@@ -18,15 +18,15 @@ NEAR_BEST = 0.99
 
 
 @dataclass(frozen=True, kw_only=True)
-class Summary:
-    """One file (or teacher): its rows, and the two at batch 1 that a device is judged by."""
+class FileSummary:
+    """One file (or teacher) in one runtime, and its rows."""
 
     role: str
     name: str
     runtime: str
     precision: str
     sha256: str
-    rows: tuple[Mapping[str, Any], ...]
+    rows: tuple[Row, ...]
 
     @property
     def title(self) -> str:
@@ -34,21 +34,18 @@ class Summary:
         return f"{self.name} {self.precision}{runtime}"
 
     @property
-    def singles(self) -> list[Mapping[str, Any]]:
+    def single_image_rows(self) -> list[Row]:
         """Rows of batch 1, fewest threads first."""
-        return sorted((row for row in self.rows if row["batch"] == 1), key=lambda row: row["threads"] or 0)
-
-    @property
-    def fastest(self) -> Mapping[str, Any]:
-        """The row of batch 1 with the shortest median."""
-        return min(self.singles, key=lambda row: float(row["latency_ms"]["p50"]))
+        return sorted((row for row in self.rows if row.batch == 1), key=lambda row: row.threads or 0)
 
     @property
     def best_ms(self) -> float:
-        return float(self.fastest["latency_ms"]["p50"])
+        """The shortest median time of one image, over all numbers of threads."""
+        return min(row.latency_ms.p50 for row in self.single_image_rows)
 
     @property
-    def first(self) -> Mapping[str, Any]:
+    def first(self) -> Row:
+        """Any of the rows, for what all of them share."""
         return self.rows[0]
 
     @property
@@ -59,122 +56,132 @@ class Summary:
     def map_asymmetric(self) -> float | None:
         return self.score("asymmetric", "map")
 
-    def score(self, kind: str, figure: str) -> float | None:
+    def score(self, kind: IndexKind, figure: str) -> float | None:
         """A retrieval figure of "symmetric" (own index) or "asymmetric" (the teacher's); None where not scored."""
-        value = (self.first["retrieval"].get(kind) or {}).get(figure)
-        return None if value is None else float(value)
+        scores = self.first.retrieval.of(kind)
+        return None if scores is None else scores.figures[figure]
 
-    def interval(self, kind: str, figure: str, over: str | None = None) -> Sequence[float] | None:
+    def interval(self, kind: IndexKind, figure: str, over: ResamplingUnit | None = None) -> Interval | None:
         """The 95 % interval, (low, high), of a retrieval figure over "queries" or "classes"; by default the wider one.
 
         None where the report has none.
         """
-        ends = ((self.first["retrieval"].get(kind) or {}).get(_interval_key(over)) or {}).get(figure)
-        return None if ends is None or None in ends else ends
+        scores = self.first.retrieval.of(kind)
+        if scores is None:
+            return None
+        intervals = {None: scores.ci95, "queries": scores.ci95_queries, "classes": scores.ci95_classes}
+        return intervals[over].get(figure)
 
     @property
     def chance(self) -> float | None:
         """The mAP of a random ranking, in either index; None in reports of earlier versions."""
-        own = self.first["retrieval"].get("symmetric") or {}
-        return (own.get("chance") or {}).get("map")
+        scores = self.first.retrieval.symmetric
+        return None if scores is None else scores.chance.get("map")
 
     @property
     def untrained(self) -> float | None:
         """The mAP of the same architecture with random weights, in its own index."""
-        figures = (self.first.get("untrained") or {}).get("symmetric") or {}
-        return figures.get("map")
+        figures = self.first.untrained
+        return None if figures is None else (figures.symmetric or {}).get("map")
 
-    def of_domain(self, domain: str | None) -> float | None:
-        """mAP on its own index over a domain's queries, or the mean over domains for None."""
-        own = self.first["retrieval"].get("symmetric") or {}
-        scores = own.get("domain_mean") if domain is None else (own.get("per_domain") or {}).get(domain)
-        return (scores or {}).get("map")
+    def map_of_domain(self, domain: str | None) -> float | None:
+        """mAP in its own index over a domain's queries; the mean over domains for None."""
+        scores = self.first.retrieval.symmetric
+        if scores is None:
+            return None
+        return (scores.domain_mean if domain is None else scores.per_domain.get(domain, {})).get("map")
 
-    def kept(self, kind: str) -> float | None:
-        """Its mAP as a share of the teacher's, which searches its own index."""
-        return (self.first["retention"] or {}).get(kind)
+    def retention(self, kind: IndexKind) -> float | None:
+        """Its mAP as a share of the teacher's mAP in the teacher's own index."""
+        shares = self.first.retention
+        return None if shares is None else shares.of(kind)
 
-    def kept_interval(self, kind: str, over: str | None = None) -> Sequence[float] | None:
-        """The 95 % interval of `kept` over "queries" or "classes"; by default the wider one."""
-        intervals = self.first.get(f"retention_{_interval_key(over)}") or {}
-        return intervals.get(kind)
+    def retention_interval(self, kind: IndexKind, over: ResamplingUnit | None = None) -> Interval | None:
+        """The 95 % interval of `retention` over "queries" or "classes"; by default the wider one."""
+        row = self.first
+        intervals: dict[str | None, ByIndex[Interval] | None] = {
+            None: row.retention_ci95,
+            "queries": row.retention_ci95_queries,
+            "classes": row.retention_ci95_classes,
+        }
+        chosen = intervals[over]
+        return None if chosen is None else chosen.of(kind)
 
-    def map_text(self, kind: str) -> str:
+    def map_text(self, kind: IndexKind) -> str:
         """mAP with its interval."""
         interval = self.interval(kind, "map")
         return score_text(self.score(kind, "map")) + ("" if interval is None else f" {interval_text(interval)}")
 
-    def kept_text(self, kind: str) -> str:
-        """`kept` with its interval."""
-        kept = self.kept(kind)
-        return MISSING if kept is None else share_text(kept, self.kept_interval(kind))
+    def retention_text(self, kind: IndexKind) -> str:
+        """`retention` in percent with its interval."""
+        share = self.retention(kind)
+        return MISSING if share is None else share_text(share, self.retention_interval(kind))
 
-    def parameter_ratio(self, teacher: Summary | None) -> str:
+    def parameter_ratio(self, teacher: FileSummary | None) -> str:
         """The teacher's number of parameters to this file's, as "1.04 : 1"."""
-        params, of_teacher = self.first["params"], teacher and teacher.first["params"]
-        if self == teacher or not params or not of_teacher:
+        params, teacher_params = self.first.params, teacher and teacher.first.params
+        if self == teacher or not params or not teacher_params:
             return MISSING
-        return f"{three_figures(of_teacher / params)} : 1"
+        return f"{three_figures(teacher_params / params)} : 1"
 
     def is_of(self, candidate: Candidate) -> bool:
         return (candidate.name, candidate.runtime, candidate.file.sha256) == (self.name, self.runtime, self.sha256)
 
 
-def _interval_key(over: str | None) -> str:
-    return "ci95" if over is None else f"ci95_{over}"
-
-
-def summaries(report: Mapping[str, Any]) -> list[Summary]:
+def file_summaries(report: Report) -> list[FileSummary]:
     """The report's files in the order of its rows."""
-    keys = ("role", "name", "runtime", "precision", "sha256")
-    grouped: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
-    for row in report["rows"]:
-        grouped.setdefault(tuple(row[key] for key in keys), []).append(row)
-    return [Summary(**dict(zip(keys, key, strict=True)), rows=tuple(rows)) for key, rows in grouped.items()]
+    rows_of: dict[tuple[str, str, str, str, str], list[Row]] = {}
+    for row in report.rows:
+        rows_of.setdefault((row.role, row.name, row.runtime, row.precision, row.sha256), []).append(row)
+    return [
+        FileSummary(role=role, name=name, runtime=runtime, precision=precision, sha256=sha256, rows=tuple(rows))
+        for (role, name, runtime, precision, sha256), rows in rows_of.items()
+    ]
 
 
-def teacher_of(files: list[Summary]) -> Summary | None:
-    """The teacher that was measured through torch."""
+def teacher_of(files: list[FileSummary]) -> FileSummary | None:
+    """The teacher, which is measured in torch; a bundle of a teacher has other runtimes."""
     return next((file for file in files if file.role == "teacher" and file.runtime == "torch"), None)
 
 
-def best_student(report: Mapping[str, Any]) -> Summary | None:
-    """Of the files that are recommended, one a bundle, the fastest that is as good as the best one, or nearly.
+def best_student(report: Report) -> FileSummary | None:
+    """Of the recommended files, one for each bundle, the fastest whose mAP is near the best one's.
 
     Where nothing was scored, the fastest of them.
     """
-    keys = [(one["name"], one["runtime"], one["sha256"]) for one in report["recommended"]]
-    files = [file for file in summaries(report) if (file.name, file.runtime, file.sha256) in keys]
-    threads = {one["name"]: one["threads"] for one in report["recommended"]}
+    keys = [(one.name, one.runtime, one.sha256) for one in report.recommended]
+    files = [file for file in file_summaries(report) if (file.name, file.runtime, file.sha256) in keys]
+    # Speeds are compared on the number of threads that the recommendation is for.
+    threads = {one.name: one.threads for one in report.recommended}
     best_map = max((file.map for file in files if file.map is not None), default=0.0)
-    good = [file for file in files if (file.map or 0.0) >= NEAR_BEST * best_map]
-    return min(good, key=lambda file: latency_on(file, threads[file.name])["latency_ms"]["p50"], default=None)
+    near_best = [file for file in files if (file.map or 0.0) >= NEAR_BEST * best_map]
+    return min(near_best, key=lambda file: row_on(file, threads[file.name]).latency_ms.p50, default=None)
 
 
-def latency_on(file: Summary, threads: int) -> Mapping[str, Any]:
+def row_on(file: FileSummary, threads: int) -> Row:
     """The file's row of batch 1 with so many threads; an engine on a GPU has a single one."""
-    return next((row for row in file.singles if row["threads"] == threads), file.singles[-1])
+    rows = file.single_image_rows
+    return next((row for row in rows if row.threads == threads), rows[-1])
 
 
-def headline(report: Mapping[str, Any]) -> str:
+def headline(report: Report) -> str:
     """The result in one sentence."""
     best = best_student(report)
     if best is None:
         return "No file is recommended."
-    row = latency_on(best, next(one["threads"] for one in report["recommended"] if one["name"] == best.name))
-    threads = row["threads"]
-    speed = f"at {milliseconds(row['latency_ms']['p50'])} an image"
-    if threads is not None:
-        speed += " on one thread" if threads == 1 else f" on {threads} threads"
+    row = row_on(best, next(one.threads for one in report.recommended if one.name == best.name))
+    speed = f"at {milliseconds(row.latency_ms.p50)} an image"
+    if row.threads is not None:
+        speed += " on one thread" if row.threads == 1 else f" on {row.threads} threads"
     if best.map is None:
         return f"{best.title} embeds {speed}; its retrieval could not be scored."
     reached = beside_chance(best.map, chance=best.chance, untrained=best.untrained, digits=3)
-    if best.kept("symmetric") is None:
+    if best.retention("symmetric") is None:
         return f"{best.title} reaches {reached} {speed}."
-    text = f"{best.title} keeps {best.kept_text('symmetric')} of the teacher's mAP {speed}"
-    if best.kept("asymmetric") is not None:
-        text += f", and {best.kept_text('asymmetric')} when it searches the teacher's own index"
-    ratio = best.parameter_ratio(teacher_of(summaries(report)))
+    text = f"{best.title} keeps {best.retention_text('symmetric')} of the teacher's mAP {speed}"
+    if best.retention("asymmetric") is not None:
+        text += f", and {best.retention_text('asymmetric')} when it searches the teacher's own index"
+    ratio = best.parameter_ratio(teacher_of(file_summaries(report)))
     if ratio != MISSING:
         text += f" (teacher : student parameters {ratio})"
     return f"{text}: {reached}."
@@ -199,7 +206,7 @@ def score_text(value: float | None) -> str:
 
 
 def optional_score(value: float | None) -> str:
-    """A figure that may not be known, as a table shows it."""
+    """A figure that the report may lack, as a table shows it."""
     return MISSING if value is None else f"{value:.4f}"
 
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
+from edgeembed.bench.report_schema import Report
 from edgeembed.bench.report_text import COLUMN_MEANINGS, recommendation_lines, unmatched_line
 from edgeembed.bench.summary import (
     MISSING,
+    file_summaries,
     headline,
     megabytes,
     milliseconds,
     optional_score,
-    summaries,
     teacher_of,
     thread_text,
 )
@@ -28,48 +28,48 @@ QUALITY_COLUMNS = (
     "kept on teacher's",
     "teacher : student",
 )
-EXPLAINED = ("mAP", "[low, high]", "chance", "untrained", "kept", "teacher : student", "% of roofline")
+EXPLAINED_COLUMNS = ("mAP", "[low, high]", "chance", "untrained", "kept", "teacher : student", "% of roofline")
 
 
-def print_summary(report: Mapping[str, Any]) -> None:
+def print_summary(report: Report) -> None:
     """A table of speed at batch 1 by file and threads, one of retrieval by file, and the recommended files."""
     for columns, lines in ((SPEED_COLUMNS, speed_lines(report)), (QUALITY_COLUMNS, quality_lines(report))):
         for line in as_table([(*TEXT_COLUMNS, *columns), *lines]):
             print(line)
         print()
-    for item in report["skipped"]:
-        print(f"skipped: {item['name']}: {item['reason']}")
-    if report["data"].get("not_scored"):
-        print(f"retrieval not scored: {report['data']['not_scored']}")
+    for skipped in report.skipped:
+        print(f"skipped: {skipped.name}: {skipped.reason}")
+    if report.data.not_scored:
+        print(f"retrieval not scored: {report.data.not_scored}")
     elif (unmatched := unmatched_line(report)) is not None:
         print(unmatched)
-    for name in EXPLAINED:
+    for name in EXPLAINED_COLUMNS:
         print(f"{name}: {COLUMN_MEANINGS[name]}")
     for line in recommendation_lines(report):
         print(line)
     print(headline(report))
 
 
-def speed_lines(report: Mapping[str, Any]) -> list[tuple[str, ...]]:
+def speed_lines(report: Report) -> list[tuple[str, ...]]:
     return [
         (
             f"{file.name} {file.precision}",
             file.runtime,
-            thread_text(row["threads"]),
-            milliseconds(row["latency_ms"]["p50"]),
-            milliseconds(row["latency_ms"]["p90"]),
-            milliseconds(row["end_to_end_ms"]),
-            megabytes(row["size_bytes"]),
-            megabytes(row["peak_rss_bytes"]),
-            MISSING if row["percent_of_floor"] is None else f"{row['percent_of_floor']:.0f}",
+            thread_text(row.threads),
+            milliseconds(row.latency_ms.p50),
+            milliseconds(row.latency_ms.p90),
+            milliseconds(row.end_to_end_ms),
+            megabytes(row.size_bytes),
+            megabytes(row.peak_rss_bytes),
+            MISSING if row.percent_of_roofline is None else f"{row.percent_of_roofline:.0f}",
         )
-        for file in summaries(report)
-        for row in file.singles
+        for file in file_summaries(report)
+        for row in file.single_image_rows
     ]
 
 
-def quality_lines(report: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    files = summaries(report)
+def quality_lines(report: Report) -> list[tuple[str, ...]]:
+    files = file_summaries(report)
     teacher = teacher_of(files)
     return [
         (
@@ -78,9 +78,9 @@ def quality_lines(report: Mapping[str, Any]) -> list[tuple[str, ...]]:
             file.map_text("symmetric"),
             optional_score(file.chance),
             optional_score(file.untrained),
-            file.kept_text("symmetric"),
-            MISSING if file.first["retrieval"]["asymmetric"] is None else file.map_text("asymmetric"),
-            file.kept_text("asymmetric"),
+            file.retention_text("symmetric"),
+            MISSING if file.first.retrieval.asymmetric is None else file.map_text("asymmetric"),
+            file.retention_text("asymmetric"),
             file.parameter_ratio(teacher),
         )
         for file in files
@@ -88,7 +88,7 @@ def quality_lines(report: Mapping[str, Any]) -> list[tuple[str, ...]]:
 
 
 def as_table(lines: Sequence[Sequence[str]]) -> list[str]:
-    """Columns under each other, texts to the left and numbers to the right."""
+    """Lines of aligned columns: texts to the left, numbers to the right."""
     widths = [max(len(cell) for cell in column) for column in zip(*lines, strict=True)]
     return [
         "  ".join(

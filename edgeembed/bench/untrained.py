@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from edgeembed.arrays import BoolArray
 from edgeembed.bench.candidates import Candidate
-from edgeembed.bench.retrieval import Embedded, Reference, judge
+from edgeembed.bench.report_schema import ByIndex, Figures
+from edgeembed.bench.retrieval import TeacherReference, measure_quality
+from edgeembed.data.manifest import Rows
 from edgeembed.device.bundle import BundleManifest
 from edgeembed.errors import UserError
-from edgeembed.evaluation import EvaluationSet
-from edgeembed.metrics import METRICS
+from edgeembed.evaluation import EmbeddedRows, RetrievalProtocol
 from edgeembed.progress import stage
 
 log = logging.getLogger(__name__)
@@ -24,73 +24,69 @@ BATCH_SIZE = 16
 NEEDED = ("torch", "timm")
 
 
-class Untrained:
+class UntrainedBaselines:
     """Retrieval scores of each bundle's architecture with random weights, computed once for all files of a bundle.
 
     They are read from the bundle where its export scored the same queries and index images and no teacher's index is
     searched. Otherwise the network is built and embeds the evaluation images once, which needs torch. None where
-    neither is possible.
+    neither is possible. `rows`: those that every model could embed.
     """
 
-    def __init__(self, evaluation: EvaluationSet, readable_N: BoolArray, teacher: Reference | None) -> None:
-        self.evaluation, self.readable_N, self.teacher = evaluation, readable_N, teacher
-        self.known: dict[Path, dict[str, Any] | None] = {}
+    def __init__(self, protocol: RetrievalProtocol, rows: Rows, teacher: TeacherReference | None) -> None:
+        self.protocol, self.rows, self.teacher = protocol, rows, teacher
+        self.figures_of: dict[Path, ByIndex[Figures] | None] = {}
 
-    def figures(self, candidate: Candidate) -> dict[str, Any] | None:
+    def figures(self, candidate: Candidate) -> ByIndex[Figures] | None:
         """The scores for the `untrained` key of the candidate's rows; None where they are not known."""
-        if self.evaluation.not_scored is not None:
+        if self.protocol.not_scored is not None:
             return None
-        if candidate.folder not in self.known:
-            self.known[candidate.folder] = self.recorded(candidate.bundle) or self.of_bundle(candidate.bundle)
-        return self.known[candidate.folder]
+        if candidate.folder not in self.figures_of:
+            bundle = candidate.bundle
+            self.figures_of[candidate.folder] = self.recorded(bundle) or self.measure_bundle(bundle)
+        return self.figures_of[candidate.folder]
 
-    def recorded(self, bundle: BundleManifest) -> dict[str, Any] | None:
-        """What the export measured, where it had the same images and no index of a teacher is searched here."""
-        if bundle.evaluation is None or self.teacher is not None or not self.readable_N.all():
+    def recorded(self, bundle: BundleManifest) -> ByIndex[Figures] | None:
+        """What the export measured, where it scored the same images and no teacher's index is searched here."""
+        if bundle.evaluation is None or self.teacher is not None or len(self.rows) < len(self.protocol.rows):
             return None
-        figures = bundle.evaluation.untrained_on(self.evaluation.fingerprint)
-        return None if figures is None else {"symmetric": figures, "asymmetric": None}
+        figures = bundle.evaluation.untrained_on(self.protocol.fingerprint)
+        return None if figures is None else ByIndex[Figures](symmetric=figures)
 
-    def of_bundle(self, bundle: BundleManifest) -> dict[str, Any] | None:
+    def measure_bundle(self, bundle: BundleManifest) -> ByIndex[Figures] | None:
         architecture = architecture_of(bundle)
         if architecture is None or any(importlib.util.find_spec(name) is None for name in NEEDED):
             return None
         image = {"height": bundle.input.height, "resize": bundle.input.resize}
         facts = {"architecture": architecture, "input": image, "embedding": {"dim": bundle.embedding.dim}}
-        return self.measured(bundle.name, facts)
+        return self.measure(bundle.name, facts)
 
-    def measured(self, name: str, facts: dict[str, Any], *, device: str = "cpu") -> dict[str, Any] | None:
+    def measure(self, name: str, facts: dict[str, Any], *, device: str = "cpu") -> ByIndex[Figures] | None:
         """Figures of the network that `facts` describe as model.json does; None where it is too large or unknown."""
-        if self.evaluation.not_scored is not None:
+        if self.protocol.not_scored is not None:
             return None
         from edgeembed.network.untrained import untrained_network
         from edgeembed.training.validation import embed_files
 
-        dim = int(facts["embedding"]["dim"])
         try:
             model = untrained_network(facts)
-        except (UserError, KeyError, RuntimeError, TypeError) as error:
+        except (UserError, KeyError, RuntimeError, TypeError) as error:  # an architecture this version cannot build
             log.warning("%s: no untrained network to compare with: %s", name, " ".join(str(error).split()))
             return None
         if model is None:
             return None
-        files = self.evaluation.files
+        files = self.protocol.files
         with stage(f"embedding {len(files)} images with an untrained {model.name}, to compare with"):
-            found_MD, kept_M = embed_files(
+            embedding_MD, kept_M = embed_files(
                 model.to(device), files, batch_size=BATCH_SIZE, workers=0, device=device, precision="fp32"
             )
-        embedding_ND, readable_N = np.zeros((len(files), dim), np.float32), self.readable_N.copy()
-        embedding_ND[kept_M] = found_MD
-        embedded = Embedded(embedding_ND=embedding_ND, readable_N=readable_N)
-        quality = judge(self.evaluation, embedded, readable_N, self.teacher)
-        return {
-            kind: None if scores is None else {name: scores[name] for name in METRICS}
-            for kind, scores in quality.retrieval.items()
-        }
+        embedded = EmbeddedRows(embedding_ND=embedding_MD, row_N=self.protocol.rows[kept_M])
+        rows = np.intersect1d(self.rows, embedded.row_N)  # a file may have become unreadable since
+        quality = measure_quality(self.protocol, embedded, rows, self.teacher)
+        return quality.scores.map(lambda scores: scores.figures)
 
 
 def architecture_of(bundle: BundleManifest) -> dict[str, Any] | None:
-    """As model.json has it; bundles without it name the backbone, which is all of a student's."""
+    """The architecture as model.json has it; bundles of earlier versions name a student's backbone alone."""
     student = bundle.student or {}
     if student.get("architecture"):
         return dict(student["architecture"])

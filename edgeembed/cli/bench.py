@@ -70,7 +70,7 @@ def bench(
     manifest = given if given is not None else embedded_data()
     report = measure(bundles, manifest, teacher=teacher, out=out, quick=quick, remember=remember)
     if as_json:
-        print_json(report)
+        print_json(report.as_json())
     else:
         print_summary(report)
 

@@ -15,7 +15,7 @@ from edgeembed.cli.help import CommandGroup
 
 if TYPE_CHECKING:
     from edgeembed.data.manifest import Manifest
-    from edgeembed.evaluation import EvaluationSet
+    from edgeembed.evaluation import RetrievalProtocol
 
 log = logging.getLogger(__name__)
 
@@ -120,7 +120,7 @@ def import_(
     log.info("%s: %s", printable(str(out)), counts_text(described))
     planned = plan_splits(manifest)
     if as_json:
-        print_json({**described, "moved_to_val": moved, "evaluation": [one.counts() for one in planned]})
+        print_json({**described, "moved_to_val": moved, "evaluation": [one.counts().model_dump() for one in planned]})
 
 
 @data_app.command()
@@ -166,7 +166,7 @@ def prepare(
     log.info("%s: %s", out, counts_text(figures))
     planned = plan_splits(prepared)
     if as_json:
-        print_json({**figures, "evaluation": [one.counts() for one in planned]})
+        print_json({**figures, "evaluation": [one.counts().model_dump() for one in planned]})
 
 
 @data_app.command()
@@ -182,7 +182,7 @@ def stats(manifest: Annotated[Path, typer.Argument(help="Manifest.")], as_json: 
     described = {**summary(table), "fingerprint": table.fingerprint}
     planned = plan_splits(table)
     if as_json:
-        print_json({**described, "evaluation": [one.counts() for one in planned]})
+        print_json({**described, "evaluation": [one.counts().model_dump() for one in planned]})
         return
     for key, value in described.items():
         print(f"{key:12} {value}")
@@ -198,14 +198,14 @@ def counts_text(counts: Mapping[str, object]) -> str:
     return ", ".join(parts)
 
 
-def plan_splits(manifest: Manifest) -> list[EvaluationSet]:
+def plan_splits(manifest: Manifest) -> list[RetrievalProtocol]:
     """The protocols of val and test, where the manifest has them; logged, as warnings where not all can be scored."""
-    from edgeembed.evaluation import log_scope, plan_evaluation
+    from edgeembed.evaluation import RetrievalProtocol
 
-    planned = [plan_evaluation(manifest, split) for split in ("val", "test") if manifest.rows(split).size]
-    for one in planned:
-        log_scope(one)
-    return planned
+    protocols = [RetrievalProtocol.of_split(manifest, split) for split in ("val", "test") if manifest.rows(split).size]
+    for protocol in protocols:
+        protocol.log_coverage()
+    return protocols
 
 
 @data_app.command()
@@ -221,7 +221,7 @@ def check(
     from edgeembed.data.checking import find_copies, unreadable, without
     from edgeembed.data.manifest import check_manifest_name, read_manifest, write_manifest
     from edgeembed.errors import CheckFailed
-    from edgeembed.evaluation import log_scope, plan_evaluation
+    from edgeembed.evaluation import RetrievalProtocol
     from edgeembed.files import check_output_file
     from edgeembed.texts import printable
 
@@ -229,9 +229,9 @@ def check(
         check_manifest_name(fix)
         check_output_file(fix, option="--fix")
     table = read_manifest(manifest)
-    planned = [plan_evaluation(table, split) for split in ("val", "test")]
+    planned = [RetrievalProtocol.of_split(table, split) for split in ("val", "test")]
     for one in planned:
-        log_scope(one)
+        one.log_coverage()
     bad = unreadable(table, workers=workers)
     copies = find_copies(table, bad=bad)
     if not as_json:
@@ -259,7 +259,7 @@ def check(
                 "leaks": copies.leaks,
                 "copies": copies.num_copies,
                 "other_labels": copies.num_other_labels,
-                "evaluation": [one.counts() for one in planned],
+                "evaluation": [one.counts().model_dump() for one in planned],
                 "fixed": None if fix is None else str(fix),
             }
         )

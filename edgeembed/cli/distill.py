@@ -49,10 +49,9 @@ def distill(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
 ) -> None:
     """Distil a teacher's embedding space into a small student; images need no labels."""
-    from edgeembed.chance import describe_scores
     from edgeembed.config import load_recipe
     from edgeembed.data.manifest import read_manifest
-    from edgeembed.intervals import share_text
+    from edgeembed.eval_json import describe_scores
     from edgeembed.run_folder import RunFolder, latest_run, require_teacher
     from edgeembed.student.names import require_student
     from edgeembed.student.recipe import DistillRecipe
@@ -87,17 +86,16 @@ def distill(
     from edgeembed.student.distill import distil  # torch: after all that can be checked without it
 
     result = distil(settings, manifest, teacher, run_folder, resume=resume)
-    untrained = result.get("untrained") or {}
-    for kind, scores in (result.get("scores") or {}).items():
-        text = describe_scores(scores, untrained=(untrained.get(kind) or {}).get("map"))
-        kept = (result.get("retention") or {}).get(kind)
-        share = f"; {share_text(kept['value'], kept['ci95'])} of the teacher's mAP" if kept else ""
+    for kind, scores in (result.scores or {}).items():
+        text = describe_scores(scores, untrained=result.untrained_map(kind))
+        kept = result.retention.get(kind)
+        share = f"; {kept.describe()} of the teacher's mAP" if kept else ""
         log.info("val, %s: %s%s", kind, text, share)
-    if not result.get("scores"):
-        log.info("val: not scored: %s", result.get("not_scored") or "the run was not evaluated")
+    if not result.scores:
+        log.info("val: not scored: %s", result.not_scored or "the run was not evaluated")
     log.info("student: %s", folder)
     if as_json:
-        print_json(result)
+        print_json(result.model_dump())
 
 
 def check_store(recipe: DistillRecipe) -> None:

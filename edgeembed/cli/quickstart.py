@@ -5,11 +5,14 @@ from __future__ import annotations
 import logging
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from edgeembed.cli.app import app, print_json
+
+if TYPE_CHECKING:
+    from edgeembed.bench.report_schema import Report
 
 log = logging.getLogger(__name__)
 
@@ -33,12 +36,12 @@ def quickstart(
         report = run_stages(out)
     log.info("\ndone: open %s", out / "report.html")
     if as_json:
-        print_json(report)
+        print_json(report.as_json())
     else:
         print_summary(report)
 
 
-def run_stages(out: Path) -> dict[str, Any]:
+def run_stages(out: Path) -> Report:
     """All stages, in a folder that this process has locked; those that an interrupted run finished are not repeated."""
     from edgeembed.bench.run import bench
     from edgeembed.config import load_recipe

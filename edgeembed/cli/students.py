@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from typing import Annotated, Any
+from dataclasses import asdict
+from typing import Annotated
 
 import typer
 
@@ -33,16 +34,21 @@ def students(
     for name in chosen:
         timm_name(name)
 
-    from edgeembed.bench.student_costs import describe_student  # torch: after all that can be checked without it
+    from edgeembed.bench.student_costs import (
+        StudentCosts,
+        measure_student,
+    )  # torch: after all that can be checked without it
 
-    rows: list[dict[str, Any]] = []
+    rows: list[StudentCosts] = []
     if not as_json:
         print(f"{'student':22} {'timm name':28} {'M params':>9} {'G MACs':>8} {'p50 ms':>8}")
     for name in chosen:
-        row = describe_student(name, size_px=size_px, threads=threads if latency else None)
+        row = measure_student(name, size_px=size_px, threads=threads if latency else None)
         rows.append(row)
         if not as_json:
-            time = f"{row['p50_ms']:8.2f}" if row["p50_ms"] is not None else f"{'':8}"
-            print(f"{name:22} {row['timm']:28} {row['params'] / 1e6:9.2f} {row['macs'] / 1e9:8.3f} {time}", flush=True)
+            time = f"{row.p50_ms:8.2f}" if row.p50_ms is not None else f"{'':8}"
+            print(f"{name:22} {row.timm:28} {row.params / 1e6:9.2f} {row.macs / 1e9:8.3f} {time}", flush=True)
     if as_json:
-        print_json({"size_px": size_px, "threads": threads, "precision": "fp32", "students": rows})
+        print_json(
+            {"size_px": size_px, "threads": threads, "precision": "fp32", "students": [asdict(row) for row in rows]}
+        )

@@ -51,9 +51,9 @@ def teacher_train(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
 ) -> None:
     """Train the teacher, whose embedding space students learn."""
-    from edgeembed.chance import describe_scores
     from edgeembed.config import load_recipe
     from edgeembed.data.manifest import read_manifest
+    from edgeembed.eval_json import describe_scores
     from edgeembed.network.names import require_backbone
     from edgeembed.run_folder import RunFolder
     from edgeembed.teacher.recipe import TeacherRecipe
@@ -75,13 +75,13 @@ def teacher_train(
 
     out = folder.path
     result = train_teacher(settings, manifest, folder, resume=resume)
-    if scores := result.get("scores"):
-        log.info("val: %s", describe_scores(scores, untrained=None))
+    if result.scores is not None:
+        log.info("val: %s", describe_scores(result.scores, untrained=None))
     else:
-        log.info("val: not scored: %s", result.get("not_scored") or "the run was not evaluated")
+        log.info("val: not scored: %s", result.not_scored or "the run was not evaluated")
     log.info("teacher: %s", out)
     if as_json:
-        print_json(result)
+        print_json(result.model_dump())
 
 
 def chosen_folder(run: Path | None, out: Path | None, *, resume: bool) -> Path | None:

@@ -11,7 +11,7 @@ import torch
 
 from edgeembed.arrays import FloatArray, UInt8Array
 from edgeembed.errors import UserError
-from edgeembed.evaluation import EvaluationSet, choose_split, score_queries
+from edgeembed.evaluation import EmbeddedRows, RetrievalProtocol
 from edgeembed.export.checks import BATCH
 from edgeembed.export.gate_images import GateImages
 from edgeembed.metrics import RetrievalScores
@@ -38,7 +38,7 @@ def run_torch(model: Network, pixels_NHWC: UInt8Array) -> FloatArray:
 class Baselines:
     """`untrained` holds one entry for each evaluation set, as in bundle.json, that of the gate's images first."""
 
-    evaluation: EvaluationSet
+    evaluation: RetrievalProtocol
     untrained: list[dict[str, Any]]
     spread: dict[str, Any] | None
     collapsed: bool
@@ -55,7 +55,7 @@ class Baselines:
         if reason is None and scores is None:
             reason = "none of the queries whose images can be read has a match"
         return {
-            **self.evaluation.counts(),
+            **self.evaluation.counts().model_dump(),
             "fingerprint": self.evaluation.fingerprint,
             "not_scored": reason,
             "chance": None if scores is None else scores.chance,
@@ -88,7 +88,8 @@ def measure_untrained(model: Network, images: GateImages, macs: int) -> list[dic
 
     `macs`: multiply-accumulates for one image. Empty where nothing can be scored or the network is too large.
     """
-    gate, bench = images.evaluation, choose_split(images.evaluation.manifest, "test", "val")
+    gate = images.evaluation
+    bench = RetrievalProtocol.of_first_scorable(gate.manifest, "test", "val")
     if gate.not_scored is not None and bench.not_scored is not None:
         return []
     untrained = untrained_network(model.describe())
@@ -107,7 +108,7 @@ def measure_untrained(model: Network, images: GateImages, macs: int) -> list[dic
     return found
 
 
-def untrained_on(untrained: Network, bench: EvaluationSet, macs: int) -> dict[str, float | None] | None:
+def untrained_on(untrained: Network, bench: RetrievalProtocol, macs: int) -> dict[str, float | None] | None:
     """The figures on the images that the bench will measure on; None where they cost much or are not all there."""
     if (cost := macs * len(bench.rows)) > MOST_MACS:
         log.info("%s: an untrained network is not measured, it would cost %.2g MACs", bench.split, cost)
@@ -123,6 +124,5 @@ def untrained_on(untrained: Network, bench: EvaluationSet, macs: int) -> dict[st
         )
     if len(kept) < len(bench.rows):
         return None
-    return score_queries(
-        embedding_ND, bench.rows, embedding_ND, bench.rows, bench.manifest, bench.query, bench.index
-    ).scores.figures
+    embedded = EmbeddedRows(embedding_ND=embedding_ND, row_N=bench.rows)
+    return bench.score(embedded, embedded).scores.figures

@@ -14,7 +14,7 @@ from edgeembed.arrays import FloatArray, UInt8Array
 from edgeembed.data.manifest import Manifest, Rows, read_manifest
 from edgeembed.device.images import ImageError, load_pixels
 from edgeembed.errors import UserError
-from edgeembed.evaluation import EvaluationSet, ScoredQueries, choose_split, restrict, score_queries
+from edgeembed.evaluation import EmbeddedRows, RetrievalProtocol, ScoredQueries
 from edgeembed.export.gate import LEAST_CLASSES
 from edgeembed.export.gate_sample import sample_classes
 from edgeembed.export.recipe import ExportRecipe
@@ -41,8 +41,8 @@ class GateImages:
     pixels_NHWC: UInt8Array
     num_parity: int
     rows: Rows
-    evaluation: EvaluationSet
-    planned: EvaluationSet
+    evaluation: RetrievalProtocol
+    planned: RetrievalProtocol
     num_taken: int
     most_images: int
 
@@ -67,8 +67,7 @@ class GateImages:
             self,
             pixels_NHWC=np.concatenate([self.pixels_NHWC, pixels_NHWC]),
             rows=np.concatenate([self.rows, more[kept]]),
-            evaluation=restrict(
-                self.planned,
+            evaluation=self.planned.restrict(
                 np.union1d(self.evaluation.query, evaluation.query),
                 np.union1d(self.evaluation.index, evaluation.index),
             ),
@@ -79,8 +78,8 @@ class GateImages:
         """Retrieval of a file's embeddings, (N, D), on the gate's split; None where nothing can be scored."""
         if self.evaluation.not_scored is not None or not np.isfinite(embedding_ND).all():
             return None
-        manifest, query, index = self.evaluation.manifest, self.evaluation.query, self.evaluation.index
-        scored = score_queries(embedding_ND, self.rows, embedding_ND, self.rows, manifest, query, index)
+        embedded = EmbeddedRows(embedding_ND=embedding_ND, row_N=self.rows)
+        scored = self.evaluation.score(embedded, embedded)
         return None if scored.scores.map is None else scored
 
     def summary(self, scores: RetrievalScores) -> dict[str, Any]:
@@ -109,7 +108,7 @@ def gate_images(size_px: int, macs: int, facts: dict[str, Any], data: Path | Non
         raise UserError("the run does not say which data it saw: give a manifest with --data")
     manifest = read_manifest(data or Path(str(known)))
     train = manifest.rows("train")
-    planned = choose_split(manifest, "val", "test")
+    planned = RetrievalProtocol.of_first_scorable(manifest, "val", "test")
     most_images, num_first = (
         max(LEAST_IMAGES, int(share * recipe.gate.max_macs / macs)) for share in (1.0, FIRST_SHARE)
     )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgeembed.data.manifest import Rows
-from edgeembed.evaluation import EvaluationSet, have_match, restrict
+from edgeembed.evaluation import RetrievalProtocol, have_match
 from edgeembed.export.gate import LEAST_CLASSES
 
 LEAST_OF_CLASS = 8  # images that are left of a class that is cut
@@ -34,7 +34,7 @@ class ClassRows:
         return ClassRows(query=self.query[:num_queries], index=self.index[: count - num_queries])
 
 
-def sample_classes(planned: EvaluationSet, max_images: int) -> EvaluationSet:
+def sample_classes(planned: RetrievalProtocol, max_images: int) -> RetrievalProtocol:
     """A sample of a protocol: whole classes in a seeded order, so that nearly every query keeps a match.
 
     Rows drawn one by one would leave hardly any query with a match where there are many classes. Of a huge class only a
@@ -58,10 +58,10 @@ def sample_classes(planned: EvaluationSet, max_images: int) -> EvaluationSet:
     if share >= size_K.max():  # no class was cut, so fill up with distractors: index images without a query
         others = np.setdiff1d(planned.index, np.union1d(query, index))
         index = np.union1d(index, np.random.default_rng(0).permutation(others)[:room])
-    return restrict(planned, query, index)
+    return planned.restrict(query, index)
 
 
-def matched_classes(planned: EvaluationSet) -> list[ClassRows]:
+def matched_classes(planned: RetrievalProtocol) -> list[ClassRows]:
     """The rows of each class that has at least one query with a match, in a seeded order."""
     query, index = planned.query, planned.index
     query = query[have_match(planned.manifest, query, index)]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from edgeembed.errors import UserError
+from edgeembed.eval_json import StudentEvaluation, TeacherEvaluation, write_evaluation
 from edgeembed.files import read_json, write_json
 from edgeembed.network.model import EmbeddingModel, JoinedModel, Network
 from edgeembed.network.tensor_files import load_module, save_tensors
@@ -57,15 +57,11 @@ def finish_run(
     model: Network,
     facts: dict[str, Any],
     *,
-    evaluation: Mapping[str, Any],
-    seconds: float,
-    steps: int,
-) -> dict[str, Any]:
-    """Writes eval.json and the model; returns what eval.json holds."""
-    result = {**evaluation, "seconds": round(seconds, 1), "steps": steps}
-    write_json(run.path / "eval.json", result)
+    evaluation: TeacherEvaluation | StudentEvaluation,
+) -> None:
+    """Writes eval.json and the model."""
+    write_evaluation(run, evaluation)
     save_model(run, model, facts)
-    return result
 
 
 def load_model(path: Path) -> tuple[Network, dict[str, Any]]:

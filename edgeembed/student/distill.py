@@ -9,33 +9,27 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
-from edgeembed.arrays import FloatArray
 from edgeembed.config import to_yaml
 from edgeembed.data.loader import Order, Visits, open_training_canvases
-from edgeembed.data.manifest import Manifest, Rows
+from edgeembed.data.manifest import Manifest
 from edgeembed.data.shapes import square_shapes
 from edgeembed.errors import UserError
-from edgeembed.evaluation import EvaluationSet, Retention, ScoredQueries, retention, score_queries, warn_if_collapsed
-from edgeembed.files import read_json
-from edgeembed.metrics import RetrievalScores
-from edgeembed.network.model import EmbeddingModel, Network
+from edgeembed.eval_json import StudentEvaluation, read_evaluation
+from edgeembed.evaluation import warn_if_collapsed
 from edgeembed.network.model_files import finish_run
-from edgeembed.network.untrained import untrained_network
 from edgeembed.progress import stage
 from edgeembed.run_folder import RunFolder
 from edgeembed.signals import Interrupted, stop_request
-from edgeembed.spread import Spread, spread_of
 from edgeembed.student.objective import build_objective
 from edgeembed.student.recipe import DistillRecipe
 from edgeembed.student.targets.provider import replay_of, training_canvas_px, with_targets_precision
 from edgeembed.student.teachers import Teacher, open_teacher
+from edgeembed.student.validation import Validation
 from edgeembed.student.zoo import build_student, require_student_size
 from edgeembed.training.checkpoints import load_checkpoint, save_checkpoint
 from edgeembed.training.device import pick_device, seed_step, set_allocator, suit_convolutions
@@ -46,14 +40,14 @@ from edgeembed.training.precision import autocast, choose_precision, loss_scaler
 from edgeembed.training.recorder import TrainingLog
 from edgeembed.training.resume import begin_run
 from edgeembed.training.schedule import rate_factor
-from edgeembed.training.validation import embed_files, plan_validation, steps_between_evaluations
+from edgeembed.training.validation import plan_validation, steps_between_evaluations
 
 log = logging.getLogger(__name__)
 
 
 def distil(
     recipe: DistillRecipe, manifest: Manifest, teacher_path: Path, run: RunFolder, *, resume: bool = False
-) -> dict[str, Any]:
+) -> StudentEvaluation:
     """Runs a recipe and leaves a finished run folder; returns what eval.json holds.
 
     Raises UserError for a missing teacher, data that cannot be trained on and a folder that another process trains in,
@@ -65,7 +59,7 @@ def distil(
 
 def _train(
     recipe: DistillRecipe, manifest: Manifest, teacher_path: Path, run: RunFolder, *, resume: bool
-) -> dict[str, Any]:
+) -> StudentEvaluation:
     """The run itself, in a folder that this process has locked."""
     rows = manifest.training_rows()
     if rows.size < 2:
@@ -83,7 +77,7 @@ def _train(
     }
     begin_run(run, recipe, to_yaml(recipe), inputs, resume=resume)
     if run.finished:
-        return read_json(run.path / "eval.json")
+        return read_evaluation(run, StudentEvaluation)
 
     train, image = recipe.train, recipe.image
     canvas_px = training_canvas_px(recipe, teacher.size_px)
@@ -230,15 +224,17 @@ def _train(
             },
         }
         seconds = time.monotonic() - started
-        evaluation = {
-            **planned.counts(),
-            "scores": {kind: asdict(one) for kind, one in evaluated.scores.items()} if evaluated else None,
-            "retention": {kind: one and asdict(one) for kind, one in evaluated.retention.items()} if evaluated else {},
-            "teacher": asdict(validation.teacher_scores.scores) if validation else None,
-            "untrained": validation.untrained if validation else None,
-            "spread": asdict(evaluated.spread) if evaluated and evaluated.spread else None,
-        }
-        result = finish_run(run, student, facts, evaluation=evaluation, seconds=seconds, steps=total_steps)
+        result = StudentEvaluation(
+            **planned.counts().model_dump(),
+            scores=evaluated.scores if evaluated else None,
+            retention=evaluated.retention if evaluated else {},
+            teacher=validation.teacher_scores.scores if validation else None,
+            untrained=validation.untrained if validation else None,
+            spread=evaluated.spread if evaluated else None,
+            seconds=round(seconds, 1),
+            steps=total_steps,
+        )
+        finish_run(run, student, facts, evaluation=result)
     if evaluated is not None:
         warn_if_collapsed(str(run.path), evaluated.spread, planned)
     return result
@@ -256,65 +252,3 @@ def with_precision(
     targets = teacher.choose_precision(recipe, manifest, device=device, kept=kept)
     recipe = with_targets_precision(recipe, targets)
     return recipe.model_copy(update={"train": recipe.train.model_copy(update={"precision": train})})
-
-
-@dataclass(frozen=True, kw_only=True)
-class StudentScores:
-    """A student's retrieval in its own index (symmetric) and in the teacher's (asymmetric); `retention` is its mAP in
-    each as a share of the teacher's mAP in the teacher's index.
-    """
-
-    scores: dict[str, RetrievalScores]
-    retention: dict[str, Retention | None]
-    spread: Spread | None
-
-
-class Validation:
-    """Scores a student on the val split against its own index and against the teacher's, embedded once.
-
-    `teacher_scores`: the teacher's, in its own index. `untrained`: the figures of the student's architecture with
-    random weights, in both indexes; None where it is too large.
-    """
-
-    def __init__(
-        self, recipe: DistillRecipe, planned: EvaluationSet, teacher: Teacher, student: EmbeddingModel, device: str
-    ) -> None:
-        self.recipe, self.planned, self.device = recipe, planned, device
-        with stage(f"embedding {len(planned.rows)} validation images with the teacher"):
-            embedded = teacher.embed(planned.manifest, planned.rows, recipe, device)
-        self.teacher_embedding_ND, self.teacher_rows = embedded
-        self.teacher_scores = self.against_index(*embedded, *embedded)
-        self.untrained: dict[str, Any] | None = None
-        if (untrained := untrained_network(student.describe())) is not None:
-            with stage(f"embedding {len(planned.rows)} validation images with an untrained {untrained.name}"):
-                found = self.score(untrained.to(device)).scores
-            self.untrained = {kind: one.figures for kind, one in found.items()}
-
-    def score(self, student: Network) -> StudentScores:
-        planned = self.planned
-        embedding_ND, kept = embed_files(
-            student,
-            planned.files,
-            batch_size=self.recipe.eval.batch_size,
-            workers=self.recipe.train.workers,
-            device=self.device,
-            precision=self.recipe.train.precision,
-        )
-        rows = planned.rows[kept]
-
-        scored = {
-            "symmetric": self.against_index(embedding_ND, rows, embedding_ND, rows),
-            "asymmetric": self.against_index(embedding_ND, rows, self.teacher_embedding_ND, self.teacher_rows),
-        }
-        return StudentScores(
-            scores={kind: one.scores for kind, one in scored.items()},
-            retention={kind: retention(one, self.teacher_scores) for kind, one in scored.items()},
-            spread=spread_of(embedding_ND),
-        )
-
-    def against_index(
-        self, query_ND: FloatArray, query_rows: Rows, index_ND: FloatArray, index_rows: Rows
-    ) -> ScoredQueries:
-        """Scores of (M, D) query embeddings and (N, D) index embeddings of some manifest rows."""
-        planned = self.planned
-        return score_queries(query_ND, query_rows, index_ND, index_rows, planned.manifest, planned.query, planned.index)

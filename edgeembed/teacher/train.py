@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import logging
 import time
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,8 +16,9 @@ from edgeembed.data.loader import open_training_canvases
 from edgeembed.data.manifest import Manifest, class_sizes, codes
 from edgeembed.data.views import mix_views, render_views
 from edgeembed.errors import UserError
+from edgeembed.eval_json import TeacherEvaluation, read_evaluation
 from edgeembed.evaluation import warn_if_collapsed
-from edgeembed.files import read_json, write_json
+from edgeembed.files import write_json
 from edgeembed.network.backbone import require_input_size
 from edgeembed.network.initial_weights import name_starting_weights
 from edgeembed.network.model import EmbeddingModel, build_model
@@ -54,7 +53,9 @@ from edgeembed.training.validation import (
 log = logging.getLogger(__name__)
 
 
-def train_teacher(recipe: TeacherRecipe, manifest: Manifest, run: RunFolder, *, resume: bool = False) -> dict[str, Any]:
+def train_teacher(
+    recipe: TeacherRecipe, manifest: Manifest, run: RunFolder, *, resume: bool = False
+) -> TeacherEvaluation:
     """Runs a recipe and leaves a finished run folder; returns what eval.json holds.
 
     Raises UserError for data that cannot be trained on and for a folder that another process trains in, CheckFailed on
@@ -64,7 +65,7 @@ def train_teacher(recipe: TeacherRecipe, manifest: Manifest, run: RunFolder, *, 
         return _train(recipe, manifest, run, resume=resume)
 
 
-def _train(recipe: TeacherRecipe, manifest: Manifest, run: RunFolder, *, resume: bool) -> dict[str, Any]:
+def _train(recipe: TeacherRecipe, manifest: Manifest, run: RunFolder, *, resume: bool) -> TeacherEvaluation:
     """The run itself, in a folder that this process has locked."""
     # Data: labelled training images, the stages of the run and the order in which each visits them.
     rows = manifest.training_rows()
@@ -86,7 +87,7 @@ def _train(recipe: TeacherRecipe, manifest: Manifest, run: RunFolder, *, resume:
     inputs = {"data": {"id": manifest.fingerprint, "path": str(manifest.source or "") or None}}
     begin_run(run, recipe, to_yaml(recipe), inputs, resume=resume)
     if run.finished:
-        return read_json(run.path / "eval.json")
+        return read_evaluation(run, TeacherEvaluation)
 
     train = recipe.train
     files = [manifest.files[row] for row in rows]
@@ -308,12 +309,14 @@ def _train(recipe: TeacherRecipe, manifest: Manifest, run: RunFolder, *, resume:
             "device": device,
         }
         seconds = time.monotonic() - started
-        evaluation = {
-            **validation.counts(),
-            "scores": dataclasses.asdict(evaluated.scores) if evaluated else None,
-            "spread": dataclasses.asdict(evaluated.spread) if evaluated and evaluated.spread else None,
-        }
-        result = finish_run(run, finished, facts, evaluation=evaluation, seconds=seconds, steps=total_steps)
+        result = TeacherEvaluation(
+            **validation.counts().model_dump(),
+            scores=evaluated.scores if evaluated else None,
+            spread=evaluated.spread if evaluated else None,
+            seconds=round(seconds, 1),
+            steps=total_steps,
+        )
+        finish_run(run, finished, facts, evaluation=result)
     if evaluated is not None:
         warn_if_collapsed(str(run.path), evaluated.spread, validation)
     if parent is not None:

@@ -16,7 +16,7 @@ from edgeembed.config import EvalSection
 from edgeembed.data.loader import Canvases
 from edgeembed.data.manifest import Manifest, Rows
 from edgeembed.data.shapes import Shapes, aspect_shapes, square_shapes
-from edgeembed.evaluation import EvaluationSet, log_scope, plan_evaluation, score_queries
+from edgeembed.evaluation import EmbeddedRows, RetrievalProtocol
 from edgeembed.metrics import RetrievalScores
 from edgeembed.network.model import Network
 from edgeembed.spread import Spread, spread_of
@@ -28,16 +28,16 @@ log = logging.getLogger(__name__)
 NEVER = "eval.every_steps = 0"
 
 
-def plan_validation(section: EvalSection, manifest: Manifest) -> EvaluationSet:
-    """What of the val split can be scored, said before training starts; nothing where the recipe says never."""
-    planned = plan_evaluation(manifest, "val")
+def plan_validation(section: EvalSection, manifest: Manifest) -> RetrievalProtocol:
+    """The protocol of the val split, logged before training starts; `not_scored` where the recipe says never."""
+    protocol = RetrievalProtocol.of_split(manifest, "val")
     if section.every_steps == 0:
-        return dataclasses.replace(planned, not_scored=planned.not_scored or NEVER)
-    log_scope(planned)
-    return planned
+        return dataclasses.replace(protocol, not_scored=protocol.not_scored or NEVER)
+    protocol.log_coverage()
+    return protocol
 
 
-def steps_between_evaluations(section: EvalSection, validation: EvaluationSet, total_steps: int) -> int:
+def steps_between_evaluations(section: EvalSection, validation: RetrievalProtocol, total_steps: int) -> int:
     """0 for never: where the recipe says so, and where there is nothing to score."""
     if validation.not_scored is not None:
         return 0
@@ -95,12 +95,11 @@ class Evaluated:
 
 
 def evaluate(
-    model: Network, evaluation: EvaluationSet, *, batch_size: int, workers: int, device: str, precision: str
+    model: Network, protocol: RetrievalProtocol, *, batch_size: int, workers: int, device: str, precision: str
 ) -> Evaluated:
     """Scores a model on a split's protocol; files that cannot be decoded are left out (and logged)."""
     embedding_ND, kept = embed_files(
-        model, evaluation.files, batch_size=batch_size, workers=workers, device=device, precision=precision
+        model, protocol.files, batch_size=batch_size, workers=workers, device=device, precision=precision
     )
-    rows, manifest = evaluation.rows[kept], evaluation.manifest
-    scores = score_queries(embedding_ND, rows, embedding_ND, rows, manifest, evaluation.query, evaluation.index).scores
-    return Evaluated(scores=scores, spread=spread_of(embedding_ND))
+    embedded = EmbeddedRows(embedding_ND=embedding_ND, row_N=protocol.rows[kept])
+    return Evaluated(scores=protocol.score(embedded, embedded).scores, spread=spread_of(embedding_ND))

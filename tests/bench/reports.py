@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from edgeembed.bench.examples import THUMBNAIL_PX, Example, Picture
+from edgeembed.bench.report_schema import Report
 
 SHA = "0123456789abcdef" * 4
 LATENCY = {"p50": 12.34, "p90": 14.5, "p95": 16.1, "p99": 120.4, "n": 5000, "warmup": 9, "seconds": 3.0}
@@ -71,12 +72,12 @@ def row(name: str, role: str, value: float | None, domains: list[str], **changed
     }
 
 
-def report_of(names: list[str], *, value: float | None = 0.8765, domains: int = 2, teacher: bool = True) -> Any:
+def report_of(names: list[str], *, value: float | None = 0.8765, domains: int = 2, teacher: bool = True) -> Report:
     """A file of each name in fp32, one thread and two; the first is recommended."""
     things = [f"domain{number}" for number in range(domains)]
     rows = [row("vit_h14", "teacher", value, things)] if teacher else []
     rows += [row(name, "student", value, things, threads=threads) for name in names for threads in (1, 2)]
-    return {
+    value = {
         "schema": "edgeembed-report/1",
         "machine": {"cpu": "A CPU", "cores": 2, "architecture": "x86_64", "cpu_flags": ["avx2"], "system": "Linux",
                     "memory_bytes": 16_000_000_000},
@@ -98,6 +99,7 @@ def report_of(names: list[str], *, value: float | None = 0.8765, domains: int = 
             }
         ],
     }  # fmt: skip
+    return Report.model_validate(value)
 
 
 def picture(width: int, height: int, label: str, is_right: bool | None = None) -> Picture:

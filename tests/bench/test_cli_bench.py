@@ -47,18 +47,18 @@ def test_a_changed_byte_is_exit_1(edgeembed: Run, data: Path, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         pytest.param(["--teacher", "nowhere"], "nowhere: holds no finished run", marks=pytest.mark.training),
         (["--data", "nowhere.parquet"], "nowhere.parquet: no such manifest"),
     ],
 )
 def test_what_is_not_there_is_exit_2(
-    edgeembed: Run, bundle: Path, data: Path, tmp_path: Path, arguments: list[str], told: str
+    edgeembed: Run, bundle: Path, data: Path, tmp_path: Path, arguments: list[str], message: str
 ) -> None:
     outcome = edgeembed("bench", bundle, "--data", data, "--out", tmp_path / "r", "--quick", *arguments)
     assert outcome.code == 2
-    assert told in outcome.stderr
+    assert message in outcome.stderr
     assert len(outcome.stderr.strip().splitlines()) == 1
 
 

@@ -6,7 +6,7 @@ import itertools
 import pytest
 
 from edgeembed.bench import latency
-from edgeembed.bench.latency import Budget, measure
+from edgeembed.bench.latency import Budget
 
 
 class Clock:
@@ -22,7 +22,7 @@ class Clock:
 
 def test_percentiles_are_of_single_calls_in_milliseconds(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch, itertools.cycle([1.0] * 9 + [11.0]))
-    found = measure(clock.call, min_samples=100, min_seconds=0, max_seconds=10, warmup_seconds=0.02)
+    found = Budget(min_samples=100, min_seconds=0, max_seconds=10, warmup_seconds=0.02).measure(clock.call)
     assert (found.n, found.warmup, found.p50) == (100, 10, 1.0)
     assert found.p99 == 11.0
     assert found.seconds == pytest.approx(0.2)
@@ -30,8 +30,8 @@ def test_percentiles_are_of_single_calls_in_milliseconds(monkeypatch: pytest.Mon
 
 def test_min_seconds_and_min_samples_must_both_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch, itertools.cycle([10.0]))
-    assert measure(clock.call, min_samples=5, min_seconds=1, max_seconds=10, warmup_seconds=0).n == 100
-    assert measure(clock.call, min_samples=150, min_seconds=1, max_seconds=10, warmup_seconds=0).n == 150
+    assert Budget(min_samples=5, min_seconds=1, max_seconds=10, warmup_seconds=0).measure(clock.call).n == 100
+    assert Budget(min_samples=150, min_seconds=1, max_seconds=10, warmup_seconds=0).measure(clock.call).n == 150
 
 
 def test_a_slow_call_ends_with_the_budget_but_not_before_three(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,6 +42,6 @@ def test_a_slow_call_ends_with_the_budget_but_not_before_three(monkeypatch: pyte
 
 def test_the_garbage_collector_rests_inside_and_works_after() -> None:
     seen = []
-    measure(lambda: seen.append(gc.isenabled()), min_samples=3, min_seconds=0, warmup_seconds=0)
+    Budget(min_samples=3, min_seconds=0, warmup_seconds=0).measure(lambda: seen.append(gc.isenabled()))
     assert not any(seen)
     assert gc.isenabled()

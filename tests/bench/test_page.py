@@ -12,10 +12,11 @@ import pytest
 from PIL import Image
 
 from edgeembed.bench.examples import THUMBNAIL_PX, Example, _picture
+from edgeembed.bench.report_schema import Report
 from edgeembed.bench.report_text import COLUMN_MEANINGS
-from edgeembed.bench.retrieval import EvaluationSet
 from edgeembed.bench.terminal import print_summary
 from edgeembed.data.manifest import ManifestRow, build_manifest
+from edgeembed.evaluation import RetrievalProtocol
 from tests.bench.reports import examples_of, report_of
 from tests.export.web.chromium import Browser, browser, is_installed
 
@@ -24,7 +25,7 @@ with_chromium = pytest.mark.skipif(not is_installed(), reason="CHROMIUM MISSING:
 LONG = "groceries_and_clothes_of_all_shops_" * 4
 MARKUP = "<script>alert(\"1\")</script> & $x_$ 'quoted'"
 OTHER_SCRIPTS = "日本語のラベル עברית ไทย Ωμέγα 🧀"
-REPORTS: dict[str, tuple[Any, list[Example]]] = {
+REPORTS: dict[str, tuple[Report, list[Example]]] = {
     "usual": (report_of(["mobilenetv4_s", "vit_b16"]), examples_of("a thing")),
     "one file, no teacher, one domain": (report_of(["tiny"], teacher=False, domains=1), []),
     "60 files": (report_of([f"student{number}" for number in range(60)]), examples_of("thing")),
@@ -127,7 +128,7 @@ def test_every_column_is_explained(name: str, capsys: pytest.CaptureFixture[str]
     assert all(f"{column}: {COLUMN_MEANINGS[column]}" in printed for column in ("mAP", "kept", "% of roofline"))
 
 
-def test_what_was_not_scored_is_said_and_not_zero(capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_was_not_scored_reads_so_and_is_not_zero(capsys: pytest.CaptureFixture[str]) -> None:
     report, _ = REPORTS["not scored"]
     page = rendered("not scored")
     assert "tiny fp32 embeds at 12.3 ms an image on 2 threads; its retrieval could not be scored." in page
@@ -148,13 +149,13 @@ def test_figures_stand_beside_the_wider_interval_and_the_sizes_of_teacher_and_st
         "0.8765 [0.841, 0.911]", "0.2130", "0.2970", "98.7 % [96.7, 100.7]",
         "0.8765 [0.841, 0.911]", "99.1 % [97.1, 101.1]", "1.04 : 1",
     ]  # fmt: skip
-    said = (
+    sentence = (
         "mobilenetv4_s fp32 keeps 98.7 % [96.7, 100.7] of the teacher's mAP at 12.3 ms an image on 2 threads, and "
         "99.1 % [97.1, 101.1] when it searches the teacher's own index (teacher : student parameters 1.04 : 1): "
     )
-    assert said in printed
+    assert sentence in printed
     page = rendered("usual")
-    assert said in html.unescape(page)
+    assert sentence in html.unescape(page)
     assert '<td class="figure">0.8765 <small>[0.841, 0.911]</small></td>' in page
     assert '<td class="figure">98.7 % <small>[96.7, 100.7]</small></td>' in page
     assert "<td>1.04 : 1</td>" in page
@@ -184,5 +185,5 @@ def test_an_example_of_any_shape_is_a_square_part_of_the_picture(tmp_path: Path,
         tmp_path, [ManifestRow(path="a.png", label="a", domain="d", split="test", role="both")], source="test"
     )
     everything = manifest.rows("test")
-    evaluation = EvaluationSet(manifest=manifest, split="test", query=everything, index=everything)
+    evaluation = RetrievalProtocol(manifest=manifest, split="test", query=everything, index=everything)
     assert _picture(evaluation, 0).image.size == (THUMBNAIL_PX, THUMBNAIL_PX)

@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from pydantic import ValidationError
 
+from edgeembed.bench.report_schema import ByIndex, Report
 from edgeembed.bench.run import bench
-from edgeembed.bench.summary import best_student, headline, megabytes, milliseconds, summaries
+from edgeembed.bench.summary import best_student, file_summaries, headline, megabytes, milliseconds
 from edgeembed.bench.terminal import print_summary
 from edgeembed.data.manifest import Manifest
 from edgeembed.device.runtimes import READ_ONNX
@@ -44,8 +46,25 @@ def folder(tmp_path_factory: pytest.TempPathFactory, manifest: Manifest, teacher
 
 @pytest.fixture(scope="module")
 def report(folder: Path) -> dict[str, Any]:
+    """report.json as it stands on disk."""
     found: dict[str, Any] = json.loads((folder / "report.json").read_text())
     return found
+
+
+def opened(report: dict[str, Any]) -> Report:
+    return Report.model_validate(report)
+
+
+def test_an_opened_report_is_what_was_written(report: dict[str, Any]) -> None:
+    assert json.loads(json.dumps(opened(report).as_json())) == report
+
+
+@pytest.mark.parametrize(("key", "value"), [("size_bytes", "large"), ("latency_ms", {"p50": "short"})])
+def test_a_value_of_a_wrong_type_is_refused(report: dict[str, Any], key: str, value: object) -> None:
+    wrong = json.loads(json.dumps(report))
+    wrong["rows"][0][key] = value
+    with pytest.raises(ValidationError, match=rf"rows\.0\.{key}"):
+        opened(wrong)
 
 
 def test_every_key_is_there(report: dict[str, Any]) -> None:
@@ -107,15 +126,15 @@ def test_retention_is_the_share_of_the_teachers_map(report: dict[str, Any]) -> N
 def test_retention_stands_beside_the_sizes_of_both_networks(folder: Path, report: dict[str, Any]) -> None:
     by_role = {row["role"]: row for row in report["rows"]}
     ratio = f"{by_role['teacher']['params'] / by_role['student']['params']:.0f} : 1"
-    assert f"(teacher : student parameters {ratio})" in headline(report)
+    assert f"(teacher : student parameters {ratio})" in headline(opened(report))
     assert f"<td>{ratio}</td>" in (folder / "report.html").read_text()
 
 
 def test_every_map_stands_beside_chance(folder: Path, report: dict[str, Any]) -> None:
-    student = next(file for file in summaries(report) if file.role == "student")
+    student = next(file for file in file_summaries(opened(report)) if file.role == "student")
     assert student.chance is not None
     assert 0 < student.chance < 1
-    assert f"(chance {student.chance:.3f}" in headline(report)
+    assert f"(chance {student.chance:.3f}" in headline(opened(report))
     page = (folder / "report.html").read_text()
     assert "<th>chance</th><th>untrained</th>" in page
     assert f">{student.chance:.4f}</td>" in page
@@ -132,10 +151,10 @@ def test_a_report_that_could_not_be_scored_is_whole(report: dict[str, Any], caps
         row["retrieval"] = {kind: None if scores is None else nothing for kind, scores in kinds.items()}
         for key in [key for key in row if key.startswith("retention")]:
             row[key] = row[key] and {"symmetric": None, "asymmetric": None}
-    assert "its retrieval could not be scored" in headline(empty)
-    print_summary(empty)
+    assert "its retrieval could not be scored" in headline(opened(empty))
+    print_summary(opened(empty))
     assert "retrieval not scored: no labels" in capsys.readouterr().out
-    page = pytest.importorskip("edgeembed.bench.page", reason="the page needs jinja2").render_html(empty, [])
+    page = pytest.importorskip("edgeembed.bench.page", reason="the page needs jinja2").render_html(opened(empty), [])
     assert "Retrieval was not scored: no labels." in page
 
 
@@ -145,13 +164,15 @@ def test_a_bench_on_images_without_labels_measures_time_and_cosine(
 ) -> None:
     unlabelled = dataclasses.replace(manifest, label=(None,) * len(manifest))
     report = bench([bundle], unlabelled, teacher=teacher, out=tmp_path, batches=(1,), quick=True)
-    assert "none of the 17 images of the test split has a label" in report["data"]["not_scored"]
-    for row in report["rows"]:
-        assert row["retrieval"]["symmetric"]["map"] is None
-        assert row["latency_ms"]["p50"] > 0
-    student = next(row for row in report["rows"] if row["role"] == "student")
-    assert student["cosine_to_teacher"]["p50"] <= 1
-    assert student["retention"] == {"symmetric": None, "asymmetric": None}
+    assert "none of the 17 images of the test split has a label" in str(report.data.not_scored)
+    for row in report.rows:
+        assert row.retrieval.symmetric is not None
+        assert row.retrieval.symmetric.map is None
+        assert row.latency_ms.p50 > 0
+    student = next(row for row in report.rows if row.role == "student")
+    assert student.cosine_to_teacher is not None
+    assert student.cosine_to_teacher.p50 <= 1
+    assert student.retention == ByIndex[float]()
     assert "Retrieval was not scored: " in (tmp_path / "report.html").read_text()
 
 
@@ -165,10 +186,10 @@ def test_a_report_of_an_earlier_version_can_still_be_shown(report: dict[str, Any
             if scores:
                 del scores["chance"], scores["ci95_queries"], scores["ci95_classes"]
     del older["data"]["queries_without_match"]
-    assert "keeps" in headline(older)
-    assert "chance" not in headline(older)
-    print_summary(older)
-    page = pytest.importorskip("edgeembed.bench.page", reason="the page needs jinja2").render_html(older, [])
+    assert "keeps" in headline(opened(older))
+    assert "chance" not in headline(opened(older))
+    print_summary(opened(older))
+    page = pytest.importorskip("edgeembed.bench.page", reason="the page needs jinja2").render_html(opened(older), [])
     assert "over classes</th>" not in page
     low, high = older["rows"][-1]["retrieval"]["symmetric"]["ci95"]["map"]
     assert f"[{low:.3f}, {high:.3f}]" in page
@@ -193,10 +214,10 @@ def test_the_page_needs_nothing_but_itself(folder: Path) -> None:
 
 
 def test_the_headline_names_the_file_and_what_it_keeps(folder: Path, report: dict[str, Any]) -> None:
-    said = headline(report)
-    assert said.startswith("tiny fp32 keeps ")
-    assert "of the teacher's mAP" in said
-    assert said.replace("'", "&#39;") in (folder / "report.html").read_text()
+    sentence = headline(opened(report))
+    assert sentence.startswith("tiny fp32 keeps ")
+    assert "of the teacher's mAP" in sentence
+    assert sentence.replace("'", "&#39;") in (folder / "report.html").read_text()
 
 
 def test_pictures_lie_beside_the_page(folder: Path) -> None:
@@ -213,15 +234,16 @@ def test_of_several_bundles_the_fastest_of_the_nearly_best_comes_first(report: d
         return {**base, "name": name, "retrieval": {"symmetric": scores, "asymmetric": None}, "latency_ms": latency}
 
     rows = [row("slow", 0.9, 9.0), row("good", 0.895, 3.0), row("bad", 0.5, 1.0), row("refused", 0.9, 0.5)]
-    keys = ("name", "runtime", "sha256")
-    named = [{**{key: row[key] for key in keys}, "threads": row["threads"]} for row in rows[:3]]
-    best = best_student({"rows": rows, "recommended": named})
+    keys = ("name", "runtime", "sha256", "threads")
+    one = report["recommended"][0]
+    named = [{**one, **{key: row[key] for key in keys}} for row in rows[:3]]
+    best = best_student(opened({**report, "rows": rows, "recommended": named}))
     assert best is not None
     assert best.name == "good"
-    assert best_student({"rows": rows, "recommended": []}) is None
-    for one in rows:
-        one["retrieval"] = {"symmetric": None, "asymmetric": None}
-    unscored = best_student({"rows": rows, "recommended": named})
+    assert best_student(opened({**report, "rows": rows, "recommended": []})) is None
+    for unscored_row in rows:
+        unscored_row["retrieval"] = {"symmetric": None, "asymmetric": None}
+    unscored = best_student(opened({**report, "rows": rows, "recommended": named}))
     assert unscored is not None
     assert unscored.name == "bad"
 

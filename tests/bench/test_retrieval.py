@@ -10,49 +10,52 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeembed.arrays import BoolArray
 from edgeembed.bench import retrieval
 from edgeembed.bench.candidates import find_candidates
 from edgeembed.bench.examples import choose_examples
 from edgeembed.bench.footprint import probe
+from edgeembed.bench.report_schema import ByIndex, CosineToTeacher
 from edgeembed.bench.retrieval import (
     DecodedFiles,
-    Embedded,
-    EvaluationSet,
-    Reference,
+    TeacherReference,
+    choose_protocol,
+    common_rows,
     describe_data,
     embed_with_session,
-    evaluation_set,
-    judge,
-    readable_by_all,
+    measure_quality,
 )
 from edgeembed.data.manifest import Manifest
 from edgeembed.device.runtimes import open_session
 from edgeembed.errors import CheckFailed, UserError
+from edgeembed.evaluation import EmbeddedRows, RetrievalProtocol
 from tests.bench.conftest import CLASSES, DIM, SIZE_PX, VIEWS, write_bundle
 
 NUM_IMAGES = CLASSES * VIEWS + 1
 
 
-def perfect(manifest: Manifest) -> Embedded:
-    """One axis a class; the broken file is known to be unreadable."""
+READABLE = np.arange(NUM_IMAGES - 1)
+
+
+def perfect(manifest: Manifest) -> EmbeddedRows:
+    """One axis for each class; the broken file is known to be unreadable."""
     embedding_ND = np.zeros((NUM_IMAGES, DIM), np.float32)
     for row, label in enumerate(manifest.label):
         embedding_ND[row, int(str(label)[-1])] = 1
-    return Embedded(embedding_ND=embedding_ND, readable_N=np.arange(NUM_IMAGES) < NUM_IMAGES - 1)
+    return EmbeddedRows(embedding_ND=embedding_ND[READABLE], row_N=READABLE)
 
 
-def reference(evaluation: EvaluationSet, teacher: Embedded, readable_N: BoolArray) -> Reference:
-    return Reference(embedded=teacher, scored=judge(evaluation, teacher, readable_N).symmetric)
+def reference(protocol: RetrievalProtocol, teacher: EmbeddedRows) -> TeacherReference:
+    return TeacherReference(embedded=teacher, scored=measure_quality(protocol, teacher, READABLE).symmetric)
 
 
 def test_a_session_embeds_what_can_be_decoded(bundle: Path, manifest: Manifest) -> None:
-    evaluation = evaluation_set(manifest)
-    decoded = DecodedFiles(evaluation.files, SIZE_PX, SIZE_PX)
-    embedded = embed_with_session(open_session(bundle / "model.fp32.onnx"), decoded, dim=DIM)
-    assert embedded.readable_N.tolist() == [True] * (NUM_IMAGES - 1) + [False]
-    np.testing.assert_allclose(np.linalg.norm(embedded.embedding_ND[:-1], axis=1), 1, rtol=1e-5)
-    assert describe_data(evaluation, embedded.readable_N) == {
+    protocol = choose_protocol(manifest)
+    decoded = DecodedFiles(protocol.files, SIZE_PX, SIZE_PX)
+    embedded = embed_with_session(open_session(bundle / "model.fp32.onnx"), decoded, protocol.rows, dim=DIM)
+    assert embedded.row_N.tolist() == READABLE.tolist()
+    assert embedded.embedding_ND.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(embedded.embedding_ND, axis=1), 1, rtol=1e-5)
+    assert describe_data(protocol, embedded.row_N).model_dump() == {
         "fingerprint": manifest.fingerprint,
         "split": "test",
         "queries": CLASSES,
@@ -79,34 +82,48 @@ def test_streamed_files_are_those_kept_in_memory(manifest: Manifest, monkeypatch
 
 def test_asymmetric_is_the_student_against_the_teachers_index(manifest: Manifest) -> None:
     """A student that is the teacher turned by one axis ranks its own index perfectly and the teacher's wrongly."""
-    evaluation, teacher = evaluation_set(manifest), perfect(manifest)
+    protocol, teacher = choose_protocol(manifest), perfect(manifest)
     turned = dataclasses.replace(teacher, embedding_ND=np.roll(teacher.embedding_ND, 1, axis=1))
-    readable_N = readable_by_all([turned, teacher])
-    quality = judge(evaluation, turned, readable_N, reference(evaluation, teacher, readable_N))
-    assert quality.retrieval["symmetric"]["map"] == 1
-    assert quality.retrieval["asymmetric"]["recall_at_1"] < 1
-    facts = quality.row_facts()
-    assert facts["retention"] == {"symmetric": 1.0, "asymmetric": quality.retrieval["asymmetric"]["map"]}
-    for key in ("retention_ci95", "retention_ci95_queries", "retention_ci95_classes"):
-        assert facts[key]["symmetric"] == (1.0, 1.0)
-        low, high = facts[key]["asymmetric"]
-        assert low <= facts["retention"]["asymmetric"] <= high
-    assert quality.cosine_to_teacher == {"p1": 0.0, "p50": 0.0}
+    rows = common_rows(protocol, [turned, teacher])
+    assert rows.tolist() == READABLE.tolist()
+    quality = measure_quality(protocol, turned, rows, reference(protocol, teacher))
+    symmetric, asymmetric = quality.scores.symmetric, quality.scores.asymmetric
+    assert symmetric is not None
+    assert asymmetric is not None
+    assert symmetric.map == 1
+    assert (asymmetric.recall_at_1 or 0) < 1
+    share = quality.map_retention(lambda retention: retention.value)
+    assert share == ByIndex[float](symmetric=1.0, asymmetric=asymmetric.map)
+    for name in ("ci95", "ci95_queries", "ci95_classes"):
+        interval = quality.map_retention(lambda retention, name=name: getattr(retention, name))
+        assert interval is not None
+        assert interval.symmetric == (1.0, 1.0)
+        low, high = interval.asymmetric
+        assert low <= share.asymmetric <= high
+    assert quality.cosine_to_teacher == CosineToTeacher(p1=0.0, p50=0.0)
 
 
-def test_without_a_teacher_nothing_is_said_of_it(manifest: Manifest) -> None:
-    one = perfect(manifest)
-    quality = judge(evaluation_set(manifest), one, one.readable_N)
-    assert quality.retrieval["asymmetric"] is None
+def test_a_short_student_searches_the_teachers_index_shortened(manifest: Manifest) -> None:
+    protocol, teacher = choose_protocol(manifest), perfect(manifest)
+    short = dataclasses.replace(teacher, embedding_ND=teacher.embedding_ND[:, :CLASSES])
+    quality = measure_quality(protocol, short, READABLE, reference(protocol, teacher))
+    assert quality.scores.asymmetric == quality.scores.symmetric
+    assert quality.cosine_to_teacher == CosineToTeacher(p1=1.0, p50=1.0)
+
+
+def test_without_a_teacher_nothing_is_compared_with_it(manifest: Manifest) -> None:
+    quality = measure_quality(choose_protocol(manifest), perfect(manifest), READABLE)
+    assert quality.scores.asymmetric is None
     assert (quality.retention, quality.cosine_to_teacher) == (None, None)
+    assert quality.map_retention(lambda retention: retention.value) is None
 
 
-def test_no_test_split_falls_back_to_val_and_says_so(manifest: Manifest, caplog: pytest.LogCaptureFixture) -> None:
+def test_no_test_split_falls_back_to_val_with_a_warning(manifest: Manifest, caplog: pytest.LogCaptureFixture) -> None:
     moved = dataclasses.replace(manifest, split=("val",) * len(manifest), role=(None,) * len(manifest))
-    evaluation = evaluation_set(moved)
-    assert evaluation.split == "val"
-    assert "val" in caplog.text
-    np.testing.assert_array_equal(evaluation.query, evaluation.index)
+    protocol = choose_protocol(moved)
+    assert protocol.split == "val"
+    assert "measuring on val, which training may have looked at: test: retrieval is not scored" in caplog.text
+    np.testing.assert_array_equal(protocol.query, protocol.index)
 
 
 @pytest.mark.parametrize(
@@ -118,34 +135,37 @@ def test_no_test_split_falls_back_to_val_and_says_so(manifest: Manifest, caplog:
         ({"role": ("query",) * NUM_IMAGES}, "test", "no rows of role query, or none of role index"),
     ],
 )
-def test_what_cannot_be_scored_is_said_and_still_embedded(
+def test_images_that_cannot_be_scored_are_embedded_with_a_warning(
     manifest: Manifest, caplog: pytest.LogCaptureFixture, changes: dict[str, Any], split: str, reason: str
 ) -> None:
-    evaluation = evaluation_set(dataclasses.replace(manifest, **changes))
-    assert (evaluation.split, len(evaluation.rows)) == (split, NUM_IMAGES)
-    assert reason in str(evaluation.not_scored)
+    protocol = choose_protocol(dataclasses.replace(manifest, **changes))
+    assert (protocol.split, len(protocol.rows)) == (split, NUM_IMAGES)
+    assert reason in str(protocol.not_scored)
     assert "retrieval is not scored" in caplog.text
     one = perfect(manifest)
-    quality = judge(evaluation, one, one.readable_N, reference(evaluation, one, one.readable_N))
-    assert quality.retrieval["symmetric"]["map"] is quality.retrieval["asymmetric"]["map"] is None
-    assert quality.retention == {"symmetric": None, "asymmetric": None}
-    assert quality.cosine_to_teacher == {"p1": 1.0, "p50": 1.0}
-    assert choose_examples(evaluation, one, one, one.readable_N) == []
-    assert describe_data(evaluation, one.readable_N)["not_scored"] == evaluation.not_scored
+    quality = measure_quality(protocol, one, READABLE, reference(protocol, one))
+    scores = quality.scores
+    assert scores.symmetric is not None
+    assert scores.asymmetric is not None
+    assert scores.symmetric.map is scores.asymmetric.map is None
+    assert quality.map_retention(lambda retention: retention.value) == ByIndex()
+    assert quality.cosine_to_teacher == CosineToTeacher(p1=1.0, p50=1.0)
+    assert choose_examples(protocol, one, one, READABLE) == []
+    assert describe_data(protocol, READABLE).not_scored == protocol.not_scored
 
 
-def test_images_that_nobody_can_read_are_an_error() -> None:
-    blind = Embedded(embedding_ND=np.zeros((2, DIM), np.float32), readable_N=np.zeros(2, np.bool_))
-    with pytest.raises(UserError, match="none of the 2"):
-        readable_by_all([blind])
+def test_images_that_no_model_can_read_are_an_error(manifest: Manifest) -> None:
+    nothing = perfect(manifest).take(np.zeros(0, np.int64))
+    with pytest.raises(UserError, match=f"none of the {NUM_IMAGES} evaluation images can be decoded"):
+        common_rows(choose_protocol(manifest), [nothing, perfect(manifest)])
 
 
 def test_examples_show_hits_and_differences(manifest: Manifest) -> None:
-    evaluation, teacher = evaluation_set(manifest), perfect(manifest)
+    protocol, teacher = choose_protocol(manifest), perfect(manifest)
     confused_ND = teacher.embedding_ND.copy()
     confused_ND[0] = confused_ND[VIEWS]  # the student takes the first query for the second thing
     student = dataclasses.replace(teacher, embedding_ND=confused_ND)
-    examples = choose_examples(evaluation, student, teacher, readable_by_all([student, teacher]))
+    examples = choose_examples(protocol, student, teacher, READABLE)
     hits = [(example.results["student"][0].is_right, example.results["teacher"][0].is_right) for example in examples]
     assert hits == [(True, True)] * 3 + [(False, True)]
     assert examples[0].query.data_uri.startswith("data:image/jpeg;base64,")

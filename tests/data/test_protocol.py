@@ -16,7 +16,7 @@ from edgeembed.data.manifest import Manifest, ManifestRow, build_manifest, read_
 from edgeembed.data.remarks import remarks
 from edgeembed.data.sampling import prepare
 from edgeembed.errors import UserError
-from edgeembed.evaluation import plan_evaluation, score_queries
+from edgeembed.evaluation import EmbeddedRows, RetrievalProtocol
 from tests.conftest import TINY, as_options
 
 Row = tuple[str, str | None, str] | tuple[str, str | None, str, str]
@@ -33,7 +33,7 @@ def table(*rows: Row) -> Manifest:
 
 def evaluated(manifest: Manifest, split: str) -> tuple[list[int], list[int], int]:
     """Query rows, index rows and the number of queries without a match."""
-    planned = plan_evaluation(manifest, split)
+    planned = RetrievalProtocol.of_split(manifest, split)
     return planned.query.tolist(), planned.index.tolist(), planned.queries_without_match
 
 
@@ -106,7 +106,7 @@ def test_nothing_to_evaluate_on_is_an_error_that_names_it(rows: list[Row], split
 
 
 def test_an_unlabelled_index_image_is_no_label_of_one_image() -> None:
-    planned = plan_evaluation(table(*WITHOUT_ROLES, ("dishes", None, "test", "index")), "test")
+    planned = RetrievalProtocol.of_split(table(*WITHOUT_ROLES, ("dishes", None, "test", "index")), "test")
     assert planned.labels_of_one_image == 0
 
 
@@ -119,7 +119,10 @@ def test_evaluation_sees_rows_that_training_never_visits_once() -> None:
     for split in ("val", "test"):
         assert evaluated(after, split) == evaluated(before, split)
         assert evaluated(after, split)[1:] == ([0, 1, 2, 3, 4, 5, 6], 0)
-        assert plan_evaluation(after, split).fingerprint == plan_evaluation(before, split).fingerprint
+        assert (
+            RetrievalProtocol.of_split(after, split).fingerprint
+            == RetrievalProtocol.of_split(before, split).fingerprint
+        )
 
 
 def pictures(root: Path, domain: str, rows: list[tuple[str, str]]) -> Path:
@@ -193,9 +196,9 @@ def test_an_image_in_two_rows_is_one_image() -> None:
     assert evaluated(manifest, "test") == ([0, 2], [1, 3, 4, 5], 1)
     # Ranked for a.png: b, c. Ranked for b.png: a (as x and as z), c. Embeddings are such that a query's image is first.
     embedding_ND = np.array([[1, 0], [1, 0], [0, 1], [0, 1], [0.6, 0.8], [1, 0]], np.float32)
-    every = np.arange(6)
-    planned = plan_evaluation(manifest, "test")
-    scores = score_queries(embedding_ND, every, embedding_ND, every, manifest, planned.query, planned.index).scores
+    embedded = EmbeddedRows(embedding_ND=embedding_ND, row_N=np.arange(6))
+    planned = RetrievalProtocol.of_split(manifest, "test")
+    scores = planned.score(embedded, embedded).scores
     assert scores.queries_without_match == 1
     assert scores.recall_at_1 == 1.0
     assert scores.chance["map"] == pytest.approx((1 + 1 / 2 + 1 / 3) / 3)  # one match among three
@@ -207,9 +210,9 @@ def test_an_image_of_two_labels_does_not_retrieve_itself() -> None:
         for path, label in (("a", "x"), ("b", "x"), ("a", "y"), ("c", "y"))
     ]
     manifest = build_manifest(Path(), rows, source="test")
-    planned = plan_evaluation(manifest, "val")
-    every = np.arange(4)
+    planned = RetrievalProtocol.of_split(manifest, "val")
     embedding_ND = np.array([[1, 0], [0.8, 0.6], [1, 0], [0.6, 0.8]], np.float32)
-    scored = score_queries(embedding_ND, every, embedding_ND, every, manifest, planned.query, planned.index)
+    embedded = EmbeddedRows(embedding_ND=embedding_ND, row_N=np.arange(4))
+    scored = planned.score(embedded, embedded)
     # As x: b before c. As y: c after b. b: c, then a twice. c: b, then a twice.
     assert scored.average_precision_Q == pytest.approx([1, 1 / 2, 1 / 2, 1 / 3])

@@ -104,7 +104,12 @@ def test_bench_measures_the_bundled_model_on_a_csv_manifest(run: Run, data: Path
     assert all(rate > 0 for precision in ("fp32", "fp16", "int8") for rate in rates[precision].values())
     (told,) = (line for line in done.stderr.splitlines() if "report.html" in line)
     assert "which the extra [bench] provides: in a clone of edgeembed, pip install '.[bench]'" in told
-    code = "import json, sys; from edgeembed.bench.terminal import print_summary; print_summary(json.load(sys.stdin))"
+    code = """
+import sys
+from edgeembed.bench.report_schema import Report
+from edgeembed.bench.terminal import print_summary
+print_summary(Report.model_validate_json(sys.stdin.read()))
+"""
     lines = run("-c", code, stdin=done.stdout).stdout.splitlines()
     header = next(number for number, line in enumerate(lines) if line.startswith("model "))
     assert "mobilenetv4_s fp32  onnxruntime" in lines[header + 1]

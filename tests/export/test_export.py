@@ -20,7 +20,7 @@ from edgeembed.data.manifest import read_manifest, write_manifest
 from edgeembed.device.bundle import BundleManifest, Quantisation, read_bundle
 from edgeembed.device.embedder import Embedder, default_bundle
 from edgeembed.errors import UserError
-from edgeembed.evaluation import choose_split
+from edgeembed.evaluation import RetrievalProtocol
 from edgeembed.export import export as export_module
 from edgeembed.export import onnx as onnx_module
 from edgeembed.export.card import model_card, notes_in
@@ -375,7 +375,7 @@ def test_figures_are_recorded_beside_chance_and_an_untrained_network(bundle: Pat
     assert known.not_scored is None
     assert known.chance is not None
     assert known.spread is not None
-    planned = choose_split(read_manifest(all_val), "test", "val")
+    planned = RetrievalProtocol.of_first_scorable(read_manifest(all_val), "test", "val")
     figures = known.untrained_on(planned.fingerprint)
     assert figures is not None
     assert figures["map"] is not None

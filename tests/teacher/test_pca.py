@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from edgeembed.data.importers import import_source
 from edgeembed.data.manifest import read_manifest
 from edgeembed.device.embedder import Embedder
-from edgeembed.evaluation import plan_evaluation, score_queries
+from edgeembed.evaluation import EmbeddedRows, RetrievalProtocol
 from edgeembed.network.model_files import load_model
 from edgeembed.student.zoo import build_student
 from edgeembed.teacher.margin import ClassCentres
@@ -77,7 +77,7 @@ def test_centred_axes_make_better_prefixes_of_real_embeddings(real_data: Path) -
     """Of a teacher with a mAP of .772 on Grocery Store, 8 dimensions kept .692 with centred axes and .638 without."""
     manifest = import_source("grocery", real_data / "grocery")
     classes = sorted({label for label in manifest.label if label is not None})[::3]
-    planned = plan_evaluation(manifest, "test")
+    planned = RetrievalProtocol.of_split(manifest, "test")
     chosen = [row for row in planned.rows.tolist() if manifest.label[row] in classes][::2]
     rows = np.array(chosen)
     embedding_ND = Embedder().embed([manifest.files[row] for row in chosen])
@@ -86,7 +86,8 @@ def test_centred_axes_make_better_prefixes_of_real_embeddings(real_data: Path) -
         prefix_NP = torch.nn.functional.normalize(
             torch.from_numpy(embedding_ND) @ axis_DD[:dim].T.float(), dim=1
         ).numpy()
-        scores = score_queries(prefix_NP, rows, prefix_NP, rows, manifest, planned.query, planned.index).scores
+        embedded = EmbeddedRows(embedding_ND=prefix_NP, row_N=rows)
+        scores = planned.score(embedded, embedded).scores
         assert scores.map is not None
         return scores.map
 

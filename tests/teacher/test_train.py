@@ -118,8 +118,8 @@ def test_accumulated_steps_learn_too(tiny_data: Path, tmp_path: Path) -> None:
         TeacherRecipe, kind="teacher", name="vit_h14", overrides=[*overrides, "train.grad_checkpointing=false"]
     )
     result = train_teacher(recipe, read_manifest(tiny_data), RunFolder(path=tmp_path / "run"))
-    assert result["steps"] == 3
-    assert result["scores"] is None
+    assert result.steps == 3
+    assert result.scores is None
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(
