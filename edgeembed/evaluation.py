@@ -83,12 +83,14 @@ class EvaluationSet:
         left_out = []
         if self.queries_without_match:
             left_out.append(
-                f"{self.queries_without_match} queries have no other image of their label in the index "
-                f"({self.labels_of_one_image} labels have one image)"
+                f"queries without another image of their class in the index: {self.queries_without_match} "
+                f"(classes of one image: {self.labels_of_one_image})"
             )
         if self.unlabelled:
-            left_out.append(f"{self.unlabelled} images have no label")
+            left_out.append(f"images without a label: {self.unlabelled}")
         text = f"{self.split}: {len(self.query)} queries against {len(self.index)} index images"
+        if np.array_equal(np.sort(self.query), np.sort(self.index)):
+            text += ", the same images (leave-one-out)"
         return "; ".join([text, *left_out])
 
     @property
@@ -128,7 +130,7 @@ def restrict(planned: EvaluationSet, query: Rows, index: Rows) -> EvaluationSet:
     if reason is None and without_match == query.size:
         reason = (
             f"none of its {query.size} queries has another image of its label and domain in the index "
-            f"({labels_of_one_image} labels have one image)"
+            f"(classes of one image: {labels_of_one_image})"
         )
     return dataclasses.replace(
         planned,

@@ -22,6 +22,8 @@ def recommendation_lines(report: Mapping[str, Any]) -> list[str]:
             reasons = {(refused["path"], refused["runtime"]): refused["reason"] for refused in one["refused"]}
             reason = reasons.get((one["path"], one["runtime"]), "no file was found right here")
             lines.append(f"{name}: {chosen} is used where nothing else is known: {reason}")
+        if one.get("not_shown") is not None:
+            lines.append(f"{name}: when {chosen} was exported, its loss of mAP was {one['not_shown']}")
         for refused in one["refused"]:
             if (refused["path"], refused["runtime"]) == (one["path"], one["runtime"]):
                 continue

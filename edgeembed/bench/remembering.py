@@ -50,7 +50,8 @@ class Recommendation:
 
     `path` to `p50_ms` are None where nothing of the bundle can be recommended. `is_measured` is False where no pair
     could be compared or none was right, and it is what is used on a machine where nothing was measured. `in_use` is the
-    default of an `Embedder` here now, `PATH in RUNTIME`.
+    default of an `Embedder` here now, `PATH in RUNTIME`. `not_shown` is a line where the images of the export did not
+    show that the file's loss of mAP is within its limit.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Recommendation:
     is_measured: bool
     in_use: str | None
     refused: tuple[Refused, ...]
+    not_shown: str | None = None
 
     def as_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -115,6 +117,7 @@ def _recommend(pairs: Sequence[tuple[Candidate, Measured]], folder: Path, thread
             for candidate, one, reason in reasons
             if reason is not None
         ),
+        not_shown=chosen[0].file.not_shown.get(chosen[1].runtime) if chosen else None,
     )
 
 
