@@ -133,7 +133,7 @@ class RetrievalProtocol:
         if reason is None and without_match == query.size:
             reason = (
                 f"none of its {query.size} queries has another image of its label and domain in the index "
-                f"({labels_of_one_image} labels have one image)"
+                f"(classes of one image: {labels_of_one_image})"
             )
         return dataclasses.replace(
             self,
@@ -214,14 +214,16 @@ class RetrievalProtocol:
         """One line: what can be scored, and what cannot."""
         if self.not_scored is not None:
             return f"{self.split}: retrieval is not scored: {self.not_scored}"
-        parts = [f"{self.split}: {len(self.query)} queries against {len(self.index)} index images"]
+        leave_one_out = np.array_equal(np.sort(self.query), np.sort(self.index))
+        note = ", the same images (leave-one-out)" if leave_one_out else ""
+        parts = [f"{self.split}: {len(self.query)} queries against {len(self.index)} index images{note}"]
         if self.queries_without_match:
             parts.append(
-                f"{self.queries_without_match} queries have no other image of their label in the index "
-                f"({self.labels_of_one_image} labels have one image)"
+                f"queries without another image of their class in the index: {self.queries_without_match} "
+                f"(classes of one image: {self.labels_of_one_image})"
             )
         if self.unlabelled:
-            parts.append(f"{self.unlabelled} images have no label")
+            parts.append(f"images without a label: {self.unlabelled}")
         return "; ".join(parts)
 
     def log_coverage(self) -> None:

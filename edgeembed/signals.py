@@ -14,6 +14,7 @@ class Interrupted(Exception):
 
     def __init__(self, signum: int, kept: str) -> None:
         super().__init__(f"stopped by {signal.Signals(signum).name}: {kept}")
+        self.signum = signum
         self.exit_code = 128 + signum
 
 

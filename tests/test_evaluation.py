@@ -68,8 +68,8 @@ def test_what_can_be_scored_is_known_from_the_manifest(
 def test_labels_of_one_image_are_counted() -> None:
     planned = RetrievalProtocol.of_split(table(*ONE_EACH, ("twice", "val"), ("twice", "val")), "val")
     assert (planned.labels_of_one_image, planned.queries_without_match) == (5, 5)
-    assert "5 labels have one image" in planned.describe()
-    assert "5 labels have one image" in RetrievalProtocol.of_split(table(*ONE_EACH), "val").describe()
+    assert "classes of one image: 5" in planned.describe()
+    assert "classes of one image: 5" in RetrievalProtocol.of_split(table(*ONE_EACH), "val").describe()
 
 
 def test_the_first_split_that_can_be_scored_is_chosen_and_all_reasons_are_given_where_none_can() -> None:

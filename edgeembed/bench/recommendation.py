@@ -80,6 +80,7 @@ def _recommend(pairs: Sequence[tuple[Candidate, Measured]], folder: Path, thread
             for candidate, measured in pairs
             if (reason := reason_against(candidate, measured)) is not None
         ),
+        not_shown=chosen[0].file.not_shown.get(chosen[1].runtime) if chosen else None,
     )
 
 

@@ -150,7 +150,8 @@ class Recommendation(Part):
 
     `path` to `p50_ms` are None where nothing of the bundle can be recommended. `is_measured` is False where no file
     could be compared with the fp32 file, or none agreed with it: then it is the default of machines without
-    measurements. `in_use` is the default of an `Embedder` here now, `PATH in RUNTIME`.
+    measurements. `in_use` is the default of an `Embedder` here now, `PATH in RUNTIME`. `not_shown` is a line where the
+    images of the export did not show that the file's loss of mAP is within its limit.
     """
 
     name: str
@@ -164,6 +165,7 @@ class Recommendation(Part):
     is_measured: bool
     in_use: str | None
     refused: tuple[RefusedFile, ...]
+    not_shown: str | None = None
 
 
 class Report(Part):

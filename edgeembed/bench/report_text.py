@@ -23,6 +23,8 @@ def _lines_of_bundle(advice: Recommendation) -> list[str]:
         reasons = {(refused.path, refused.runtime): refused.reason for refused in advice.refused}
         reason = reasons.get((advice.path, advice.runtime or ""), "no file agrees with the fp32 file here")
         lines = [f"{name}: {chosen} is used, as no file could be recommended: {reason}"]
+    if advice.not_shown is not None:
+        lines.append(f"{name}: when {chosen} was exported, its loss of mAP was {advice.not_shown}")
     for refused in advice.refused:
         if (refused.path, refused.runtime) == (advice.path, advice.runtime):
             continue

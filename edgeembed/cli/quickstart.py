@@ -30,10 +30,14 @@ def quickstart(
     from edgeembed.bench.terminal import print_summary
     from edgeembed.files import check_output_folder
     from edgeembed.locks import locked
+    from edgeembed.signals import Interrupted
 
     check_output_folder(out)
     with locked(out, instead="choose another --out"):
-        report = run_stages(out)
+        try:
+            report = run_stages(out)
+        except Interrupted as stop:  # a run in the folder says how it alone is resumed
+            raise Interrupted(stop.signum, f"kept in {out}, continue with the same `edgeembed quickstart`") from None
     log.info("\ndone: open %s", out / "report.html")
     if as_json:
         print_json(report.as_json())

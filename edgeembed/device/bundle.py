@@ -76,6 +76,7 @@ class MapLoss(Part):
     `ci95`: the wider of two paired bootstrap intervals, over queries and over classes. `shown`: whether the gate's
     images show that the loss is at most `limit`; None without a limit, and in bundles without this key.
     `queries_needed`: matched queries with which the gate would pass a file that loses nothing; None where `shown`.
+    `classes_needed`: classes without which the gate passes no file; None where there are as many.
     """
 
     value: float
@@ -85,6 +86,7 @@ class MapLoss(Part):
     matched_queries: int | None = Field(default=None, ge=0)
     classes: int | None = Field(default=None, ge=0)
     queries_needed: int | None = Field(default=None, ge=0)
+    classes_needed: int | None = Field(default=None, ge=0)
 
     @property
     def points(self) -> str:
@@ -99,10 +101,12 @@ class MapLoss(Part):
         """One line where the gate's images do not show that the loss is within its limit; None for any other loss."""
         if self.shown is not False or self.limit is None or self.queries_needed is None:
             return None
-        if self.matched_queries is not None and self.matched_queries >= self.queries_needed:
-            needed = "enough for a file without loss"
+        if self.classes_needed is not None:
+            needed = f"about {self.queries_needed} of at least {self.classes_needed} classes needed"
+        elif self.matched_queries is not None and self.matched_queries >= self.queries_needed:
+            needed = "enough to pass a file that loses nothing, but this one is too near the limit"
         else:
-            needed = f"about {self.queries_needed} needed"
+            needed = f"about {self.queries_needed} needed if it loses nothing"
         counts = f"{self.matched_queries} matched queries of {self.classes} classes"
         return f"not shown: {counts}, {needed}: {self.describe()}, {100 * self.limit:g} allowed"
 

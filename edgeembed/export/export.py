@@ -141,7 +141,12 @@ def warn_not_shown(files: Sequence[BundleFile]) -> None:
     """Warns of each file whose loss of mAP was not shown to be within its limit."""
     for file in files:
         for runtime, text in file.not_shown.items():
-            log.warning("%s in %s: %s; give a manifest with more labelled images: --data", file.path, runtime, text)
+            log.warning(
+                "%s in %s: %s; `edgeembed export --data` takes a manifest with more labelled images and classes",
+                file.path,
+                runtime,
+                text,
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

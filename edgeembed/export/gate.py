@@ -59,10 +59,15 @@ class Verdict:
 
     @property
     def queries_needed(self) -> int | None:
-        """Matched queries that could show whether the loss is within its limit; None where the images have as many."""
+        """Matched queries that could show whether the loss is within its limit; None where the images have as many.
+
+        Where classes are lacking, the number with which there would be enough of them, if each had as many queries.
+        """
         loss = self.map_loss
         if self.not_shown is None or loss is None or loss.queries_needed is None or loss.matched_queries is None:
             return None
+        if loss.classes_needed is not None and loss.classes:
+            return max(loss.queries_needed, math.ceil(loss.matched_queries * loss.classes_needed / loss.classes))
         return loss.queries_needed if loss.matched_queries < loss.queries_needed else None
 
 
@@ -100,8 +105,14 @@ def with_limit(loss: MapLoss, limit: float) -> MapLoss:
     num_queries, num_classes = loss.matched_queries or 0, loss.classes or 0
     is_enough = num_queries >= least_queries(limit) and num_classes >= LEAST_CLASSES
     shown = loss.ci95[1] <= limit and is_enough
-    needed = None if shown else queries_needed(num_queries, num_classes, loss.ci95[1] - loss.value, limit)
-    return loss.model_copy(update={"limit": limit, "shown": shown, "queries_needed": needed})
+    return loss.model_copy(
+        update={
+            "limit": limit,
+            "shown": shown,
+            "queries_needed": None if shown else queries_needed(num_queries, loss.ci95[1] - loss.value, limit),
+            "classes_needed": None if num_classes >= LEAST_CLASSES else LEAST_CLASSES,
+        }
+    )
 
 
 def least_queries(limit: float) -> int:
@@ -113,15 +124,14 @@ def least_queries(limit: float) -> int:
     return math.ceil(RULE_OF_THREE / (2 * max(limit, SMALLEST_LIMIT)))
 
 
-def queries_needed(num_queries: int, num_classes: int, half_width: float, limit: float) -> int:
+def queries_needed(num_queries: int, half_width: float, limit: float) -> int:
     """Matched queries with which a file without loss would pass 8 times in 10, rounded up to two digits.
 
     `half_width` of the interval was measured with `num_queries`. It narrows with the square root of their number, as
     long as classes grow in number and not in size.
     """
     by_spread = num_queries * (POWER_FACTOR * half_width / max(limit, SMALLEST_LIMIT)) ** 2
-    by_classes = num_queries * LEAST_CLASSES / num_classes
-    needed = max(least_queries(limit), by_spread, by_classes if num_classes < LEAST_CLASSES else 0)
+    needed = max(least_queries(limit), by_spread)
     unit: int = 10 ** max(0, math.floor(math.log10(needed)) - 1)
     return math.ceil(needed / unit) * unit
 

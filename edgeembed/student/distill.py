@@ -195,7 +195,9 @@ def _train(
             if stop.signum is not None:
                 save(done)
                 raise Interrupted(
-                    stop.signum, f"step {done} of {total_steps} kept in {run.path}, continue with --resume"
+                    stop.signum,
+                    f"step {done} of {total_steps} kept in {run.path}, "
+                    f"continue with `edgeembed distill --resume {run.path}`",
                 )
             if train.checkpoint_every_steps and (done % train.checkpoint_every_steps == 0 or done == total_steps):
                 save(done)

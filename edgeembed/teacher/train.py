@@ -282,7 +282,9 @@ def _train(recipe: TeacherRecipe, manifest: Manifest, run: RunFolder, *, resume:
                     )
                 if stop.signum is not None:
                     raise Interrupted(
-                        stop.signum, f"step {done} of {total_steps} kept in {run.path}, continue with --resume"
+                        stop.signum,
+                        f"step {done} of {total_steps} kept in {run.path}, "
+                        f"continue with `edgeembed teacher-train --resume {run.path}`",
                     )
 
     # Result: the network without its class centres, which are kept beside it for distillation and more training.

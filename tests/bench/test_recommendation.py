@@ -20,6 +20,7 @@ from edgeembed.data.manifest import Manifest
 from edgeembed.device.bundle import read_bundle
 from edgeembed.device.embedder import Embedder
 from edgeembed.device.runtimes import fastest_cache
+from edgeembed.device.sealed_json import write_sealed
 from edgeembed.evaluation import EmbeddedRows
 from edgeembed.files import sha256_of, write_json
 from tests.bench.conftest import tiny_onnx, write_bundle
@@ -128,6 +129,23 @@ def test_a_faster_pair_that_is_refused_is_named_with_the_reason_and_what_is_used
     assert lines[1].startswith("tiny: model.fp32.onnx in openvino (1.00 ms an image) is not recommended: cosine p1")
     assert lines[1].endswith("; model.fp32.onnx in onnxruntime is used instead")
     assert lines[2] == "tiny: model.fp32.onnx in onnxruntime is the default on this machine"
+
+
+def test_a_recommended_file_whose_loss_was_not_shown_is_recommended_with_that(
+    recommended: Recommend, folder: Path
+) -> None:
+    value = json.loads((folder / "bundle.json").read_text())
+    value.pop("seal")
+    loss = {"value": 0.0, "ci95": [-0.01, 0.01], "limit": 0.005, "shown": False, "matched_queries": 16, "classes": 8}
+    loss |= {"queries_needed": 300, "classes_needed": 40}
+    for file in value["files"]:
+        file["retrieval"] = {"map_loss": loss}
+    write_sealed(folder / "bundle.json", value)
+    lines = lines_of(recommended({"onnxruntime": (2.0, 1.0)}))
+    assert lines[1].startswith(
+        "tiny: when model.fp32.onnx in onnxruntime was exported, its loss of mAP was not shown: 16 matched queries of "
+        "8 classes, about 300 of at least 40 classes needed"
+    )
 
 
 def test_a_default_that_would_change_says_how_to_change_it(recommended: Recommend, folder: Path) -> None:

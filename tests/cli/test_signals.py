@@ -14,6 +14,7 @@ import pytest
 
 from edgeembed.cli import app, run
 from edgeembed.data.synthetic import render_view
+from edgeembed.signals import Interrupted
 
 posix_signals = pytest.mark.skipif(sys.platform == "win32", reason="there os.kill ends the process at once")
 
@@ -107,3 +108,17 @@ def test_a_real_process_says_that_it_was_stopped_and_leaves_nothing_half_written
         stdout, stderr = process.communicate(timeout=60)
     assert (process.returncode, stdout, stderr.splitlines()[-1]) == (128 + number, "", "stopped")
     assert [path.name for path in tmp_path.iterdir()] == ["photos"]
+
+
+def test_a_quickstart_that_was_stopped_says_how_it_goes_on(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from edgeembed.cli import quickstart
+
+    def stopped(out: Path) -> None:
+        raise Interrupted(signal.SIGINT, f"step 60 of 150 kept in {out}/teacher, continue with another command")
+
+    monkeypatch.setattr(quickstart, "run_stages", stopped)
+    assert run(["quickstart", "--out", str(tmp_path / "q")]) == 130
+    message = f"stopped by SIGINT: kept in {tmp_path / 'q'}, continue with the same `edgeembed quickstart`"
+    assert message in capfd.readouterr().err

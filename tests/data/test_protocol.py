@@ -171,7 +171,10 @@ def test_commands_log_what_can_be_scored(
             result = edgeembed("data", *arguments, "--json")
         scored = [(one["split"], one["queries_without_match"]) for one in json.loads(result.stdout)["evaluation"]]
         assert scored == [("val", 1), ("test", 0)]
-        assert "val: 2 queries against 3 index images; 1 queries have no other image of their label" in caplog.text
+        assert (
+            "val: 2 queries against 3 index images; queries without another image of their class in the index: 1"
+            in caplog.text
+        )
         assert "test: 2 queries against 2 index images" in caplog.text
 
 

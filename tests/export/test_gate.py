@@ -10,7 +10,7 @@ import pytest
 from edgeembed.device.bundle import BundleFile, MapLoss, Parity, map_loss_in, parity, read_bundle
 from edgeembed.device.embedder import default_bundle
 from edgeembed.evaluation import ScoredQueries
-from edgeembed.export.gate import LEAST_CLASSES, Verdict, judge, least_queries, map_loss, queries_needed
+from edgeembed.export.gate import Verdict, judge, least_queries, map_loss, queries_needed
 from edgeembed.export.recipe import GateSection, Thresholds
 from edgeembed.metrics import not_scored
 
@@ -86,22 +86,34 @@ def test_identical_average_precisions_pass_only_with_enough_queries(num_queries:
 def test_too_few_queries_are_named_with_the_number_that_is_needed() -> None:
     found = verdict(np.zeros(16))
     assert found.not_shown == (
-        "not shown: 16 matched queries of 16 classes, about 300 needed: mAP is 0.00 points [0.00, 0.00] below fp32's, "
-        "0.5 allowed"
+        "not shown: 16 matched queries of 16 classes, about 300 of at least 40 classes needed: mAP is 0.00 points "
+        "[0.00, 0.00] below fp32's, 0.5 allowed"
     )
     assert found.queries_needed == 300
+    queries_of_40_classes = verdict(np.zeros(45), (np.arange(45) % 40).tolist())
+    assert "45 matched queries of 40 classes, about 300 needed if it loses nothing" in str(
+        queries_of_40_classes.not_shown
+    )
     assert found.reasons == ()
+
+
+@pytest.mark.parametrize("num_queries", [25, 400, 5000])
+def test_more_queries_of_too_few_classes_are_never_said_to_be_enough(num_queries: int) -> None:
+    found = verdict(np.zeros(num_queries), (np.arange(num_queries) % 8).tolist())
+    assert found.map_loss is not None
+    assert (found.map_loss.queries_needed, found.map_loss.classes_needed) == (300, 40)
+    assert "of 8 classes, about 300 of at least 40 classes needed: " in str(found.not_shown)
+    assert found.queries_needed == max(300, 5 * num_queries)  # how far a sample of a larger split grows
 
 
 def test_the_number_of_queries_needed_grows_with_the_square_of_spread_over_limit() -> None:
     # A half-width of .01 is 1.96 standard errors; 2.8 of them, .0143, are within .005 with (.0143 / .005)^2 = 8.2 times
     # the 100 queries.
-    assert queries_needed(100, 100, 0.01, 0.005) == 820
-    assert queries_needed(100, 100, 0.02, 0.005) == 3300
-    assert queries_needed(100, 100, 0.0, 0.005) == least_queries(0.005) == 300
+    assert queries_needed(100, 0.01, 0.005) == 820
+    assert queries_needed(100, 0.02, 0.005) == 3300
+    assert queries_needed(100, 0.0, 0.005) == least_queries(0.005) == 300
     assert least_queries(0.01) == 150
-    assert queries_needed(500, 10, 0.0, 0.005) == 500 * LEAST_CLASSES / 10
-    assert queries_needed(100, 100, 0.01, 0.0) == 2_100_000  # for a hundredth of a point, as 0 is never shown
+    assert queries_needed(100, 0.01, 0.0) == 2_100_000  # for a hundredth of a point, as 0 is never shown
 
 
 def test_a_clear_loss_is_refused_with_few_queries_and_a_noisy_one_is_not() -> None:
@@ -126,7 +138,10 @@ def test_a_loss_near_the_limit_is_not_shown_and_no_more_queries_are_needed() -> 
     lost_Q = np.random.default_rng(0).normal(0.0, 0.04, size=2000)
     found = verdict(lost_Q - lost_Q.mean() + 0.0045)
     assert (found.outcome, found.within, found.queries_needed) == ("NOT SHOWN", True, None)
-    assert "2000 matched queries of 2000 classes, enough for a file without loss: mAP is 0.45" in str(found.not_shown)
+    assert (
+        "of 2000 classes, enough to pass a file that loses nothing, but this one is too near the limit: mAP is 0.45"
+        in str(found.not_shown)
+    )
 
 
 def test_a_loss_is_paired_so_that_hard_and_easy_queries_do_not_blur_it() -> None:
@@ -179,6 +194,7 @@ def test_the_entry_in_the_bundle_says_what_was_shown() -> None:
         "matched_queries": 16,
         "classes": 16,
         "queries_needed": 300,
+        "classes_needed": 40,
     }
     assert list(file_with(loss).not_shown) == ["onnxruntime"]
     assert file_with(loss_of(np.zeros(400))).not_shown == {}

@@ -108,7 +108,7 @@ def test_sigterm_keeps_what_was_done(tiny_data: Path, tmp_path: Path) -> None:
     process.send_signal(signal.SIGTERM)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 143
-    assert "continue with --resume" in stderr.strip().splitlines()[-1]
+    assert "continue with `edgeembed teacher-train --resume " in stderr.strip().splitlines()[-1]
     assert len(RunFolder(path=tmp_path / "run").checkpoints()) == 1
 
 

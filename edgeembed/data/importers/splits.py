@@ -55,11 +55,14 @@ def draw_splits(labels: Sequence[str | None], *, seed: int = 0) -> tuple[list[st
             for number, image in enumerate(draw.sample(images, len(images))):
                 splits[image] = share_split(number, len(images))
     counts = Counter(splits)
-    log.warning(
-        "no train, val and test given: held out %s: %s images",
-        "whole classes" if by_whole_class else "images of every class",
-        {split: counts[split] for split in SPLITS},
-    )
+    if counts["train"] == len(labels):
+        log.warning("no train, val and test given, and nothing held out: too few images of each class")
+    else:
+        log.warning(
+            "no train, val and test given: held out %s, drawn at random: %s",
+            "whole classes" if by_whole_class else "images of every class",
+            ", ".join(f"{split} {counts[split]}" for split in SPLITS),
+        )
     roles = {"test": "both"} if by_whole_class else {"test": "query", "train": "index"}
     return splits, [None if label is None else roles.get(split) for label, split in zip(labels, splits, strict=True)]
 
