@@ -59,9 +59,9 @@ def commands_page() -> str:
         "",
         "This page is generated from the command line. `edgeembed COMMAND --help` prints the same.",
         "",
-        "Results go to stdout, logs and progress to stderr. `--json` prints one JSON object, alone, on stdout. Exit codes: "
-        "0 done, 1 it ran and failed (a gate, a checksum), 2 wrong usage, wrong input or a missing package, 130 and 143 "
-        "stopped by Ctrl-C or SIGTERM with finished work kept.",
+        "Results go to stdout, logs and progress to stderr. `--json` prints one JSON object, alone, on stdout. Exit "
+        "codes: 0 done, 1 it ran and failed (a gate, a checksum), 2 wrong usage, wrong input or a missing package, "
+        "130 and 143 stopped by Ctrl-C or SIGTERM with finished work kept.",
         "",
     ]
     for name, command in all_commands(root, "edgeembed"):
@@ -83,8 +83,7 @@ def command_section(name: str, command: Any) -> list[str]:
     if children := [child for child, inner in getattr(command, "commands", {}).items() if not inner.hidden]:
         links = (f"[`{child}`](#{anchor(f'{name} {child}')})" for child in children)
         lines += ["Commands: " + ", ".join(links) + ".", ""]
-    records = [record for param in command.params if (record := param.get_help_record(context)) is not None]
-    if records:
+    if records := [record for param in command.params if (record := param.get_help_record(context)) is not None]:
         lines += ["| argument or option | meaning |", "|---|---|"]
         lines += [f"| `{cell(left)}` | {cell(right)} |" for left, right in records]
         lines.append("")
@@ -101,4 +100,4 @@ def anchor(name: str) -> str:
 
 def cell(text: str) -> str:
     """Text as one cell of a Markdown table."""
-    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;") if "`" in text else " ".join(text.split()).replace("|", "\\|")
+    return " ".join(text.split()).replace("|", "\\|")
