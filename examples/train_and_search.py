@@ -1,4 +1,4 @@
-"""The whole way through the Python interface, on rendered images: train, distil, export, measure, search.
+"""All stages through the Python interface, on rendered images: train, distil, export, measure, search.
 
 python examples/train_and_search.py [FOLDER]    minutes on two CPU cores
 python examples/train_and_search.py --tiny      the same steps with too little training, in seconds
@@ -54,7 +54,7 @@ def main() -> None:
 
     index = edgeembed.Index.open(folder / "index.safetensors")
     position_QK, similarity_QK = index.search(embedder.embed(query), 3)
-    print(f"most similar to {query.name} among {len(index)} images:")
+    print(f"most similar to {query} among {len(index)} images:")
     for position, similarity in zip(position_QK[0], similarity_QK[0], strict=True):
         print(f"  {similarity:.3f}  {index.paths[position]}")
 
