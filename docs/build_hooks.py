@@ -20,6 +20,28 @@ RESULTS = "benchmarks/results"
 LINK_OUT_OF_DOCS = re.compile(rf"\]\(\.\./({'|'.join(map(re.escape, OUTSIDE))}|{RESULTS}/[\w.]+)")
 LINK_INTO_DOCS = re.compile(r"\]\(docs/")
 
+COMMANDS_INTRODUCTION = """# Commands
+
+This page is generated from the command line. `edgeembed COMMAND --help` prints the same.
+
+Results go to stdout, logs and progress to stderr. `--json` prints one JSON object, alone, on stdout.
+
+| exit code | meaning |
+|---|---|
+| 0 | done |
+| 1 | it ran and failed: a gate, a checksum |
+| 2 | wrong usage, wrong input, or a missing package |
+| 130, 143 | stopped by Ctrl-C or SIGTERM, with finished work kept |
+
+A closed pipe (`| head -1`) changes none of them.
+
+Before or after any command, `--quiet` leaves results, warnings and errors; `-v` logs more, with time and module; `--debug`
+shows a traceback. `edgeembed --install-completion` lets the shell complete commands, recipes, bundles and runs.
+
+A character that a terminal or pipe has no code for is printed as an escape (`\\u5199`), in names and messages alike. JSON is
+ASCII with the same escapes, and names that are not UTF-8 come back from it unchanged.
+"""
+
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Adds the pages that are not files of docs/."""
@@ -54,16 +76,7 @@ def results_index() -> str:
 def commands_page() -> str:
     """Every command with its help and options, as the command line itself knows them."""
     root = typer.main.get_command(app)
-    lines = [
-        "# Commands",
-        "",
-        "This page is generated from the command line. `edgeembed COMMAND --help` prints the same.",
-        "",
-        "Results go to stdout, logs and progress to stderr. `--json` prints one JSON object, alone, on stdout. Exit "
-        "codes: 0 done, 1 it ran and failed (a gate, a checksum), 2 wrong usage, wrong input or a missing package, "
-        "130 and 143 stopped by Ctrl-C or SIGTERM with finished work kept.",
-        "",
-    ]
+    lines = [COMMANDS_INTRODUCTION]
     for name, command in all_commands(root, "edgeembed"):
         lines += command_section(name, command)
     return "\n".join(lines) + "\n"
