@@ -35,11 +35,12 @@ Results go to stdout, logs and progress to stderr. `--json` prints one JSON obje
 
 A closed pipe (`| head -1`) changes none of them.
 
-Before or after any command, `--quiet` leaves results, warnings and errors; `-v` logs more, with time and module; `--debug`
-shows a traceback. `edgeembed --install-completion` lets the shell complete commands, recipes, bundles and runs.
+Before or after any command, `--quiet` leaves results, warnings and errors; `-v` logs more, with time and module;
+`--debug` shows a traceback. `edgeembed --install-completion` lets the shell complete commands, recipes, bundles and
+runs.
 
-A character that a terminal or pipe has no code for is printed as an escape (`\\u5199`), in names and messages alike. JSON is
-ASCII with the same escapes, and names that are not UTF-8 come back from it unchanged.
+A character that a terminal or pipe has no code for is printed as an escape (`\\u5199`), in names and messages alike.
+JSON is ASCII with the same escapes, and names that are not UTF-8 come back from it unchanged.
 """
 
 
