@@ -40,7 +40,7 @@ def all_stages(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return folder, run(sys.executable, EXAMPLES / "train_and_search.py", folder, "--tiny", cwd=folder)
 
 
-def test_the_all_stages_in_python(all_stages: tuple[Path, str]) -> None:
+def test_all_stages_in_python(all_stages: tuple[Path, str]) -> None:
     folder, printed = all_stages
     report = json.loads((folder / "report" / "report.json").read_text(encoding="utf-8"))
     assert {row["role"] for row in report["rows"]} == {"teacher", "student"}
