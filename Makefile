@@ -1,4 +1,4 @@
-# make quickstart | test | check | install: each needs only Python 3.11 or newer, make and a network.
+# make quickstart | test | check | docs | install: each needs only Python 3.11 or newer, make and a network.
 # make test-device: the device side with the base install, on any Python from 3.10 and with the newest packages; with the
 # oldest that pyproject.toml allows: make test-device PYTHON=python3.10 RESOLUTION=lowest-direct
 PYTHON ?= python3
@@ -15,7 +15,7 @@ DEVICE_TESTS := tests/device tests/bench tests/cli/test_doctor.py tests/cli/test
 	tests/data/test_tables.py tests/test_chance.py tests/test_extras.py tests/test_files.py tests/test_locks.py \
 	tests/test_metrics.py tests/test_preprocessing.py tests/test_run_folder.py tests/test_spread.py
 
-.PHONY: install quickstart test test-device check
+.PHONY: install quickstart test test-device check docs
 
 install: $(STAMP)
 
@@ -49,3 +49,7 @@ check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# The site, in site/: warnings (a dead link, a name that the reference lacks) are errors.
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
