@@ -1,4 +1,4 @@
-"""Where a command writes is tried before it does any work: one line, exit code 2, and nothing is left behind."""
+"""Output paths are checked before any work: a wrong one is one line and exit code 2, and nothing is left behind."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.conftest import Outcome
 
 Run = Callable[..., Outcome]
 
-# Every command that writes, with what it would need of a real one missing: its own --out is found fault with first.
+# Every command that writes files. The other arguments are wrong too: the output path must be the first error.
 COMMANDS = {
     "teacher-train": "teacher-train --data nothing.parquet --out OUT",
     "teacher-join": "teacher-join a b --out OUT",
@@ -57,11 +57,11 @@ def test_a_place_that_cannot_be_written_is_told_first(
     (tmp_path / "taken").touch()
     outcome = edgeembed("--quiet", *arguments(command, out))
     assert outcome.code == 2
-    (told,) = outcome.stderr.splitlines()
-    assert told.startswith(f"error: {out}")
-    assert "cannot be written (taken is not a folder)" in told or "File name too long" in told
+    (message,) = outcome.stderr.splitlines()
+    assert message.startswith(f"error: {out}")
+    assert "cannot be written (taken is not a folder)" in message or "File name too long" in message
     option = OPTIONS.get(command, "--out")
-    assert told.endswith(f"choose another {option}")
+    assert message.endswith(f"choose another {option}")
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]
 
 
@@ -75,8 +75,8 @@ def test_a_file_where_a_folder_goes_and_a_folder_where_a_file_goes_are_told(
     (tmp_path / name).mkdir() if writes_file else (tmp_path / name).touch()
     outcome = edgeembed("--quiet", *arguments(command, "x"))
     assert outcome.code == 2
-    told = f"{name}: is a folder, expected a file name" if writes_file else f"{name}: is a file, expected a folder"
-    assert outcome.stderr.startswith(f"error: {told}")
+    message = f"{name}: is a folder, expected a file name" if writes_file else f"{name}: is a file, expected a folder"
+    assert outcome.stderr.startswith(f"error: {message}")
 
 
 def test_it_is_told_before_torch_is_imported(tmp_path: Path) -> None:

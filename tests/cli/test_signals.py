@@ -1,4 +1,4 @@
-"""What a command does to the process that runs it: nothing that outlasts the command."""
+"""Signals during a command: exit codes, cleaned-up files, and handlers that are restored afterwards."""
 
 from __future__ import annotations
 

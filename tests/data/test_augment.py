@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from edgeembed.config import AugmentSection, MixSection, validate
-from edgeembed.data.augment import Views, draw_views, uniforms
+from edgeembed.data.augment import ViewParameters, draw_views, uniforms
 from edgeembed.data.loader import load_canvas
 from edgeembed.data.views import are_mixed, mix_views, render_on_cpu, render_on_device, render_views
 from edgeembed.device.images import load_pixels, squash
@@ -34,7 +34,7 @@ def squares(num: int, side: int = 40) -> torch.Tensor:
     return torch.nn.functional.interpolate(coarse, (side, side), mode="bilinear").to(torch.uint8)
 
 
-def select(views: Views, rows: list[int]) -> dict[str, torch.Tensor]:
+def select(views: ViewParameters, rows: list[int]) -> dict[str, torch.Tensor]:
     return {name: value[rows] for name, value in vars(views).items() if isinstance(value, torch.Tensor)}
 
 
