@@ -358,7 +358,8 @@ def validate(recipe_type: type[RecipeT], values: dict[str, Any], *, source: str)
     try:
         return recipe_type.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
+        first = error.errors()[0]  # one mistake at a time, in one line
+        # A validator of ours names its keys itself.
         if isinstance(raised := first.get("ctx", {}).get("error"), UserError):
             raise UserError(f"{source}: {raised}") from None
         key = ".".join(str(part) for part in first["loc"])

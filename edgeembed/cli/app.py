@@ -45,6 +45,7 @@ app = typer.Typer(
 
 
 def print_version(is_requested: bool) -> None:
+    """Prints the version and ends the command, where --version is given."""
     if is_requested:
         print(f"edgeembed {__version__}")
         raise typer.Exit()

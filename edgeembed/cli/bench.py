@@ -91,5 +91,5 @@ def synthetic_data() -> Manifest:
     if (folder / name).is_file():
         log.info("data: the built-in synthetic data set, in %s", folder)
         return read_manifest(folder / name)
-    log.info("data: the built-in synthetic data set, rendered once into %s", folder)
+    log.info("data: the built-in synthetic data set, rendered into %s, once", folder)
     return write_default_set(folder, manifest_name=name)

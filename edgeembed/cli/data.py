@@ -109,6 +109,7 @@ def import_(
     from edgeembed.files import check_output_file
     from edgeembed.texts import printable
 
+    # The output path is checked before a large data set is listed.
     check_manifest_name(out)
     check_output_file(out)
     columns = {
@@ -251,6 +252,7 @@ def check(
     for one in planned:
         log_scope(one)
     unreadable = find_unreadable(table, workers=workers)
+    # Unreadable files are left out: files that are damaged in the same way, such as empty ones, are no copies.
     copies = find_copies(table, unreadable=unreadable)
     if not as_json:
         for reason in [*unreadable.values(), *copies.leaks]:
@@ -281,6 +283,7 @@ def check(
                 "fixed": None if fix is None else str(fix),
             }
         )
+    # --fix solves unreadable images; which image of a leak to remove is the user's decision.
     failures = []
     if unreadable and fix is None:
         failures.append(

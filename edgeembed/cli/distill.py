@@ -52,6 +52,7 @@ def distill(
 
     path = choose_run_folder(run, out, resume=resume)
     overrides = [*([f"student.name={student}"] if student else []), *(overrides or [])]
+    # A resumed run has its own recipe; the recipe also names the default run folder.
     if path is None or not resume or recipe is not None:
         settings = load_recipe(DistillRecipe, kind="student", name=recipe or "default", overrides=overrides)
         path = path or Path("runs") / settings.student.name

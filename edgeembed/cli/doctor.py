@@ -142,6 +142,7 @@ def measure(folder: Path, images: Sequence[Path | Image], threads: int | None) -
     manifest = read_bundle(folder)
     files = {file.path: file for file in manifest.files}
     pairs = verified_pairs(manifest)
+    # Checksums before anything is timed: a damaged file must not become the default.
     for path in dict.fromkeys(pair.file.path for pair in pairs):
         verified_with_weights(folder, manifest, files[path])
     pixels = []

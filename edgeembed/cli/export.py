@@ -86,11 +86,7 @@ def export(
 
     A file that fails its gate is not written, and the exit code is 1.
     """
-    if web is None and (web_index is not None or web_precision is not None):
-        raise UserError("--web-index and --web-precision are of a web page: add --web FOLDER")
-    if web is not None:
-        check_output_folder(web, option="--web", replaced=True)
-    pictures = [] if web is None else choose_pictures(run, web, web_index)
+    pictures = choose_pictures(run, web, web_index, web_precision)
     is_bundle = (run / "bundle.json").is_file()
     if web is not None and is_bundle and not tensorrt:
         site = write_page(run, web, pictures, web_precision)
@@ -106,11 +102,7 @@ def export(
     target = out or (run if is_bundle else Path("bundles") / run.resolve().name)
     if is_bundle:
         if not tensorrt:
-            raise UserError(
-                f"{run}: is a bundle already: --tensorrt builds engines from its files, --web a page; "
-                "give a run to export it"
-            )
-        check_output_folder(target, replaced=True)
+            raise UserError(f"{run}: is a bundle already: add --tensorrt for engines, --web for a page, or give a run")
         manifest, refused = export_engines(run, target, precision, data, settings, accept_worse)
     else:
         manifest, refused = export_files(
@@ -144,6 +136,7 @@ def export_files(
     from edgeembed.run_folder import require_run
     from edgeembed.texts import read_text
 
+    # Every argument is checked before torch is imported and the network is loaded.
     precisions = parse_precisions(precision)
     check_output_folder(out, replaced=True)
     require_run(run)
@@ -164,6 +157,7 @@ def export_engines(
     from edgeembed.device.bundle import read_bundle
     from edgeembed.export.tensorrt.engines import add_engines, photographs
 
+    check_output_folder(out, replaced=True)
     if data is None:
         raise UserError(f"{bundle}: engines are compared with its files on images: give a folder of them with --data")
     spec = read_bundle(bundle).input

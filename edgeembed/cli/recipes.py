@@ -74,7 +74,7 @@ def show_recipe(
     if kind is not None and kind not in types:
         raise unknown_choice("kind", kind, types)
     kinds = [kind] if kind else [kind for kind in KINDS if name in recipe_names(kind)]
-    if not kinds and is_recipe_file(name):
+    if not kinds and is_recipe_file(name):  # a file has no kind of its own: its keys tell
         kinds = [kind_of(recipe_text("teacher", name))]
     if not kinds:
         raise unknown_choice("recipe", name, {known for kind in KINDS for known in recipe_names(kind)})

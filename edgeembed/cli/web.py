@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeembed.errors import UserError
+from edgeembed.files import check_output_folder
 
 if TYPE_CHECKING:
     from edgeembed.export.web.index import Picture
@@ -15,12 +16,17 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def choose_pictures(source: Path, out: Path, index: Path | None) -> list[Picture]:
-    """The pictures that a page searches, from `index` or else from the data of the run `source`.
+def choose_pictures(source: Path, out: Path | None, index: Path | None, precision: str | None) -> list[Picture]:
+    """The pictures that a page in `out` searches, from `index` or else from the data of the run `source`.
 
-    Checks `out` and the pictures before any work is done. A bundle does not record where its images are, so that it
-    needs an `index`.
+    Without `out` there is no page, and the other two options are an error. Checks `out` and the pictures before any
+    work is done. A bundle does not record where its images are, so that it needs an `index`.
     """
+    if out is None:
+        if index is not None or precision is not None:
+            raise UserError("--web-index and --web-precision are of a web page: add --web FOLDER")
+        return []
+    check_output_folder(out, option="--web", replaced=True)
     from edgeembed.export.web.index import pictures_of, pictures_of_run
     from edgeembed.export.web.page import check_web_target
 

@@ -79,6 +79,7 @@ def tint(colour: Colour, factor: float) -> Colour:
 
 
 def random_palette(rng: Rng) -> Palette:
+    """Five random colours: three saturated ones, a light and a dark one."""
     hue = rng.random()
     near = rng.choice([-1, 1]) * rng.uniform(0.1, 0.25)
     return Palette(

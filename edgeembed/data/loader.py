@@ -152,6 +152,7 @@ def open_canvases(
     fits = needed_bytes <= MEMORY_SHARE * psutil.virtual_memory().available
     if cache == "never" or (cache == "auto" and not (fits and visits > len(files))):
         return CanvasLoader(files=files, shapes_N2=shapes_N2, workers=workers, reduced=True)
+    # Threads fill the list in any order; unreadable images keep the empty array and are never served.
     empty = np.zeros((0, 0, 3), np.uint8)
     memory: list[UInt8Array] = [empty] * len(files)
     canvases = CanvasLoader(files=files, shapes_N2=shapes_N2, workers=workers, memory=memory, reduced=True)

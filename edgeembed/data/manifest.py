@@ -103,6 +103,7 @@ class Manifest:
         Above FINGERPRINT_IMAGES images, it covers the bytes of an evenly spaced sample of that size.
         """
         digest = hashlib.sha256()
+        # Separators that no cell contains, so that different tables never give the same bytes.
         columns = (getattr(self, name) for name in COLUMNS[1:])
         for path, *values, repeat in zip(self.path, *columns, self.visits(np.arange(len(self))), strict=True):
             text = "\x1f".join([path_key(path), *(value or "" for value in values), str(repeat)])
@@ -272,6 +273,7 @@ def _repeats(source: str, cells: Iterable[str | None]) -> Iterable[int]:
 
 def merge_equal_rows(manifest: Manifest, combine: Callable[[list[int]], int]) -> Manifest:
     """Merges rows that are equal in all columns but `repeat`; `combine` computes the merged `repeat` from theirs."""
+    # The spelling of the path does not count, as in `image_number`.
     others = (getattr(manifest, name) for name in COLUMNS[1:])
     keys = list(zip(map(path_key, manifest.path), *others, strict=True))
     if len(set(keys)) == len(keys):

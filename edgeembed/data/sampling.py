@@ -91,6 +91,7 @@ def prepare(
     that a 0 stays 0; other rows keep theirs. Raises UserError where no class is left.
     """
     joined, moved = move_to_val(join(manifests), val_share, seed=seed)
+    # Rows with `repeat` 0 stay out, so that preparing a prepared manifest again keeps its choice of images.
     by_class: dict[tuple[str, str], list[int]] = defaultdict(list)
     for row in joined.training_rows().tolist():
         if (label := joined.label[row]) is not None:

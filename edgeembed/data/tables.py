@@ -65,6 +65,7 @@ def clean_name(text: str | None) -> str | None:
 
 
 def is_text_table(path: Path) -> bool:
+    """Whether a path has the suffix of a text table; other tables are Parquet."""
     return path.suffix.lower() in TEXT_SUFFIXES
 
 
@@ -77,6 +78,7 @@ def read_table(path: Path, names: Sequence[str]) -> Table:
     if not path.is_file():
         raise UserError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}, expected a table")
     header, columns, num_rows, root = (_read_text if is_text_table(path) else _read_parquet)(path, names)
+    # A table may have been moved together with its images: then its recorded root is outdated.
     folder = path.parent.resolve()
     paths = next(iter(columns.values()), ())
     if root is None:
@@ -123,6 +125,7 @@ def _read_text(path: Path, names: Sequence[str]) -> tuple[tuple[str, ...], dict[
         header: list[str] = next((line for line in lines if any(map(str.strip, line))), [])
         positions = _positions(path, header, names)
         rows = []
+        # Cells beyond the header are allowed where they are empty: some programs end each line with a delimiter.
         for line in lines:
             if not any(map(str.strip, line)):  # an empty row of a spreadsheet, with or without delimiters
                 continue

@@ -81,7 +81,7 @@ def test_doctor_names_the_files_whose_loss_is_not_shown(edgeembed: Run, make_bun
 
 
 @pytest.mark.usefixtures("hurried")
-def test_doctor_measures_the_bundled_model_unless_told_not_to(edgeembed: Run) -> None:
+def test_doctor_measures_the_bundled_model_unless_no_measure_is_given(edgeembed: Run) -> None:
     measured = json.loads(edgeembed("doctor", "--json").stdout)["fastest"]
     assert {row["runtime"] for row in measured[0]["timed"]} >= {"onnxruntime"}
     assert fastest_cache.cache_file().is_file()
@@ -200,7 +200,7 @@ def test_doctor_compares_on_the_users_own_images(edgeembed: Run, make_bundle: Ma
 @pytest.mark.parametrize(
     ("p50_ms", "message"), [(1.0, "; model.fp32.onnx in onnxruntime is used instead"), (3.0, ""), (2.0, "")]
 )
-def test_what_is_used_in_place_of_a_faster_refused_file_is_said(p50_ms: float, message: str) -> None:
+def test_the_replacement_of_a_faster_refused_file_is_named(p50_ms: float, message: str) -> None:
     chosen = {"file": "model.fp32.onnx", "runtime": "onnxruntime", "p50_ms": 2.0, "chosen": True}
     refused = {"file": "model.int8.onnx", "runtime": "onnxruntime", "p50_ms": p50_ms, "chosen": False}
     assert replacement_text(refused, {"timed": [chosen, refused]}) == message

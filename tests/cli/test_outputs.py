@@ -50,7 +50,7 @@ def arguments(command: str, out: str) -> list[str]:
 
 @pytest.mark.parametrize("out", ["taken/x", "taken/deep/x", "new/" + "n" * 300, "n" * 300 + "/x"])
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_place_that_cannot_be_written_is_told_first(
+def test_an_output_path_that_cannot_be_written_is_the_first_error(
     edgeembed: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, out: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -66,7 +66,7 @@ def test_a_place_that_cannot_be_written_is_told_first(
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_file_where_a_folder_goes_and_a_folder_where_a_file_goes_are_told(
+def test_a_file_in_place_of_a_folder_and_a_folder_in_place_of_a_file_are_refused(
     edgeembed: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -79,7 +79,7 @@ def test_a_file_where_a_folder_goes_and_a_folder_where_a_file_goes_are_told(
     assert outcome.stderr.startswith(f"error: {message}")
 
 
-def test_it_is_told_before_torch_is_imported(tmp_path: Path) -> None:
+def test_output_paths_are_checked_before_torch_is_imported(tmp_path: Path) -> None:
     (tmp_path / "taken").touch()
     code = (
         "import json, sys; from edgeembed.cli import run\n"

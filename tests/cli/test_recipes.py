@@ -50,7 +50,7 @@ def test_recipes_are_shown_as_json_too(edgeembed: Run) -> None:
         ("export run --percentile 99", "--set int8.percentile=99"),
     ],
 )
-def test_an_option_that_is_a_recipe_key_says_how_it_is_set(edgeembed: Run, command: str, message: str) -> None:
+def test_an_option_named_like_a_recipe_key_suggests_set(edgeembed: Run, command: str, message: str) -> None:
     outcome = edgeembed(*command.split())
     assert outcome.code == 2
     assert message in outcome.stderr

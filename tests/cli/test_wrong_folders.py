@@ -89,7 +89,7 @@ def test_a_student_learns_from_a_teacher_run_or_imported_embeddings_only() -> No
     ],
     ids=str,
 )
-def test_a_folder_of_another_kind_is_one_line_that_says_what_it_is(
+def test_a_folder_of_the_wrong_kind_is_one_line_that_names_its_kind(
     edgeembed: Run, arguments: list[str], message: str
 ) -> None:
     outcome = edgeembed(*arguments)
@@ -99,7 +99,7 @@ def test_a_folder_of_another_kind_is_one_line_that_says_what_it_is(
 
 
 @pytest.mark.usefixtures("folders")
-def test_that_is_said_before_torch_is_imported() -> None:
+def test_the_error_comes_before_torch_is_imported() -> None:
     code = """
 import sys
 from edgeembed.cli import run

@@ -103,7 +103,7 @@ def test_grocery_has_its_official_splits(real_data: Path) -> None:
 @pytest.mark.parametrize(
     "stray", [[], ["preview.png"], ["README.md", "._0.png", "notes"], ["thumbs/1.png", "labels.csv"]]
 )
-def test_split_folders_are_known_by_their_usual_names_whatever_lies_beside_them(
+def test_split_folders_are_recognised_by_their_usual_names_beside_other_files(
     tmp_path: Path, names: list[str], splits: dict[str, int], stray: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     touch(tmp_path, *(f"{name}/{label}/{number}.png" for name in names for label in ("cat", "dog") for number in "01"))
@@ -269,7 +269,7 @@ def test_wrong_options_of_a_table_are_named(tmp_path: Path, options: dict[str, A
         ([f"train/{name}.png" for name in ("a/1", "a/2", "b/1")], "no labelled image is in val or test"),
     ],
 )
-def test_what_an_imported_set_cannot_be_used_for_is_said(
+def test_the_limitations_of_an_imported_set_are_logged(
     edgeembed: Callable[..., Any], tmp_path: Path, names: list[str], message: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     touch(tmp_path / "set", *names)

@@ -35,10 +35,12 @@ class Layout:
     wrapper: str | None = None
 
     def split(self, parts: PathParts) -> str | None:
+        """The split of an image; None without split folders, or for an image outside of them."""
         level = self.split_level
         return parse_split(parts[level]) if level is not None and len(parts) > level + 1 else None
 
     def label(self, parts: PathParts) -> str | None:
+        """The folders that form the label, joined with slashes; None for an image without any."""
         folders = [name for level, name in enumerate(parts[:-1]) if level != self.split_level]
         return "/".join(folders[1:] if self.wrapper else folders) or None
 

@@ -28,6 +28,7 @@ def import_grocery(root: Path) -> Manifest:
             parts = [part.strip() for part in line.split(",")]
             if parts == [""]:
                 continue
+            # Columns: path, id of the fine-grained class, id of the coarse class.
             if len(parts) != 3 or parts[1] not in names:
                 raise UserError(f"{folder / f'{split}.txt'} line {number}: expected path, fine id, coarse id: {line!r}")
             label = f"grocery/{names[parts[1]]}"

@@ -37,6 +37,7 @@ def draw_splits(labels: Sequence[str | None], *, seed: int = 0) -> tuple[list[st
     retrieval is measured on unseen classes. With fewer, a share of the images of every class of three or more is held
     out.
     """
+    # Classes are drawn in sorted order, so that the splits depend on the labels and the seed alone.
     by_class: dict[str, list[int]] = defaultdict(list)
     for image, label in enumerate(labels):
         if label is not None:

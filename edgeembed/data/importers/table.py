@@ -63,7 +63,7 @@ def import_table(path: Path, options: TableOptions | None = None) -> Manifest:
 
     labels, domain_names = column("label"), [domain or root.name or "images" for domain in column("domain")]
     splits, roles = _splits(options, labels, domain_names, column("split") if names["split"] in table.columns else None)
-    role_column = column("role")
+    role_column = column("role")  # the table's own roles replace those of drawn splits
     rows = [
         ManifestRow(path=paths[row], label=label, domain=domain, split=split, role=role and role.lower())
         for row, label, domain, split, role in zip(
