@@ -16,7 +16,7 @@ from edgeembed.cli.run_inputs import (
     choose_manifest,
     choose_run_folder,
     choose_teacher,
-    recorded_input,
+    input_of_resumed_run,
 )
 
 log = logging.getLogger(__name__)
@@ -62,8 +62,8 @@ def distill(
     if resume:
         if recipe is None:
             settings = recipe_in(folder, DistillRecipe, overrides)
-        teacher = teacher or recorded_input(folder, "teacher")
-        data = data or recorded_input(folder, "data")
+        teacher = teacher or input_of_resumed_run(folder, "teacher")
+        data = data or input_of_resumed_run(folder, "data")
     require_student(settings.student.name, settings.student.weights)
     check_target_store(settings)
     teacher = choose_teacher(teacher)

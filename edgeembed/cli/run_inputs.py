@@ -28,7 +28,7 @@ def choose_run_folder(run: Path | None, out: Path | None, *, resume: bool) -> Pa
     return run or out
 
 
-def recorded_input(run: RunFolder, name: Literal["data", "teacher"]) -> Path | None:
+def input_of_resumed_run(run: RunFolder, name: Literal["data", "teacher"]) -> Path | None:
     """The manifest or teacher that a run to be resumed began with; None where the run does not record it.
 
     Raises UserError where it no longer exists.

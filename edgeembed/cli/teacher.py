@@ -12,7 +12,7 @@ import typer
 from edgeembed.cli import completion
 from edgeembed.cli.app import app, print_json
 from edgeembed.cli.options import Json, KeyOverrides, Resume, RunToResume
-from edgeembed.cli.run_inputs import choose_run_folder, recorded_input
+from edgeembed.cli.run_inputs import choose_run_folder, input_of_resumed_run
 from edgeembed.errors import UserError
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def manifest_of_resumed(folder: RunFolder, *, resume: bool) -> Path:
     """The manifest of a run to be resumed. Raises UserError for a new run, which needs --data."""
     if not resume:
         raise UserError("--data is missing: name a manifest, as `edgeembed data import` writes one")
-    manifest = recorded_input(folder, "data")
+    manifest = input_of_resumed_run(folder, "data")
     if manifest is None:
         raise UserError(f"{folder.path}: does not record its manifest: name it with --data")
     return manifest
