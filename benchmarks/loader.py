@@ -25,7 +25,8 @@ from torchvision.datasets import ImageFolder
 
 from edgeembed.config import AugmentSection
 from edgeembed.data.augment import draw_views
-from edgeembed.data.loader import Canvases, Order, open_canvases
+from edgeembed.data.batch_order import BatchOrder
+from edgeembed.data.loader import CanvasLoader, open_canvases
 from edgeembed.data.manifest import read_manifest
 from edgeembed.data.shapes import square_shapes
 from edgeembed.data.views import render_views
@@ -61,11 +62,11 @@ def theirs(folder: Path) -> float:
     return seen / (time.perf_counter() - started)
 
 
-def ours(canvases: Canvases, epoch: int) -> float:
-    order = Order(num_images=len(canvases.files), batch_size=BATCH, seed=epoch)
+def ours(canvases: CanvasLoader, epoch: int) -> float:
+    order = BatchOrder(num_images=len(canvases.files), batch_size=BATCH, seed=epoch)
     mean, std = (255 * torch.tensor(values).view(1, 3, 1, 1) for values in (MEAN, STD))
     started, seen = time.perf_counter(), 0
-    for batch in canvases.batches(order.wanted(0, order.steps_per_epoch)):
+    for batch in canvases.batches(order.batches(0, order.steps_per_epoch)):
         views = draw_views(CROPS, seed=0, image_B=batch.image_B, view=epoch)
         image_BCHW = (render_views(batch.canvas_BCHW, views, SIZE_PX) - mean).div_(std)
         seen += len(image_BCHW)
@@ -89,7 +90,7 @@ def pil_crop(file: str, affine_23: Tensor) -> np.ndarray:
     return pixels[:, ::-1] if across < 0 else pixels
 
 
-def difference(files: list[str], canvases: Canvases) -> float:
+def difference(files: list[str], canvases: CanvasLoader) -> float:
     """Mean absolute difference in grey levels of our crops to Pillow's, where the crop lies within the image."""
     differences = []
     for start in range(0, len(files), BATCH):

@@ -62,14 +62,14 @@ def plain(name: str, steps: int) -> list[float]:
 def ours(name: str, steps: int) -> list[float]:
     """The recipe vit_h14 on rendered images, through the real loop; step times are those of its log."""
     from edgeembed.config import load_recipe
-    from edgeembed.data.default_set import write_embedded
+    from edgeembed.data.default_set import write_default_set
     from edgeembed.data.manifest import read_manifest
     from edgeembed.run_folder import RunFolder
     from edgeembed.teacher.recipe import TeacherRecipe
     from edgeembed.teacher.train import train_teacher
 
     with tempfile.TemporaryDirectory() as folder, step_moments() as moments:
-        write_embedded(Path(folder) / "data", num_instances=20, num_views=4, size_px=256, seed=0)
+        write_default_set(Path(folder) / "data", num_instances=20, num_views=4, size_px=256, seed=0)
         overrides = [f"backbone.name={name}", "backbone.weights=none", f"train.max_steps={steps}"]
         overrides += [f"train.batch_size={BATCH}", "eval.every_steps=0", "train.checkpoint_every_steps=0"]
         recipe = load_recipe(TeacherRecipe, kind="teacher", name="vit_h14", overrides=overrides)

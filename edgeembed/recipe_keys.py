@@ -1,7 +1,8 @@
-"""Keys of a recipe, as people write and read them: which exist, what they hold, what is allowed."""
+"""The keys of a recipe as text: lists them, sets them from `--set KEY=VALUE`, and explains their allowed values."""
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import types
 import typing
@@ -15,18 +16,19 @@ from pydantic.fields import FieldInfo
 
 from edgeembed.errors import UserError
 
-NUMBERS = {int: "integer", float: "number"}
-PLURALS = {int: "integers", float: "numbers", str: "texts"}
-LIMITS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
-COLUMN = 40  # where explanations begin
+TYPE_NAMES = {int: "integer", float: "number"}
+PLURAL_TYPE_NAMES = {int: "integers", float: "numbers", str: "texts"}
+LIMIT_NAMES = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
+COMMENT_COLUMN = 40  # column at which the explanation of a key begins
 
 
 def known_keys(recipe_type: type[BaseModel]) -> Iterator[str]:
-    """Every key of a recipe type, dotted."""
+    """All dotted keys of a recipe type."""
     return (key for key, _ in known_fields(recipe_type))
 
 
 def known_fields(recipe_type: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """All dotted keys of a recipe type with their fields; groups of keys are entered."""
     for name, field in recipe_type.model_fields.items():
         section = field.annotation
         if isinstance(section, type) and issubclass(section, BaseModel):
@@ -36,25 +38,25 @@ def known_fields(recipe_type: type[BaseModel], prefix: str = "") -> Iterator[tup
 
 
 def key_named(name: str, keys: Iterable[str]) -> str | None:
-    """The key of this name, written in full or by its last part alone; of several, training's."""
-    same = [key for key in keys if name in (key, key.rpartition(".")[2])]
-    return min(same, key=lambda key: not key.startswith("train."), default=None)
+    """The key with this name: the full dotted key, or its last part; of several, the one in `train`."""
+    matches = [key for key in keys if name in (key, key.rpartition(".")[2])]
+    return min(matches, key=lambda key: not key.startswith("train."), default=None)
 
 
 def nearest_key(key: str, keys: Iterable[str]) -> str | None:
-    """The key that was probably meant: the same last part in another group, else the most similar one."""
+    """The key that the user probably meant: one with the same last part, else the most similar one."""
     choices = list(keys)
     group, _, last = key.rpartition(".")
     if not group:
         similar = difflib.get_close_matches(last, [choice.rpartition(".")[2] for choice in choices], n=1)
         return key_named(last, choices) or (key_named(similar[0], choices) if similar else None)
-    same = [choice for choice in choices if choice.rpartition(".")[2] == last]
-    nearest = difflib.get_close_matches(key, same or choices, n=1, cutoff=0.0 if same else 0.6)
+    same_last = [choice for choice in choices if choice.rpartition(".")[2] == last]
+    nearest = difflib.get_close_matches(key, same_last or choices, n=1, cutoff=0.0 if same_last else 0.6)
     return nearest[0] if nearest else None
 
 
 def set_key(values: dict[str, Any], override: str, recipe_type: type[BaseModel]) -> None:
-    """Applies one `a.b=c` to nested values. Raises UserError where it has no key, or the key is not of a group."""
+    """Applies one `a.b=c` to nested values. Raises UserError without a key, or where `a` is a value, not a group."""
     key, separator, text = override.partition("=")
     key = key.strip()
     if not separator or not key:
@@ -69,15 +71,15 @@ def set_key(values: dict[str, Any], override: str, recipe_type: type[BaseModel])
         if not isinstance(child, dict):
             raise UserError(f"--set {override!r}: {parent!r} is a value, not a group of keys")
         target = child
-    if key.startswith("stages."):
+    if key.startswith("stages."):  # a stage has the keys of the recipe
         key = key.split(".", 2)[-1]
     target[last] = read_value(text, dict(known_fields(recipe_type)).get(key))
 
 
 def read_value(text: str, field: FieldInfo | None) -> Any:
-    """The value that a command line gives to a key: text as it stands where the key holds text, else YAML.
+    """Parses the value of `--set`: unchanged text for a key that holds text, else YAML.
 
-    Nothing is a comment: `#` and all that follows it belong to the value.
+    Nothing is a comment: `#` and the rest of the line belong to the value.
     """
     text = text.strip()
     kinds = alternatives(field.annotation) if field is not None else []
@@ -92,87 +94,98 @@ def read_value(text: str, field: FieldInfo | None) -> Any:
 
 
 def has_comment(text: str) -> bool:
-    """Whether YAML would leave the end of a text out."""
-    between = (yaml.StreamStartToken, yaml.StreamEndToken, yaml.BlockEndToken)
-    ends = [token.end_mark.index for token in yaml.scan(text) if not isinstance(token, between)]
+    """Whether YAML would ignore the end of a text as a comment."""
+    markers = (yaml.StreamStartToken, yaml.StreamEndToken, yaml.BlockEndToken)
+    ends = [token.end_mark.index for token in yaml.scan(text) if not isinstance(token, markers)]
     return bool(text[max(ends, default=0) :].strip())
 
 
 def alternatives(annotation: Any) -> list[Any]:
-    """The types of a union; of anything else, itself."""
+    """The member types of a union; any other type alone."""
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
         return [part for each in typing.get_args(annotation) for part in alternatives(each)]
     return [annotation]
 
 
 def allowed(field: FieldInfo) -> str:
-    """The values that a key may have, in words."""
+    """The allowed values of a key, as text."""
     kinds = alternatives(field.annotation)
-    words = [_words(kind, field.metadata) for kind in kinds if kind is not type(None)]
-    return " or ".join(words) + (", or null" if type(None) in kinds else "")
+    texts = [_allowed_of_type(kind, field.metadata) for kind in kinds if kind is not type(None)]
+    return " or ".join(texts) + (", or null" if type(None) in kinds else "")
 
 
-def _words(kind: Any, limits: Sequence[Any]) -> str:
+def _allowed_of_type(kind: Any, limits: Sequence[Any]) -> str:
     if typing.get_origin(kind) is Literal:
         return " | ".join(str(value) for value in typing.get_args(kind))
     if typing.get_origin(kind) is tuple:
         parts = typing.get_args(kind)
         if parts[-1] is Ellipsis:
-            return f"list of {PLURALS.get(parts[0], 'groups of keys')}"
-        return f"[{', '.join(NUMBERS[part] for part in parts)}]"
-    if kind in NUMBERS:
-        return f"{NUMBERS[kind]}{_range(limits)}"
+            return f"list of {PLURAL_TYPE_NAMES.get(parts[0], 'groups of keys')}"
+        return f"[{', '.join(TYPE_NAMES[part] for part in parts)}]"
+    if kind in TYPE_NAMES:
+        return f"{TYPE_NAMES[kind]}{_range(limits)}"
     return {bool: "true | false", str: "text", Path: "path"}[kind]
 
 
 def _range(limits: Sequence[Any]) -> str:
     """ ", at least 1", ", 0 to 1", ", above 0 and below 1" and so on."""
-    bounds = {name: getattr(limit, name) for limit in limits for name in LIMITS if hasattr(limit, name)}
+    bounds = {name: getattr(limit, name) for limit in limits for name in LIMIT_NAMES if hasattr(limit, name)}
     if bounds.keys() == {"ge", "le"}:
         return f", {bounds['ge']:g} to {bounds['le']:g}"
-    words = " and ".join(f"{LIMITS[name]} {bound:g}" for name, bound in bounds.items())
+    words = " and ".join(f"{LIMIT_NAMES[name]} {bound:g}" for name, bound in bounds.items())
     return f", {words}" if words else ""
 
 
-def explain(recipe: BaseModel) -> dict[str, dict[str, Any]]:
-    """Every key with its value, its default, what is allowed and what it means."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExplainedKey:
+    """A recipe key with its value and default (as in JSON), its allowed values and its meaning as text."""
+
+    value: Any
+    default: Any
+    allowed: str
+    description: str
+
+
+def explain(recipe: BaseModel) -> dict[str, ExplainedKey]:
+    """All dotted keys of a recipe, explained."""
     values = recipe.model_dump(mode="json")
     defaults = type(recipe)().model_dump(mode="json")
     return {
-        key: {
-            "value": _at(values, key),
-            "default": _at(defaults, key),
-            "allowed": allowed(field),
-            "description": field.description or "",
-        }
+        key: ExplainedKey(
+            value=_at(values, key),
+            default=_at(defaults, key),
+            allowed=allowed(field),
+            description=field.description or "",
+        )
         for key, field in known_fields(type(recipe))
     }
 
 
 def _at(values: dict[str, Any], key: str) -> Any:
+    """The value at a dotted key of nested values."""
     for part in key.split("."):
         values = values[part]
     return values
 
 
 def explained_yaml(recipe: BaseModel) -> str:
-    """A recipe as YAML that can be saved and edited, with each key explained in a comment."""
+    """A recipe as YAML that can be saved and edited, with an explanation of each key in a comment."""
     lines: list[str] = []
     groups: list[str] = []
-    for key, facts in explain(recipe).items():
+    for key, explained in explain(recipe).items():
         *parents, last = key.split(".")
         for depth, parent in enumerate(parents):
             if groups[: depth + 1] != parents[: depth + 1]:
                 lines.append(f"{'  ' * depth}{parent}:")
                 groups = parents[: depth + 1]
         groups = parents
-        default = f"; default: {_inline(facts['default'])}" if facts["value"] != facts["default"] else ""
-        remark = f"  # {facts['description']} ({facts['allowed']}{default})"
-        value = facts["value"]
+        value = explained.value
+        default = f"; default: {_inline(explained.default)}" if value != explained.default else ""
+        comment = f"  # {explained.description} ({explained.allowed}{default})"
         if isinstance(value, list) and value and isinstance(value[0], dict):  # stages
-            lines += [f"{last}:".ljust(COLUMN) + remark, yaml.safe_dump(value, sort_keys=False).strip()]
+            lines += [f"{last}:".ljust(COMMENT_COLUMN) + comment, yaml.safe_dump(value, sort_keys=False).strip()]
         else:
-            lines.append(f"{'  ' * len(parents)}{last}: {_inline(value)}".ljust(COLUMN) + remark)
+            lines.append(f"{'  ' * len(parents)}{last}: {_inline(value)}".ljust(COMMENT_COLUMN) + comment)
     return "\n".join(lines) + "\n"
 
 

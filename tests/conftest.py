@@ -1,4 +1,4 @@
-"""Small real things that many tests share: a rendered data set, a teacher and a student trained briefly."""
+"""Fixtures that many tests share: the command line, a small data set, a briefly trained teacher and student."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-# First of all, so that no test's import of ONNX Runtime comes before edgeembed's word on its usage data.
+# Imported first: edgeembed turns off the usage data of ONNX Runtime, before any test imports that.
 from edgeembed.device import runtimes
 from edgeembed.device.runtimes import fastest_cache
 
@@ -31,26 +31,29 @@ TINY_STUDENT = [item for item in TINY if not item.startswith("backbone.")] + [
 
 @dataclass(frozen=True)
 class Outcome:
+    """Exit code and output of a command."""
+
     code: int
     stdout: str
     stderr: str
 
 
 def as_options(overrides: list[str]) -> list[str]:
+    """Recipe keys as command-line arguments: `--set KEY=VALUE` for each."""
     return [word for item in overrides for word in ("--set", item)]
 
 
 @pytest.fixture(autouse=True, scope="session")
-def ctrl_c_as_in_a_terminal() -> Iterator[None]:
-    """A shell starts what it runs in the background with SIGINT ignored, and children inherit that."""
+def default_sigint_handler() -> Iterator[None]:
+    """Restores Python's handler of Ctrl-C: shells ignore SIGINT in background processes, and children inherit that."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(autouse=True, scope="session")
-def cache_apart(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """No fixture reads or changes what the user's machine remembers as fastest_cache."""
+def separate_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Session fixtures use a fastest-file cache of their own, not the user's."""
     folder = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fastest_cache, "cache_folder", lambda: folder)
@@ -58,14 +61,14 @@ def cache_apart(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def nothing_remembered(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nor does a test what another one remembered."""
+def empty_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test starts with an empty fastest-file cache."""
     folder = tmp_path_factory.mktemp("cache")
     monkeypatch.setattr(fastest_cache, "cache_folder", lambda: folder)
 
 
 def pretend_cpu_flags(monkeypatch: pytest.MonkeyPatch, flags: list[str]) -> None:
-    """An x86 CPU with these instruction sets, as far as edgeembed asks."""
+    """Makes edgeembed see an x86 CPU with these instruction sets."""
     facts = {**runtimes.this_machine(), "architecture": "x86_64", "system": "Linux-6.1", "cpu_flags": flags}
     for module in (runtimes, fastest_cache):
         monkeypatch.setattr(module, "this_machine", lambda: facts)
@@ -90,9 +93,9 @@ def edgeembed(capfd: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
         capfd.readouterr()
         try:
             code = run([str(argument) for argument in arguments])
-        except SystemExit as stopped:  # SIGTERM, which is meant for the tests
+        except SystemExit as stopped:  # SIGTERM, sent to the test process
             pytest.exit(f"stopped with {stopped.code}", returncode=128 + signal.SIGTERM)
-        if code == 128 + signal.SIGTERM:  # the same, where a training run kept what was done first
+        if code == 128 + signal.SIGTERM:  # the same, after a training run saved a checkpoint
             pytest.exit("stopped by SIGTERM", returncode=code)
         captured = capfd.readouterr()
         return Outcome(code, captured.out, captured.err)
@@ -102,17 +105,17 @@ def edgeembed(capfd: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
 
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A manifest of 20 rendered things, 6 photographs each, 64 px."""
-    from edgeembed.data.default_set import write_embedded
+    """A manifest of 20 rendered objects, 6 images of each, 64 px."""
+    from edgeembed.data.default_set import write_default_set
 
     folder = tmp_path_factory.mktemp("tiny")
-    write_embedded(folder, num_instances=20, num_views=6, size_px=64, seed=0)
+    write_default_set(folder, num_instances=20, num_views=6, size_px=64, seed=0)
     return folder / "manifest.parquet"
 
 
 @pytest.fixture(scope="session")
 def tiny_teacher(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished teacher run."""
+    """A finished teacher run, trained for 2 epochs."""
     from edgeembed.cli import run
 
     out = tmp_path_factory.mktemp("teacher") / "run"
@@ -123,7 +126,7 @@ def tiny_teacher(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 @pytest.fixture(scope="session")
 def tiny_student(tiny_data: Path, tiny_teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished student run."""
+    """A finished student run, trained for 2 epochs."""
     from edgeembed.cli import run
 
     out = tmp_path_factory.mktemp("student") / "run"
@@ -134,7 +137,7 @@ def tiny_student(tiny_data: Path, tiny_teacher: Path, tmp_path_factory: pytest.T
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """The folder of real image sets; tests that need it are skipped, loudly, where it is missing."""
+    """The folder of public image data sets; tests that need it are skipped with a message where it is missing."""
     folder = Path(os.environ.get("EDGEEMBED_DATA", "../shared/data"))
     if not (folder / "grocery").is_dir():
         pytest.skip(f"REAL DATA MISSING: no {folder}/grocery; set EDGEEMBED_DATA")

@@ -1,4 +1,4 @@
-"""Command line of edgeembed; each command imports its stage only when it runs."""
+"""The command line of edgeembed, one module for each command; a command imports its stage only when it runs."""
 
 from __future__ import annotations
 
@@ -25,5 +25,6 @@ from edgeembed.cli.streams import make_streams_safe
 
 
 def main() -> None:
+    """Runs the command line of this process and exits with its exit code."""
     make_streams_safe()
     sys.exit(run())

@@ -1,4 +1,4 @@
-"""The `edgeembed` command: one Typer app, and the rule that a mistake is one line and an exit code."""
+"""The `edgeembed` program: its Typer app, global options, and errors as one line with an exit code."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from edgeembed.errors import CheckFailed, UserError
 from edgeembed.extras import is_known, needed
 from edgeembed.texts import read_as_utf8
 
-DONE, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
+EXIT_DONE, EXIT_FAILED, EXIT_MISUSE, EXIT_INTERRUPTED = 0, 1, 2, 130
 
 GLOBAL_OPTIONS = ("--debug", "--quiet", "--verbose", "-v", "--version")
 NOISY_LIBRARIES = ("absl", "httpx", "httpx2", "onnx_ir", "onnxscript", "PIL", "torch.onnx")
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 app = typer.Typer(
     name="edgeembed",
     cls=CommandGroup,
-    help="Train an image-embedding teacher, distil it into small students, and prove on your device how good they are.",
+    help="Train an image-embedding teacher, distil it into small students, export and measure them on your device.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -44,8 +44,9 @@ app = typer.Typer(
 )
 
 
-def print_version(wanted: bool) -> None:
-    if wanted:
+def print_version(is_requested: bool) -> None:
+    """Prints the version and ends the command, where --version is given."""
+    if is_requested:
         print(f"edgeembed {__version__}")
         raise typer.Exit()
 
@@ -57,24 +58,24 @@ def options(
     verbose: Annotated[
         bool,
         typer.Option(
-            "-v", "--verbose", help="Log more, with time and module. Without a command: the same as --version."
+            "-v", "--verbose", help="Log more, with times and module names. Without a command: the same as --version."
         ),
     ] = False,
     version: Annotated[
         bool, typer.Option("--version", help="Print the version and exit.", callback=print_version, is_eager=True)
     ] = False,
 ) -> None:
-    """Options that may stand before or after the command."""
-    del debug, version  # read by run(), which must know it even where parsing fails; printed by its callback
+    """Options of every command; they may be written before or after it."""
+    del debug, version  # run() reads --debug, also where parsing fails; print_version handles --version
     if quiet and verbose:
         raise UserError("--quiet and --verbose: expected one of them at most")
     set_up_logging(logging.WARNING if quiet else logging.INFO, verbose=verbose)
-    if quiet:  # the downloads of pretrained weights
+    if quiet:  # downloads of pretrained weights draw progress bars
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 
 def set_up_logging(level: int, *, verbose: bool) -> None:
-    """Logs to stderr, unless the surrounding program has set up logging already."""
+    """Sends log messages to stderr, unless the calling program has set up logging already."""
     line = "%(asctime)s %(levelname)s %(name)s: %(message)s" if verbose else "%(message)s"
     logging.basicConfig(level=level, format=line, handlers=[StderrHandler()])
     if verbose:
@@ -86,12 +87,12 @@ def set_up_logging(level: int, *, verbose: bool) -> None:
 
 
 def print_json(value: dict[str, Any]) -> None:
-    """One JSON object, alone, on stdout: in ASCII, which every terminal and pipe takes, and with null for NaN."""
+    """Prints one JSON object on stdout, in ASCII, which every terminal can show, and with null for NaN."""
     print(json.dumps(as_json_value(value), allow_nan=False))
 
 
 def as_json_value(value: Any) -> Any:
-    """A value with null for NaN and infinity, which JSON has no number for, and with names read as UTF-8."""
+    """A value with None for NaN and infinity, which JSON does not have, and with file names decoded as UTF-8."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, str):
@@ -102,13 +103,13 @@ def as_json_value(value: Any) -> Any:
 
 
 def run(arguments: list[str] | None = None) -> int:
-    """Runs one command and returns its exit code: 0 done, 1 failed, 2 misused, 128 + n stopped by signal n."""
+    """Runs one command and returns its exit code: 0 done, 1 failed, 2 wrong usage, 128 + n stopped by signal n."""
     arguments = global_options_first(sys.argv[1:] if arguments is None else arguments)
-    with signals_that_stop() as received:
+    with exit_on_signals() as received:
         try:
             result = app(args=arguments, prog_name="edgeembed", standalone_mode=False)
             if sys.stdout is not None:
-                sys.stdout.flush()  # here, where a full disk is still an error of the command
+                sys.stdout.flush()  # while a full disk can still be reported as an error
         except SystemExit:
             if received:
                 print("stopped", file=sys.stderr)
@@ -116,18 +117,18 @@ def run(arguments: list[str] | None = None) -> int:
         except (Exception, KeyboardInterrupt) as error:
             if "--debug" in arguments:
                 traceback.print_exc()
-            if received and not hasattr(error, "exit_code"):  # a module half imported may make any error of a signal
+            if received and not hasattr(error, "exit_code"):  # a signal during an import may surface as any error
                 print("stopped", file=sys.stderr)
                 return 128 + received[0]
-            return report(error, arguments)
-    if result == INTERRUPTED:  # what Typer makes of Ctrl-C
+            return report_error(error, arguments)
+    if result == EXIT_INTERRUPTED:  # what Typer returns after Ctrl-C
         print("stopped", file=sys.stderr)
-    return result if isinstance(result, int) else DONE
+    return result if isinstance(result, int) else EXIT_DONE
 
 
 def global_options_first(arguments: list[str]) -> list[str]:
-    """Arguments with the options of every command brought to the front, where Typer looks for them."""
-    if arguments in (["-v"], ["--verbose"]):  # nothing would be logged
+    """The arguments with the global options moved to the front, where Typer expects them."""
+    if arguments in (["-v"], ["--verbose"]):  # without a command there is nothing to log
         return ["--version"]
     end = arguments.index("--") if "--" in arguments else len(arguments)
     moved = [argument for argument in arguments[:end] if argument in GLOBAL_OPTIONS]
@@ -135,25 +136,25 @@ def global_options_first(arguments: list[str]) -> list[str]:
     return [*moved, *kept, *arguments[end:]]
 
 
-def report(error: BaseException, arguments: Sequence[str] = ()) -> int:
-    """Prints one line for an exception and returns the exit code that it stands for."""
+def report_error(error: BaseException, arguments: Sequence[str] = ()) -> int:
+    """Prints one line for an exception and returns the exit code for it."""
     if isinstance(error, (typer.Abort, KeyboardInterrupt)):
         print("stopped", file=sys.stderr)
-        return INTERRUPTED
+        return EXIT_INTERRUPTED
     if isinstance(error, typer.Exit):
         return error.exit_code
     code = getattr(error, "exit_code", None)
     message = str(error)
     if hasattr(error, "format_message"):  # Typer's own usage errors
-        code, message = MISUSED, usage_message(error, arguments)
+        code, message = EXIT_MISUSE, usage_message(error, arguments)
     elif isinstance(error, UserError):
-        code = MISUSED
+        code = EXIT_MISUSE
     elif isinstance(error, ModuleNotFoundError) and is_known(error.name or ""):
-        code, message = MISUSED, f"this command {needed(error.name or '')}"
+        code, message = EXIT_MISUSE, f"this command {needed(error.name or '')}"
     elif isinstance(error, MemoryError):
-        code, message = FAILED, f"out of memory: {message}"
+        code, message = EXIT_FAILED, f"out of memory: {message}"
     elif code is None:
-        code = FAILED
+        code = EXIT_FAILED
         if not isinstance(error, (CheckFailed, OSError)):
             message = f"{type(error).__name__}: {message} (--debug shows where)"
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
@@ -161,12 +162,12 @@ def report(error: BaseException, arguments: Sequence[str] = ()) -> int:
 
 
 @contextlib.contextmanager
-def signals_that_stop() -> Iterator[list[int]]:
-    """Within the block, SIGTERM raises SystemExit and Ctrl-C KeyboardInterrupt, so that the command cleans up.
+def exit_on_signals() -> Iterator[list[int]]:
+    """Within the block, SIGTERM raises SystemExit and Ctrl-C raises KeyboardInterrupt, so that the command cleans up.
 
-    Gives the list of the signals received so far. The previous handlers come back. Nothing changes outside the main
-    thread, the only one that may handle signals, or where a handler was not set from Python; Ctrl-C keeps a handler of
-    the surrounding program.
+    Yields the list of signals received so far, and restores the previous handlers at the end. It changes nothing
+    outside the main thread, the only one that may handle signals, nor where a handler was not set from Python. A
+    handler of the calling program for Ctrl-C stays.
     """
     received: list[int] = []
 

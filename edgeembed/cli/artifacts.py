@@ -1,4 +1,4 @@
-"""`edgeembed artifacts`."""
+"""`edgeembed artifacts`: list, verify, pack and unpack bundles."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ import typer
 from edgeembed.cli import completion
 from edgeembed.cli.app import app, print_json
 from edgeembed.cli.help import CommandGroup
+from edgeembed.cli.options import Json
+from edgeembed.cli.tables import print_table
 
 if TYPE_CHECKING:
     from edgeembed.device.bundle import BundleManifest
@@ -19,20 +21,21 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 artifacts_app = typer.Typer(
-    cls=CommandGroup, help="Bundles: list, verify, compare, pack into one file, unpack.", rich_markup_mode=None
+    cls=CommandGroup, help="List, verify, compare, pack or unpack bundles.", rich_markup_mode=None
 )
 app.add_typer(artifacts_app, name="artifacts", invoke_without_command=True)
 
 Bundle = Annotated[
     Path | None,
-    typer.Argument(help="A bundle of your own; default: all bundled ones.", autocompletion=completion.bundles),
+    typer.Argument(
+        help="A bundle folder; default: all bundles that come with the package.", autocompletion=completion.bundles
+    ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 
 
 @artifacts_app.callback()
 def artifacts(context: typer.Context, as_json: Json = False) -> None:
-    """Bundles: list those that come with the package, verify, pack, unpack or compare any."""
+    """List the bundles that come with the package; verify, compare, pack or unpack any bundle."""
     from edgeembed.errors import UserError
 
     if context.invoked_subcommand is None:
@@ -43,39 +46,41 @@ def artifacts(context: typer.Context, as_json: Json = False) -> None:
 
 @artifacts_app.command("list")
 def list_artifacts(bundle: Bundle = None, as_json: Json = False) -> None:
-    """List every file of the models that come with the package, or of BUNDLE."""
+    """List the files of the bundles that come with the package, or of BUNDLE."""
     from edgeembed.device.embedder import ARTIFACTS, bundled_artifacts
 
     folders = bundled_artifacts() if bundle is None else [bundle]
     if not folders:
         log.warning("%s: no model is bundled", ARTIFACTS)
-    rows = [row for folder in folders for row in rows_of(folder)]
+    rows = [row for folder in folders for row in describe_files(folder)]
     print_rows("artifacts", rows, as_json)
 
 
 @artifacts_app.command("verify")
 def verify_artifacts(bundle: Bundle = None, as_json: Json = False) -> None:
-    """Check every file's checksum, and run every network once."""
+    """Check the checksum of every file, and run every ONNX file once."""
     from edgeembed.device.embedder import ARTIFACTS, bundled_artifacts
     from edgeembed.errors import CheckFailed, UserError
 
     folders = bundled_artifacts() if bundle is None else [bundle]
     if not folders:
         raise UserError(f"{ARTIFACTS}: no model is bundled: name a bundle to verify")
-    rows = [row for folder in folders for row in verify(folder)]
+    rows = [row for folder in folders for row in verify_files(folder)]
     print_rows("files", rows, as_json)
-    wrong = [row for row in rows if not row["ok"]]
-    if wrong:
-        raise CheckFailed(f"{len(wrong)} of {len(rows)} files failed verification, first {wrong[0]['result']}")
+    failed = [row for row in rows if not row["ok"]]
+    if failed:
+        raise CheckFailed(f"{len(failed)} of {len(rows)} files failed verification, first {failed[0]['result']}")
 
 
 @artifacts_app.command("pack")
 def pack_artifact(
     bundle: Annotated[Path, typer.Argument(help="A bundle folder.", autocompletion=completion.bundles)],
-    out: Annotated[Path | None, typer.Option(help="Default: BUNDLE.edgeembed.zip beside the folder.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="File to write; default: BUNDLE.edgeembed.zip beside the folder.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Write a bundle as one file; the same bundle gives the same bytes on any machine."""
+    """Pack a bundle into one file; the same bundle gives the same bytes on any machine."""
     from edgeembed.device.bundle import PACKED_SUFFIX
     from edgeembed.device.packing import pack
     from edgeembed.files import check_output_file, sha256_of
@@ -91,13 +96,14 @@ def pack_artifact(
 
 @artifacts_app.command("unpack")
 def unpack_artifact(
-    file: Annotated[Path, typer.Argument(help="What `edgeembed artifacts pack` wrote.")],
+    file: Annotated[Path, typer.Argument(help="File that `edgeembed artifacts pack` wrote.")],
     out: Annotated[
-        Path | None, typer.Option(help="Default: beside FILE, without its suffix. A bundle that is there is replaced.")
+        Path | None,
+        typer.Option(help="Folder to write; default: FILE without its suffix. A bundle in that place is replaced."),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Check a packed bundle and make it a folder, whole or not at all."""
+    """Verify a packed bundle and unpack it into a folder; nothing is written where it is damaged."""
     from edgeembed.device.bundle import PACKED_SUFFIX
     from edgeembed.device.packing import unpack
     from edgeembed.errors import UserError
@@ -114,8 +120,8 @@ def unpack_artifact(
         print_json({"out": str(out), "name": manifest.name, "space_id": manifest.space_id})
 
 
-def rows_of(folder: Path) -> list[dict[str, Any]]:
-    """One line a file of a bundle."""
+def describe_files(folder: Path) -> list[dict[str, Any]]:
+    """One row for each file of a bundle."""
     from edgeembed.device.bundle import read_bundle
 
     manifest = read_bundle(folder)
@@ -133,19 +139,19 @@ def rows_of(folder: Path) -> list[dict[str, Any]]:
     ]
 
 
-def verify(folder: Path) -> list[dict[str, Any]]:
-    """Checks each file's checksum, and that each ONNX file runs and gives unit vectors."""
+def verify_files(folder: Path) -> list[dict[str, Any]]:
+    """One row for each file: whether its checksum is right and, for ONNX, whether it runs and gives unit vectors."""
     from edgeembed.device.bundle import BundleFile, read_bundle, stored_files, verified_file
     from edgeembed.device.embedder import verified_with_weights
     from edgeembed.errors import CheckFailed, UserError
 
     manifest = read_bundle(folder)
     rows: list[dict[str, Any]] = []
-    for file in stored_files(manifest):
+    for file in stored_files(manifest):  # all of them, so that the table shows every damaged file
         try:
             if isinstance(file, BundleFile) and file.path.endswith(".onnx"):
-                runs = run_once(verified_with_weights(folder, manifest, file), manifest)
-                result = "; ".join([runs, *(f"in {runtime} {text}" for runtime, text in file.not_shown.items())])
+                text = run_once(verified_with_weights(folder, manifest, file), manifest)
+                result = "; ".join([text, *(f"in {runtime} {reason}" for runtime, reason in file.not_shown.items())])
             else:
                 result = f"{verified_file(folder, file).name}: sha256 right"
             ok = True
@@ -156,7 +162,7 @@ def verify(folder: Path) -> list[dict[str, Any]]:
 
 
 def run_once(path: Path, manifest: BundleManifest) -> str:
-    """Embeds two grey images. Raises CheckFailed where the output is not what the bundle promises."""
+    """Embeds two grey images. Raises CheckFailed where the output differs from what bundle.json describes."""
     import numpy as np
 
     from edgeembed.device.bundle import require_shapes, require_unit
@@ -167,21 +173,14 @@ def run_once(path: Path, manifest: BundleManifest) -> str:
     require_shapes(path, manifest, session.input_shape, session.output_shape)
     embedding_ND = session.run(np.full((2, manifest.input.height, manifest.input.width, 3), 127, np.uint8))
     if embedding_ND.shape != (2, manifest.embedding.dim):
-        raise CheckFailed(f"{path}: gives {embedding_ND.shape}, expected (2, {manifest.embedding.dim})")
+        raise CheckFailed(f"{path}: returns {embedding_ND.shape}, expected (2, {manifest.embedding.dim})")
     require_unit(path, embedding_ND)
     return f"sha256 right, runs on {session.runtime} {session.provider}"
 
 
 def print_rows(name: str, rows: list[dict[str, Any]], as_json: bool) -> None:
-    """As JSON, or as aligned columns under their names."""
+    """Prints rows as JSON under a key, or as a table."""
     if as_json:
         print_json({name: rows})
-    elif rows:
+    else:
         print_table(rows)
-
-
-def print_table(rows: list[dict[str, Any]]) -> None:
-    lines = [list(rows[0]), *([str(value) for value in row.values()] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for line in lines:
-        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())

@@ -10,6 +10,7 @@ import typer
 
 from edgeembed.cli import completion
 from edgeembed.cli.app import app, print_json
+from edgeembed.cli.options import Bundles, Json
 
 if TYPE_CHECKING:
     from edgeembed.data.manifest import Manifest
@@ -19,33 +20,30 @@ log = logging.getLogger(__name__)
 
 @app.command()
 def bench(
-    bundles: Annotated[
-        list[Path] | None,
-        typer.Argument(
-            metavar="BUNDLE", help="Bundle folders; default: the bundled model.", autocompletion=completion.bundles
-        ),
+    bundles: Bundles = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Manifest; default: the built-in synthetic data set, rendered on first use.")
     ] = None,
-    data: Annotated[Path | None, typer.Option(help="Manifest; default: the embedded data set.")] = None,
     teacher: Annotated[
         Path | None,
         typer.Option(
-            help="The run that the bundles were distilled from, to say how much they keep; needs torch.",
+            help="Run of the bundles' teacher, to report how much of its retrieval quality they keep; needs torch.",
             autocompletion=completion.runs,
         ),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for report.json, report.html and pictures.")] = Path(
-        "reports/bench"
-    ),
-    quick: Annotated[bool, typer.Option("--quick", help="Fewer samples; the same figures, less certain.")] = False,
+    out: Annotated[Path, typer.Option(help="Folder for report.json, report.html and plots.")] = Path("reports/bench"),
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Take fewer samples: the same figures with wider intervals.")
+    ] = False,
     remember: Annotated[
         bool,
-        typer.Option("--remember", help="Use what is recommended by default on this machine from now on."),
+        typer.Option("--remember", help="Use the recommended file and runtime by default on this machine from now on."),
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the report on stdout.")] = False,
+    as_json: Json = False,
 ) -> None:
-    """Measure speed, size, memory and retrieval of bundles on this machine, beside their teacher.
+    """Measure latency, size, memory and retrieval quality of bundles on this machine, beside their teacher's.
 
-    Recommended is the fastest file whose embeddings agree on this machine with those of the bundle's fp32 file.
+    The report recommends the fastest file whose embeddings agree on this machine with those of the bundle's fp32 file.
     """
     from edgeembed.files import check_output_folder
     from edgeembed.run_folder import require_run
@@ -64,27 +62,34 @@ def bench(
         log.info("bundle: %s (comes with the package)", bundles[0])
     for folder in bundles:
         read_bundle(folder)
-    given = read_manifest(data) if data is not None else None
+    # Wrong input and missing packages are errors before the synthetic images are rendered, which takes a minute.
+    manifest = read_manifest(data) if data is not None else None
     if teacher is not None:
-        import edgeembed.bench.teacher  # noqa: F401  # a missing torch is an error before images are rendered
-    manifest = given if given is not None else embedded_data()
-    report = measure(bundles, manifest, teacher=teacher, out=out, quick=quick, remember=remember)
+        import edgeembed.bench.teacher  # noqa: F401
+    report = measure(
+        bundles,
+        synthetic_data() if manifest is None else manifest,
+        teacher=teacher,
+        out=out,
+        quick=quick,
+        remember=remember,
+    )
     if as_json:
         print_json(report.as_json())
     else:
         print_summary(report)
 
 
-def embedded_data() -> Manifest:
-    """The embedded data set, rendered on first use and kept in the user's cache."""
+def synthetic_data() -> Manifest:
+    """The built-in synthetic data set, rendered on first use and kept in the user's cache folder."""
     from edgeembed import __version__
-    from edgeembed.data.default_set import write_embedded
+    from edgeembed.data.default_set import write_default_set
     from edgeembed.data.manifest import read_manifest
     from edgeembed.files import cache_folder
 
     folder, name = cache_folder() / f"synthetic-{__version__}", "manifest.csv"  # Parquet would need pyarrow
     if (folder / name).is_file():
-        log.info("data: the embedded data set, in %s", folder)
+        log.info("data: the built-in synthetic data set, in %s", folder)
         return read_manifest(folder / name)
-    log.info("data: the embedded data set, rendered into %s, once", folder)
-    return write_embedded(folder, manifest_name=name)
+    log.info("data: the built-in synthetic data set, rendered into %s, once", folder)
+    return write_default_set(folder, manifest_name=name)

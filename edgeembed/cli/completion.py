@@ -1,4 +1,4 @@
-"""What the shell offers for a half-typed value; without torch, as it is computed at every press of the tab key."""
+"""Shell completion of recipe names, bundles and runs; without torch, because it runs at every press of the tab key."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Completion = Callable[[str], list[str]]
 
 
 def recipes(*kinds: str) -> Completion:
-    """Names of the bundled recipes of some kinds ("teacher", "student", "export")."""
+    """Completes names of the bundled recipes of these kinds ("teacher", "student", "export")."""
 
     def complete(incomplete: str) -> list[str]:
         folder = resources.files("edgeembed") / "recipes"
@@ -21,22 +21,22 @@ def recipes(*kinds: str) -> Completion:
 
 
 def bundles(incomplete: str) -> list[str]:
-    """Bundle folders below the folder that is typed so far, or where `edgeembed export` writes them."""
-    return folders_with("bundle.json", incomplete, default="bundles/")
+    """Bundle folders in the folder that is typed so far; without one, in bundles/, where `edgeembed export` writes."""
+    return _folders_with("bundle.json", incomplete, default="bundles/")
 
 
 def runs(incomplete: str) -> list[str]:
-    """Finished runs below the folder that is typed so far, or where training writes them."""
-    return folders_with("model.json", incomplete, default="runs/")
+    """Finished runs in the folder that is typed so far; without one, in runs/, where training writes."""
+    return _folders_with("model.json", incomplete, default="runs/")
 
 
 def models(incomplete: str) -> list[str]:
-    """What `--model` takes: bundles and runs."""
+    """Values of `--model`: bundles and finished runs."""
     return [*bundles(incomplete), *runs(incomplete)]
 
 
-def folders_with(file: str, incomplete: str, *, default: str) -> list[str]:
-    """Empty where there is none: the shell then offers its own file names."""
+def _folders_with(file: str, incomplete: str, *, default: str) -> list[str]:
+    """Folders that contain a file of this name; where there is none, the shell completes file names itself."""
     folder = (incomplete if "/" in incomplete else default).rpartition("/")[0]
     found = sorted(path.parent.as_posix() for path in Path(folder or "/").glob(f"*/{file}"))
     return [path for path in found if path.startswith(incomplete)]

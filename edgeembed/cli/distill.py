@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,11 +10,17 @@ import typer
 
 from edgeembed.cli import completion
 from edgeembed.cli.app import app, print_json
-from edgeembed.cli.teacher import Resume, RunToResume, chosen_folder
-from edgeembed.errors import UserError
+from edgeembed.cli.options import Json, KeyOverrides, Resume, RunToResume, TeacherData, TeacherRun
+from edgeembed.cli.run_inputs import (
+    check_target_store,
+    choose_manifest,
+    choose_run_folder,
+    choose_teacher,
+    input_of_resumed_run,
+)
 
 if TYPE_CHECKING:
-    from edgeembed.student.recipe import DistillRecipe
+    from edgeembed.eval_json import StudentEvaluation
 
 log = logging.getLogger(__name__)
 
@@ -24,16 +29,11 @@ log = logging.getLogger(__name__)
 def distill(
     run: RunToResume = None,
     student: Annotated[
-        str | None, typer.Option(help="Alias (vit_b16, mobilenetv4_s, ...) or timm name; default: the recipe's.")
+        str | None,
+        typer.Option(help="Student alias (vit_b16, mobilenetv4_s, ...) or timm model name; default: the recipe's."),
     ] = None,
-    teacher: Annotated[
-        Path | None,
-        typer.Option(
-            help="Finished teacher run, or what `targets import` wrote; default: the latest run under runs/.",
-            autocompletion=completion.runs,
-        ),
-    ] = None,
-    data: Annotated[Path | None, typer.Option(help="Manifest; default: the teacher's.")] = None,
+    teacher: TeacherRun = None,
+    data: TeacherData = None,
     recipe: Annotated[
         str | None,
         typer.Option(
@@ -42,95 +42,54 @@ def distill(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder to write; default: runs/STUDENT.")] = None,
     resume: Resume = False,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Override a recipe key, such as train.epochs=3; repeatable."),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
+    overrides: KeyOverrides = None,
+    as_json: Json = False,
 ) -> None:
-    """Distil a teacher's embedding space into a small student; images need no labels."""
+    """Distil a teacher's embedding space into a small student network. The images need no labels."""
     from edgeembed.config import load_recipe
     from edgeembed.data.manifest import read_manifest
-    from edgeembed.eval_json import describe_scores
-    from edgeembed.run_folder import RunFolder, latest_run, require_teacher
+    from edgeembed.run_folder import RunFolder
     from edgeembed.student.names import require_student
     from edgeembed.student.recipe import DistillRecipe
-    from edgeembed.training.resume import input_of, recipe_in
+    from edgeembed.training.resume import recipe_in
 
-    folder = chosen_folder(run, out, resume=resume)
-    overrides = [*([f"student.name={student}"] if student else []), *(set_ or [])]
-    if folder is None or not resume or recipe is not None:
+    path = choose_run_folder(run, out, resume=resume)
+    overrides = [*([f"student.name={student}"] if student else []), *(overrides or [])]
+    # A resumed run has its own recipe; the recipe also names the default run folder.
+    if path is None or not resume or recipe is not None:
         settings = load_recipe(DistillRecipe, kind="student", name=recipe or "default", overrides=overrides)
-        folder = folder or Path("runs") / settings.student.name
-    run_folder = RunFolder(path=folder)
-    run_folder.check_unlocked()
-    run_folder.check_start(resume=resume)
+        path = path or Path("runs") / settings.student.name
+    folder = RunFolder(path=path)
+    folder.check_unlocked()
+    folder.check_start(resume=resume)
     if resume:
         if recipe is None:
-            settings = recipe_in(run_folder, DistillRecipe, overrides)
-        teacher = teacher or known(input_of(run_folder, "teacher"), "--teacher")
-        data = data or known(input_of(run_folder, "data"), "--data")
+            settings = recipe_in(folder, DistillRecipe, overrides)
+        teacher = teacher or input_of_resumed_run(folder, "teacher")
+        data = data or input_of_resumed_run(folder, "data")
     require_student(settings.student.name, settings.student.weights)
-    check_store(settings)
-    if teacher is not None:
-        require_teacher(teacher)
-    else:
-        teacher = latest_run("teacher")
-        log.info("teacher: %s (the latest run)", teacher)
-    if data is None:
-        data = manifest_of(teacher)
-        log.info("data: %s (the teacher's)", data)
-    manifest = read_manifest(data)
+    check_target_store(settings)
+    teacher = choose_teacher(teacher)
+    manifest = read_manifest(choose_manifest(data, teacher))
     manifest.require_files()
 
-    from edgeembed.student.distill import distil  # torch: after all that can be checked without it
+    from edgeembed.student.distill import distil  # imports torch: after all checks that do not need it
 
-    result = distil(settings, manifest, teacher, run_folder, resume=resume)
-    for kind, scores in (result.scores or {}).items():
-        text = describe_scores(scores, untrained=result.untrained_map(kind))
-        kept = result.retention.get(kind)
-        share = f"; {kept.describe()} of the teacher's mAP" if kept else ""
-        log.info("val, %s: %s%s", kind, text, share)
-    if not result.scores:
-        log.info("val: not scored: %s", result.not_scored or "the run was not evaluated")
-    log.info("student: %s", folder)
+    result = distil(settings, manifest, teacher, folder, resume=resume)
+    log_scores(result)
+    log.info("student: %s", folder.path)
     if as_json:
         print_json(result.model_dump())
 
 
-def check_store(recipe: DistillRecipe) -> None:
-    """Raises UserError where targets cannot be stored in the folder that `targets.store` names."""
-    from edgeembed.files import check_output_folder
+def log_scores(evaluation: StudentEvaluation) -> None:
+    """Logs the val scores of a finished student, with its own index and with the teacher's."""
+    from edgeembed.eval_json import describe_scores
 
-    store = recipe.targets.store
-    if store not in ("auto", "none") and not os.path.isfile(os.path.join(store, "targets.json")):  # else only read
-        check_output_folder(Path(store), option="targets.store")
-
-
-def known(path: Path | None, option: str) -> Path | None:
-    """The teacher or manifest that a resumed run began with; None where the run did not record it.
-
-    Raises UserError where it no longer exists.
-    """
-    if path is not None:
-        if not path.exists():
-            raise UserError(f"{path}: no longer exists, and the run began with it: name it with {option}")
-        log.info("%s %s (the run's)", option, path)
-    return path
-
-
-def manifest_of(run: Path) -> Path:
-    """The manifest that a run was trained on."""
-    from edgeembed.files import read_json
-
-    if (run / "source.json").is_file():  # imported embeddings
-        return Path(str(read_json(run / "source.json").get("manifest")))
-    facts = run / "model.json"
-    if not facts.is_file():
-        raise UserError(
-            f"{run}: holds no finished teacher run: run `edgeembed teacher-train`, or name another --teacher"
-        )
-    manifest = (read_json(facts).get("data") or {}).get("manifest")
-    if not manifest or not Path(manifest).is_file():
-        raise UserError(f"{run}: its data ({manifest}) no longer exists: give a manifest with --data")
-    return Path(manifest)
+    for index, scores in (evaluation.scores or {}).items():
+        text = describe_scores(scores, untrained=evaluation.untrained_map(index))
+        retention = evaluation.retention.get(index)
+        share = f"; {retention.describe()} of the teacher's mAP" if retention else ""
+        log.info("val, %s: %s%s", index, text, share)
+    if not evaluation.scores:
+        log.info("val: not scored: %s", evaluation.not_scored or "the run was not evaluated")

@@ -1,4 +1,4 @@
-"""`edgeembed doctor`."""
+"""`edgeembed doctor`: describes this machine and measures which file and runtime of a bundle is fastest on it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgeembed.cli import completion
 from edgeembed.cli.app import app, print_json
-from edgeembed.cli.artifacts import print_table
+from edgeembed.cli.options import Bundles, Json, Threads
+from edgeembed.cli.tables import print_table
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -32,23 +32,21 @@ NEEDED_FOR = {
 
 @app.command()
 def doctor(
-    bundles: Annotated[
-        list[Path] | None,
-        typer.Argument(
-            metavar="BUNDLE", help="Bundle folders; default: the bundled model.", autocompletion=completion.bundles
-        ),
-    ] = None,
-    no_measure: Annotated[bool, typer.Option("--no-measure", help="Describe the machine only.")] = False,
+    bundles: Bundles = None,
+    no_measure: Annotated[
+        bool, typer.Option("--no-measure", help="Only describe the machine, without measuring.")
+    ] = False,
     images: Annotated[
         Path | None,
-        typer.Option(help="Folder of photographs to compare the files' embeddings on; default: rendered images."),
+        typer.Option(help="Folder of images on which the files' embeddings are compared; default: synthetic images."),
     ] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads to measure with; default: all cores.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
+    threads: Threads = None,
+    as_json: Json = False,
 ) -> None:
-    """Say what this machine can run; measure and remember which file and runtime of a bundle are fastest here.
+    """Describe this machine, and measure which file and runtime of a bundle is the fastest on it.
 
-    Remembered is only what gives the embeddings of the bundle's fp32 file in ONNX Runtime, compared on this machine.
+    The fastest one becomes the default of `embed` and `search` on this machine. Only files whose embeddings agree on
+    this machine with those of the bundle's fp32 file in ONNX Runtime are candidates.
     """
     import onnxruntime
 
@@ -57,40 +55,40 @@ def doctor(
     from edgeembed.machine import machine, package_versions
 
     if no_measure and images is not None:
-        raise UserError("--images are what measured files are compared on: leave out --no-measure")
+        raise UserError("--images: files are compared only when they are measured: leave out --no-measure")
     compared = [] if no_measure else comparison_images(images)
-    found: dict[str, Any] = {
+    result: dict[str, Any] = {
         "machine": machine(),
         "versions": package_versions(),
         "onnxruntime_providers": onnxruntime.get_available_providers(),
     }
     if not as_json:
-        print_machine(found)
+        print_machine(result)
     if not no_measure:
-        found["fastest"] = [measure(folder, compared, threads) for folder in bundles or [default_bundle()]]
+        result["fastest"] = [measure(folder, compared, threads) for folder in bundles or [default_bundle()]]
     if as_json:
-        print_json(found)
+        print_json(result)
         return
-    for measured in found.get("fastest", []):
+    for measured in result.get("fastest", []):
         plural = "" if measured["threads"] == 1 else "s"
         print(f"\n{measured['bundle']}, batch 1, {measured['threads']} thread{plural}:")
         print_table([as_cells(row) for row in measured["timed"]])
         for row in measured["timed"]:
             if row["refused"] is not None:
-                print(
-                    f"not used by default: {row['file']} in {row['runtime']}: {row['refused']}{instead(row, measured)}"
-                )
+                text = f"not used by default: {row['file']} in {row['runtime']}: {row['refused']}"
+                print(text + replacement_text(row, measured))
             if row["not_shown"] is not None:
                 print(f"{row['file']} in {row['runtime']}: {row['not_shown']}")
 
 
-def instead(refused: dict[str, Any], measured: dict[str, Any]) -> str:
-    """What is used in the place of a refused file that would be faster."""
+def replacement_text(refused: dict[str, Any], measured: dict[str, Any]) -> str:
+    """A clause that names the file used in place of a faster refused one; empty where none is."""
     faster = [row for row in measured["timed"] if row["chosen"] and row["p50_ms"] > refused["p50_ms"]]
     return f"; {faster[0]['file']} in {faster[0]['runtime']} is used instead" if faster else ""
 
 
 def as_cells(row: dict[str, Any]) -> dict[str, str]:
+    """The printed columns of a measured file and runtime."""
     cosine_p1 = row["cosine_p1"]
     return {
         **{key: row[key] for key in ("file", "runtime", "provider")},
@@ -100,18 +98,19 @@ def as_cells(row: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def print_machine(found: dict[str, Any]) -> None:
-    described = found["machine"]
+def print_machine(result: dict[str, Any]) -> None:
+    """Prints CPU, memory, providers and the installed packages with their use."""
+    described = result["machine"]
     memory = (described["memory_bytes"] or 0) / 2**30
     print(f"machine   {described['cpu']}, {described['cores']} cores, {memory:.1f} GiB, {described['system']}")
-    print(f"flags     {', '.join(described['cpu_flags']) or 'none of those that matter'}")
-    print(f"providers {', '.join(found['onnxruntime_providers'])}")
+    print(f"flags     {', '.join(described['cpu_flags']) or 'none that matter for inference'}")
+    print(f"providers {', '.join(result['onnxruntime_providers'])}")
     for name, use in NEEDED_FOR.items():
-        print(f"{name:16} {found['versions'].get(name, 'missing'):12} {use}")
+        print(f"{name:16} {result['versions'].get(name, 'missing'):12} {use}")
 
 
 def comparison_images(folder: Path | None) -> list[Path | Image]:
-    """Images of a folder, spread over all of them, or rendered ones. Raises UserError for a folder with too few."""
+    """An even sample of the images in a folder, or synthetic ones. Raises UserError where the folder has too few."""
     from edgeembed.data.comparison_images import NUM_IMAGES, rendered_images
     from edgeembed.device.image_files import find_images
     from edgeembed.device.runtimes.fastest_cache import LEAST_IMAGES
@@ -129,7 +128,7 @@ def comparison_images(folder: Path | None) -> list[Path | Image]:
 
 
 def measure(folder: Path, images: Sequence[Path | Image], threads: int | None) -> dict[str, Any]:
-    """Compares and times each verified file and runtime of a bundle, and remembers the fastest that is right here."""
+    """Compares and times each verified file of a bundle in each runtime, and stores the fastest one as the default."""
     import numpy as np
 
     from edgeembed.device.bundle import read_bundle
@@ -143,6 +142,7 @@ def measure(folder: Path, images: Sequence[Path | Image], threads: int | None) -
     manifest = read_bundle(folder)
     files = {file.path: file for file in manifest.files}
     pairs = verified_pairs(manifest)
+    # Checksums before anything is timed: a damaged file must not become the default.
     for path in dict.fromkeys(pair.file.path for pair in pairs):
         verified_with_weights(folder, manifest, files[path])
     pixels = []
@@ -153,11 +153,15 @@ def measure(folder: Path, images: Sequence[Path | Image], threads: int | None) -
             pixels.append(decoded)
     if len(pixels) < LEAST_IMAGES:
         raise UserError(f"--images: {len(pixels)} of {len(images)} can be decoded, expected at least {LEAST_IMAGES}")
-    log.info("comparing on %d images and timing %d files and runtimes of %s", len(pixels), len(pairs), manifest.name)
+    log.info(
+        "comparing on %d images and timing %d pairs of file and runtime of %s", len(pixels), len(pairs), manifest.name
+    )
     measured = measure_pairs(folder, manifest, np.stack(pixels), threads=threads)
     fastest = remember(folder, manifest, measured, threads=threads)
     if fastest is None:
-        log.warning("%s: no file was found right here: fp32 in ONNX Runtime stays the default", manifest.name)
+        log.warning(
+            "%s: no file agrees with fp32 on this machine: fp32 in ONNX Runtime stays the default", manifest.name
+        )
     rows = [
         {
             "file": one.path,

@@ -12,6 +12,7 @@ import typer
 
 from edgeembed.cli import completion
 from edgeembed.cli.app import app, print_json
+from edgeembed.cli.options import Json, Precision, Provider, Runtime, Threads
 
 log = logging.getLogger(__name__)
 
@@ -22,28 +23,33 @@ def embed(
     model: Annotated[
         Path | None,
         typer.Option(
-            help="Bundle, or a run folder (needs torch); default: the bundled model.", autocompletion=completion.models
+            help="Bundle, or a run folder (needs torch); default: the bundle that comes with the package.",
+            autocompletion=completion.models,
         ),
     ] = None,
-    out: Annotated[Path, typer.Option(help=".safetensors, .parquet or .npy.")] = Path("embeddings.safetensors"),
+    out: Annotated[Path, typer.Option(help="File to write: .safetensors, .parquet or .npy.")] = Path(
+        "embeddings.safetensors"
+    ),
     root: Annotated[
-        Path | None, typer.Option(help="Store paths relative to this folder, so that it can move: `search --root`.")
+        Path | None,
+        typer.Option(help="Store image paths relative to this folder, so that it can be moved: `search --root`."),
     ] = None,
-    encoding: Annotated[str, typer.Option(help="float32, int8 or binary: 256, 64 or 8 bytes an image.")] = "float32",
-    precision: Annotated[
-        str | None, typer.Option(help="fp32, fp16 or int8; default: what `doctor` found, else fp32.")
-    ] = None,
-    runtime: Annotated[str | None, typer.Option(help="onnxruntime or openvino; default: what `doctor` found.")] = None,
-    provider: Annotated[
-        str | None, typer.Option(help="cuda, coreml, ... for ONNX Runtime, gpu, npu for OpenVINO; default: cpu.")
-    ] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads; default: all cores.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images a run of the network.")] = 8,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
+    encoding: Annotated[
+        str,
+        typer.Option(
+            help="Encoding of the embeddings: float32, int8 or binary (256, 64 or 8 bytes for 64 dimensions)."
+        ),
+    ] = "float32",
+    precision: Precision = None,
+    runtime: Runtime = None,
+    provider: Provider = None,
+    threads: Threads = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images per forward pass of the network.")] = 8,
+    as_json: Json = False,
 ) -> None:
-    """Embed images into a file that `edgeembed search` searches."""
-    from edgeembed.cli.inputs import gather_images, labels_of
-    from edgeembed.cli.models import describe, open_model
+    """Compute the embeddings of images and write them to a file, which `edgeembed search` takes as its index."""
+    from edgeembed.cli.inputs import gather_images, read_labels
+    from edgeembed.cli.models import describe_model, open_model
     from edgeembed.device.embedder import embed_images
     from edgeembed.device.embeddings import Embeddings, check_destination, check_paths, relative_paths, write_embeddings
     from edgeembed.device.plain_progress import ImageCount
@@ -54,9 +60,9 @@ def embed(
     files = gather_images(paths)
     stored_paths = files if root is None else relative_paths(files, root)
     check_paths(out, stored_paths)
-    label_of = labels_of(paths)
+    label_of = read_labels(paths)
     network = open_model(model, precision=precision, runtime=runtime, provider=provider, threads=threads)
-    log.info("embedding %d images with %s", len(files), describe(network))
+    log.info("embedding %d images with %s", len(files), describe_model(network))
 
     skipped: list[str] = []
     count = ImageCount(len(files))
@@ -83,12 +89,12 @@ def embed(
             encoding=encoding,
             labels=labels if any(labels) else None,
             root=None if root is None else os.path.abspath(root),
-            # A file that travels does not tell where its model lay.
+            # With --root the file is meant to be moved to a machine where this path means nothing.
             model_path=os.path.abspath(model) if model is not None and root is None else None,
         ),
     )
     if out.suffix == ".npy":
-        log.info("%s holds numbers only: write .safetensors to search it", out)
+        log.info("%s holds embeddings without paths: write .safetensors to search it", out)
     log.info("%s: %d embeddings, %d files skipped, %.1f s", out, len(kept), len(skipped), seconds)
     if as_json:
         print_json(

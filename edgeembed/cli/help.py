@@ -1,4 +1,4 @@
-"""How the help of a group of commands looks, in plain text that any terminal shows, and what a mistyped name gets."""
+"""Formats the help of command groups as plain text and suggests the nearest command for a mistyped one."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from typer.core import TyperGroup
 from edgeembed.errors import unknown_choice
 
 PANELS = {
-    "All of it in one go": ("quickstart",),
+    "Quick start": ("quickstart",),
     "Images": ("data",),
     "Training": ("recipes", "teacher-train", "teacher-join", "students", "targets", "distill"),
     "Export and measurement": ("export", "bench", "doctor", "artifacts"),
     "On the device": ("embed", "search"),
 }
-"""Headings in the help of `edgeembed`, and the commands under each, in the order of the work."""
+"""The headings in the help of `edgeembed` and the commands under each, in the order in which they are used."""
 
-GLOBAL_OPTIONS_NOTE = "--quiet, --verbose and --debug may be added to any command: `edgeembed --help` explains them."
-SHORT_HELP_CHARACTERS = 200  # a first sentence is wrapped, not cut off
+GLOBAL_OPTIONS_NOTE = "Every command also takes --quiet, --verbose and --debug: `edgeembed --help` explains them."
+SHORT_HELP_CHARACTERS = 200  # long sentences are wrapped, not cut off
 
 
 class CommandGroup(TyperGroup):
-    """Commands under the headings of their panels; help without arguments; the nearest name for an unknown one."""
+    """A group that lists its commands under headings, prints help without arguments and suggests similar names."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)

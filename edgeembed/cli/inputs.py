@@ -1,4 +1,4 @@
-"""What a person names on the command line, as image files with their labels: files, folders and tables."""
+"""Finds the image files, and their labels, that command-line arguments name: files, folders and tables."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from edgeembed.data.tables import TABLE_SUFFIXES, clean, read_table
+from edgeembed.data.tables import TABLE_SUFFIXES, clean_name, read_table
 from edgeembed.device.image_files import list_images
 from edgeembed.errors import UserError
 from edgeembed.texts import printable
@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 def gather_images(paths: Sequence[Path]) -> list[str]:
-    """Absolute paths of every image meant, each once, in the order given. Raises UserError for a path without any."""
+    """Absolute paths of all images, each once, in the order given. Raises UserError for an argument without any."""
     found: dict[str, None] = {}
     for path in paths:
         found.update(dict.fromkeys(os.path.abspath(file) for file in _images_of(path)))
@@ -39,7 +39,7 @@ def _images_of(path: Path) -> Iterable[str | Path]:
 
 
 def _images_of_table(path: Path) -> list[str]:
-    """The `path` column of any table, a manifest or not; only Parquet needs pyarrow."""
+    """The images in the `path` column of a table, which need not be a manifest; only Parquet needs pyarrow."""
     table = read_table(path, ("path",))
     paths = table.paths()
     if not paths:
@@ -53,26 +53,26 @@ def _images_of_table(path: Path) -> list[str]:
     return files
 
 
-def labels_of(paths: Sequence[Path]) -> dict[str, str]:
-    """The label that a table gives to each of its images, by the absolute path that `gather_images` gives it."""
+def read_labels(paths: Sequence[Path]) -> dict[str, str]:
+    """The labels of images in tables, by the absolute path that `gather_images` returns."""
     labels: dict[str, str] = {}
-    others: dict[str, str] = {}  # the first label of an image that has several
+    first_labels: dict[str, str] = {}  # of images with several labels
     for path in paths:
         if path.suffix.lower() not in TABLE_SUFFIXES or path.is_dir():
             continue
         table = read_table(path, ("path", "label"))
         files = (os.path.abspath(os.path.join(table.root, file)) for file in table.paths())
-        given = map(clean, table.columns.get("label", (None,) * table.num_rows))
-        for file, label in zip(files, given, strict=True):
+        column = map(clean_name, table.columns.get("label", (None,) * table.num_rows))
+        for file, label in zip(files, column, strict=True):
             if label is None:
                 continue
             if labels.setdefault(file, label) != label:
-                others.setdefault(file, labels[file])
+                first_labels.setdefault(file, labels[file])
                 labels[file] = label
-    if others:
-        file, label = next(iter(others.items()))
+    if first_labels:
+        file, label = next(iter(first_labels.items()))
         log.warning(
             "%d images have several labels, of which the last is stored, first %s: %r and %r",
-            *(len(others), printable(file), label, labels[file]),
+            *(len(first_labels), printable(file), label, labels[file]),
         )
     return labels

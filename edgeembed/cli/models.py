@@ -1,4 +1,4 @@
-"""What `--model` names: a bundle, or a training run, so that a server can build its index with the teacher."""
+"""Opens the model that `--model` names: a bundle, or a training run, so that a server can index with the teacher."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Model(PixelModel, Protocol):
-    """What `embed` and `search` need to know of a model."""
+    """A model that `embed` and `search` can use."""
 
     name: str
     space_id: str
@@ -30,7 +30,7 @@ class Model(PixelModel, Protocol):
 def open_model(
     path: Path | None, *, precision: str | None, runtime: str | None, provider: str | None, threads: int | None
 ) -> Model:
-    """A bundle (None: the bundled one), or a run folder, which needs torch and computes in fp32."""
+    """Opens a bundle (None: the one of the package), or a run folder, which needs torch and computes in fp32."""
     if path is None or (path / "bundle.json").is_file() or not (path / "model.json").is_file():
         return Embedder(path, precision=precision, runtime=runtime, provider=provider, threads=threads)
     if precision not in (None, "fp32"):
@@ -41,33 +41,33 @@ def open_model(
 
 
 def model_of_index(index: Path, stored: Embeddings) -> Path:
-    """The model that an index was embedded with, or a bundled one of the same embedding space.
+    """The model that embedded an index, or else a bundle of the package with the same embedding space.
 
-    Raises UserError, naming the model, where there is neither.
+    Raises UserError that names the model where neither exists.
     """
     if stored.model_path is not None and Path(stored.model_path).exists():
         return Path(stored.model_path)
-    in_space = [
+    same_space = [
         (manifest.name == stored.model, folder)
         for folder in bundled_artifacts()
         if long_space_id((manifest := read_bundle(folder)).space_id) == long_space_id(stored.space_id)
     ]
-    if in_space:
-        return max(in_space)[1]
+    if same_space:
+        return max(same_space)[1]
     raise UserError(
-        f"index {index} was embedded with {stored.model!r}, in space {stored.space_id}, which no bundled model has: "
-        "give that model, or a student of the same teacher, with --model"
+        f"index {index} was embedded with {stored.model!r}, in space {stored.space_id}, which no bundle of the package "
+        "has: give that model, or a student of the same teacher, with --model"
     )
 
 
-def describe(model: Model) -> str:
-    """One line that says what was chosen."""
-    cores = f"{model.threads} thread{'' if model.threads == 1 else 's'}"
-    return f"{model.name} ({model.precision}, {model.runtime} {model.provider}, {cores}, space {model.space_id})"
+def describe_model(model: Model) -> str:
+    """Name, precision, runtime, threads and space of a model, in one line."""
+    threads = f"{model.threads} thread{'' if model.threads == 1 else 's'}"
+    return f"{model.name} ({model.precision}, {model.runtime} {model.provider}, {threads}, space {model.space_id})"
 
 
 class RunModel:
-    """A finished run in torch, on the GPU where there is one."""
+    """A finished run, computed with torch, on the GPU where there is one."""
 
     precision = "fp32"
     runtime = "torch"
@@ -90,7 +90,7 @@ class RunModel:
     def shape(self, image: ImageSource) -> tuple[int, int]:
         from edgeembed.training.validation import input_shapes
 
-        # The command line passes nothing but paths.
+        # The command line passes only paths.
         height, width = input_shapes(self.network, [str(image)], workers=1)[0].tolist()
         return height, width
 

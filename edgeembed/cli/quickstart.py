@@ -1,4 +1,4 @@
-"""`edgeembed quickstart`: the whole way on the embedded default data."""
+"""`edgeembed quickstart`: all stages, from images to a report, on the built-in synthetic data."""
 
 from __future__ import annotations
 
@@ -10,23 +10,24 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgeembed.cli.app import app, print_json
+from edgeembed.cli.options import Json
 
 if TYPE_CHECKING:
     from edgeembed.bench.report_schema import Report
 
 log = logging.getLogger(__name__)
 
-INSTANCES, VIEWS, SIZE_PX, SEED = 240, 10, 160, 0
+NUM_INSTANCES, NUM_VIEWS, SIZE_PX, SEED = 240, 10, 160, 0
 
 
 @app.command()
 def quickstart(
-    out: Annotated[Path, typer.Option(help="Folder for everything; an interrupted run is continued.")] = Path(
-        "runs/quickstart"
-    ),
-    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON on stdout.")] = False,
+    out: Annotated[
+        Path, typer.Option(help="Folder for all results; an interrupted quickstart in it is resumed.")
+    ] = Path("runs/quickstart"),
+    as_json: Json = False,
 ) -> None:
-    """Render images, train a teacher, distil and export a student, and report on both: minutes on two CPU cores."""
+    """Render images, train a teacher, distil and export a student, and measure both: minutes on two CPU cores."""
     from edgeembed.bench.terminal import print_summary
     from edgeembed.files import check_output_folder
     from edgeembed.locks import locked
@@ -46,10 +47,13 @@ def quickstart(
 
 
 def run_stages(out: Path) -> Report:
-    """All stages, in a folder that this process has locked; those that an interrupted run finished are not repeated."""
+    """Runs all stages in a folder that this process has locked, and returns the report.
+
+    Stages that an earlier, interrupted quickstart finished are not repeated.
+    """
     from edgeembed.bench.run import bench
     from edgeembed.config import load_recipe
-    from edgeembed.data.default_set import write_embedded
+    from edgeembed.data.default_set import write_default_set
     from edgeembed.data.manifest import read_manifest
     from edgeembed.export.export import export_run
     from edgeembed.export.gate import require_nothing_refused
@@ -64,12 +68,14 @@ def run_stages(out: Path) -> Report:
     def announce(number: int, text: str) -> None:
         log.info("\n[%d/5, %.0f s] %s", number, time.monotonic() - started, text)
 
-    announce(1, f"rendering {INSTANCES} things, {VIEWS} photographs each")
+    announce(1, f"rendering {NUM_INSTANCES} objects, {NUM_VIEWS} images of each")
     manifest_path = out / "data" / "manifest.parquet"
     if manifest_path.is_file():
         manifest = read_manifest(manifest_path)
     else:
-        manifest = write_embedded(out / "data", num_instances=INSTANCES, num_views=VIEWS, size_px=SIZE_PX, seed=SEED)
+        manifest = write_default_set(
+            out / "data", num_instances=NUM_INSTANCES, num_views=NUM_VIEWS, size_px=SIZE_PX, seed=SEED
+        )
 
     announce(2, "training the teacher")
     teacher = RunFolder(path=out / "teacher")

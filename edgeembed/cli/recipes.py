@@ -1,7 +1,8 @@
-"""`edgeembed recipes`."""
+"""`edgeembed recipes`: list and show recipes."""
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import re
 from collections.abc import Iterator
@@ -12,18 +13,19 @@ import typer
 from edgeembed.cli import completion
 from edgeembed.cli.app import app, print_json
 from edgeembed.cli.help import CommandGroup
+from edgeembed.cli.options import Json
 
-recipes_app = typer.Typer(cls=CommandGroup, help="List the recipes, or show one.", rich_markup_mode=None)
+recipes_app = typer.Typer(
+    cls=CommandGroup, help="List the bundled recipes, or show one recipe with all its keys.", rich_markup_mode=None
+)
 app.add_typer(recipes_app, name="recipes", invoke_without_command=True)
 
 KINDS = ("teacher", "student", "export")
 
 
 @recipes_app.callback()
-def recipes(
-    context: typer.Context, as_json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False
-) -> None:
-    """List the recipes, or show one."""
+def recipes(context: typer.Context, as_json: Json = False) -> None:
+    """List the bundled recipes, or show one recipe with all its keys."""
     from edgeembed.errors import UserError
 
     if context.invoked_subcommand is None:
@@ -33,7 +35,7 @@ def recipes(
 
 
 @recipes_app.command("list")
-def list_recipes(as_json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False) -> None:
+def list_recipes(as_json: Json = False) -> None:
     """List every bundled recipe with the first line of its header."""
     from edgeembed.config import recipe_names, recipe_text
 
@@ -53,13 +55,13 @@ def show_recipe(
         str, typer.Argument(help="Recipe name, or a .yaml file.", autocompletion=completion.recipes(*KINDS))
     ],
     kind: Annotated[
-        str | None, typer.Option(help="teacher, student or export; default: both, or what a file is.")
+        str | None, typer.Option(help="teacher, student or export; default: every kind that has a recipe of this name.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
+    as_json: Json = False,
 ) -> None:
-    """A recipe's header, its stages in words, and every key with its value, what it means and what is allowed.
+    """Show a recipe: its header, its stages, and every key with its value, its meaning and its allowed values.
 
-    The output is a recipe itself: save it to a .yaml file, change it, and give the file as --recipe.
+    The output is itself a recipe: save it to a .yaml file, edit it, and give the file as --recipe.
     """
     from edgeembed.config import Section, is_recipe_file, load_recipe, recipe_names, recipe_text
     from edgeembed.errors import unknown_choice
@@ -71,18 +73,22 @@ def show_recipe(
     types: dict[str, type[Section]] = {"teacher": TeacherRecipe, "student": DistillRecipe, "export": ExportRecipe}
     if kind is not None and kind not in types:
         raise unknown_choice("kind", kind, types)
-    kinds = [kind] if kind else [each for each in KINDS if name in recipe_names(each)]
-    if not kinds and is_recipe_file(name):
+    kinds = [kind] if kind else [kind for kind in KINDS if name in recipe_names(kind)]
+    if not kinds and is_recipe_file(name):  # a file has no kind of its own: its keys tell
         kinds = [kind_of(recipe_text("teacher", name))]
     if not kinds:
-        raise unknown_choice("recipe", name, {each for one in KINDS for each in recipe_names(one)})
-    recipes = {each: load_recipe(types[each], kind=each, name=name) for each in kinds}
+        raise unknown_choice("recipe", name, {known for kind in KINDS for known in recipe_names(kind)})
+    recipes = {kind: load_recipe(types[kind], kind=kind, name=name) for kind in kinds}
     if as_json:
-        print_json({"name": name, **{each: explain(recipe) for each, recipe in recipes.items()}})
+        explained = {kind: explain(recipe) for kind, recipe in recipes.items()}
+        keys_of = {
+            kind: {key: dataclasses.asdict(info) for key, info in keys.items()} for kind, keys in explained.items()
+        }
+        print_json({"name": name, **keys_of})
         return
-    for each, recipe in recipes.items():
-        print(f"# --- {each} recipe {name} ---")
-        print("".join(header_of(recipe_text(each, name))).rstrip())
+    for kind, recipe in recipes.items():
+        print(f"# --- {kind} recipe {name} ---")
+        print("".join(header_of(recipe_text(kind, name))).rstrip())
         if isinstance(recipe, TeacherRecipe) and recipe.stages:
             print("#\n# Stages:")
             for number, (stage, settings) in enumerate(recipe.resolve_stages(), start=1):
@@ -92,12 +98,12 @@ def show_recipe(
 
 
 def header_of(text: str) -> Iterator[str]:
-    """The lines of comment that a recipe opens with."""
+    """The comment lines at the start of a recipe file."""
     return itertools.takewhile(lambda line: line.startswith("#"), text.splitlines(keepends=True))
 
 
 def kind_of(text: str) -> str:
-    """What a recipe file is for, by the groups of keys that only one kind has."""
+    """The kind of a recipe file, by the groups of keys that only one kind has."""
     if re.search(r"^student:", text, re.MULTILINE):
         return "student"
     return "export" if re.search(r"^(gate|int8):", text, re.MULTILINE) else "teacher"

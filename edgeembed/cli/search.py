@@ -1,23 +1,29 @@
-"""`edgeembed search`."""
+"""`edgeembed search`: finds the images of an index that are most similar to query images."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from edgeembed.cli import completion
 from edgeembed.cli.app import app, print_json
+from edgeembed.cli.options import Json, Precision, Provider, Runtime, Threads
+
+if TYPE_CHECKING:
+    from edgeembed.cli.models import Model
+    from edgeembed.device.embeddings import Embeddings
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """One image that was found for a query."""
+    """One result of a query. `rank` counts from 1; `similarity` is the cosine."""
 
     rank: int
     path: str
@@ -37,29 +43,25 @@ def search(
         ),
     ] = None,
     root: Annotated[
-        Path | None, typer.Option(help="Where the folder given to `embed --root` lies on this machine.")
+        Path | None, typer.Option(help="Where the folder that was given to `embed --root` is on this machine.")
     ] = None,
-    k: Annotated[int, typer.Option("-k", min=1, help="Results a query.")] = 5,
-    sheet: Annotated[Path | None, typer.Option(help="Also draw the results: .png, .jpg or .webp.")] = None,
-    precision: Annotated[
-        str | None, typer.Option(help="fp32, fp16 or int8; default: what `doctor` found, else fp32.")
+    k: Annotated[int, typer.Option("-k", min=1, help="Number of results for each query.")] = 5,
+    sheet: Annotated[
+        Path | None, typer.Option(help="Also write a contact sheet of the results: .png, .jpg or .webp.")
     ] = None,
-    runtime: Annotated[str | None, typer.Option(help="onnxruntime or openvino; default: what `doctor` found.")] = None,
-    provider: Annotated[
-        str | None, typer.Option(help="cuda, coreml, ... for ONNX Runtime, gpu, npu for OpenVINO; default: cpu.")
-    ] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads; default: all cores.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
+    precision: Precision = None,
+    runtime: Runtime = None,
+    provider: Provider = None,
+    threads: Threads = None,
+    as_json: Json = False,
 ) -> None:
-    """Find the images of an index that look most like each query."""
+    """Find the images of an index that are most similar to each query image."""
     from edgeembed.cli.inputs import gather_images
-    from edgeembed.cli.models import describe, model_of_index, open_model
-    from edgeembed.device.embedder import embed_images, refuse
-    from edgeembed.device.embeddings import read_embeddings, require_same_space, shorten
-    from edgeembed.device.search import Index, check_sheet, contact_sheet, similarity_texts
+    from edgeembed.cli.models import describe_model, model_of_index, open_model
+    from edgeembed.device.embeddings import read_embeddings, require_same_space
+    from edgeembed.device.search import check_sheet, contact_sheet
     from edgeembed.errors import UserError
     from edgeembed.files import check_output_file
-    from edgeembed.texts import printable
 
     if sheet is not None:
         check_sheet(sheet)
@@ -68,28 +70,16 @@ def search(
     stored = read_embeddings(index)
     if root is not None and not root.is_dir():
         raise UserError(f"--root {root}: no such folder")
-    found_files = stored.files(None if root is None else str(root))
-    model = model or model_of_index(index, stored)
-    network = open_model(model, precision=precision, runtime=runtime, provider=provider, threads=threads)
+    index_files = stored.files(None if root is None else str(root))
+    network = open_model(
+        model or model_of_index(index, stored), precision=precision, runtime=runtime, provider=provider, threads=threads
+    )
     require_same_space(f"index {index}", stored.space_id, f"model {network.name}", network.space_id)
-    log.info("searching %d images of %s with %s", len(stored.paths), index, describe(network))
+    log.info("searching %d images of %s with %s", len(stored.paths), index, describe_model(network))
 
-    embedding_QD, _ = embed_images(network, files, on_skip=refuse)
-    if stored.space_id != network.space_id:  # one of them is short
-        embedding_QD = shorten(embedding_QD, dim := min(network.dim, stored.embedding_ND.shape[1]))
-        stored = replace(stored, embedding_ND=shorten(stored.embedding_ND, dim))
-        log.info("comparing the first %d dimensions", dim)
-    position_QK, similarity_QK = Index(stored).search(embedding_QD, k)
-    labels = stored.labels or (None,) * len(stored.paths)
-    found = [
-        [
-            Result(rank=rank, path=found_files[position], label=labels[position], similarity=float(similarity))
-            for rank, (position, similarity) in enumerate(zip(*row, strict=True), 1)
-        ]
-        for row in zip(position_QK, similarity_QK, strict=True)
-    ]
+    results = find_results(network, files, stored, index_files, k)
     if sheet is not None:
-        rows = [[(result.path, result.similarity) for result in results] for results in found]
+        rows = [[(result.path, result.similarity) for result in row] for row in results]
         contact_sheet(list(zip(files, rows, strict=True)), sheet)
         log.info("contact sheet: %s", sheet)
     if as_json:
@@ -102,29 +92,60 @@ def search(
                 "precision": network.precision,
                 "runtime": network.runtime,
                 "provider": network.provider,
-                "k": position_QK.shape[1],
+                "k": min(k, len(stored.paths)),
                 "sheet": str(sheet) if sheet else None,
                 "queries": [
-                    {
-                        "path": file,
-                        "results": [
-                            {
-                                "rank": result.rank,
-                                "path": result.path,
-                                "label": result.label,
-                                "similarity": round(result.similarity, 7),
-                            }
-                            for result in results
-                        ],
-                    }
-                    for file, results in zip(files, found, strict=True)
+                    {"path": file, "results": [as_json_object(result) for result in row]}
+                    for file, row in zip(files, results, strict=True)
                 ],
             }
         )
-        return
-    for file, results in zip(files, found, strict=True):
-        print(printable(file))
-        texts = similarity_texts([result.similarity for result in results])
-        for result, text in zip(results, texts, strict=True):
+    else:
+        print_results(files, results)
+
+
+def find_results(
+    network: Model, queries: Sequence[str], stored: Embeddings, index_files: Sequence[str], k: int
+) -> list[list[Result]]:
+    """The k best results for each query image, best first; fewer where the index is smaller."""
+    from edgeembed.device.embedder import embed_images, refuse
+    from edgeembed.device.embeddings import shorten
+    from edgeembed.device.search import Index
+
+    embedding_QD, _ = embed_images(network, queries, on_skip=refuse)
+    if stored.space_id != network.space_id:  # the same space, but one side keeps only its leading dimensions
+        embedding_QD = shorten(embedding_QD, dim := min(network.dim, stored.embedding_ND.shape[1]))
+        stored = replace(stored, embedding_ND=shorten(stored.embedding_ND, dim))
+        log.info("comparing the first %d dimensions", dim)
+    position_QK, similarity_QK = Index(stored).search(embedding_QD, k)
+    labels = stored.labels or (None,) * len(stored.paths)
+    return [
+        [
+            Result(rank=rank, path=index_files[position], label=labels[position], similarity=float(similarity))
+            for rank, (position, similarity) in enumerate(zip(*row, strict=True), 1)
+        ]
+        for row in zip(position_QK, similarity_QK, strict=True)
+    ]
+
+
+def as_json_object(result: Result) -> dict[str, Any]:
+    """A result as it appears in the JSON output."""
+    return {
+        "rank": result.rank,
+        "path": result.path,
+        "label": result.label,
+        "similarity": round(result.similarity, 7),
+    }
+
+
+def print_results(queries: Sequence[str], results: Sequence[Sequence[Result]]) -> None:
+    """Prints each query, then one line for each of its results."""
+    from edgeembed.device.search import similarity_texts
+    from edgeembed.texts import printable
+
+    for query, row in zip(queries, results, strict=True):
+        print(printable(query))
+        texts = similarity_texts([result.similarity for result in row])
+        for result, text in zip(row, texts, strict=True):
             label = "" if result.label is None else f"  [{printable(result.label)}]"
             print(f"{result.rank:>5}  {text:>7}  {printable(result.path)}{label}")

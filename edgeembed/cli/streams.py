@@ -1,4 +1,4 @@
-"""Standard output and error that lose no text: neither in an encoding without its letters nor to a closed pipe."""
+"""Makes standard output and error robust: characters that the encoding lacks, closed pipes, full disks."""
 
 from __future__ import annotations
 
@@ -15,54 +15,58 @@ CLOSED_PIPE = (errno.EPIPE, errno.EINVAL) if sys.platform == "win32" else (errno
 
 
 class SafeStream(io.TextIOWrapper):
-    """Text stream that escapes what its encoding has no letter for, and drops text for a closed pipe.
+    """A text stream that escapes characters which its encoding lacks, and discards text for a closed pipe.
 
-    A character without a code is written as `\\u5199`, a byte of a file name that is not UTF-8 as `\\xe9`. When the
-    reader of a pipe has gone (`edgeembed search ... | head -1`), the rest is dropped and the command ends as it would
-    have.
+    A character that cannot be encoded is written as `\\u5199`, a byte of a file name that is not UTF-8 as `\\xe9`. When
+    the reader of a pipe has exited (`edgeembed search ... | head -1`), the rest of the output is discarded and the
+    command ends normally.
     """
 
     def write(self, text: str) -> int:
-        if text == "":  # with which Typer probes a stream, and passes over any error
+        if text == "":  # Typer writes this to test a stream, and ignores errors
             return 0
         try:
             return super().write(read_as_utf8(text, other_bytes="backslashreplace"))
         except OSError as error:
-            self._drop_the_rest(error)
+            self._discard_output(error)
             return len(text)
 
     def flush(self) -> None:
         try:
             super().flush()
         except OSError as error:
-            self._drop_the_rest(error)
+            self._discard_output(error)
 
-    def _drop_the_rest(self, error: OSError) -> None:
-        """Lets the file descriptor lead nowhere, so that no buffer is in the way of the exit code.
+    def _discard_output(self, error: OSError) -> None:
+        """Redirects the file descriptor to the null device, so that flushing at exit does not fail again.
 
-        Raises OSError where not the reader but something else is missing, such as space on the disk.
+        Raises OSError for any other error than a closed pipe, such as a full disk.
         """
-        descriptor, nowhere = self.fileno(), os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, descriptor)
-        os.close(nowhere)
+        descriptor, null_device = self.fileno(), os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null_device, descriptor)
+        os.close(null_device)
         if error.errno not in CLOSED_PIPE:
             raise OSError(error.errno, error.strerror, f"standard {'error' if descriptor == 2 else 'output'}")
 
 
 def make_streams_safe() -> None:
-    """Replaces sys.stdout and sys.stderr of this process by streams that lose no text."""
+    """Replaces sys.stdout and sys.stderr of this process with `SafeStream`s."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if isinstance(stream, io.TextIOWrapper):  # None in a Windows program without a console
-            encoding, by_line, at_once = stream.encoding, stream.line_buffering, stream.write_through
+            encoding, line_buffering, write_through = stream.encoding, stream.line_buffering, stream.write_through
             safe = SafeStream(
-                stream.detach(), encoding, "backslashreplace", line_buffering=by_line, write_through=at_once
+                stream.detach(),
+                encoding,
+                "backslashreplace",
+                line_buffering=line_buffering,
+                write_through=write_through,
             )
             setattr(sys, name, safe)
 
 
 class StderrHandler(logging.StreamHandler[TextIO]):
-    """Writes to what sys.stderr is at the time: a line then stands above a progress bar that is being drawn."""
+    """A log handler that writes to the current sys.stderr, so that lines appear above a progress bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
         self.stream = sys.stderr

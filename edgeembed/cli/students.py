@@ -1,4 +1,4 @@
-"""`edgeembed students`."""
+"""`edgeembed students`: the student networks and their costs."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from edgeembed.cli.app import app, print_json
+from edgeembed.cli.options import Json
 
 log = logging.getLogger(__name__)
 
@@ -16,28 +17,29 @@ log = logging.getLogger(__name__)
 @app.command()
 def students(
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="NAME", help="Aliases or timm names; default: every alias.")
+        list[str] | None,
+        typer.Argument(metavar="NAME", help="Student aliases or timm model names; default: every alias."),
     ] = None,
     size_px: Annotated[
-        int, typer.Option(min=16, max=2048, help="Side of the input in pixels, as the recipe key image.size_px.")
+        int, typer.Option(min=16, max=2048, help="Side of the input in pixels (recipe key image.size_px).")
     ] = 224,
-    threads: Annotated[int, typer.Option(min=1, help="Threads of ONNX Runtime.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, help="Number of threads of ONNX Runtime.")] = 1,
     latency: Annotated[
-        bool, typer.Option(help="Export each to ONNX and time it on this machine, some seconds each.")
+        bool,
+        typer.Option(
+            help="Also export each network to ONNX and measure it on this machine, which takes some seconds each."
+        ),
     ] = True,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
+    as_json: Json = False,
 ) -> None:
-    """List students: parameters, multiply-accumulates, and milliseconds for an image on this machine."""
+    """List student networks with their parameters, multiply-accumulates and latency on this machine."""
     from edgeembed.student.names import ALIASES, timm_name
 
     chosen = names or list(ALIASES)
     for name in chosen:
         timm_name(name)
 
-    from edgeembed.bench.student_costs import (
-        StudentCosts,
-        measure_student,
-    )  # torch: after all that can be checked without it
+    from edgeembed.bench.student_costs import StudentCosts, measure_student  # imports torch: after the other checks
 
     rows: list[StudentCosts] = []
     if not as_json:

@@ -1,4 +1,4 @@
-"""`edgeembed teacher-train` and `teacher-join`."""
+"""`edgeembed teacher-train` and `edgeembed teacher-join`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import typer
 
 from edgeembed.cli import completion
 from edgeembed.cli.app import app, print_json
+from edgeembed.cli.options import Json, KeyOverrides, Resume, RunToResume
+from edgeembed.cli.run_inputs import choose_run_folder, input_of_resumed_run
 from edgeembed.errors import UserError
 
 if TYPE_CHECKING:
@@ -18,16 +20,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-RunToResume = Annotated[Path | None, typer.Argument(metavar="[RUN]", help="With --resume: the run folder.")]
-Resume = Annotated[
-    bool, typer.Option("--resume", help="Continue RUN, or the run in --out, with its own recipe and data.")
-]
-
 
 @app.command("teacher-train")
 def teacher_train(
     run: RunToResume = None,
-    data: Annotated[Path | None, typer.Option(help="Manifest, .parquet or .csv; needed for a new run.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Manifest, .parquet or .csv; required for a new run.")] = None,
     recipe: Annotated[
         str | None,
         typer.Option(
@@ -39,18 +36,15 @@ def teacher_train(
         Path | None,
         typer.Option(
             "--from",
-            help="Train on from this finished teacher: more images, more classes.",
+            help="Start from the weights of this finished teacher run (warm start), to add images or classes.",
             autocompletion=completion.runs,
         ),
     ] = None,
     resume: Resume = False,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Override a recipe key, such as train.epochs=3; repeatable."),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
+    overrides: KeyOverrides = None,
+    as_json: Json = False,
 ) -> None:
-    """Train the teacher, whose embedding space students learn."""
+    """Train a teacher network, whose embedding space students learn."""
     from edgeembed.config import load_recipe
     from edgeembed.data.manifest import read_manifest
     from edgeembed.eval_json import describe_scores
@@ -59,10 +53,10 @@ def teacher_train(
     from edgeembed.teacher.recipe import TeacherRecipe
     from edgeembed.training.resume import recipe_in
 
-    folder = RunFolder(path=chosen_folder(run, out, resume=resume) or Path("runs/teacher"))
+    folder = RunFolder(path=choose_run_folder(run, out, resume=resume) or Path("runs/teacher"))
     folder.check_unlocked()
     folder.check_start(resume=resume)
-    overrides = [*([f"continue_from={json.dumps(str(from_))}"] if from_ else []), *(set_ or [])]
+    overrides = [*([f"continue_from={json.dumps(str(from_))}"] if from_ else []), *(overrides or [])]
     if resume and recipe is None:
         settings = recipe_in(folder, TeacherRecipe, overrides)
     else:
@@ -71,40 +65,25 @@ def teacher_train(
     manifest = read_manifest(data or manifest_of_resumed(folder, resume=resume))
     manifest.require_files()
 
-    from edgeembed.teacher.train import train_teacher  # torch: after all that can be checked without it
+    from edgeembed.teacher.train import train_teacher  # imports torch: after all checks that do not need it
 
-    out = folder.path
     result = train_teacher(settings, manifest, folder, resume=resume)
     if result.scores is not None:
         log.info("val: %s", describe_scores(result.scores, untrained=None))
     else:
         log.info("val: not scored: %s", result.not_scored or "the run was not evaluated")
-    log.info("teacher: %s", out)
+    log.info("teacher: %s", folder.path)
     if as_json:
         print_json(result.model_dump())
 
 
-def chosen_folder(run: Path | None, out: Path | None, *, resume: bool) -> Path | None:
-    """The run folder that RUN, which goes with --resume, or --out names."""
-    if run is not None and not resume:
-        raise UserError(f"{run}: a run named without an option is one to resume: add --resume, or write --out {run}")
-    if run is not None and out is not None and run.resolve() != out.resolve():
-        raise UserError(f"--resume {run} --out {out}: two run folders: name one")
-    return run or out
-
-
 def manifest_of_resumed(folder: RunFolder, *, resume: bool) -> Path:
-    """The manifest that a run to be resumed was trained on."""
-    from edgeembed.training.resume import input_of
-
+    """The manifest of a run to be resumed. Raises UserError for a new run, which needs --data."""
     if not resume:
         raise UserError("--data is missing: name a manifest, as `edgeembed data import` writes one")
-    manifest = input_of(folder, "data")
+    manifest = input_of_resumed_run(folder, "data")
     if manifest is None:
         raise UserError(f"{folder.path}: does not record its manifest: name it with --data")
-    if not manifest.is_file():
-        raise UserError(f"{folder.path}: its manifest {manifest} no longer exists: name it with --data")
-    log.info("data: %s (the run's)", manifest)
     return manifest
 
 
@@ -112,12 +91,13 @@ def manifest_of_resumed(folder: RunFolder, *, resume: bool) -> Path:
 def teacher_join(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Finished teacher runs.")],
     weights: Annotated[
-        str | None, typer.Option(help="Comma-separated, one for each run, such as 0.5,1,1; default: 1 each.")
+        str | None,
+        typer.Option(help="Comma-separated weights, one for each run, such as 0.5,1,1; default: 1 for each."),
     ] = None,
     out: Annotated[Path, typer.Option(help="Run folder to write.")] = Path("runs/joined"),
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
+    as_json: Json = False,
 ) -> None:
-    """Join teachers into one: their weighted embeddings, one after the other."""
+    """Combine teachers into an ensemble whose embedding is the concatenation of their weighted embeddings."""
     from edgeembed.files import check_output_folder
     from edgeembed.run_folder import RunFolder
 
@@ -127,9 +107,9 @@ def teacher_join(
     except ValueError:
         raise UserError(f"--weights {weights!r}: expected numbers, for example 0.5,1,1") from None
 
-    from edgeembed.teacher.ensemble import join_teachers  # torch
+    from edgeembed.teacher.ensemble import join_teachers  # imports torch
 
     facts = join_teachers(runs, numbers, RunFolder(path=out))
-    log.info("joined teacher: %s (%d dimensions, space %s)", out, facts["embedding"]["dim"], facts["space_id"])
+    log.info("ensemble: %s (%d dimensions, space %s)", out, facts["embedding"]["dim"], facts["space_id"])
     if as_json:
         print_json(facts)

@@ -1,4 +1,4 @@
-"""`edgeembed export --web`: the part of the command that makes a page."""
+"""`edgeembed export --web`: builds a web page that searches on the visitor's device."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeembed.errors import UserError
+from edgeembed.files import check_output_folder
 
 if TYPE_CHECKING:
     from edgeembed.export.web.index import Picture
@@ -15,11 +16,17 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def page_pictures(source: Path, out: Path, index: Path | None) -> list[Picture]:
-    """The pictures of a page that is to be written to `out`, with what can be wrong found before any work is done.
+def choose_pictures(source: Path, out: Path | None, index: Path | None, precision: str | None) -> list[Picture]:
+    """The pictures that a page in `out` searches, from `index` or else from the data of the run `source`.
 
-    `source` is a run, whose own images are the default, or a bundle, which does not say where its images lie.
+    Without `out` there is no page, and the other two options are an error. Checks `out` and the pictures before any
+    work is done. A bundle does not record where its images are, so that it needs an `index`.
     """
+    if out is None:
+        if index is not None or precision is not None:
+            raise UserError("--web-index and --web-precision are of a web page: add --web FOLDER")
+        return []
+    check_output_folder(out, option="--web", replaced=True)
     from edgeembed.export.web.index import pictures_of, pictures_of_run
     from edgeembed.export.web.page import check_web_target
 
@@ -31,8 +38,8 @@ def page_pictures(source: Path, out: Path, index: Path | None) -> list[Picture]:
     return pictures_of_run(source)
 
 
-def make_page(bundle: Path, out: Path, pictures: Sequence[Picture], precision: str | None) -> dict[str, Any]:
-    """Builds the page and says where it is and how to see it. Returns its site.json."""
+def write_page(bundle: Path, out: Path, pictures: Sequence[Picture], precision: str | None) -> dict[str, Any]:
+    """Builds the page, logs how to open it, and returns its site.json."""
     from edgeembed.export.web.page import build_page
 
     site = build_page(bundle, out, pictures, precision=precision)

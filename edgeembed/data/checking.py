@@ -1,4 +1,4 @@
-"""Verifies that every image of a manifest is one, and that no image is in two splits."""
+"""Verifies that every image of a manifest can be decoded and that no image is in two splits."""
 
 from __future__ import annotations
 
@@ -19,8 +19,10 @@ from edgeembed.files import sha256_of
 
 @dataclass(frozen=True, kw_only=True)
 class Copies:
-    """Images of the same bytes. `leaks` has one line for each image in two splits, naming a file of each; the others
-    are within a split: copies of another file, and of those the ones with another label or domain.
+    """Images with equal bytes.
+
+    `leaks`: one line for each image that is in two splits, with a file of each split. The counts are of copies within
+    one split: all of them, and those with another label or domain than the first file.
     """
 
     leaks: list[str]
@@ -30,10 +32,10 @@ class Copies:
     first_other_label: str | None
 
 
-def unreadable(manifest: Manifest, *, workers: int) -> dict[str, str]:
-    """Why, for each distinct file that is missing or cannot be decoded in full; the reason names the file."""
+def find_unreadable(manifest: Manifest, *, workers: int) -> dict[str, str]:
+    """The files that are missing or cannot be decoded in full, each with an error message that names the file."""
 
-    def reason(file: str) -> str | None:
+    def decoding_error(file: str) -> str | None:
         try:
             load_rgb(file)
         except ImageError as error:
@@ -42,34 +44,38 @@ def unreadable(manifest: Manifest, *, workers: int) -> dict[str, str]:
 
     files = sorted(set(manifest.files))
     with ThreadPoolExecutor(workers) as pool:
-        return {file: why for file, why in zip(files, pool.map(reason, files), strict=True) if why is not None}
+        errors = pool.map(decoding_error, files)
+        return {file: error for file, error in zip(files, errors, strict=True) if error is not None}
 
 
-def find_copies(manifest: Manifest, *, bad: Collection[str] = ()) -> Copies:
-    """Compares the bytes of all files but the `bad` ones: a query that was trained on tests nothing."""
+def find_copies(manifest: Manifest, *, unreadable: Collection[str] = ()) -> Copies:
+    """Compares the bytes of all readable files.
+
+    A test image that is also a training image is a leak: its score says nothing about new images.
+    """
     rows_of: dict[str, list[int]] = defaultdict(list)
     for row, file in enumerate(manifest.files):
-        if file not in bad:
+        if file not in unreadable:
             rows_of[file].append(row)
     leaks: list[str] = []
     copies: list[str] = []
     other_labels: list[str] = []
-    for files in _same_bytes(sorted(rows_of)):
+    for files in _group_by_content(sorted(rows_of)):
         rows = [row for file in files for row in rows_of[file]]
-        first_of: dict[str, int] = {}
+        first_row_of: dict[str, int] = {}  # by split
         for row in rows:
-            first_of.setdefault(manifest.split[row], row)
-        if len(first_of) > 1:
-            named = [f"{manifest.path[row]} ({split})" for split, row in sorted(first_of.items())]
-            leaks.append(f"the same image in {' and '.join(sorted(first_of))}: {' = '.join(named)}")
-        for split, first in first_of.items():
-            inside = [row for row in rows if manifest.split[row] == split]
-            named_files = list(dict.fromkeys(manifest.path[row] for row in inside))
-            copies += [f"{name} = {named_files[0]}" for name in named_files[1:]]
+            first_row_of.setdefault(manifest.split[row], row)
+        if len(first_row_of) > 1:
+            paths = [f"{manifest.path[row]} ({split})" for split, row in sorted(first_row_of.items())]
+            leaks.append(f"the same image in {' and '.join(sorted(first_row_of))}: {' = '.join(paths)}")
+        for split, first in first_row_of.items():
+            in_split = [row for row in rows if manifest.split[row] == split]
+            distinct_paths = list(dict.fromkeys(manifest.path[row] for row in in_split))
+            copies += [f"{path} = {distinct_paths[0]}" for path in distinct_paths[1:]]
             other_labels += [
                 f"{manifest.path[row]} is {_class(manifest, row)}, {manifest.path[first]} is {_class(manifest, first)}"
-                for row in inside
-                if (manifest.domain[row], manifest.label[row]) != (manifest.domain[first], manifest.label[first])
+                for row in in_split
+                if manifest.class_of(row) != manifest.class_of(first)
             ]
     return Copies(
         leaks=leaks,
@@ -81,12 +87,12 @@ def find_copies(manifest: Manifest, *, bad: Collection[str] = ()) -> Copies:
 
 
 def _class(manifest: Manifest, row: int) -> str:
-    label, domain = manifest.label[row], manifest.domain[row]
+    domain, label = manifest.class_of(row)
     return f"unlabelled in domain {domain!r}" if label is None else f"{label!r} in domain {domain!r}"
 
 
-def _same_bytes(files: list[str]) -> Iterator[list[str]]:
-    """Groups of files with the same bytes, single ones too; only files of one size are read."""
+def _group_by_content(files: list[str]) -> Iterator[list[str]]:
+    """Groups of files with equal bytes, a file without a copy alone; only files of equal size are read."""
     by_size: dict[int, list[str]] = defaultdict(list)
     for file in files:
         if os.path.isfile(file):
@@ -106,19 +112,21 @@ def _same_bytes(files: list[str]) -> Iterator[list[str]]:
 def _digest(file: str) -> str | None:
     try:
         return sha256_of(file)
-    except OSError:  # named by `unreadable`
+    except OSError:  # `find_unreadable` reports this file
         return None
 
 
-def without(manifest: Manifest, bad: Mapping[str, str]) -> tuple[Manifest, str]:
-    """The rows whose file can be read, and in words how many of the others were missing or unreadable.
+def drop_unreadable(manifest: Manifest, unreadable: Mapping[str, str]) -> tuple[Manifest, str]:
+    """The rows whose file can be read, and a text that counts the missing and the unreadable ones.
 
     Raises CheckFailed where no row is left.
     """
-    kept = [row for row, file in enumerate(manifest.files) if file not in bad]
+    kept = [row for row, file in enumerate(manifest.files) if file not in unreadable]
     if not kept:
-        first = next(iter(bad.values()))
+        first = next(iter(unreadable.values()))
         raise CheckFailed(f"none of {len(manifest)} images can be read, first {first} ({manifest.origin})")
-    counts = Counter("unreadable" if Path(file).exists() else "missing" for file in manifest.files if file in bad)
-    counted = ", ".join(f"{counts[reason]} {reason}" for reason in ("missing", "unreadable"))
-    return manifest.take(np.array(kept, dtype=np.int64)), counted
+    counts = Counter(
+        "unreadable" if Path(file).exists() else "missing" for file in manifest.files if file in unreadable
+    )
+    text = ", ".join(f"{counts[reason]} {reason}" for reason in ("missing", "unreadable"))
+    return manifest.take(np.array(kept, dtype=np.int64)), text

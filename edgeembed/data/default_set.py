@@ -1,4 +1,4 @@
-"""The embedded default data set as a manifest on disk."""
+"""Writes the built-in synthetic data set, which commands use by default, with its manifest."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from edgeembed.data.manifest import Manifest, ManifestRow, build_manifest, read_
 from edgeembed.data.synthetic import write_synthetic
 from edgeembed.progress import counter
 
-NUM_INSTANCES, NUM_VIEWS, SIZE_PX, SEED = 100, 24, 224, 0  # unless told otherwise
+NUM_INSTANCES, NUM_VIEWS, SIZE_PX, SEED = 100, 24, 224, 0
 
 
-def write_embedded(
+def write_default_set(
     folder: Path,
     *,
     num_instances: int = NUM_INSTANCES,
@@ -20,12 +20,12 @@ def write_embedded(
     seed: int = SEED,
     manifest_name: str = "manifest.parquet",
 ) -> Manifest:
-    """Renders images and then writes the manifest, whose presence says that the set is whole.
+    """Renders the images, writes the manifest and returns it.
 
-    A .csv manifest is written without pyarrow.
+    The manifest is written last: where it exists, all images do. A .csv manifest needs no pyarrow.
     """
     if manifest_name.endswith(".parquet"):
-        import pyarrow.parquet  # noqa: F401  # missing in the base install: better said before the images are rendered
+        import pyarrow.parquet  # noqa: F401  # missing in the base install: fail before images are rendered
     with counter("rendering", total=num_instances * num_views) as on_progress:
         rows = write_synthetic(
             folder,

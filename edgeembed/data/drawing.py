@@ -1,7 +1,8 @@
-"""Draws and photographs things: the brushes that the synthetic domains share, and the camera that sees them.
+"""Drawing primitives, random patterns and a simulated camera for the synthetic data set.
 
-A detail takes a tenth of its panel or more, so that it survives a 96 px picture; the camera changes viewpoint, light,
-background, focus and noise, so that neither colour nor layout at thumbnail size finds an instance.
+A detail (a random pattern) takes at least a tenth of its panel, so that it is visible in a 96 px image. The camera
+varies viewpoint, light, background, focus and noise, so that neither mean colour nor a thumbnail identifies an
+instance.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ Box = tuple[float, float, float, float]
 Points = Sequence[tuple[float, float]]
 Rng = np.random.Generator
 
-# Capitals of 3 x 5 cells, each row a digit in octal; a font file would tie the pictures to a machine.
+# Capital letters as 3 x 5 bitmaps, one octal digit for each row. Fonts would give other pixels on other machines.
 _LETTERS = ("25755", "74447", "74647", "55755", "55655", "44447", "75555", "75744", "72222", "55255", "71247", "55222")
 _GLYPHS: tuple[Points, ...] = (
     ((0, -1), (0.9, 0), (0.4, 0), (0.4, 1), (-0.4, 1), (-0.4, 0), (-0.9, 0)),  # arrow
@@ -33,7 +34,7 @@ _GLYPHS: tuple[Points, ...] = (
     ((-0.9, -0.9), (0.9, -0.9), (-0.9, 0.9), (0.9, 0.9)),  # hourglass
     ((-0.9, -0.9), (-0.2, -0.9), (-0.2, 0.3), (0.9, 0.3), (0.9, 0.9), (-0.9, 0.9)),  # angle
 )
-_CELLS: tuple[Points, ...] = (  # what a tile may be, and the first four a window
+_CELLS: tuple[Points, ...] = (  # shapes of mosaic tiles; the first four are also shapes of windows
     ((0, 0), (1, 0), (1, 1), (0, 1)),
     ((0.5, 0), (1, 0.5), (0.5, 1), (0, 0.5)),
     ((0, 1), (0, 0.4), (0.5, 0), (1, 0.4), (1, 1)),
@@ -45,7 +46,7 @@ _CELLS: tuple[Points, ...] = (  # what a tile may be, and the first four a windo
 
 @dataclass(frozen=True, kw_only=True)
 class Palette:
-    """The five colours that siblings share."""
+    """Five colours, shared by sibling objects."""
 
     base: Colour
     second: Colour
@@ -54,7 +55,7 @@ class Palette:
     dark: Colour
 
     def inks(self, rng: Rng) -> list[Colour]:
-        """A ground, then three colours to draw on it that stand out even when the light takes the hue away."""
+        """A background colour, then three colours that differ from it in brightness, in random order."""
         colours = [self.base, self.second, self.accent, self.light, self.dark]
         ground = colours.pop(int(rng.integers(5)))
         colours.sort(key=lambda ink: -abs(_luminance(ink) - _luminance(ground)))
@@ -72,11 +73,13 @@ def hsv(hue: float, saturation: float, value: float) -> Colour:
 
 
 def tint(colour: Colour, factor: float) -> Colour:
+    """The colour, darker (factor below 1) or brighter (above 1)."""
     red, green, blue = (min(255, round(channel * factor)) for channel in colour)
     return red, green, blue
 
 
 def random_palette(rng: Rng) -> Palette:
+    """Five random colours: three saturated ones, a light and a dark one."""
     hue = rng.random()
     near = rng.choice([-1, 1]) * rng.uniform(0.1, 0.25)
     return Palette(
@@ -89,7 +92,7 @@ def random_palette(rng: Rng) -> Palette:
 
 
 class Sketch:
-    """Draws in unit coordinates (x right, y down, 0..1), so that a design is the same at every picture size."""
+    """A canvas with unit coordinates (x right, y down, 0..1), so that a drawing is the same at every image size."""
 
     def __init__(self, size: tuple[int, int], fill: tuple[int, ...]) -> None:
         self.image = Image.new("RGBA", size, fill)
@@ -111,7 +114,7 @@ class Sketch:
         self._draw.rounded_rectangle(self._pixels([box[:2], box[2:]]), radius * self.image.width, fill=(*fill, 255))
 
     def panel(self, box: Box, paint: Callable[[Sketch], None], *, clip: Points = ()) -> None:
-        """Let `paint` fill a part of this sketch in unit coordinates of its own, kept inside the polygon `clip`."""
+        """Lets `paint` fill the rectangle `box`, in unit coordinates of its own, clipped to the polygon `clip`."""
         (left, top), (right, bottom) = ((round(x), round(y)) for x, y in self._pixels([box[:2], box[2:]]))
         inner = Sketch((max(1, right - left), max(1, bottom - top)), (0, 0, 0, 255))
         paint(inner)
@@ -121,16 +124,17 @@ class Sketch:
         self.image.paste(inner.image, (left, top), mask)
 
     def shade_round(self, half_width: float) -> None:
-        """Darken an upright thing in the middle towards its sides, as light from the front does to a cylinder."""
+        """Darkens the drawing towards its left and right sides, so that it looks like an upright cylinder."""
         across = np.abs(np.linspace(-0.5, 0.5, self.image.width) / half_width).clip(0, 1)
         dark = Image.fromarray(np.tile(120 * across**2.5, (self.image.height, 1)).astype(np.uint8))
         self.image.paste((0, 0, 0, 255), (0, 0), ImageChops.multiply(dark, self.image.getchannel("A")))
 
 
-# Details: each fills a whole sketch, and is what tells an instance from its siblings.
+# Details: random patterns that fill a whole sketch. Sibling objects differ only in their details.
 
 
 def glyph(sketch: Sketch, rng: Rng, centre: tuple[float, float], radius: float, fill: Colour) -> None:
+    """Draws a random symbol, regular polygon or star, turned by a multiple of 90 degrees."""
     kind = int(rng.integers(len(_GLYPHS) + 5))
     if kind < len(_GLYPHS):
         points = _GLYPHS[kind]
@@ -157,6 +161,7 @@ def _emblem(sketch: Sketch, rng: Rng, inks: list[Colour]) -> None:
 
 
 def cell(sketch: Sketch, kind: int, box: Box, fill: Colour) -> None:
+    """Draws one of the shapes of `_CELLS`, scaled to a box."""
     left, top, right, bottom = box
     sketch.polygon([(left + u * (right - left), top + v * (bottom - top)) for u, v in _CELLS[kind]], fill)
 
@@ -166,7 +171,7 @@ def _mosaic(sketch: Sketch, rng: Rng, inks: list[Colour]) -> None:
     for place in range(rows * columns):
         x, y = place % columns, place // columns
         kind, ink = int(rng.integers(len(_CELLS) + 1)), inks[int(rng.integers(1, 4))]
-        if kind < len(_CELLS):  # else the ground shows
+        if kind < len(_CELLS):  # else the background stays visible
             cell(sketch, kind, (x / columns, y / rows, (x + 1) / columns, (y + 1) / rows), ink)
 
 
@@ -194,8 +199,8 @@ def _letters(sketch: Sketch, rng: Rng, inks: list[Colour]) -> None:
     for place in range(2 * rows):
         row, column = place // 2, place % 2
         letter = _LETTERS[int(rng.integers(len(_LETTERS)))]
-        for cell in (cell for cell in range(15) if int(letter[cell // 3]) & 4 >> cell % 3):
-            x, y = 0.08 + 0.47 * column + 0.125 * (cell % 3), (row + 0.1 + 0.16 * (cell // 3)) / rows
+        for bit in (bit for bit in range(15) if int(letter[bit // 3]) & 4 >> bit % 3):
+            x, y = 0.08 + 0.47 * column + 0.125 * (bit % 3), (row + 0.1 + 0.16 * (bit // 3)) / rows
             sketch.rectangle((x, y, x + 0.13, y + 0.165 / rows), inks[1 + row])
 
 
@@ -226,7 +231,7 @@ _DETAILS = (_emblem, _emblem, _mosaic, _mosaic, _stripes, _burst, _letters, _rin
 
 
 def detail(rng: Rng, palette: Palette) -> Callable[[Sketch], None]:
-    """A painter of one random detail, ground included; a long panel repeats it, as a frieze does."""
+    """A painter of one random detail with its background; in a long panel the detail is repeated."""
 
     def paint(sketch: Sketch) -> None:
         inks = palette.inks(rng)
@@ -241,7 +246,7 @@ def detail(rng: Rng, palette: Palette) -> Callable[[Sketch], None]:
 
 
 def two_details(rng: Rng, palette: Palette) -> Callable[[Sketch], None]:
-    """A large detail beside a small one: a label and its strip."""
+    """A painter of a large detail beside a small one."""
 
     def paint(sketch: Sketch) -> None:
         cut = rng.uniform(0.6, 0.72) if rng.integers(2) else rng.uniform(0.28, 0.4)
@@ -252,13 +257,13 @@ def two_details(rng: Rng, palette: Palette) -> Callable[[Sketch], None]:
     return paint
 
 
-# The camera: it says nothing of the instance, and treats all alike.
+# The camera: its random numbers do not depend on the object.
 
 
 def photograph(rng: Rng, design: Image.Image, size_px: int) -> Image.Image:
-    """A square RGB picture of an RGBA design, somewhere, in some light."""
+    """A square RGB photograph of an RGBA drawing, with random viewpoint, background and light."""
     picture = _background(rng, size_px)
-    thing = _seen_from(rng, design, size_px)
+    thing = _in_perspective(rng, design, size_px)
     _cast_shadow(rng, picture, thing)
     picture.paste(thing, (0, 0), thing)
     if rng.random() < 0.5:
@@ -268,7 +273,7 @@ def photograph(rng: Rng, design: Image.Image, size_px: int) -> Image.Image:
 
 
 def _background(rng: Rng, size_px: int) -> Image.Image:
-    """A wall, a table, foliage or clutter, out of focus: drawn small and enlarged."""
+    """A random blurred background (blotches, boards, clutter or lights): drawn small and enlarged."""
     small = 56
     kind = int(rng.integers(4))
     colours = [hsv(rng.random(), rng.uniform(0.0, 0.7), rng.uniform(0.15, 1.0)) for _ in range(8)]
@@ -285,7 +290,7 @@ def _background(rng: Rng, size_px: int) -> Image.Image:
             step, lean = int(rng.integers(4, 14)), rng.uniform(-20, 20)
             for offset in range(-small, 2 * small, step):
                 draw.line((offset, 0, offset + lean, small), fill=colours[2], width=int(rng.integers(1, 4)))
-        else:  # other things lying about, or lights out of focus
+        else:  # other objects, or lights out of focus
             for _ in range(int(rng.integers(4, 20))):
                 x, y = rng.uniform(-5, small, size=2)
                 w, h = rng.uniform(4, 24, size=2)
@@ -295,8 +300,8 @@ def _background(rng: Rng, size_px: int) -> Image.Image:
     return picture.resize((size_px, size_px), Image.Resampling.BILINEAR)
 
 
-def _seen_from(rng: Rng, design: Image.Image, size_px: int) -> Image.Image:
-    """The object as a camera before it sees it: turned up to about 30 degrees, filling most of an RGBA frame."""
+def _in_perspective(rng: Rng, design: Image.Image, size_px: int) -> Image.Image:
+    """The object in perspective, rotated by up to about 30 degrees, filling most of an RGBA frame."""
     yaw, pitch, roll = np.radians(rng.normal(scale=(13, 9, 9)).clip((-30, -22, -20), (30, 22, 20)))
     extent = np.array([design.width, design.height]) / max(design.size)
     corners = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * extent
@@ -316,7 +321,7 @@ def _seen_from(rng: Rng, design: Image.Image, size_px: int) -> Image.Image:
 
 
 def _homography(from_points: npt.NDArray[np.float64], to_points: npt.NDArray[np.float64]) -> list[float]:
-    """Pillow's eight PERSPECTIVE coefficients that carry four points of the output to four of the input."""
+    """The eight coefficients of Pillow's PERSPECTIVE transform that map four output points to four input points."""
     rows = []
     for (x, y), (u, v) in zip(from_points, to_points, strict=True):
         rows += [[x, y, 1, 0, 0, 0, -u * x, -u * y], [0, 0, 0, x, y, 1, -v * x, -v * y]]
@@ -332,7 +337,7 @@ def _cast_shadow(rng: Rng, picture: Image.Image, thing: Image.Image) -> None:
 
 
 def _occlude(rng: Rng, picture: Image.Image) -> None:
-    """A finger, a leaf or a post in front of the object: it hides a part, never most."""
+    """Draws a post or an ellipse in front of the object, which hides a small part of it."""
     size = picture.width
     draw = ImageDraw.Draw(picture)
     colour = hsv(rng.random(), rng.uniform(0.0, 0.6), rng.uniform(0.1, 0.9))
@@ -347,7 +352,7 @@ def _occlude(rng: Rng, picture: Image.Image) -> None:
 
 
 def _exposed(rng: Rng, picture: UInt8Array) -> UInt8Array:
-    """The sensor's account of the light: uneven, coloured, too bright or too dark, grainy."""
+    """Applies uneven and coloured light, exposure, contrast and sensor noise."""
     size = len(picture)
     direction = rng.uniform(0, 2 * np.pi)
     ramp = np.linspace(-1, 1, size, dtype=np.float32)

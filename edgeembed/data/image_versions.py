@@ -1,4 +1,4 @@
-"""Names the versions of images on disk, so that embeddings of older images are not used for changed ones."""
+"""Identifies the contents of image files, so that embeddings of an earlier version of an image are not reused."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from edgeembed.progress import track
 if TYPE_CHECKING:
     from edgeembed.config import ImageKey  # config imports yaml, which the base install lacks
 
-READERS = 4  # threads that wait for the disk
-MISSING = "missing"  # in place of the version of a file that is gone or cannot be read
+NUM_READERS = 4  # threads: reading waits for the disk
+MISSING = "missing"  # stands for a file that does not exist or cannot be read
 
 
 def images_id(files: Sequence[str], *, by: ImageKey) -> str:
-    """Names what lies at some paths, in their order: `by` and a hash.
+    """An id of the files at some paths, in this order: `by`, a colon and a hash.
 
-    `stat` looks at sizes and modification times, in nanoseconds: a moved or linked folder keeps its name, a copy does
-    where it keeps the times. `content` reads every byte, so that copies of any kind are the same.
+    `stat` hashes sizes and modification times in nanoseconds: fast, and a moved or linked folder keeps its id, a copy
+    only if it keeps the times. `content` hashes every byte, so that all copies have the same id.
     """
     if by == "stat":
-        return _name(by, map(_stat, files))
-    with ThreadPoolExecutor(READERS) as pool:
-        return _name(by, track(pool.map(_sha256, files), "checksums of images", total=len(files)))
+        return _id(by, map(_stat, files))
+    with ThreadPoolExecutor(NUM_READERS) as pool:
+        return _id(by, track(pool.map(_sha256, files), "checksums of images", total=len(files)))
 
 
-def kind_of(name: str) -> ImageKey:
-    """The `by` of a name that `images_id` gave."""
-    return "content" if name.startswith("content:") else "stat"
+def image_key_of(images_id: str) -> ImageKey:
+    """The `by` that an id of `images_id` was made with."""
+    return "content" if images_id.startswith("content:") else "stat"
 
 
-def _name(by: ImageKey, versions: Iterable[str]) -> str:
+def _id(by: ImageKey, versions: Iterable[str]) -> str:
     digest = hashlib.sha256()
     for version in versions:
         digest.update(version.encode() + b"\0")

@@ -1,4 +1,8 @@
-"""Feeds batches of decoded images to a training loop, resumable at any step, from memory or from worker processes."""
+"""Decodes images for training, evaluation and targets: batches from memory or from worker processes.
+
+A canvas is a decoded image, resized to the size that training views are cut from. Which images a batch holds is decided
+in batch_order.py.
+"""
 
 from __future__ import annotations
 
@@ -26,25 +30,25 @@ from edgeembed.progress import track
 
 log = logging.getLogger(__name__)
 
-ReadBatch: TypeAlias = tuple[Rows, Tensor, list[tuple[int, str]]]  # image numbers, pixels, failures
+DecodedBatch: TypeAlias = tuple[Rows, Tensor, list[tuple[int, str]]]  # image numbers, canvases, (image, error)
 
-MEMORY_SHARE = 0.3  # of what is free: decoded images above it are read again from disk instead
+MEMORY_SHARE = 0.3  # of the free memory: larger sets of canvases are decoded again in every epoch
 
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Images that could be decoded: `image_B` numbers them in the source's file list."""
+    """Canvases of the images that could be decoded. `image_B`: their positions in the loader's list of files."""
 
     image_B: Rows
     canvas_BCHW: Tensor  # uint8, 0..255
 
 
 @dataclass(frozen=True, kw_only=True)
-class Canvases:
-    """Files decoded to `shapes_N2` (height, width), held in memory when they fit.
+class CanvasLoader:
+    """Decodes files to canvases of `shapes_N2` (height, width), or serves them from `memory`.
 
-    A file that cannot be decoded is named in the log once, listed in `unreadable`, and left out of its batch.
-    `reduced` says that files are decoded faster, for training views: see `load_canvas`.
+    A file that cannot be decoded is logged once, added to `unreadable` and left out of its batch. With `reduced`, files
+    are decoded faster and less exactly, which is enough for training views: see `load_canvas`.
     """
 
     files: Sequence[str]
@@ -54,20 +58,21 @@ class Canvases:
     unreadable: set[int] = field(default_factory=set)
     reduced: bool = False
 
-    def batches(self, wanted: Sequence[Rows]) -> Iterator[Batch]:
-        """The batches asked for, in order, each of images of one shape; one may come smaller, or empty, where files
-        cannot be decoded.
+    def batches(self, image_batches: Sequence[Rows]) -> Iterator[Batch]:
+        """Yields one batch for each list of image numbers, in order; the images of a list share one shape.
+
+        A batch is smaller than its list, or empty, where files cannot be decoded.
         """
         if self.memory is not None:
-            for image_B in wanted:
-                kept = image_B[[image not in self.unreadable for image in image_B]] if self.unreadable else image_B
-                yield Batch(image_B=kept, canvas_BCHW=stack([self.memory[image] for image in kept]))
+            for image_B in image_batches:
+                kept_B = image_B[[image not in self.unreadable for image in image_B]] if self.unreadable else image_B
+                yield Batch(image_B=kept_B, canvas_BCHW=stack([self.memory[image] for image in kept_B]))
             return
         workers = min(self.workers, machine()["cores"])
-        loader: DataLoader[ReadBatch] = DataLoader(
-            _BatchReader(self.files, self.shapes_N2, wanted, self.reduced),
+        loader: DataLoader[DecodedBatch] = DataLoader(
+            _BatchDataset(self.files, self.shapes_N2, image_batches, self.reduced),
             batch_size=None,
-            collate_fn=_as_read,
+            collate_fn=_unchanged,
             num_workers=workers,
             prefetch_factor=4 if workers else None,
         )
@@ -77,21 +82,22 @@ class Canvases:
             yield Batch(image_B=image_B, canvas_BCHW=canvas_BCHW)
 
     def skip(self, image: int, reason: str) -> None:
+        """Marks an image as unreadable and logs the reason, once."""
         if image not in self.unreadable:
             self.unreadable.add(image)
             log.warning("skipped: %s", reason)
 
     def readable(self) -> Rows:
-        """Numbers of the files not known to be unreadable."""
+        """Numbers of the images that are not known to be unreadable."""
         return np.array([image for image in range(len(self.files)) if image not in self.unreadable], dtype=np.int64)
 
 
 def load_canvas(path: str, height: int, width: int, *, reduced: bool) -> UInt8Array:
-    """Decodes and squashes a file: (H, W, 3) uint8, exactly as `images.load_pixels` does, or, where `reduced`, faster.
+    """Decodes a file and resizes it to (height, width, 3) uint8, without keeping its proportions.
 
-    Training views are cropped, turned and recoloured anyway. For them JPEG detail beyond twice the canvas is left
-    out by the decoder, and torch's antialiased resize takes a third of Pillow's time; it differs from Pillow's by one
-    grey level in a few of 10,000 values.
+    Without `reduced`, exactly as `images.load_pixels` does for evaluation. With it, faster: the decoder drops JPEG
+    detail beyond twice the canvas, and torch's antialiased resize takes a third of Pillow's time. The result differs
+    from Pillow's by one grey level in a few of 10,000 values, which crops and colour changes of training views hide.
     """
     if not reduced:
         return load_pixels(path, height, width)
@@ -103,28 +109,28 @@ def load_canvas(path: str, height: int, width: int, *, reduced: bool) -> UInt8Ar
 
 
 def stack(images: Sequence[UInt8Array]) -> Tensor:
-    """(H, W, 3) arrays of one shape to a batch (B, 3, H, W) in channels_last."""
+    """Stacks (H, W, 3) arrays of one shape to a batch (B, 3, H, W) in channels_last memory format."""
     stacked = np.stack(images) if images else np.zeros((0, 1, 1, 3), np.uint8)
     return torch.from_numpy(stacked).permute(0, 3, 1, 2)
 
 
-def _as_read(batch: Any) -> Any:
-    """In place of the loader's own collation, which would turn row numbers into tensors."""
+def _unchanged(batch: Any) -> Any:
+    """Replaces DataLoader's own collation, which would turn image numbers into tensors."""
     return batch
 
 
-class _BatchReader(Dataset[ReadBatch]):
-    """Decodes one whole batch in a worker process."""
+class _BatchDataset(Dataset[DecodedBatch]):
+    """A dataset whose items are whole batches, each decoded in one worker process."""
 
-    def __init__(self, files: Sequence[str], shapes_N2: Shapes, wanted: Sequence[Rows], reduced: bool) -> None:
-        self.files, self.shapes_N2, self.wanted, self.reduced = files, shapes_N2, wanted, reduced
+    def __init__(self, files: Sequence[str], shapes_N2: Shapes, image_batches: Sequence[Rows], reduced: bool) -> None:
+        self.files, self.shapes_N2, self.image_batches, self.reduced = files, shapes_N2, image_batches, reduced
 
     def __len__(self) -> int:
-        return len(self.wanted)
+        return len(self.image_batches)
 
-    def __getitem__(self, number: int) -> ReadBatch:
+    def __getitem__(self, number: int) -> DecodedBatch:
         kept, pixels, failures = [], [], []
-        for image in self.wanted[number]:
+        for image in self.image_batches[number]:
             try:
                 pixels.append(load_canvas(self.files[image], *self.shapes_N2[image].tolist(), reduced=self.reduced))
                 kept.append(image)
@@ -135,19 +141,21 @@ class _BatchReader(Dataset[ReadBatch]):
 
 def open_canvases(
     files: Sequence[str], *, shapes_N2: Shapes, workers: int, cache: str = "never", visits: int = 0
-) -> Canvases:
-    """For training views: decodes all files into memory where `cache`, the free memory and the number of `visits` (how
-    many images the run will ask for in total) speak for it, else prepares to read them as needed.
+) -> CanvasLoader:
+    """Returns a loader for training views; depending on `cache`, all canvases are decoded into memory first.
 
+    `visits` is the number of images that the run will request in total. With `cache="auto"` the files are decoded ahead
+    where the canvases fit into MEMORY_SHARE of the free memory and are used more than once.
     Raises UserError when no file at all can be decoded.
     """
-    needed = int(shapes_N2.prod(axis=1).sum()) * 3
-    fits = needed <= MEMORY_SHARE * psutil.virtual_memory().available
+    needed_bytes = int(shapes_N2.prod(axis=1).sum()) * 3
+    fits = needed_bytes <= MEMORY_SHARE * psutil.virtual_memory().available
     if cache == "never" or (cache == "auto" and not (fits and visits > len(files))):
-        return Canvases(files=files, shapes_N2=shapes_N2, workers=workers, reduced=True)
+        return CanvasLoader(files=files, shapes_N2=shapes_N2, workers=workers, reduced=True)
+    # Threads fill the list in any order; unreadable images keep the empty array and are never served.
     empty = np.zeros((0, 0, 3), np.uint8)
     memory: list[UInt8Array] = [empty] * len(files)
-    canvases = Canvases(files=files, shapes_N2=shapes_N2, workers=workers, memory=memory, reduced=True)
+    canvases = CanvasLoader(files=files, shapes_N2=shapes_N2, workers=workers, memory=memory, reduced=True)
 
     def decode(image: int) -> tuple[int, str | None]:
         try:
@@ -156,7 +164,7 @@ def open_canvases(
             return image, str(error)
         return image, None
 
-    with ThreadPoolExecutor(max(1, workers)) as pool:  # Pillow decodes and resizes without the interpreter's lock
+    with ThreadPoolExecutor(max(1, workers)) as pool:  # decoding releases the GIL
         for image, reason in track(pool.map(decode, range(len(files))), "decoding", total=len(files)):
             if reason is not None:
                 canvases.skip(image, reason)
@@ -165,86 +173,7 @@ def open_canvases(
     return canvases
 
 
-def open_training_canvases(train: TrainSection, files: Sequence[str], shapes_N2: Shapes) -> Canvases:
-    """The images of a run, or of a stage of one, decoded into memory where its length speaks for it."""
+def open_training_canvases(train: TrainSection, files: Sequence[str], shapes_N2: Shapes) -> CanvasLoader:
+    """Returns the loader for the images of a run or of one of its stages."""
     visits = min(train.epochs * len(files), (train.max_steps or 2**62) * train.batch_size * train.accumulate_steps)
     return open_canvases(files, shapes_N2=shapes_N2, workers=train.workers, cache=train.cache, visits=visits)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Visits:
-    """The V visits of an epoch. An image that is visited several times gets another view at each visit."""
-
-    image_V: Rows
-    first_view_V: Rows  # view of the visit in the first epoch
-    times_V: Rows  # number of all visits of the same image in the list
-
-    @classmethod
-    def of(cls, image_V: Rows, views_seen_N: Rows | None = None) -> Visits:
-        """From a list of image numbers, which may repeat.
-
-        `views_seen_N` is the number of views of each image before the first epoch, by image number; None for none.
-        """
-        _, group_V, times_G = np.unique(image_V, return_inverse=True, return_counts=True)
-        group_V = group_V.reshape(-1)
-        by_image_V = np.argsort(group_V, kind="stable")
-        first_G = np.cumsum(times_G) - times_G
-        occurrence_V = np.empty(len(image_V), dtype=np.int64)
-        occurrence_V[by_image_V] = np.arange(len(image_V)) - first_G[group_V[by_image_V]]
-        seen_V = 0 if views_seen_N is None else views_seen_N[image_V]
-        return cls(image_V=image_V, first_view_V=seen_V + occurrence_V, times_V=times_G[group_V])
-
-    def __len__(self) -> int:
-        return len(self.image_V)
-
-    def samples(self, number_B: Rows, epoch: int) -> tuple[Rows, Rows]:
-        """Image and view of some visits of an epoch, counted from 0, (B,) each; no view of an image recurs."""
-        return self.image_V[number_B], epoch * self.times_V[number_B] + self.first_view_V[number_B]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Order:
-    """The order in which images are visited, computed from (seed, step) alone, so that any step can be resumed.
-
-    Where images are in groups (of one shape each), so are batches. `first_epoch` counts the epochs of a run before the
-    first one here.
-    """
-
-    num_images: int
-    batch_size: int
-    seed: int
-    group_N: Rows | None = None
-    first_epoch: int = 0
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """The last, partial batch of a group is left out of an epoch (its images come first-come in other epochs)."""
-        sizes = [self.num_images] if self.group_N is None else np.unique(self.group_N, return_counts=True)[1]
-        return sum(max(1, int(size) // self.batch_size) for size in sizes)
-
-    def epoch(self, step: int) -> int:
-        """Which of the run's epochs a step of this order is in."""
-        return self.first_epoch + step // self.steps_per_epoch
-
-    def wanted(self, first_step: int, last_step: int) -> list[Rows]:
-        """Image numbers of each batch from `first_step` up to, not including, `last_step`."""
-        batches: list[Rows] = []
-        steps = self.steps_per_epoch
-        for start in range(first_step // steps * steps, last_step, steps):
-            epoch = self.batches_of_epoch(self.epoch(start))
-            batches += epoch[max(0, first_step - start) : last_step - start]
-        return batches
-
-    def batches_of_epoch(self, epoch: int) -> list[Rows]:
-        draw = np.random.default_rng((self.seed, epoch))
-        shuffled = draw.permutation(self.num_images).astype(np.int64)
-        if self.group_N is None:
-            return cut(shuffled, self.batch_size)
-        group_N = self.group_N[shuffled]
-        batches = [batch for group in np.unique(group_N) for batch in cut(shuffled[group_N == group], self.batch_size)]
-        return [batches[i] for i in draw.permutation(len(batches))]
-
-
-def cut(images: Rows, batch_size: int) -> list[Rows]:
-    """Whole batches, or a single smaller one."""
-    return [images[i * batch_size : (i + 1) * batch_size] for i in range(max(1, len(images) // batch_size))]

@@ -1,4 +1,4 @@
-"""Paths of a table in the spelling of the disk: other separators, other Unicode forms, spaces around them."""
+"""Matches paths of a table with files on disk that spell them differently: separators, Unicode forms, spaces."""
 
 from __future__ import annotations
 
@@ -9,18 +9,17 @@ from pathlib import Path
 
 
 def paths_on_disk(root: Path, paths: Sequence[str]) -> list[str]:
-    """Each path as it is where a file has this name, else as the file is spelled that it means, else without the spaces
-    around it.
+    """Each path in the spelling of the file on disk; a path without a file is returned without surrounding spaces.
 
-    macOS writes `é` as two characters (NFD), most other programs as one (NFC); Windows writes `a\\b.png`.
-    Plain ASCII paths are not looked up: a data set may have millions, on a disk in a network.
+    macOS writes `é` as two characters (Unicode form NFD), most other programs as one (NFC); Windows writes `a\\b.png`.
+    Plain ASCII paths are returned without a look-up: a data set may have millions, on a network disk.
     """
-    folders: dict[str, dict[str, str]] = {}
-    return [path if _is_plain(path) else _find(str(root), path, folders) or path.strip() for path in paths]
+    listings: dict[str, dict[str, str]] = {}
+    return [path if _is_plain(path) else _find(str(root), path, listings) or path.strip() for path in paths]
 
 
-def same_path(path: str) -> str:
-    """A form in which two spellings of one path are equal."""
+def path_key(path: str) -> str:
+    """A normalised path: two spellings of one path have the same key."""
     return unicodedata.normalize("NFC", path.replace("\\", "/") if os.sep == "\\" else path)
 
 
@@ -28,25 +27,26 @@ def _is_plain(path: str) -> bool:
     return path.isascii() and "\\" not in path and path == path.strip()
 
 
-def _find(root: str, path: str, folders: dict[str, dict[str, str]]) -> str | None:
+def _find(root: str, path: str, listings: dict[str, dict[str, str]]) -> str | None:
+    """The path as it is, or else in the first other spelling that a file has; None without such a file."""
     if os.path.lexists(os.path.join(root, path)):
         return path
     for spelling in dict.fromkeys((path, path.strip(), path.replace("\\", "/"), path.strip().replace("\\", "/"))):
         if os.path.lexists(os.path.join(root, spelling)):
             return spelling
-        found = _find_composed(root, spelling, folders)
+        found = _find_normalised(root, spelling, listings)
         if found is not None:
             return found
     return None
 
 
-def _find_composed(root: str, path: str, folders: dict[str, dict[str, str]]) -> str | None:
-    """Part by part, by the name that is the same in NFC."""
+def _find_normalised(root: str, path: str, listings: dict[str, dict[str, str]]) -> str | None:
+    """The path with each part replaced by the name on disk that is equal in NFC; None where a part has none."""
     found: list[str] = []
     for part in Path(path).parts:
         folder = os.path.join(root, *found)
         if not os.path.lexists(os.path.join(folder, part)):
-            match = _names(folder, folders).get(unicodedata.normalize("NFC", part))
+            match = _listing(folder, listings).get(unicodedata.normalize("NFC", part))
             if match is None:
                 return None
             part = match
@@ -54,11 +54,11 @@ def _find_composed(root: str, path: str, folders: dict[str, dict[str, str]]) -> 
     return Path(*found).as_posix() if found else None
 
 
-def _names(folder: str, folders: dict[str, dict[str, str]]) -> dict[str, str]:
-    """What a folder holds, by name in NFC; read once."""
-    if folder not in folders:
+def _listing(folder: str, listings: dict[str, dict[str, str]]) -> dict[str, str]:
+    """The names in a folder, by their NFC form; each folder is read once and kept in `listings`."""
+    if folder not in listings:
         try:
-            folders[folder] = {unicodedata.normalize("NFC", name): name for name in os.listdir(folder)}
+            listings[folder] = {unicodedata.normalize("NFC", name): name for name in os.listdir(folder)}
         except OSError:
-            folders[folder] = {}
-    return folders[folder]
+            listings[folder] = {}
+    return listings[folder]

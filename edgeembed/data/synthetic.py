@@ -1,12 +1,11 @@
-"""The data set that needs no download: instances of five domains, each photographed many times.
+"""Renders the built-in synthetic data set, which needs no download: objects of five domains, many photographs of each.
 
-Retrieval on it is a true problem. Five instances of a domain are siblings: they share outline, proportions and
-palette, and differ only in what is printed, painted or built on them.
+An instance is one object. Five instances of a domain are siblings: they share outline, proportions and palette and
+differ only in details, so that retrieval cannot be solved by shape and colour alone.
 """
 
 from __future__ import annotations
 
-import math
 import multiprocessing
 import os
 from collections.abc import Callable, Iterator
@@ -19,26 +18,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from edgeembed.data.drawing import (
-    Box,
-    Colour,
-    Palette,
-    Points,
-    Rng,
-    Sketch,
-    cell,
-    detail,
-    glyph,
-    hsv,
-    photograph,
-    random_palette,
-    tint,
-    two_details,
-)
+from edgeembed.data.drawing import Sketch, photograph, random_palette
+from edgeembed.data.synthetic_objects import NUM_KINDS, PAINTERS
 from edgeembed.errors import UserError
 from edgeembed.files import whole_file
 
-DOMAINS: tuple[str, ...] = ("packaged_goods", "artwork", "landmarks", "apparel", "toys")
+DOMAINS = tuple(PAINTERS)
 NUM_SIBLINGS = 5
 TEST_SHARE, VAL_SHARE = 0.25, 0.08
 JPEG_QUALITY = 90
@@ -46,7 +31,7 @@ JPEG_QUALITY = 90
 
 @dataclass(frozen=True, kw_only=True)
 class SyntheticRow:
-    """What the manifest says of one picture. `path` is relative to the data set's folder, with forward slashes."""
+    """The manifest row of one rendered image. `path` is relative to the data set's folder, with forward slashes."""
 
     path: str
     label: str
@@ -55,242 +40,63 @@ class SyntheticRow:
     role: str | None  # "query" or "index" in test, None elsewhere
 
 
-# The five domains: `kind` and `group` decide what siblings share, `rng` what is an instance's own.
-
-
-def _mirrored(flank: Points) -> Points:
-    """A whole outline from its right half, given as distances from the middle."""
-    return [(0.5 + x, y) for x, y in flank] + [(0.5 - x, y) for x, y in reversed(flank)]
-
-
-def _packaged_goods(sketch: Sketch, kind: int, group: Rng, rng: Rng, palette: Palette) -> None:
-    half, top = group.uniform(0.24, 0.34), group.uniform(0.08, 0.2)
-    left, right = 0.5 - half, 0.5 + half
-    if kind == 0:  # carton, seen from its corner
-        edge, back, up = right - 0.08, right + group.uniform(0.02, 0.1), top - 0.06
-        sketch.polygon([(edge, top), (back, up), (back, 0.86), (edge, 0.95)], tint(palette.base, 0.6))
-        sketch.polygon([(left, top), (left + back - edge, up), (back, up), (edge, top)], tint(palette.base, 1.3))
-        sketch.panel((left, top, edge, 0.95), two_details(rng, palette))
-        return
-    if kind == 1:  # can
-        sketch.ellipse((left, 0.83, right, 0.97), tint(palette.light, 0.7))
-        sketch.rectangle((left, 0.12, right, 0.9), tint(palette.light, 0.8))
-        sketch.ellipse((left, 0.05, right, 0.19), palette.light)
-        sketch.ellipse((left + 0.04, 0.07, right - 0.04, 0.17), tint(palette.light, 0.7))
-        label = (left, 0.15, right, 0.92)
-    else:  # bottle
-        neck = group.uniform(0.07, 0.11)
-        sketch.polygon(_mirrored([(neck, 0.1), (neck, 0.2), (half, 0.36), (half, 0.96)]), palette.base)
-        sketch.rectangle((0.48 - neck, 0.02, 0.52 + neck, 0.13), palette.dark, radius=0.02)
-        label = (left, 0.38, right, 0.9)
-    bow = [(left + half * step / 4, 0.05 * math.sin(math.pi * step / 8)) for step in range(9)]
-    clip = [(x, label[1] + dy) for x, dy in bow] + [(x, label[3] - 0.05 + dy) for x, dy in reversed(bow)]
-    sketch.panel(label, two_details(rng, palette), clip=clip)
-    sketch.shade_round(half)
-
-
-def _artwork(sketch: Sketch, kind: int, group: Rng, rng: Rng, palette: Palette) -> None:
-    half_w, half_h = [(0.46, 0.36), (0.36, 0.47), (0.43, 0.43)][kind]
-    frame, mat = group.uniform(0.04, 0.07), group.choice([0.0, 0.04])
-    wood = hsv(group.uniform(0.05, 0.13), group.uniform(0.2, 0.8), group.uniform(0.2, 0.8))
-
-    def inside(inset: float) -> Box:
-        return 0.5 - half_w + inset, 0.5 - half_h + inset, 0.5 + half_w - inset, 0.5 + half_h - inset
-
-    for inset, tone in ((0.0, 1.0), (0.35, 1.35), (0.7, 0.6)):
-        sketch.rectangle(inside(inset * frame), tint(wood, tone))
-    sketch.rectangle(inside(frame), palette.light)
-    sketch.panel(inside(frame + mat), lambda canvas: (_landscape, _portrait, _abstract)[kind](canvas, rng, palette))
-
-
-def _landscape(sketch: Sketch, rng: Rng, palette: Palette) -> None:
-    sky, *inks = palette.inks(rng)
-    sketch.rectangle((0, 0, 1, 1), sky)
-    glyph(sketch, rng, (rng.uniform(0.15, 0.85), rng.uniform(0.2, 0.35)), 0.19, inks[1])
-    sketch.polygon([(0, 1), *((step / 4, rng.uniform(0.25, 0.7)) for step in range(5)), (1, 1)], inks[0])
-    sketch.polygon([(0, 1), (0, rng.uniform(0.5, 0.9)), (1, rng.uniform(0.5, 0.9)), (1, 1)], inks[2])
-    for place in rng.permutation(4)[: int(rng.integers(1, 4))]:
-        glyph(sketch, rng, (0.17 + 0.22 * place, rng.uniform(0.6, 0.82)), 0.17, (sky, inks[1])[int(rng.integers(2))])
-
-
-def _portrait(sketch: Sketch, rng: Rng, palette: Palette) -> None:
-    sketch.panel((0, 0, 1, 0.7), detail(rng, palette))
-    skin = hsv(rng.uniform(0.03, 0.1), rng.uniform(0.2, 0.6), rng.uniform(0.4, 0.95))
-    x, hair = rng.uniform(0.35, 0.65), (palette.dark, palette.accent, palette.light)[int(rng.integers(3))]
-    sketch.ellipse((x - 0.27, 0.16, x + 0.27, rng.uniform(0.5, 0.85)), hair)
-    body = [(0, 1), (x - 0.35, 0.72), (x - 0.1, 0.62), (x + 0.1, 0.62), (x + 0.35, 0.72), (1, 1)]
-    sketch.panel((0, 0.6, 1, 1), detail(rng, palette), clip=body)
-    sketch.ellipse((x - 0.19, 0.24, x + 0.19, 0.7), skin)
-    if rng.integers(2):  # a hat, else an ornament
-        sketch.polygon([(x - 0.28, 0.32), (x + 0.28, 0.32), (x + rng.uniform(-0.25, 0.25), 0.0)], palette.second)
-    else:
-        glyph(sketch, rng, (x, 0.17), 0.17, palette.second)
-    for side in (-1, 1):
-        sketch.disc(x + 0.08 * side, 0.43, 0.04, palette.dark)
-    sketch.rectangle((x - 0.08, 0.55, x + 0.08, 0.6), palette.dark)
-
-
-def _abstract(sketch: Sketch, rng: Rng, palette: Palette) -> None:
-    x, y = (float(cut) for cut in rng.uniform(0.35, 0.65, size=2))
-    for box in ((0, 0, x, y), (x, 0, 1, y), (0, y, x, 1), (x, y, 1, 1)):
-        sketch.panel(box, detail(rng, palette))
-
-
-def _facade(rng: Rng, palette: Palette, wall: Colour, rows: int, columns: int) -> Callable[[Sketch], None]:
-    """A painter of windows whose shapes and gaps are the building's own."""
-
-    def paint(sketch: Sketch) -> None:
-        sketch.rectangle((0, 0, 1, 1), wall)
-        for row in range(rows):
-            if rng.random() < 0.3:
-                sketch.panel((0, row / rows, 1, (row + 1) / rows), detail(rng, palette))
-                continue
-            kind, ink = int(rng.integers(4)), (palette.dark, palette.light, palette.second)[int(rng.integers(3))]
-            for column in np.flatnonzero(rng.random(columns) < 0.75):
-                x, y = (column + 0.15) / columns, (row + 0.15) / rows
-                cell(sketch, kind, (x, y, x + 0.7 / columns, y + 0.7 / rows), ink)
-
-    return paint
-
-
-def _landmarks(sketch: Sketch, kind: int, group: Rng, rng: Rng, palette: Palette) -> None:
-    wall, roof = hsv(group.random(), group.uniform(0.1, 0.45), group.uniform(0.55, 0.95)), palette.base
-    if kind == 0:  # clock tower
-        half, eave = group.uniform(0.17, 0.23), group.uniform(0.22, 0.3)
-        sketch.polygon([(0.46 - half, eave), (0.5, 0.0), (0.54 + half, eave)], roof)
-        sketch.panel((0.5 - half, eave, 0.5 + half, 0.92), _facade(rng, palette, wall, 4, 2))
-        sketch.rectangle((0.45 - half, 0.9, 0.55 + half, 0.98), tint(wall, 0.6))
-        sketch.disc(0.5, eave + 0.12, 0.13, palette.light)
-        glyph(sketch, rng, (0.5, eave + 0.12), 0.1, palette.dark)
-    elif kind == 1:  # temple
-        eave = group.uniform(0.28, 0.34)
-        sketch.polygon([(0.02, eave), (0.5, 0.02), (0.98, eave)], roof)
-        gable = [(0.2, eave), (0.5, 0.08), (0.8, eave)]
-        sketch.panel((0.25, 0.1, 0.75, eave - 0.02), detail(rng, palette), clip=gable)
-        sketch.panel((0.06, eave, 0.94, 0.5), detail(rng, palette))
-        sketch.panel((0.06, 0.5, 0.94, 0.9), _facade(rng, palette, tint(wall, 0.6), 2, 5))
-        for x in np.linspace(0.06, 0.86, int(rng.integers(3, 6))):
-            sketch.rectangle((x, 0.5, x + 0.08, 0.9), wall)
-        sketch.rectangle((0, 0.9, 1, 0.97), tint(wall, 0.8))
-    else:  # castle
-        width, eave = group.uniform(0.2, 0.26), group.uniform(0.22, 0.32)
-        sketch.panel((0.12, 0.4, 0.88, 0.96), _facade(rng, palette, wall, 2, 4))
-        for x in (0.02, 0.98 - width):
-            sketch.panel((x, eave - 0.02, x + width, 0.96), _facade(rng, palette, tint(wall, 0.85), 3, 1))
-            sketch.polygon([(x - 0.02, eave), (x + width / 2, eave - 0.22), (x + width + 0.02, eave)], roof)
-        sketch.panel((0.36, 0.58, 0.64, 0.96), detail(rng, palette))
-        sketch.rectangle((0.48, 0.24, 0.52, 0.42), roof)  # the pole of its crest
-        glyph(sketch, rng, (0.5, 0.24), 0.15, (palette.second, palette.accent)[int(rng.integers(2))])
-
-
-def _apparel(sketch: Sketch, kind: int, group: Rng, rng: Rng, palette: Palette) -> None:
-    hem, waist = group.uniform(0.9, 0.97), group.uniform(0.24, 0.3)
-    flare = 0.46 if kind == 2 else waist
-    reach = (0.48, 0.93, 0.36)[kind]  # where the sleeves of a tee, a sweater, a dress end
-    sleeve = [(0.12, 0.06), (0.3, 0.14), (0.5, reach - 0.05), (0.36, reach), (waist - 0.06, 0.34)]
-    for side in (-1, 1):
-        cloth = palette.second if kind == 1 else tint(palette.base, 0.8)
-        sketch.polygon([(0.5 + side * x, y) for x, y in sleeve], cloth)
-    body = _mirrored([(0.12, 0.05), (0.29, 0.12), (waist, 0.4), (flare, hem)])
-    sketch.polygon(body, palette.base)
-    style = int(rng.integers(3))
-    if style == 0:  # all over
-        sketch.panel((0.04, 0.05, 0.96, hem), two_details(rng, palette), clip=body)
-    else:  # a band at the hem or the chest, and a print
-        band, top = (0.72, 0.22) if style == 1 else (0.12, 0.38)
-        sketch.panel((0.04, band, 0.96, band + 0.22), detail(rng, palette), clip=body)
-        sketch.panel((0.29, top, 0.71, top + 0.45), detail(rng, palette))
-    sketch.ellipse((0.38, 0.0, 0.62, 0.14), tint(palette.base, 0.5))
-
-
-def _toys(sketch: Sketch, kind: int, group: Rng, rng: Rng, palette: Palette) -> None:
-    extra = group.uniform(0.0, 0.05)
-    if kind == 0:  # robot
-        for x in (0.06, 0.8):
-            sketch.rectangle((x, 0.42, x + 0.14, 0.72), palette.second, radius=0.05)
-        for x in (0.27, 0.55):
-            sketch.rectangle((x, 0.8, x + 0.18, 0.98), palette.dark, radius=0.03)
-        sketch.rectangle((0.2, 0.38, 0.8, 0.86), palette.base, radius=0.05)
-        sketch.panel((0.26, 0.43, 0.74, 0.81), detail(rng, palette))
-        sketch.rectangle((0.28 - extra, 0.1, 0.72 + extra, 0.37), palette.accent, radius=0.04)
-        sketch.panel((0.33, 0.14, 0.67, 0.33), detail(rng, palette))
-        glyph(sketch, rng, (0.5, 0.06), 0.07, palette.second)
-    elif kind == 1:  # car
-        cabin, top = rng.uniform(0.15, 0.35), 0.24 - extra
-        sketch.polygon([(cabin - 0.1, 0.5), (cabin, top), (cabin + 0.4, top), (cabin + 0.55, 0.5)], palette.base)
-        sketch.panel((cabin + 0.02, 0.28, cabin + 0.4, 0.48), detail(rng, palette))
-        sketch.rectangle((0.02, 0.46, 0.98, 0.8), palette.base, radius=0.06)
-        sketch.panel((0.06, 0.48, 0.94, 0.76), detail(rng, palette))
-        for x in np.linspace(0.2, 0.8, int(rng.integers(2, 4))):
-            sketch.disc(x, 0.8, 0.13, palette.dark)
-            sketch.disc(x, 0.8, 0.07, palette.light)
-    else:  # building blocks, the top row with gaps
-        gaps = rng.permutation(3)[: int(rng.integers(3))]
-        for place in (place for place in range(9) if place not in gaps):
-            x, y = 0.05 + 0.3 * (place % 3), 0.08 + 0.3 * (place // 3)
-            ground, ink, *_ = palette.inks(rng)
-            sketch.rectangle((x, y, x + 0.29, y + 0.29), tint(ground, 0.7), radius=0.03)
-            sketch.rectangle((x + 0.01, y + 0.01, x + 0.27, y + 0.27), ground, radius=0.03)
-            if rng.random() < 0.6:
-                glyph(sketch, rng, (x + 0.14, y + 0.14), 0.1, ink)
-
-
-_PAINTERS = (_packaged_goods, _artwork, _landmarks, _apparel, _toys)  # in the order of DOMAINS
-_NUM_KINDS = 3
-_SIBLINGS_STREAM, _INSTANCE_STREAM, _KIND_STREAM, _VIEW_STREAM = 1, 2, 3, 4  # keep the random streams of one seed apart
+_SIBLINGS_STREAM, _INSTANCE_STREAM, _KIND_STREAM, _VIEW_STREAM = 1, 2, 3, 4  # independent random streams of a seed
 
 
 def sibling_group(instance: int) -> tuple[int, int]:
-    """The place of its domain in DOMAINS and the number of its group there: equal for siblings only."""
+    """The index of an instance's domain in DOMAINS and of its group of siblings in that domain."""
     return instance % len(DOMAINS), instance // (len(DOMAINS) * NUM_SIBLINGS)
 
 
 @lru_cache(maxsize=8)
 def _design(*, seed: int, instance: int, size_px: int) -> Image.Image:
-    """The object alone, cut to its outline: RGBA, its longer side `size_px`. Shared, so not to be drawn on."""
+    """Draws an object without background: RGBA, cropped to its outline, longer side `size_px`.
+
+    The result is cached, so callers must not change it.
+    """
     domain, group = sibling_group(instance)
-    shared = np.random.default_rng(np.random.SeedSequence((seed, _SIBLINGS_STREAM, domain, group)))
-    own = np.random.default_rng(np.random.SeedSequence((seed, _INSTANCE_STREAM, instance)))
-    first = int(np.random.default_rng(np.random.SeedSequence((seed, _KIND_STREAM, domain))).integers(_NUM_KINDS))
-    palette = random_palette(shared)
+    group_rng = np.random.default_rng(np.random.SeedSequence((seed, _SIBLINGS_STREAM, domain, group)))
+    instance_rng = np.random.default_rng(np.random.SeedSequence((seed, _INSTANCE_STREAM, instance)))
+    first_kind = int(np.random.default_rng(np.random.SeedSequence((seed, _KIND_STREAM, domain))).integers(NUM_KINDS))
+    palette = random_palette(group_rng)
     sketch = Sketch((2 * size_px, 2 * size_px), (*palette.base, 0))
-    _PAINTERS[domain](sketch, (first + group) % _NUM_KINDS, shared, own, palette)
+    PAINTERS[DOMAINS[domain]](sketch, (first_kind + group) % NUM_KINDS, group_rng, instance_rng, palette)
     image = sketch.image.crop(sketch.image.getchannel("A").getbbox())
     scale = size_px / max(image.size)
     return image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BOX)
 
 
 def render_view(*, seed: int, instance: int, view: int, size_px: int = 224) -> Image.Image:
-    """One photograph of one instance: RGB, square. The same arguments give the same pixels."""
-    _expect("seed", seed, 0)
-    _expect("instance", instance, 0)
-    _expect("view", view, 0)
-    _expect("size_px", size_px, 32)
+    """Renders one photograph of one instance: RGB, square. Equal arguments give equal pixels."""
+    _require_at_least("seed", seed, 0)
+    _require_at_least("instance", instance, 0)
+    _require_at_least("view", view, 0)
+    _require_at_least("size_px", size_px, 32)
     rng = np.random.default_rng(np.random.SeedSequence((seed, _VIEW_STREAM, instance, view)))
     return photograph(rng, _design(seed=seed, instance=instance, size_px=size_px), size_px)
 
 
-def _expect(name: str, value: int, least: int) -> None:
-    if value < least:
-        raise UserError(f"{name} is {value}: expected at least {least}")
+def _require_at_least(name: str, value: int, minimum: int) -> None:
+    if value < minimum:
+        raise UserError(f"{name} is {value}: expected at least {minimum}")
 
 
 def split_instances(num_instances: int) -> list[str]:
-    """The split of each instance. Test takes whole sibling groups, first one of each domain, so that it stays hard.
+    """The split of each instance. Test gets whole groups of siblings, first one of each domain, so that it stays hard.
 
-    Where a domain has only one group, test takes half of it: siblings to tell apart and a domain seen in training.
+    Where a domain has only one group, test gets half of it, so that training sees every domain.
     """
     groups: dict[tuple[int, int], list[int]] = {}
     for instance in range(num_instances):
         groups.setdefault(sibling_group(instance), []).append(instance)
-    has_second = {domain for domain, group in groups if group == 1}
+    domains_with_two_groups = {domain for domain, group in groups if group == 1}
     splits = ["train"] * num_instances
-    wanted = max(1, round(TEST_SHARE * num_instances))
+    num_test = max(1, round(TEST_SHARE * num_instances))
     taken = 0
     for domain, group in sorted(groups, key=lambda key: (key[1], key[0])):
         members = groups[domain, group]
-        members = members if domain in has_second else members[: (len(members) + 1) // 2]
-        if taken and taken + len(members) / 2 > wanted:  # further from the share with them than without
+        members = members if domain in domains_with_two_groups else members[: (len(members) + 1) // 2]
+        if taken and taken + len(members) / 2 > num_test:  # without this group the share is closer to TEST_SHARE
             break
         for instance in members:
             splits[instance] = "test"
@@ -311,21 +117,21 @@ def write_synthetic(
     workers: int | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> list[SyntheticRow]:
-    """Write out/images/<domain>/<label>/<view>.jpg and return a row for each; the caller writes the manifest.
+    """Writes out/images/<domain>/<label>/<view>.jpg and returns a row for each; the caller writes the manifest.
 
-    `on_progress` is told the number of pictures written so far. What was at those paths before is replaced.
+    `on_progress` is called with the number of images written so far. Files at those paths are replaced.
     """
-    _expect("num_instances", num_instances, len(DOMAINS))
-    _expect("num_views", num_views, 2)
-    _expect("size_px", size_px, 32)
-    _expect("seed", seed, 0)
+    _require_at_least("num_instances", num_instances, len(DOMAINS))
+    _require_at_least("num_views", num_views, 2)
+    _require_at_least("size_px", size_px, 32)
+    _require_at_least("seed", seed, 0)
     workers = (os.cpu_count() or 1) if workers is None else workers
-    _expect("workers", workers, 1)
+    _require_at_least("workers", workers, 1)
     rows = _rows(num_instances, num_views)
     write = partial(_write_instance, out, num_views=num_views, size_px=size_px, seed=seed)
     with ExitStack() as stack:
         written: Iterator[int] = map(write, range(num_instances))
-        if workers > 1:  # spawned, because forking a process that holds torch's threads can hang
+        if workers > 1:  # spawn, because forking a process with torch's threads can hang
             context = multiprocessing.get_context("spawn")
             pool = ProcessPoolExecutor(min(workers, num_instances), mp_context=context)
             written = stack.enter_context(pool).map(write, range(num_instances))
@@ -361,7 +167,7 @@ def _path(instance: int, view: int) -> str:
 
 
 def _write_instance(out: Path, instance: int, *, num_views: int, size_px: int, seed: int) -> int:
-    """All views of one instance, in one process, so that its design is drawn once. Returns their number."""
+    """Writes all views of one instance and returns their number. One process does it, so that `_design` is cached."""
     (out / _path(instance, 0)).parent.mkdir(parents=True, exist_ok=True)
     for view in range(num_views):
         path = out / _path(instance, view)

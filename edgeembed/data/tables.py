@@ -1,4 +1,4 @@
-"""Tables of images as spreadsheets and data frames save them: CSV of any dialect, or Parquet, as columns of text."""
+"""Reads tables of images that spreadsheets and data frames saved: CSV of any dialect, or Parquet, as text columns."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ Column: TypeAlias = "tuple[str | None, ...]"
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """The columns asked for that a file has, by the name asked for; None where a cell is empty.
+    """Those of the requested columns that a file has, by their requested name; None where a cell is empty.
 
-    `root` is what relative paths start from, `root_name` says in words where it comes from.
+    Relative paths start from `root`; `root_name` says, for messages, where `root` comes from.
     """
 
     source: Path
@@ -39,43 +39,46 @@ class Table:
     root_name: str
 
     def require(self, name: str, remedy: str = "") -> Column:
-        """A column. Raises UserError, naming those that the table has, where it is missing."""
+        """Returns a column. Raises UserError that lists the columns of the table where it is missing."""
         if name not in self.columns:
             present = ", ".join(self.header) or "no columns"
             raise UserError(f"{self.source}: lacks column {name!r}, has {present}{': ' + remedy if remedy else ''}")
         return self.columns[name]
 
     def paths(self, name: str = "path", remedy: str = "") -> tuple[str, ...]:
-        """A column of paths as the disk spells them. Raises UserError for an empty one."""
+        """Returns a column of paths in the spelling of the files on disk. Raises UserError for an empty cell."""
         column = self.require(name, remedy)
-        listed = [path for path in column if path is not None]
-        if len(listed) < len(column):
+        paths = [path for path in column if path is not None]
+        if len(paths) < len(column):
             raise empty_value(str(self.source), name, column.index(None))
-        return tuple(paths_on_disk(self.root, listed))
+        return tuple(paths_on_disk(self.root, paths))
 
 
 def empty_value(source: str, name: str, row: int) -> UserError:
+    """The error for a cell that must not be empty."""
     return UserError(f"{source}: column {name!r} has an empty value in row {row} (the first row is 0): fill it in")
 
 
-def clean(text: str | None) -> str | None:
-    """A name as names are compared: composed (NFC), without spaces around it; None where nothing is left."""
+def clean_name(text: str | None) -> str | None:
+    """A label or name in the form in which names are compared: NFC, stripped; None where nothing is left."""
     return unicodedata.normalize("NFC", text).strip() or None if text else None
 
 
 def is_text_table(path: Path) -> bool:
+    """Whether a path has the suffix of a text table; other tables are Parquet."""
     return path.suffix.lower() in TEXT_SUFFIXES
 
 
 def read_table(path: Path, names: Sequence[str]) -> Table:
-    """Reads the columns of these names, in any case, that .csv, .tsv, .txt or Parquet has; text tables without pyarrow,
-    which a device need not have.
+    """Reads the columns `names`, matched without regard to case, from .csv, .tsv, .txt or Parquet.
 
-    Raises UserError for a file that is not such a table, or where two columns could be meant by one name.
+    Text tables need no pyarrow, which the base install lacks. A column that the table lacks is left out. Raises
+    UserError for a file that is not such a table, or where two of its columns match one name.
     """
     if not path.is_file():
         raise UserError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}, expected a table")
     header, columns, num_rows, root = (_read_text if is_text_table(path) else _read_parquet)(path, names)
+    # A table may have been moved together with its images: then its recorded root is outdated.
     folder = path.parent.resolve()
     paths = next(iter(columns.values()), ())
     if root is None:
@@ -88,12 +91,12 @@ def read_table(path: Path, names: Sequence[str]) -> Table:
 
 
 def _moved(root: Path, folder: Path, first: str | None) -> bool:
-    """Whether the first image lies beside the table and not where the table was written."""
+    """Whether the first image exists in the folder of the table and not in the recorded root."""
     return first is not None and not os.path.exists(root / first) and os.path.exists(folder / first)
 
 
 def _positions(path: Path, header: Sequence[str], names: Sequence[str]) -> dict[str, int]:
-    """Where each name stands in a header: exactly, else in any case and with any spaces around it."""
+    """The position of each name in a header: an exact match, else one without regard to case and outer spaces."""
     positions = {}
     for name in names:
         found = [position for position, text in enumerate(header) if text == name] or [
@@ -107,24 +110,27 @@ def _positions(path: Path, header: Sequence[str], names: Sequence[str]) -> dict[
 
 
 def _key(text: str) -> str:
-    return (clean(text) or "").casefold()
+    return (clean_name(text) or "").casefold()
 
 
 def _read_text(path: Path, names: Sequence[str]) -> tuple[tuple[str, ...], dict[str, Column], int, None]:
     text = _decode(path)
-    stated = re.match(r'\ufeff?\s*"?sep=([,;|:\t])"?[^\S\r\n]*(\r\n|\r|\n|$)', text)  # how Excel is told the delimiter
-    body = text[stated.end() :] if stated else text
+    sep_line = re.match(
+        r'\ufeff?\s*"?sep=([,;|:\t])"?[^\S\r\n]*(\r\n|\r|\n|$)', text
+    )  # a line for Excel that gives the delimiter
+    body = text[sep_line.end() :] if sep_line else text
     try:
-        delimiter = stated[1] if stated else _delimiter(body, names)
+        delimiter = sep_line[1] if sep_line else _delimiter(body, names)
         lines = _lines(body, delimiter)
         header: list[str] = next((line for line in lines if any(map(str.strip, line))), [])
         positions = _positions(path, header, names)
         rows = []
+        # Cells beyond the header are allowed where they are empty: some programs end each line with a delimiter.
         for line in lines:
-            if not any(map(str.strip, line)):  # a spreadsheet's empty rows, with delimiters or without
+            if not any(map(str.strip, line)):  # an empty row of a spreadsheet, with or without delimiters
                 continue
             if len(line) < len(header) or any(map(str.strip, line[len(header) :])):
-                place = f"{path}: line {lines.line_num + (stated is not None)}"
+                place = f"{path}: line {lines.line_num + (sep_line is not None)}"
                 raise UserError(f"{place} has {len(line)} values, expected {len(header)} as in the header")
             rows.append([line[position] if line[position].strip() else None for position in positions.values()])
     except csv.Error as error:
@@ -133,12 +139,12 @@ def _read_text(path: Path, names: Sequence[str]) -> tuple[tuple[str, ...], dict[
     return tuple(name.strip() for name in header), columns, len(rows), None
 
 
-def _lines(text: str, delimiter: str) -> Any:  # the type of csv's reader has no public name
+def _lines(text: str, delimiter: str) -> Any:  # csv.reader has no public type
     return csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter, skipinitialspace=True)
 
 
 def _delimiter(text: str, names: Sequence[str]) -> str:
-    """The one with which the header has most of the names asked for, else most columns."""
+    """The delimiter with which the header holds most of the requested names, else most columns."""
 
     def score(delimiter: str) -> tuple[int, int]:
         try:
@@ -152,7 +158,7 @@ def _delimiter(text: str, names: Sequence[str]) -> str:
 
 
 def _decode(path: Path) -> str:
-    """The text of a file. An encoding that can only be guessed is refused: a wrong guess gives other names."""
+    """The text of a file. Raises UserError where the encoding is uncertain: a wrong guess would change file names."""
     source = f"{path}: not a readable {path.suffix} table"
     try:
         text = decode_text(path.read_bytes(), source=source, remedy=REMEDY)
@@ -183,7 +189,7 @@ def _read_parquet(path: Path, names: Sequence[str]) -> tuple[tuple[str, ...], di
 
 
 def _cell(value: object, place: str) -> str | None:
-    """A value of a data frame as text. pandas writes a missing text as NaN, and integers beside one as 7.0."""
+    """A value of a data frame as text. pandas writes missing text as NaN, and an integer of such a column as 7.0."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
     if isinstance(value, bytes):

@@ -1,4 +1,4 @@
-"""Pixels of views: crops, colours, erased squares and pasted ones."""
+"""Renders views: crops, colour changes and erased squares, and mixes images with CutMix and mixup."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from torch import Tensor
 
 from edgeembed.arrays import UInt8Array
 from edgeembed.config import MixSection
-from edgeembed.data.augment import Views, between, uniforms
+from edgeembed.data.augment import ViewParameters, lerp, uniforms
 
 RENDERING_VERSION = 2
-"""Increase it whenever the pixels of a view change, so that teacher embeddings of other pixels are not used."""
+"""To be increased whenever the pixels of a view change: targets stored for other pixels are then not used."""
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
-cv2.setNumThreads(1)  # images are small; a second pool of threads would only fight torch's
+cv2.setNumThreads(1)  # images are small, and a second thread pool would compete with torch's
 
 
-def render_views(canvas_BCHW: Tensor, views: Views, shape_px: int | tuple[int, int]) -> Tensor:
-    """uint8 images to views of `shape_px`, (H, W) or the side of a square: (B, 3, H, W), 0..255, channels_last."""
+def render_views(canvas_BCHW: Tensor, views: ViewParameters, shape_px: int | tuple[int, int]) -> Tensor:
+    """Renders views of uint8 canvases: (B, 3, H, W), 0..255, channels_last. `shape_px`: (H, W), or one side."""
     shape_px = (shape_px, shape_px) if isinstance(shape_px, int) else shape_px
     render = render_on_cpu if canvas_BCHW.device.type == "cpu" else render_on_device
     return render(canvas_BCHW, views, shape_px)
 
 
-def render_on_cpu(canvas_BCHW: Tensor, views: Views, shape_px: tuple[int, int]) -> Tensor:
-    """In OpenCV, 8 bits all the way, several times faster than torch on a CPU.
+def render_on_cpu(canvas_BCHW: Tensor, views: ViewParameters, shape_px: tuple[int, int]) -> Tensor:
+    """Renders with OpenCV, in uint8: several times faster than torch on a CPU.
 
-    Pixels differ from those of `render_on_device` by what 8 bits and interpolation in steps of 1/32 pixel round away.
+    Pixels differ from those of `render_on_device` by rounding: to 8 bits, and of coordinates to 1/32 pixel.
     """
     canvas_BHWC = np.ascontiguousarray(canvas_BCHW.permute(0, 2, 3, 1).numpy())
     height, width = shape_px
@@ -41,14 +41,14 @@ def render_on_cpu(canvas_BCHW: Tensor, views: Views, shape_px: tuple[int, int]) 
     brightness_B, contrast_B, saturation_B = (
         values.numpy().astype(np.float64) for values in (views.brightness_B, views.contrast_B, views.saturation_B)
     )
-    square_B4 = views.square_B4.numpy() * np.array([width, height, width, height])
+    square_B4 = views.square_B4.numpy() * np.array([width, height, width, height])  # in pixels
     for view_HWC, canvas_HWC, affine_23, square_4, *colour in zip(
         view_BHWC, canvas_BHWC, affine_B23, square_B4, brightness_B, contrast_B, saturation_B, strict=True
     ):
         source_1CHW = shrink(torch.from_numpy(canvas_HWC).permute(2, 0, 1)[None], affine_23, shape_px)
         source_HWC = np.ascontiguousarray(source_1CHW[0].permute(1, 2, 0).numpy())
         to_source_23 = pixel_affine(affine_23, source_HWC.shape[:2], shape_px)
-        four_HW4 = cv2.cvtColor(source_HWC, cv2.COLOR_RGB2RGBA)  # OpenCV warps four channels in half the time of three
+        four_HW4 = cv2.cvtColor(source_HWC, cv2.COLOR_RGB2RGBA)  # OpenCV warps 4 channels in half the time of 3
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
         warped_HW4 = cv2.warpAffine(four_HW4, to_source_23, (width, height), None, flags, border)
         cv2.cvtColor(warped_HW4, cv2.COLOR_RGBA2RGB, view_HWC)
@@ -63,14 +63,14 @@ def render_on_cpu(canvas_BCHW: Tensor, views: Views, shape_px: tuple[int, int]) 
 def shrink(canvas_1CHW: Tensor, affine_23: np.ndarray, view_px: tuple[int, int]) -> Tensor:
     """Downscales an image (1, C, H, W) to the resolution of its view, antialiased as in evaluation; never upscales.
 
-    Bilinear warping reads four pixels for each that it writes. Where a view has fewer pixels than its part of the
-    image, it would skip the others and turn fine detail into noise.
+    Bilinear warping reads only four pixels for each output pixel. Where the view has fewer pixels than its part of the
+    image, warping alone would skip pixels and turn fine detail into noise.
     """
     canvas_px = canvas_1CHW.shape[2], canvas_1CHW.shape[3]
     view_to_canvas_23 = pixel_affine(affine_23, canvas_px, view_px)
-    across, down = np.hypot(view_to_canvas_23[:, 0], view_to_canvas_23[:, 1])  # image pixels for one of the view
+    ratio_x, ratio_y = np.hypot(view_to_canvas_23[:, 0], view_to_canvas_23[:, 1])  # canvas pixels per view pixel
     height, width = (
-        max(1, round(side / max(1.0, ratio))) for side, ratio in zip(canvas_px, (down, across), strict=True)
+        max(1, round(side / max(1.0, ratio))) for side, ratio in zip(canvas_px, (ratio_y, ratio_x), strict=True)
     )
     if (height, width) == canvas_px:
         return canvas_1CHW
@@ -78,8 +78,8 @@ def shrink(canvas_1CHW: Tensor, affine_23: np.ndarray, view_px: tuple[int, int])
 
 
 def pixel_affine(affine_23: np.ndarray, canvas_px: tuple[int, ...], view_px: tuple[int, int]) -> np.ndarray:
-    """Output to input in [-1, 1] coordinates of the whole image, to output to input in pixel centres."""
-    (in_height, in_width), (out_height, out_width) = canvas_px, view_px
+    """Converts an affine map from view to canvas (2, 3) from [-1, 1] coordinates to pixel coordinates."""
+    (in_height, in_width), (out_height, out_width) = canvas_px, view_px  # the map goes from view (out) to canvas (in)
     to_unit = np.array(
         [[2 / out_width, 0, 1 / out_width - 1], [0, 2 / out_height, 1 / out_height - 1], [0, 0, 1]], np.float64
     )
@@ -89,15 +89,15 @@ def pixel_affine(affine_23: np.ndarray, canvas_px: tuple[int, ...], view_px: tup
 
 
 def recolour(view_HWC: UInt8Array, brightness: float, contrast: float, saturation: float) -> None:
-    """Applies the three in place, as one matrix; contrast keeps the mean grey of the image where it was."""
+    """Applies the three factors in place, as one 3 x 4 matrix; contrast keeps the mean grey of the image."""
     mean_grey = brightness * float(np.dot(LUMA, cv2.mean(view_HWC)[:3])) if contrast != 1.0 else 0.0
     mixed_33 = saturation * np.eye(3) + (1.0 - saturation) * np.tile(LUMA, (3, 1))
     offset_31 = np.full((3, 1), (1.0 - contrast) * mean_grey)
     view_HWC[:] = cv2.transform(view_HWC, np.hstack([contrast * brightness * mixed_33, offset_31]))
 
 
-def render_on_device(canvas_BCHW: Tensor, views: Views, shape_px: tuple[int, int]) -> Tensor:
-    """In torch, to float32 pixels: a GPU does this in no time."""
+def render_on_device(canvas_BCHW: Tensor, views: ViewParameters, shape_px: tuple[int, int]) -> Tensor:
+    """Renders with torch on the device of the canvases, to float32 pixels."""
     height, width = shape_px
     device = canvas_BCHW.device
     num = canvas_BCHW.shape[0]
@@ -128,12 +128,12 @@ def render_on_device(canvas_BCHW: Tensor, views: Views, shape_px: tuple[int, int
     image = contrast * (saturation * image + (1 - saturation) * grey_B1HW) + (1 - contrast) * mean_B111
     image = image.clamp(0.0, 255.0)
     if bool(views.square_B4.any()):
-        image = image.masked_fill(inside(views.square_B4.to(device), height, width), 0.0)
+        image = image.masked_fill(square_mask(views.square_B4.to(device), height, width), 0.0)
     return image.contiguous(memory_format=torch.channels_last)
 
 
-def inside(square_B4: Tensor, height: int, width: int) -> Tensor:
-    """Which pixels lie in the square of each image: (B, 1, H, W)."""
+def square_mask(square_B4: Tensor, height: int, width: int) -> Tensor:
+    """Whether each pixel is inside the square of its image: bool (B, 1, H, W)."""
     row, column = ((torch.arange(side, device=square_B4.device) + 0.5) / side for side in (height, width))
     left, top, right, bottom = square_B4.unbind(dim=1)
     inside_x = (column >= left[:, None]) & (column < right[:, None])
@@ -150,20 +150,20 @@ def mix_views(
     image_B: npt.NDArray[np.int64],
     view: int | npt.NDArray[np.int64],
 ) -> tuple[Tensor, Tensor]:
-    """CutMix (Yun et al. 2019) and mixup (Zhang et al. 2018) of each image with another one.
+    """Mixes some of the images with another one, by CutMix (Yun et al. 2019) or mixup (Zhang et al. 2018).
 
-    Returns the images and the share of each, (B,), that is the other's; 0 where an image was left alone.
+    Returns the images and, for each, the share of the other image in it, (B,), 0..1.
     """
     u = uniforms(seed, image_B, view, 21)[:, 16:]
-    side = np.where(u[:, 0] < section.cutmix_probability, between(section.cutmix_side, u[:, 1]), 0.0)
+    side = np.where(u[:, 0] < section.cutmix_probability, lerp(section.cutmix_side, u[:, 1]), 0.0)
     square = np.stack([u[:, 2] * (1 - side), u[:, 3] * (1 - side)], axis=1)
     square = np.concatenate([square, square + side[:, None]], axis=1).astype(np.float32)
-    pasted = inside(torch.from_numpy(square).to(image_BCHW.device), *image_BCHW.shape[2:])
+    pasted = square_mask(torch.from_numpy(square).to(image_BCHW.device), *image_BCHW.shape[2:])
     mixed = torch.where(pasted, other_BCHW, image_BCHW)
     share_B = pasted.float().mean(dim=(1, 2, 3))
     blended = u[:, 0] >= 1.0 - section.mixup_probability
     if blended.any():
-        blend = np.where(blended, between(section.mixup_share, u[:, 4]), 0.0).astype(np.float32)
+        blend = np.where(blended, lerp(section.mixup_share, u[:, 4]), 0.0).astype(np.float32)
         blend_B = torch.from_numpy(blend).to(image_BCHW.device)
         at = blend_B.nonzero()[:, 0]
         sum_BCHW = torch.lerp(image_BCHW[at].float(), other_BCHW[at].float(), blend_B[at, None, None, None])
@@ -175,7 +175,7 @@ def mix_views(
 def are_mixed(
     section: MixSection, *, seed: int, image_B: npt.NDArray[np.int64], view: int | npt.NDArray[np.int64]
 ) -> npt.NDArray[np.bool_]:
-    """Which images `mix_views` would mix."""
+    """Whether `mix_views` mixes each image: bool (B,)."""
     u_B = uniforms(seed, image_B, view, 17)[:, 16]
     mixed_B: npt.NDArray[np.bool_] = (u_B < section.cutmix_probability) | (u_B >= 1.0 - section.mixup_probability)
     return mixed_B

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 
 from edgeembed.config import to_yaml
-from edgeembed.data.loader import Order, Visits, open_training_canvases
+from edgeembed.data.batch_order import BatchOrder, EpochVisits
+from edgeembed.data.loader import open_training_canvases
 from edgeembed.data.manifest import Manifest
 from edgeembed.data.shapes import square_shapes
 from edgeembed.errors import UserError
@@ -91,8 +92,8 @@ def _train(
         log.warning("the teacher has no embedding of %d training images: left out", readable.size - usable.size)
     if usable.size < 2:
         raise UserError(f"{usable.size} of {len(files)} training images can be used, distillation needs at least 2")
-    visits = Visits.of(np.repeat(usable, manifest.visits(rows)[usable]))
-    order = Order(num_images=len(visits), batch_size=min(batch_size, len(visits)), seed=train.seed)
+    visits = EpochVisits.from_images(np.repeat(usable, manifest.visits(rows)[usable]))
+    order = BatchOrder(num_images=len(visits), batch_size=min(batch_size, len(visits)), seed=train.seed)
     total_steps = min(train.epochs * order.steps_per_epoch, train.max_steps or 2**62)
     eval_every = steps_between_evaluations(recipe.eval, planned, total_steps)
 
@@ -120,7 +121,7 @@ def _train(
         student.starting_weights = state.get("starting_weights", recipe.student.weights)
     resume_scale(scaler, state)
     run.forget_metrics_after(first_step)
-    most_visits = int(visits.times_V.max())  # of an image in an epoch
+    most_visits = int(visits.visits_per_epoch_V.max())  # of an image in an epoch
     num_visits = train.epochs * most_visits
     num_views = min(recipe.targets.views, num_visits)
     images_left = order.batch_size * (total_steps - first_step)
@@ -155,7 +156,7 @@ def _train(
         TrainingLog(run, first_step=first_step, work_S=work_S, remark=remark) as training_log,
     ):
         samples = []
-        for step, number_B in enumerate(order.wanted(first_step, total_steps), start=first_step):
+        for step, number_B in enumerate(order.batches(first_step, total_steps), start=first_step):
             image_B, view_B = visits.samples(number_B, order.epoch(step))
             samples.append((image_B, view_B % num_views))
         for step, batch in enumerate(replay_of(recipe).batches(canvases, samples), start=first_step):

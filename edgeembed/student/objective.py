@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from edgeembed.data.manifest import Manifest, Rows, codes
+from edgeembed.data.manifest import Manifest, Rows, class_indices
 from edgeembed.errors import UserError
 from edgeembed.files import read_json
 from edgeembed.network.tensor_files import iterate_tensors
@@ -73,7 +73,7 @@ def build_objective(recipe: DistillRecipe, manifest: Manifest, rows: Rows, teach
         centre_KD = read_centres(teacher.path).to(device)
     if section.label:
         classes = read_json(teacher.path / "classes.json")["classes"]
-        class_N = codes([(domain, label) for domain, label in classes], manifest, rows)
+        class_N = class_indices([(domain, label) for domain, label in classes], manifest, rows)
         if centre_KD is not None and len(centre_KD) != len(classes):
             raise UserError(f"{teacher.path}: {len(centre_KD)} centres for {len(classes)} classes: set loss.label=0")
     if section.anchor_kl:

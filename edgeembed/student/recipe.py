@@ -25,9 +25,7 @@ class StudentSection(Section):
         default="auto",
         description="where training starts: auto (pretrained where they can be downloaded), pretrained, a file, none",
     )
-    dropout: float = Field(
-        default=0.0, ge=0.0, lt=1.0, description="share of the backbone's features that a training step drops"
-    )
+    dropout: float = Field(default=0.0, ge=0.0, lt=1.0, description="dropout rate on the backbone's features")
 
 
 class LossSection(Section):
@@ -76,7 +74,7 @@ class TargetSection(Section):
     seed: int = Field(default=0, ge=0, description="seed of the views")
     precision: Precision = Field(
         default="auto",
-        description="of the teacher's computation; auto: that of an existing store, else what the device does natively",
+        description="precision of the teacher; auto: that of an existing store, else what the device computes natively",
     )
     store: str = Field(
         default="auto",

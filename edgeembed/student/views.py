@@ -14,7 +14,7 @@ from torch import Tensor
 
 from edgeembed.config import AugmentSection, MixSection
 from edgeembed.data.augment import draw_views, uniforms
-from edgeembed.data.loader import Canvases
+from edgeembed.data.loader import CanvasLoader
 from edgeembed.data.manifest import Rows
 from edgeembed.data.views import are_mixed, mix_views, render_views
 
@@ -27,7 +27,7 @@ class Replay:
     mix: MixSection
     seed: int
 
-    def batches(self, canvases: Canvases, samples: Sequence[tuple[Rows, Rows]]) -> Iterator[ViewBatch]:
+    def batches(self, canvases: CanvasLoader, samples: Sequence[tuple[Rows, Rows]]) -> Iterator[ViewBatch]:
         """One batch for each (images, their views), in order, without images that cannot be decoded."""
         partners = [self.partners(image_B, view_B, len(canvases.files)) for image_B, view_B in samples]
         wanted = [

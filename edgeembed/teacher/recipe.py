@@ -40,22 +40,20 @@ class BackboneSection(Section):
     )
     output_stride: Literal[8, 16, 32] | None = Field(
         default=None,
-        description="pixels for a position of the last feature map (convolutional timm models); null: the model's own",
+        description="stride of the last feature map in pixels (convolutional timm models); null: the model's default",
     )
-    frozen: bool = Field(default=False, description="leave the backbone as it is")
-    frozen_blocks: int = Field(default=0, ge=0, description="leave the first blocks of the backbone as they are")
-    frozen_batch_norm: bool = Field(default=False, description="leave the statistics of batch norm as they are")
+    frozen: bool = Field(default=False, description="freeze the backbone: do not train its weights")
+    frozen_blocks: int = Field(default=0, ge=0, description="number of first blocks of the backbone that are frozen")
+    frozen_batch_norm: bool = Field(default=False, description="freeze the running statistics of batch norm")
 
 
 class NeckSection(Section):
     """Dropout -> Linear -> (BatchNorm) -> L2."""
 
-    dropout: float = Field(
-        default=0.2, ge=0.0, lt=1.0, description="share of the backbone's features that a training step drops"
-    )
+    dropout: float = Field(default=0.2, ge=0.0, lt=1.0, description="dropout rate on the backbone's features")
     dim: int = Field(default=64, ge=2, le=4096, description="embedding dimensions")
     batch_norm: bool = Field(default=False, description="batch norm after the projection")
-    frozen: bool = Field(default=False, description="leave the neck as it is")
+    frozen: bool = Field(default=False, description="freeze the neck: do not train its weights")
 
 
 class HeadSection(Section):
@@ -71,7 +69,7 @@ class HeadSection(Section):
         lt=1.57,
         description="margin at the start: an angle in radians for arcface, a cosine for cosface",
     )
-    margin_growth_per_epoch: float = Field(default=0.0, ge=0.0, description="what an epoch adds to the margin")
+    margin_growth_per_epoch: float = Field(default=0.0, ge=0.0, description="increase of the margin per epoch")
     margin_max: float | None = Field(default=None, ge=0.0, lt=1.57, description="largest margin; null: no limit")
     class_margins: tuple[float, float] | None = Field(
         default=None,
@@ -80,16 +78,20 @@ class HeadSection(Section):
     scale: float = Field(default=30.0, gt=0.0, description="factor of the cosines before softmax")
     centres_per_class: int = Field(default=1, ge=1, le=16, description="sub-centres of a class")
     sample_rate: float = Field(
-        default=1.0, gt=0.0, le=1.0, description="share of the classes that a step compares with (Partial FC)"
+        default=1.0, gt=0.0, le=1.0, description="share of the class centres that each step samples (Partial FC)"
     )
-    frozen: bool = Field(default=False, description="leave the class centres as they are")
+    frozen: bool = Field(default=False, description="freeze the class centres")
 
 
 class SamplingSection(Section):
     """How often an epoch visits a class: at most `cap` of its images, and small classes `repeat_to` times."""
 
-    cap: int | None = Field(default=None, ge=1, description="most images of a class that an epoch visits; null: all")
-    repeat_to: int = Field(default=1, ge=1, description="visits of an epoch that a small class is repeated up to")
+    cap: int | None = Field(
+        default=None, ge=1, description="largest number of images of a class in an epoch; null: no limit"
+    )
+    repeat_to: int = Field(
+        default=1, ge=1, description="images of a smaller class are repeated up to this number per epoch"
+    )
 
 
 class InferenceSection(Section):
@@ -110,7 +112,8 @@ class TeacherRecipe(Section):
 
     description: str = Field(default="", description="free text")
     continue_from: str | None = Field(
-        default=None, description="a finished run to train on from (--from); null: start from backbone.weights"
+        default=None,
+        description="finished teacher run to start from (warm start, --from); null: start from backbone.weights",
     )
     backbone: BackboneSection = BackboneSection()
     neck: NeckSection = NeckSection()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgeembed.data.loader import Order, Visits
+from edgeembed.data.batch_order import BatchOrder, EpochVisits
 from edgeembed.data.manifest import Rows
 from edgeembed.data.sampling import resample
 from edgeembed.data.shapes import Shapes, aspect_shapes, square_shapes
@@ -22,8 +22,8 @@ class Stage:
     name: str
     recipe: TeacherRecipe
     shapes_N2: Shapes
-    visits: Visits
-    order: Order
+    visits: EpochVisits
+    order: BatchOrder
     begin: int
     end: int
 
@@ -32,7 +32,7 @@ class Stage:
         first = first_step - self.begin
         return [
             self.visits.samples(number_B, step // self.order.steps_per_epoch)
-            for step, number_B in enumerate(self.order.wanted(first, self.end - self.begin), start=first)
+            for step, number_B in enumerate(self.order.batches(first, self.end - self.begin), start=first)
         ]
 
     def images_from(self, first_step: int) -> int:
@@ -97,7 +97,7 @@ def plan_stages(
             seed=train.seed,
         )
         _, group_V = np.unique(shapes_N2[image_V], axis=0, return_inverse=True)
-        order = Order(
+        order = BatchOrder(
             num_images=len(image_V),
             batch_size=min(train.batch_size * train.accumulate_steps, len(image_V)),
             seed=train.seed,
@@ -111,7 +111,7 @@ def plan_stages(
                     name=name,
                     recipe=settings,
                     shapes_N2=shapes_N2,
-                    visits=Visits.of(image_V, views_seen_N),
+                    visits=EpochVisits.from_images(image_V, views_seen_N),
                     order=order,
                     begin=begin,
                     end=end,
@@ -139,5 +139,5 @@ def balanced(images: Rows, class_of_image: Rows, *, cap: int | None, repeat_to: 
     visits: list[int] = []
     for number in np.unique(class_of_image[images]):
         of_class = images[class_of_image[images] == number].tolist()
-        visits += resample(of_class, cap=cap, repeat_to=repeat_to, draw=draw)
+        visits += resample(of_class, cap=cap, repeat_to=repeat_to, rng=draw)
     return np.array(visits, dtype=np.int64)

@@ -13,7 +13,7 @@ from torch import nn
 from edgeembed.config import to_yaml
 from edgeembed.data.augment import draw_views
 from edgeembed.data.loader import open_training_canvases
-from edgeembed.data.manifest import Manifest, class_sizes, codes
+from edgeembed.data.manifest import Manifest, class_indices, class_sizes
 from edgeembed.data.views import mix_views, render_views
 from edgeembed.errors import UserError
 from edgeembed.eval_json import TeacherEvaluation, read_evaluation
@@ -75,7 +75,7 @@ def _train(recipe: TeacherRecipe, manifest: Manifest, run: RunFolder, *, resume:
             f"{manifest.source or 'the manifest'}: its train split has {len(classes)} labelled classes, a margin head "
             "needs at least 2: label more images, or distil from the embeddings of another model (`targets import`)"
         )
-    class_of_row = codes(classes, manifest, rows)
+    class_of_row = class_indices(classes, manifest, rows)
     rows, class_of_row = rows[class_of_row >= 0], class_of_row[class_of_row >= 0]
     require_sizes(recipe)
     manifest.require_files()

@@ -13,7 +13,7 @@ import torch
 
 from edgeembed.arrays import FloatArray
 from edgeembed.config import EvalSection
-from edgeembed.data.loader import Canvases
+from edgeembed.data.loader import CanvasLoader
 from edgeembed.data.manifest import Manifest, Rows
 from edgeembed.data.shapes import Shapes, aspect_shapes, square_shapes
 from edgeembed.evaluation import EmbeddedRows, RetrievalProtocol
@@ -52,7 +52,7 @@ def embed_files(
     M is 0 where none of them could.
     """
     shapes_N2 = input_shapes(model, files, workers=workers)
-    canvases = Canvases(files=files, shapes_N2=shapes_N2, workers=workers)
+    canvases = CanvasLoader(files=files, shapes_N2=shapes_N2, workers=workers)
     embeddings, kept = [], []
     was_training = model.training
     model.eval()

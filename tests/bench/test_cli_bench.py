@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeembed.data.default_set import write_embedded
+from edgeembed.data.default_set import write_default_set
 from edgeembed.data.manifest import Manifest
 from tests.bench.conftest import write_bundle
 from tests.conftest import Outcome
@@ -72,8 +72,8 @@ def test_without_arguments_the_embedded_data_is_rendered_once(
 ) -> None:
     caplog.set_level(logging.INFO)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    small = functools.partial(write_embedded, num_instances=10, num_views=4, size_px=48)
-    monkeypatch.setattr("edgeembed.data.default_set.write_embedded", small)
+    small = functools.partial(write_default_set, num_instances=10, num_views=4, size_px=48)
+    monkeypatch.setattr("edgeembed.data.default_set.write_default_set", small)
     monkeypatch.setattr("edgeembed.device.embedder.default_bundle", lambda: bundle)
     first = edgeembed("bench", "--out", tmp_path / "r", "--quick")
     assert first.code == 0, first.stderr

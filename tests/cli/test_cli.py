@@ -16,30 +16,30 @@ Run = Callable[..., Outcome]
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["teacher-trian"], "did you mean 'teacher-train'?"),
-        (["teacher-train"], "--data"),
-        (["teacher-train", "--data", "x.parquet", "--bogus"], "bogus"),
+        (["teacher-train"], "--data is missing: name a manifest"),
+        (["teacher-train", "--data", "x.parquet", "--bogus"], "unknown option '--bogus'"),
         (["teacher-train", "--data", "nowhere.parquet"], "nowhere.parquet: no such manifest"),
         (["teacher-train", "--data", "x", "--recipe", "vit_h41"], "did you mean 'vit_h14'"),
         (["teacher-train", "--data", "x", "--set", "head.margn=1"], "did you mean 'head.margin'"),
         (["data", "import", "groceries", "."], "did you mean 'grocery'"),
-        (["data", "synth", "x", "--instances", "1"], "1"),
+        (["data", "synth", "x", "--instances", "1"], "num_instances is 1: expected at least 5"),
         (["recipes", "show", "nothing"], "unknown recipe 'nothing'"),
-        (["export", "nowhere"], "nowhere"),
-        (["bench", "nowhere"], "nowhere"),
+        (["export", "nowhere"], "nowhere: holds no finished run (no such file or folder)"),
+        (["bench", "nowhere"], "nowhere: not a bundle (no such file or folder)"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_2(
-    edgeembed: Run, arguments: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    edgeembed: Run, arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     outcome = edgeembed(*arguments)
     assert outcome.code == 2
     assert outcome.stdout == ""
     assert outcome.stderr.startswith("error: ")
-    assert told in outcome.stderr
+    assert message in outcome.stderr
     assert len(outcome.stderr.strip().splitlines()) == 1
 
 
@@ -75,7 +75,7 @@ def test_recipes_are_listed_and_shown(edgeembed: Run) -> None:
     assert "quickstart" in edgeembed("recipes").stdout
 
 
-def test_a_recipe_of_ones_own_is_shown(edgeembed: Run, tmp_path: Path) -> None:
+def test_a_recipe_file_is_shown(edgeembed: Run, tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("head: {class_margins: [0.05, 0.5]}\nstages: [{name: first, train: {epochs: 2}}]\n")
     shown = edgeembed("recipes", "show", path)
@@ -86,23 +86,30 @@ def test_a_recipe_of_ones_own_is_shown(edgeembed: Run, tmp_path: Path) -> None:
     assert "# --- student recipe" in edgeembed("recipes", "show", path).stdout
 
 
-def test_doctor_says_what_is_here(edgeembed: Run) -> None:
+def test_doctor_describes_the_machine(edgeembed: Run) -> None:
     found = json.loads(edgeembed("doctor", "--no-measure", "--json").stdout)
     assert found["machine"]["cores"] >= 1
     assert "torch" in found["versions"]
-    assert "tensorrt" in edgeembed("doctor", "--no-measure").stdout
+    printed = edgeembed("doctor", "--no-measure").stdout
+    assert f"{found['machine']['cores']} cores" in printed
+    assert "tensorrt" in printed
 
 
 def test_data_commands_go_from_images_to_a_checked_manifest(edgeembed: Run, tmp_path: Path) -> None:
     folder = tmp_path / "set"
-    made = edgeembed("data", "synth", folder, "--instances", 10, "--views", 4, "--size-px", 48, "--json")
-    assert json.loads(made.stdout)["images"] == 40
+    rendered = edgeembed("data", "synth", folder, "--instances", 10, "--views", 4, "--size-px", 48, "--json")
+    assert json.loads(rendered.stdout)["images"] == 40
     manifest = folder / "manifest.parquet"
-    assert edgeembed("data", "check", manifest).code == 0
+    checked = edgeembed("data", "check", manifest)
+    assert (checked.code, checked.stdout) == (
+        0,
+        f"{manifest}: all 40 images can be read, and none is in two splits\n",
+    )
     assert json.loads(edgeembed("data", "stats", manifest, "--json").stdout)["images"] == 40
     prepared = edgeembed("data", "prepare", manifest, "--out", tmp_path / "p.parquet", "--resample-to", 8, "--json")
     counts = json.loads(prepared.stdout)
-    assert counts["visits"] > counts["images"]
+    assert counts["images"] == 28
+    assert counts["visits"] == 8 * counts["classes"] == 56
     imported = edgeembed("data", "import", "folder", folder / "images", "--out", tmp_path / "f.parquet", "--json")
     assert json.loads(imported.stdout)["images"] == 40
     first, second = sorted(folder.glob("images/**/*.jpg"))[:2]

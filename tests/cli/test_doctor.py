@@ -1,4 +1,4 @@
-"""`edgeembed doctor`, and what `embed` and `search` make of it."""
+"""`edgeembed doctor`, and how `embed` and `search` use its measurements."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeembed.cli.doctor import instead
+from edgeembed.cli.doctor import replacement_text
 from edgeembed.device.bundle import read_bundle
 from edgeembed.device.embedder import Embedder
 from edgeembed.device.runtimes import available_cores, fastest_cache
@@ -82,7 +82,7 @@ def test_doctor_names_the_files_whose_loss_is_not_shown(edgeembed: Run, make_bun
 
 
 @pytest.mark.usefixtures("hurried")
-def test_doctor_measures_the_bundled_model_unless_told_not_to(edgeembed: Run) -> None:
+def test_doctor_measures_the_bundled_model_unless_no_measure_is_given(edgeembed: Run) -> None:
     measured = json.loads(edgeembed("doctor", "--json").stdout)["fastest"]
     assert {row["runtime"] for row in measured[0]["timed"]} >= {"onnxruntime"}
     assert fastest_cache.cache_file().is_file()
@@ -101,7 +101,9 @@ def test_doctor_measures_no_file_whose_checksum_is_wrong(edgeembed: Run, make_bu
     outcome = edgeembed("doctor", folder)
     assert outcome.code == 1
     assert "model.int8.onnx: sha256 is" in outcome.stderr
-    assert edgeembed("doctor", folder / "nowhere").code == 2
+    missing = edgeembed("doctor", folder / "nowhere")
+    assert missing.code == 2
+    assert "nowhere: not a bundle (no such file or folder)" in missing.stderr
     assert not fastest_cache.cache_file().exists()
 
 
@@ -118,7 +120,7 @@ def test_embed_and_search_run_in_the_runtime_always(
 
 
 @pytest.mark.parametrize(
-    ("options", "code", "told"),
+    ("options", "code", "message"),
     [
         (["--runtime", "openvin"], 2, "did you mean 'openvino'"),
         (["--provider", "nothing"], 2, "unknown provider 'nothing'"),
@@ -126,11 +128,11 @@ def test_embed_and_search_run_in_the_runtime_always(
     ],
 )
 def test_a_runtime_or_provider_that_is_not_here_is_one_line(
-    edgeembed: Run, make_bundle: MakeBundle, photo: Path, options: list[str], code: int, told: str
+    edgeembed: Run, make_bundle: MakeBundle, photo: Path, options: list[str], code: int, message: str
 ) -> None:
     outcome = edgeembed("embed", photo, "--model", make_bundle(), *options)
     assert outcome.code == code
-    assert told in outcome.stderr.strip().splitlines()[-1]
+    assert message in outcome.stderr.strip().splitlines()[-1]
     assert "Traceback" not in outcome.stderr
 
 
@@ -151,8 +153,8 @@ def test_doctor_prints_what_it_refuses_with_figure_and_reason(edgeembed: Run, ma
     folder = make_bundle(differs=True)
     outcome = edgeembed("doctor", folder)
     assert outcome.code == 0, outcome.stderr
-    (told,) = [line for line in outcome.stdout.splitlines() if line.startswith("not used by default: ")]
-    assert told.startswith(
+    (message,) = [line for line in outcome.stdout.splitlines() if line.startswith("not used by default: ")]
+    assert message.startswith(
         "not used by default: model.int8.onnx in onnxruntime: cosine p1 to the fp32 file's embeddings"
     )
     (measured,) = json.loads(edgeembed("doctor", folder, "--json").stdout)["fastest"]
@@ -177,8 +179,11 @@ def test_doctor_refuses_8_bit_weights_on_a_cpu_without_int8_dot_products(
 def test_doctor_compares_on_the_users_own_images(edgeembed: Run, make_bundle: MakeBundle, tmp_path: Path) -> None:
     folder, images = make_bundle(), tmp_path / "images"
     images.mkdir()
-    assert edgeembed("doctor", folder, "--images", images).code == 2
-    assert edgeembed("doctor", folder, "--images", images, "--no-measure").code == 2
+    empty = edgeembed("doctor", folder, "--images", images)
+    assert (empty.code, empty.stderr) == (2, f"error: --images {images}: holds 0 images, expected at least 16\n")
+    unused = edgeembed("doctor", folder, "--images", images, "--no-measure")
+    assert unused.code == 2
+    assert "--images: files are compared only when they are measured: leave out --no-measure" in unused.stderr
     for seed in range(16):
         pattern(seed).save(images / f"{seed}.png")
     (measured,) = json.loads(edgeembed("doctor", folder, "--images", images, "--json").stdout)["fastest"]
@@ -194,10 +199,10 @@ def test_doctor_compares_on_the_users_own_images(edgeembed: Run, make_bundle: Ma
 
 
 @pytest.mark.parametrize(
-    ("p50_ms", "told"), [(1.0, "; model.fp32.onnx in onnxruntime is used instead"), (3.0, ""), (2.0, "")]
+    ("p50_ms", "message"), [(1.0, "; model.fp32.onnx in onnxruntime is used instead"), (3.0, ""), (2.0, "")]
 )
-def test_what_is_used_in_place_of_a_faster_refused_file_is_said(p50_ms: float, told: str) -> None:
+def test_the_replacement_of_a_faster_refused_file_is_named(p50_ms: float, message: str) -> None:
     chosen = {"file": "model.fp32.onnx", "runtime": "onnxruntime", "p50_ms": 2.0, "chosen": True}
     refused = {"file": "model.int8.onnx", "runtime": "onnxruntime", "p50_ms": p50_ms, "chosen": False}
-    assert instead(refused, {"timed": [chosen, refused]}) == told
-    assert instead(refused, {"timed": [refused]}) == ""
+    assert replacement_text(refused, {"timed": [chosen, refused]}) == message
+    assert replacement_text(refused, {"timed": [refused]}) == ""

@@ -1,4 +1,4 @@
-"""What the help says, what global options do wherever they stand, and what a mistyped command or option gets."""
+"""Help texts, global options before and after the command, completion, and suggestions for mistyped names."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_the_version_is_one_line(edgeembed: Run, arguments: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["serch"], "unknown edgeembed command 'serch': did you mean 'search'?"),
         (["zzz"], "unknown edgeembed command 'zzz': choose one of artifacts, bench, data, "),
@@ -82,8 +82,8 @@ def test_the_version_is_one_line(edgeembed: Run, arguments: list[str]) -> None:
         (["embed"], "Missing argument 'PATH': `edgeembed embed --help` says what is expected"),
         (["teacher-train"], "--data is missing: name a manifest, as `edgeembed data import` writes one"),
         (["targets", "import", "x", "--out", "y"], "Missing option '--data': `edgeembed targets import --help`"),
-        (["embed", "x", "--threads", "two"], "'two'"),
-        (["search", "x", "-k", "0"], "0"),
+        (["embed", "x", "--threads", "two"], "Invalid value 'two' for '--threads'"),
+        (["search", "x", "-k", "0"], "Invalid value '0' for '-k'"),
         (["embed", "x", "--out"], "Option '--out' requires an argument"),
         (["embed", "x", "--json=3"], "Option '--json' does not take a value"),
         (["embed", "x", "--quiet", "-v"], "--quiet and --verbose: expected one of them at most"),
@@ -91,11 +91,13 @@ def test_the_version_is_one_line(edgeembed: Run, arguments: list[str]) -> None:
         (["embed", "--", "--quiet"], "--quiet: no such file or folder"),
     ],
 )
-def test_wrong_usage_is_one_line_with_the_value_and_the_remedy(edgeembed: Run, arguments: list[str], told: str) -> None:
+def test_wrong_usage_is_one_line_with_the_value_and_the_remedy(
+    edgeembed: Run, arguments: list[str], message: str
+) -> None:
     outcome = edgeembed(*arguments)
     assert (outcome.code, outcome.stdout, outcome.stderr.count("\n")) == (2, "", 1)
     assert outcome.stderr.startswith("error: ")
-    assert told in outcome.stderr
+    assert message in outcome.stderr
 
 
 def test_global_options_work_on_either_side_of_the_command(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Where a command writes is tried before it does any work: one line, exit code 2, and nothing is left behind."""
+"""Output paths are checked before any work: a wrong one is one line and exit code 2, and nothing is left behind."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.conftest import Outcome
 
 Run = Callable[..., Outcome]
 
-# Every command that writes, with what it would need of a real one missing: its own --out is found fault with first.
+# Every command that writes files. The other arguments are wrong too: the output path must be the first error.
 COMMANDS = {
     "teacher-train": "teacher-train --data nothing.parquet --out OUT",
     "teacher-join": "teacher-join a b --out OUT",
@@ -50,23 +50,23 @@ def arguments(command: str, out: str) -> list[str]:
 
 @pytest.mark.parametrize("out", ["taken/x", "taken/deep/x", "new/" + "n" * 300, "n" * 300 + "/x"])
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_place_that_cannot_be_written_is_told_first(
+def test_an_output_path_that_cannot_be_written_is_the_first_error(
     edgeembed: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, out: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "taken").touch()
     outcome = edgeembed("--quiet", *arguments(command, out))
     assert outcome.code == 2
-    (told,) = outcome.stderr.splitlines()
-    assert told.startswith(f"error: {out}")
-    assert "cannot be written (taken is not a folder)" in told or "File name too long" in told
+    (message,) = outcome.stderr.splitlines()
+    assert message.startswith(f"error: {out}")
+    assert "cannot be written (taken is not a folder)" in message or "File name too long" in message
     option = OPTIONS.get(command, "--out")
-    assert told.endswith(f"choose another {option}")
+    assert message.endswith(f"choose another {option}")
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_file_where_a_folder_goes_and_a_folder_where_a_file_goes_are_told(
+def test_a_file_in_place_of_a_folder_and_a_folder_in_place_of_a_file_are_refused(
     edgeembed: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -75,11 +75,11 @@ def test_a_file_where_a_folder_goes_and_a_folder_where_a_file_goes_are_told(
     (tmp_path / name).mkdir() if writes_file else (tmp_path / name).touch()
     outcome = edgeembed("--quiet", *arguments(command, "x"))
     assert outcome.code == 2
-    told = f"{name}: is a folder, expected a file name" if writes_file else f"{name}: is a file, expected a folder"
-    assert outcome.stderr.startswith(f"error: {told}")
+    message = f"{name}: is a folder, expected a file name" if writes_file else f"{name}: is a file, expected a folder"
+    assert outcome.stderr.startswith(f"error: {message}")
 
 
-def test_it_is_told_before_torch_is_imported(tmp_path: Path) -> None:
+def test_output_paths_are_checked_before_torch_is_imported(tmp_path: Path) -> None:
     (tmp_path / "taken").touch()
     code = (
         "import json, sys; from edgeembed.cli import run\n"

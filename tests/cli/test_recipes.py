@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from edgeembed.config import load_recipe
+from edgeembed.cli.recipes import KINDS, header_of
+from edgeembed.config import load_recipe, recipe_names, recipe_text
 from edgeembed.teacher.recipe import TeacherRecipe
 from tests.conftest import Outcome
 
@@ -37,7 +39,7 @@ def test_recipes_are_shown_as_json_too(edgeembed: Run) -> None:
 
 
 @pytest.mark.parametrize(
-    ("command", "told"),
+    ("command", "message"),
     [
         ("teacher-train --data m.csv --epochs 3", "'--epochs': recipe keys are set with --set train.epochs=3"),
         ("teacher-train --data m.csv --batch-size=8", "--set train.batch_size=8"),
@@ -48,15 +50,30 @@ def test_recipes_are_shown_as_json_too(edgeembed: Run) -> None:
         ("export run --percentile 99", "--set int8.percentile=99"),
     ],
 )
-def test_an_option_that_is_a_recipe_key_says_how_it_is_set(edgeembed: Run, command: str, told: str) -> None:
+def test_an_option_named_like_a_recipe_key_suggests_set(edgeembed: Run, command: str, message: str) -> None:
     outcome = edgeembed(*command.split())
     assert outcome.code == 2
-    assert told in outcome.stderr
+    assert message in outcome.stderr
     assert outcome.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("command", ["students --epochs 3", "distill --nothing-like-it 3", "--epochs 3"])
-def test_other_unknown_options_stay_unknown(edgeembed: Run, command: str) -> None:
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("students --epochs 3", "unknown option '--epochs': `edgeembed students --help` lists all"),
+        ("distill --nothing-like-it 3", "unknown option '--nothing-like-it': `edgeembed distill --help` lists all"),
+        ("--epochs 3", "unknown option '--epochs': `edgeembed --help` lists all"),
+    ],
+)
+def test_other_unknown_options_stay_unknown(edgeembed: Run, command: str, message: str) -> None:
     outcome = edgeembed(*command.split())
-    assert outcome.code == 2
-    assert "--set" not in outcome.stderr
+    assert (outcome.code, outcome.stderr) == (2, f"error: {message}\n")
+
+
+@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind in KINDS for name in recipe_names(kind)])
+def test_a_recipe_opens_with_command_hardware_time_and_expected_result(kind: str, name: str) -> None:
+    header = list(header_of(recipe_text(kind, name)))
+    fields = [line.split()[1] for line in header if re.match(r"# [A-Z][a-z]+: ", line)]
+    assert [field for field in fields if field != "Data:"][-4:] == ["Command:", "Hardware:", "Time:", "Expect:"]
+    title = header[0].removeprefix("# ")
+    assert title.startswith(kind.capitalize())

@@ -1,4 +1,4 @@
-"""What a command does to the process that runs it: nothing that outlasts the command."""
+"""Signals during a command: exit codes, cleaned-up files, and handlers that are restored afterwards."""
 
 from __future__ import annotations
 
@@ -81,9 +81,7 @@ def test_a_signal_is_the_reason_whatever_error_comes_of_it(
 
 @posix_signals
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_real_process_says_that_it_was_stopped_and_leaves_nothing_half_written(
-    tmp_path: Path, number: signal.Signals
-) -> None:
+def test_a_stopped_process_reports_it_and_leaves_no_partial_file(tmp_path: Path, number: signal.Signals) -> None:
     photos = tmp_path / "photos"
     photos.mkdir()
     render_view(seed=0, instance=0, view=0, size_px=48).save(photos / "0.png")

@@ -26,6 +26,9 @@ def test_students_are_counted_and_timed(edgeembed: Run) -> None:
 def test_the_list_is_a_table_and_names_are_checked_first(edgeembed: Run) -> None:
     outcome = edgeembed("students", "test_resnet", "--size-px", 64, "--no-latency")
     assert outcome.code == 0
-    assert len(outcome.stdout.strip().splitlines()) == 2
+    head, row = outcome.stdout.strip().splitlines()
+    assert head.split()[:2] == ["student", "timm"]
+    assert row.split() == ["test_resnet", "test_resnet", "0.38", "0.016"]
     unknown = edgeembed("students", "test_resnet", "mobilenet4_s")
     assert (unknown.code, unknown.stdout) == (2, "")
+    assert "unknown student 'mobilenet4_s': did you mean 'mobilenetv4_s'?" in unknown.stderr

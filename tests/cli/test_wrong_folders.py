@@ -1,4 +1,4 @@
-"""A folder of another kind than a command takes: it says what the folder is, before anything slow is imported."""
+"""A folder of the wrong kind is an error that names its kind, before torch is imported."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_a_student_learns_from_a_teacher_run_or_imported_embeddings_only() -> No
 
 @pytest.mark.usefixtures("folders")
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["bench", "--teacher", "student"], "student: is a finished student run, expected a teacher run: it was "),
         (["bench", "--teacher", "imported"], "imported: holds no finished run (imported embeddings)"),
@@ -89,17 +89,17 @@ def test_a_student_learns_from_a_teacher_run_or_imported_embeddings_only() -> No
     ],
     ids=str,
 )
-def test_a_folder_of_another_kind_is_one_line_that_says_what_it_is(
-    edgeembed: Run, arguments: list[str], told: str
+def test_a_folder_of_the_wrong_kind_is_one_line_that_names_its_kind(
+    edgeembed: Run, arguments: list[str], message: str
 ) -> None:
     outcome = edgeembed(*arguments)
     assert (outcome.code, outcome.stdout, outcome.stderr.count("\n")) == (2, "", 1)
     assert outcome.stderr.startswith("error: ")
-    assert told in outcome.stderr
+    assert message in outcome.stderr
 
 
 @pytest.mark.usefixtures("folders")
-def test_that_is_said_before_torch_is_imported() -> None:
+def test_the_error_comes_before_torch_is_imported() -> None:
     code = """
 import sys
 from edgeembed.cli import run

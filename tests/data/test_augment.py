@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from edgeembed.config import AugmentSection, MixSection, validate
-from edgeembed.data.augment import Views, draw_views, uniforms
+from edgeembed.data.augment import ViewParameters, draw_views, uniforms
 from edgeembed.data.loader import load_canvas
 from edgeembed.data.views import are_mixed, mix_views, render_on_cpu, render_on_device, render_views
 from edgeembed.device.images import load_pixels, squash
@@ -34,7 +34,7 @@ def squares(num: int, side: int = 40) -> torch.Tensor:
     return torch.nn.functional.interpolate(coarse, (side, side), mode="bilinear").to(torch.uint8)
 
 
-def select(views: Views, rows: list[int]) -> dict[str, torch.Tensor]:
+def select(views: ViewParameters, rows: list[int]) -> dict[str, torch.Tensor]:
     return {name: value[rows] for name, value in vars(views).items() if isinstance(value, torch.Tensor)}
 
 
@@ -101,7 +101,7 @@ def test_a_dropped_square_has_the_side_always() -> None:
     assert (image == 0).float().mean() == pytest.approx(0.0625, abs=0.01)
 
 
-def test_cutmix_pastes_the_next_image_and_says_how_much() -> None:
+def test_cutmix_pastes_the_next_image_and_returns_its_share() -> None:
     section = MixSection(cutmix_probability=0.5, cutmix_side=(0.5, 0.5))
     image = torch.arange(16.0).view(16, 1, 1, 1).expand(16, 3, 20, 20)
     mixed, share = mix_views(image, image.roll(-1, 0), section, seed=3, image_B=np.arange(16), view=1)
@@ -116,7 +116,7 @@ def test_cutmix_pastes_the_next_image_and_says_how_much() -> None:
     assert torch.equal(alone, mixed[:1])
 
 
-def test_mixup_blends_by_the_share_that_it_tells() -> None:
+def test_mixup_blends_by_the_share_that_it_returns() -> None:
     section = MixSection(cutmix_probability=0.3, mixup_probability=0.5, mixup_share=(0.2, 0.4))
     image = torch.randint(0, 255, (32, 3, 8, 8), dtype=torch.uint8)
     other = image.roll(-1, 0)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from edgeembed.data.checking import find_copies, unreadable
+from edgeembed.data.checking import find_copies, find_unreadable
 from edgeembed.data.manifest import ManifestRow, build_manifest, read_manifest, write_manifest
 from edgeembed.data.sampling import prepare
 from edgeembed.errors import UserError
@@ -50,7 +50,7 @@ def test_the_same_bytes_in_two_splits_fail_and_name_both(
     (leak,) = json.loads(result.stdout)["leaks"]
     assert f"b.png ({one})" in leak
     assert f"{copy} ({other})" in leak
-    assert "1 images stand in two splits" in result.stderr
+    assert "1 images are in two splits" in result.stderr
 
 
 def test_copies_within_a_split_are_counted(edgeembed: Run, root: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -72,9 +72,9 @@ def test_files_that_are_broken_in_the_same_way_are_no_leak(root: Path) -> None:
     for name in ("d.png", "e.png"):
         (root / name).write_bytes(b"")
     table = read_manifest(manifest(root, ("a.png", "x", "train"), ("d.png", "x", "train"), ("e.png", "x", "test")))
-    bad = unreadable(table, workers=1)
-    assert [Path(file).name for file in bad] == ["d.png", "e.png"]
-    assert find_copies(table, bad=bad).leaks == []
+    unreadable = find_unreadable(table, workers=1)
+    assert [Path(file).name for file in unreadable] == ["d.png", "e.png"]
+    assert find_copies(table, unreadable=unreadable).leaks == []
 
 
 def test_fix_writes_a_manifest_without_what_cannot_be_read(
@@ -90,7 +90,9 @@ def test_fix_writes_a_manifest_without_what_cannot_be_read(
         assert edgeembed("data", "check", table, "--fix", root / "fixed.csv").code == 0
     assert "2 of 5 rows; left out: 2 missing, 1 unreadable" in caplog.text
     assert read_manifest(root / "fixed.csv").path == ("a.png", "c.png")
-    assert edgeembed("data", "check", root / "fixed.csv").code == 0
+    checked = edgeembed("data", "check", root / "fixed.csv")
+    assert checked.code == 0
+    assert "all 2 images can be read, and none is in two splits" in checked.stdout
 
 
 def test_fix_writes_nothing_where_nothing_is_left(edgeembed: Run, root: Path) -> None:
@@ -107,11 +109,11 @@ def test_joining_takes_rows_that_stand_there_twice_once_and_refuses_leaks_in_any
     table = read_manifest(manifest(root, ("a.png", "x", "train"), ("b.png", "x", "train")))
     joined, _ = prepare([table, table], cap=10, minimum=1, resample_to=0)
     assert sorted(joined.path) == ["a.png", "b.png"]
-    assert "2 duplicate rows are left out" in caplog.text
+    assert "2 duplicate rows were merged" in caplog.text
     picture(root / "e\u0301.png", 9)
     one = build_manifest(root, [ManifestRow(path="e\u0301.png", label="x", domain="d", split="val")], source="x")
     two = build_manifest(root, [ManifestRow(path="\u00e9.png", label="x", domain="d", split="test")], source="x")
-    with pytest.raises(UserError, match="1 images stand in val and in test"):
+    with pytest.raises(UserError, match="1 images are in split val and in split test"):
         prepare([one, two], cap=10, minimum=1, resample_to=0)
 
 

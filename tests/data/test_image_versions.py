@@ -1,4 +1,4 @@
-"""What lies at the paths of a data set has a name that changes when an image does."""
+"""The id of a list of image files changes when one of the images changes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeembed.data.image_versions import images_id, kind_of
+from edgeembed.data.image_versions import image_key_of, images_id
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def rewrite(path: Path) -> None:
 )
 def test_a_change_is_seen(files: list[str], change: Callable[[Path], object], seen_by: set[str]) -> None:
     before = {"stat": images_id(files, by="stat"), "content": images_id(files, by="content")}
-    assert [kind_of(name) for name in before.values()] == ["stat", "content"]
+    assert [image_key_of(name) for name in before.values()] == ["stat", "content"]
     change(Path(files[1]))
     after = {"stat": images_id(files, by="stat"), "content": images_id(files, by="content")}
     assert {kind for kind in before if before[kind] != after[kind]} == seen_by

@@ -13,7 +13,7 @@ import pytest
 
 from edgeembed.data.importers import TableOptions, import_source
 from edgeembed.data.manifest import ManifestRow, build_manifest, read_manifest, write_manifest
-from edgeembed.data.remarks import repeated_paths
+from edgeembed.data.summary import repeated_paths
 from edgeembed.errors import UserError
 
 
@@ -56,7 +56,7 @@ def test_many_classes_hold_out_whole_classes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "told"),
+    ("source", "message"),
     [
         ("folder", "holds no images"),
         ("csv", "expected a table"),
@@ -64,8 +64,8 @@ def test_many_classes_hold_out_whole_classes(tmp_path: Path) -> None:
         ("imagenet", "unknown source"),
     ],
 )
-def test_a_wrong_root_or_source_is_named(tmp_path: Path, source: str, told: str) -> None:
-    with pytest.raises(UserError, match=told):
+def test_a_wrong_root_or_source_is_named(tmp_path: Path, source: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
         import_source(source, tmp_path)
 
 
@@ -103,7 +103,7 @@ def test_grocery_has_its_official_splits(real_data: Path) -> None:
 @pytest.mark.parametrize(
     "stray", [[], ["preview.png"], ["README.md", "._0.png", "notes"], ["thumbs/1.png", "labels.csv"]]
 )
-def test_split_folders_are_known_by_their_usual_names_whatever_lies_beside_them(
+def test_split_folders_are_recognised_by_their_usual_names_beside_other_files(
     tmp_path: Path, names: list[str], splits: dict[str, int], stray: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     touch(tmp_path, *(f"{name}/{label}/{number}.png" for name in names for label in ("cat", "dog") for number in "01"))
@@ -131,7 +131,7 @@ def test_a_class_may_be_called_train(tmp_path: Path, label: str, caplog: pytest.
     touch(tmp_path, *(f"{name}/{number}.png" for name in (label, "car", "bus") for number in range(5)))
     table = import_source("folder", tmp_path)
     assert set(table.label) == {label, "car", "bus"}
-    assert f"{label}/ is taken for a class, as bus/, car/ beside it are" in caplog.text
+    assert f"{label}/ is read as a class, like bus/, car/ beside it" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_a_class_may_be_called_train(tmp_path: Path, label: str, caplog: pytest.
 )
 def test_folders_that_could_be_splits_or_classes_are_refused_by_name(tmp_path: Path, names: list[str]) -> None:
     touch(tmp_path, *names)
-    with pytest.raises(UserError, match=rf"{names[0].split('/')[0]}/ is called like a split, but .* beside it"):
+    with pytest.raises(UserError, match=rf"{names[0].split('/')[0]}/ has the name of a split, but .* beside it"):
         import_source("folder", tmp_path)
 
 
@@ -246,22 +246,22 @@ def test_missing_images_of_a_table_are_refused_or_skipped_and_counted(
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"columns": {"label": "klass"}}, "lacks column 'klass', has path, label"),
         ({"split": "training"}, "unknown split 'training': did you mean 'train'"),
         ({"images": Path("nowhere")}, "--images nowhere: no such folder"),
     ],
 )
-def test_wrong_options_of_a_table_are_named(tmp_path: Path, options: dict[str, Any], told: str) -> None:
-    with pytest.raises(UserError, match=told):
+def test_wrong_options_of_a_table_are_named(tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
         import_source("csv", table_of(tmp_path, "path,label\na.png,x\n", "a.png"), TableOptions(**options))
     with pytest.raises(UserError, match="are for tables"):
         import_source("folder", tmp_path, TableOptions(**options))
 
 
 @pytest.mark.parametrize(
-    ("names", "told"),
+    ("names", "message"),
     [
         (["1.png", "2.png"], "none of 2 images has a label"),
         ([f"{label}/1.png" for label in "abc"], "3 of 3 classes have a single image, first 'a'"),
@@ -269,16 +269,16 @@ def test_wrong_options_of_a_table_are_named(tmp_path: Path, options: dict[str, A
         ([f"train/{name}.png" for name in ("a/1", "a/2", "b/1")], "no labelled image is in val or test"),
     ],
 )
-def test_what_an_imported_set_cannot_be_used_for_is_said(
-    edgeembed: Callable[..., Any], tmp_path: Path, names: list[str], told: str, caplog: pytest.LogCaptureFixture
+def test_the_limitations_of_an_imported_set_are_logged(
+    edgeembed: Callable[..., Any], tmp_path: Path, names: list[str], message: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     touch(tmp_path / "set", *names)
     assert edgeembed("data", "import", "folder", tmp_path / "set", "--out", tmp_path / "m.csv").code == 0
-    assert told in caplog.text
+    assert message in caplog.text
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["fodler", ".", "--out", "x.csv"], "unknown source 'fodler': did you mean 'folder'"),
         (["folder", ".", "--out", "x.txt"], "unknown suffix '.txt'"),
@@ -292,13 +292,13 @@ def test_a_wrong_import_is_one_line_and_writes_nothing(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     arguments: list[str],
-    told: str,
+    message: str,
 ) -> None:
     touch(tmp_path, "cat/1.png", "dog/1.png")
     monkeypatch.chdir(tmp_path)
     result = edgeembed("data", "import", *arguments)
     assert result.code == 2
-    assert told in result.stderr.splitlines()[-1]
+    assert message in result.stderr.splitlines()[-1]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cat", "dog"]
 
 

@@ -20,11 +20,11 @@ from edgeembed.data.manifest import (
     Manifest,
     ManifestRow,
     build_manifest,
-    codes,
+    class_indices,
     read_manifest,
     write_manifest,
 )
-from edgeembed.data.remarks import summary
+from edgeembed.data.summary import summary
 from edgeembed.data.tables import read_table
 from edgeembed.errors import UserError
 
@@ -65,7 +65,7 @@ def test_a_missing_column_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("path,label,domain,split,role\na,1,d,training,\n", "'training', expected one of train, val, test"),
         ("path,label,domain,split,role\na,1,d,test,gallery\n", "'gallery', expected one of query, index, both"),
@@ -73,11 +73,11 @@ def test_a_missing_column_is_named(tmp_path: Path) -> None:
         ("path,label,domain,split,role\n,1,d,train,\n", "column 'path' has an empty value in row 0"),
     ],
 )
-def test_wrong_values_are_named(tmp_path: Path, text: str, told: str) -> None:
+def test_wrong_values_are_named(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "m.csv").write_text(text)
     with pytest.raises(UserError) as caught:
         read_manifest(tmp_path / "m.csv")
-    assert told in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_csv_of_other_programs_is_read(tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ def test_csv_of_other_programs_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         (b"", "lacks column 'path'"),
         (b"path,label,domain,split,role\na,1,d,train\n", "line 2 has 4 values, expected 5"),
@@ -98,9 +98,9 @@ def test_csv_of_other_programs_is_read(tmp_path: Path) -> None:
         (b'path,label,domain,split,role\n"a"b,1,d,train,\n', "not a readable .csv table"),
     ],
 )
-def test_csv_that_cannot_be_read_is_refused_by_what_is_wrong(tmp_path: Path, content: bytes, told: str) -> None:
+def test_csv_that_cannot_be_read_is_refused_by_what_is_wrong(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "m.csv").write_bytes(content)
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         read_manifest(tmp_path / "m.csv")
 
 
@@ -123,7 +123,7 @@ def test_class_codes_and_summary() -> None:
     rows = np.arange(3)
     names = table.class_names(rows)
     assert names == [("toys", "a"), ("toys", "b")]
-    assert codes(names, table, rows).tolist() == [1, -1, 0]
+    assert class_indices(names, table, rows).tolist() == [1, -1, 0]
     assert summary(table)["unlabelled"] == 1
 
 

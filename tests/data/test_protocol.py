@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from edgeembed.data.manifest import Manifest, ManifestRow, build_manifest, read_manifest, write_manifest
-from edgeembed.data.remarks import remarks
 from edgeembed.data.sampling import prepare
+from edgeembed.data.summary import limitations
 from edgeembed.errors import UserError
 from edgeembed.evaluation import EmbeddedRows, RetrievalProtocol
 from tests.conftest import TINY, as_options
@@ -141,7 +141,9 @@ def test_a_teacher_is_evaluated_on_all_of_val_of_joined_sets(edgeembed: Callable
     toys = pictures(tmp_path, "toys", [("a", "train")] * 5 + [("b", "train")] * 5 + [("a", "val"), ("b", "val")])
     dishes = pictures(tmp_path, "dishes", [("x", "train")] * 5 + [("y", "train")] * 5 + [("z", "val")] * 3)
     joined = tmp_path / "joined.parquet"
-    assert edgeembed("data", "prepare", toys, dishes, "--out", joined, "--resample-to", 7).code == 0
+    prepared = edgeembed("data", "prepare", toys, dishes, "--out", joined, "--resample-to", 7, "--json")
+    assert prepared.code == 0, prepared.stderr
+    assert (json.loads(prepared.stdout)["images"], json.loads(prepared.stdout)["visits"]) == (20, 28)
     command = ["teacher-train", "--data", joined, "--recipe", "quickstart", "--out", tmp_path / "run"]
     assert edgeembed(*command, *as_options([*TINY, "train.max_steps=2"])).code == 0
     kept = json.loads((tmp_path / "run" / "eval.json").read_text())
@@ -178,10 +180,10 @@ def test_commands_log_what_can_be_scored(
         assert "test: 2 queries against 2 index images" in caplog.text
 
 
-def test_test_images_without_a_role_beside_others_with_one_are_remarked() -> None:
-    assert remarks(table(*WITH_ROLES, *WITHOUT_ROLES)) == [
-        "1 test images have no role while others of their domain do, first 2: they are neither queries nor in the "
-        "index; set `role`"
+def test_test_images_without_a_role_beside_others_with_one_are_listed_as_a_limitation() -> None:
+    assert limitations(table(*WITH_ROLES, *WITHOUT_ROLES)) == [
+        "1 test images have no role, although other images of their domain have one, first 2: they are neither queries "
+        "nor in the index; set `role`"
     ]
 
 

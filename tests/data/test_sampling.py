@@ -17,8 +17,8 @@ from edgeembed.data.manifest import (
     Manifest,
     ManifestRow,
     build_manifest,
+    class_indices,
     class_sizes,
-    codes,
     read_manifest,
     write_manifest,
 )
@@ -88,7 +88,7 @@ def test_joined_manifests_keep_their_files_and_leaks_are_refused(tmp_path: Path)
     leak = build_manifest(
         tmp_path / "one", [ManifestRow(path="a/train0", label="a", domain="d", split="test")], source="x"
     )
-    with pytest.raises(UserError, match="1 images stand in train and in test, first"):
+    with pytest.raises(UserError, match="1 images are in split train and in split test, first"):
         prepare([one, leak], cap=100, minimum=3, resample_to=0)
 
 
@@ -255,7 +255,7 @@ def test_class_margins_go_by_the_true_sizes_of_balanced_classes(tmp_path: Path) 
     )
     names = table.class_names(table.training_rows())
     visits = table.visits(table.training_rows())
-    assert np.bincount(codes(names, table, table.training_rows()), weights=visits).tolist() == [20, 20, 20]
+    assert np.bincount(class_indices(names, table, table.training_rows()), weights=visits).tolist() == [20, 20, 20]
     assert class_sizes(names, table) == [3, 10, 100]
     margin_K = class_margins(class_sizes(names, table), smallest=0.05, largest=0.5)
     assert margin_K.tolist() == pytest.approx([0.5, 0.30, 0.05], abs=2e-3)

@@ -1,4 +1,4 @@
-"""The embedded data set: repeatable, split by instance, and not to be solved by colour or thumbnail."""
+"""The synthetic data set: reproducible, split by instance, and too hard for colour histograms and thumbnails."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables as other programs save them: dialects, encodings, empty cells, and paths spelled in other ways."""
+"""Tables that other programs saved: CSV dialects, encodings, empty cells, and other spellings of paths."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_every_dialect_gives_the_same_manifest(tmp_path: Path, content: bytes, s
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         (joined(";").encode("cp1252"), "byte 0xe9 in line 2 is not UTF-8: save it as UTF-8"),
         (b"path;label\na\0.png;x\n", "null bytes: save it as UTF-8"),
@@ -67,14 +67,16 @@ def test_every_dialect_gives_the_same_manifest(tmp_path: Path, content: bytes, s
         (b'path,label\n"a.png,x\n', "not a readable .csv table"),
     ],
 )
-def test_what_cannot_be_read_for_certain_is_refused_by_name(tmp_path: Path, content: bytes, told: str | None) -> None:
+def test_what_cannot_be_read_for_certain_is_refused_by_name(
+    tmp_path: Path, content: bytes, message: str | None
+) -> None:
     (tmp_path / "m.csv").write_bytes(content)
-    if told is None:  # the exact name goes before others
+    if message is None:  # the exact name goes before others
         assert read_table(tmp_path / "m.csv", ["path", "label"]).columns["label"] == ("2",)
         return
     with pytest.raises(UserError) as caught:
         read_table(tmp_path / "m.csv", ["path", "label"]).paths()
-    assert told in str(caught.value)
+    assert message in str(caught.value)
 
 
 @pytest.mark.parametrize("empty", ["", " \t", "\xa0", None])

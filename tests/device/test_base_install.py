@@ -130,10 +130,10 @@ def test_the_embedded_data_is_rendered_into_a_csv_manifest(run: Run) -> None:
     """What `edgeembed bench` does without --data, but smaller."""
     program = """
 from pathlib import Path
-from edgeembed.data.default_set import write_embedded
+from edgeembed.data.default_set import write_default_set
 if __name__ == "__main__":
     options = {"num_instances": 5, "num_views": 2, "size_px": 32, "manifest_name": "manifest.csv"}
-    manifest = write_embedded(Path("embedded"), **options)
+    manifest = write_default_set(Path("embedded"), **options)
     manifest.require_files()
     print(len(manifest), manifest.fingerprint)
 """

@@ -145,9 +145,9 @@ def test_a_loss_that_is_not_finite_stops_the_run(
 def test_corrupt_images_are_skipped_and_counted(
     edgeembed: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from edgeembed.data.default_set import write_embedded
+    from edgeembed.data.default_set import write_default_set
 
-    table = write_embedded(tmp_path / "data", num_instances=10, num_views=4, size_px=48, seed=1)
+    table = write_default_set(tmp_path / "data", num_instances=10, num_views=4, size_px=48, seed=1)
     bad = table.files[table.rows("train")[0]]
     Path(bad).write_bytes(b"\xff\xd8\xff broken")
     command = ["teacher-train", "--data", tmp_path / "data/manifest.parquet", "--recipe", "quickstart"]

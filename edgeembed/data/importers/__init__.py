@@ -1,4 +1,4 @@
-"""Readers of data sets as they lie on disk, by name."""
+"""Imports data sets from their layout on disk into manifests; `SOURCES` lists the known layouts by name."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ SOURCES: dict[str, tuple[Callable[[Path], Manifest], str]] = {
 
 
 def import_source(name: str, root: Path, table: TableOptions | None = None) -> Manifest:
-    """Reads a data set; `table` says how, where it is one.
+    """Imports a data set; `table` holds the options for sources that are tables.
 
-    Raises UserError for an unknown source, a root without its files, or options of tables for what is none.
+    Raises UserError for an unknown source, a root without the expected files, or table options for another source.
     """
     if name not in SOURCES:
         raise unknown_choice("source", name, SOURCES)
@@ -35,7 +35,8 @@ def import_source(name: str, root: Path, table: TableOptions | None = None) -> M
         return import_table(root, table)
     if table not in (None, TableOptions()):
         raise UserError(
-            f"data import {name}: columns, --images, --split and --skip-missing are for tables (data import table)"
+            f"data import {name}: column options, --images, --split and --skip-missing "
+            "are for tables (data import table)"
         )
     manifest = read(root)
     manifest.require_files()

@@ -1,4 +1,4 @@
-"""Grocery Store (Klasson et al., WACV 2019): phone photographs of fruit, vegetables and cartons in shops."""
+"""Imports Grocery Store (Klasson et al., WACV 2019): phone photographs of fruit, vegetables and cartons in shops."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ROLES = {"train": "index", "val": None, "test": "query"}
 def import_grocery(root: Path) -> Manifest:
     """Reads the official layout; `root` is the repository's folder or its `dataset` folder.
 
-    The class is the fine one of `classes.csv`, found through the id in each list: folders have two depths.
+    The label is the fine-grained class of `classes.csv`, by the id in each list: class folders lie at two depths.
     """
     folder = root if (root / "classes.csv").is_file() else root / "dataset"
     for name in ("classes.csv", *(f"{split}.txt" for split in ROLES)):
@@ -28,6 +28,7 @@ def import_grocery(root: Path) -> Manifest:
             parts = [part.strip() for part in line.split(",")]
             if parts == [""]:
                 continue
+            # Columns: path, id of the fine-grained class, id of the coarse class.
             if len(parts) != 3 or parts[1] not in names:
                 raise UserError(f"{folder / f'{split}.txt'} line {number}: expected path, fine id, coarse id: {line!r}")
             label = f"grocery/{names[parts[1]]}"

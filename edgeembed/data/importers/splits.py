@@ -1,4 +1,4 @@
-"""Which images are train, val and test: by the names that people use, else drawn."""
+"""Assigns images to train, val and test: by the usual names of splits, else at random."""
 
 from __future__ import annotations
 
@@ -25,34 +25,36 @@ SPLIT_NAMES = {
 }
 
 
-def split_named(name: str) -> str | None:
-    """The split that a folder or a cell names, in any case; None for any other name."""
+def parse_split(name: str) -> str | None:
+    """The split that the name of a folder or a cell stands for, without regard to case; None for any other name."""
     return SPLIT_NAMES.get(name.strip().casefold())
 
 
 def draw_splits(labels: Sequence[str | None], *, seed: int = 0) -> tuple[list[str], list[str | None]]:
-    """Split and role of each image, by its label; unlabelled images are for training.
+    """Draws the split and role of each image from its label; unlabelled images are for training.
 
-    With 50 classes and more, whole classes of two images and more are held out for val and test, so that retrieval is
-    measured on things never trained on; with fewer, images of every class of three and more are.
+    With at least MANY_CLASSES classes, whole classes (of two images or more) are held out for val and test, so that
+    retrieval is measured on unseen classes. With fewer, a share of the images of every class of three or more is held
+    out.
     """
+    # Classes are drawn in sorted order, so that the splits depend on the labels and the seed alone.
     by_class: dict[str, list[int]] = defaultdict(list)
     for image, label in enumerate(labels):
         if label is not None:
             by_class[label].append(image)
-    splits, draw = ["train"] * len(labels), random.Random(seed)
+    splits, rng = ["train"] * len(labels), random.Random(seed)
     if not by_class:
         return splits, [None] * len(labels)
-    by_whole_class = len(by_class) >= MANY_CLASSES
-    if by_whole_class:
+    holds_out_classes = len(by_class) >= MANY_CLASSES
+    if holds_out_classes:
         names = sorted(label for label, images in by_class.items() if len(images) > 1)
-        for number, name in enumerate(draw.sample(names, len(names))):
+        for number, name in enumerate(rng.sample(names, len(names))):
             for image in by_class[name]:
                 splits[image] = share_split(number, len(names))
     else:
         for name in sorted(by_class):
             images = by_class[name]
-            for number, image in enumerate(draw.sample(images, len(images))):
+            for number, image in enumerate(rng.sample(images, len(images))):
                 splits[image] = share_split(number, len(images))
     counts = Counter(splits)
     if counts["train"] == len(labels):
@@ -60,15 +62,15 @@ def draw_splits(labels: Sequence[str | None], *, seed: int = 0) -> tuple[list[st
     else:
         log.warning(
             "no train, val and test given: held out %s, drawn at random: %s",
-            "whole classes" if by_whole_class else "images of every class",
+            "whole classes" if holds_out_classes else "images of every class",
             ", ".join(f"{split} {counts[split]}" for split in SPLITS),
         )
-    roles = {"test": "both"} if by_whole_class else {"test": "query", "train": "index"}
+    roles = {"test": "both"} if holds_out_classes else {"test": "query", "train": "index"}
     return splits, [None if label is None else roles.get(split) for label, split in zip(labels, splits, strict=True)]
 
 
 def share_split(number: int, count: int) -> str:
-    """The first fifth is test, the next tenth val; at least two of a set of three or more are left to train."""
+    """The split of the item at position `number` of `count` shuffled items: the first 20 % test, the next 10 % val."""
     if number < round(TEST_SHARE * count):
         return "test"
     return "val" if number < round((TEST_SHARE + VAL_SHARE) * count) else "train"

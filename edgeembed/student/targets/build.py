@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 
 from edgeembed.config import AugmentSection, MixSection
-from edgeembed.data.image_versions import images_id, kind_of
+from edgeembed.data.image_versions import image_key_of, images_id
 from edgeembed.data.loader import open_canvases
 from edgeembed.data.manifest import Manifest, Rows
 from edgeembed.data.shapes import square_shapes
@@ -147,7 +147,7 @@ def verify_targets(
         )
     if store.key.images is None:
         log.warning("%s: %s", folder, changed_images(None))
-    elif store.key.images != images_id(train_files(manifest), by=kind_of(store.key.images)):
+    elif store.key.images != images_id(train_files(manifest), by=image_key_of(store.key.images)):
         raise CheckFailed(f"{folder}: {changed_images(store.key.images)}: `edgeembed targets build` stores new ones")
     with stage(f"reading {store.num_views()} views"):
         known, wrong = survey(store)

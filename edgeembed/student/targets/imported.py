@@ -19,7 +19,7 @@ import safetensors
 from edgeembed.arrays import FloatArray
 from edgeembed.data.image_versions import images_id
 from edgeembed.data.manifest import Manifest, Rows
-from edgeembed.data.path_matching import same_path
+from edgeembed.data.path_matching import path_key
 from edgeembed.device.embeddings import SCHEMA, Embeddings, paths_of, read_embeddings, write_embeddings
 from edgeembed.errors import UserError
 from edgeembed.files import write_json
@@ -134,7 +134,7 @@ def find(source: Path, embeddings: Embeddings, manifest: Manifest, rows: Rows) -
 
 def spelled(path: str) -> str:
     """A form in which `./a.jpg` and `a.jpg`, and the two Unicode forms of an accent, are equal."""
-    return same_path(os.path.normpath(path))
+    return path_key(os.path.normpath(path))
 
 
 def read_vectors(path: Path, *, model: str | None = None) -> Embeddings:

@@ -1,4 +1,4 @@
-"""Counts of a manifest, and what it cannot be used for, reported at import rather than when a run fails."""
+"""Counts the images of a manifest and lists its limitations, so that a user learns of them before a run fails."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from edgeembed.data.manifest import SPLITS, Manifest
 
 
 def summary(manifest: Manifest) -> dict[str, object]:
-    """Counts of images, of images by split and domain, of visits of a training epoch, classes and unlabelled images."""
+    """Counts of images, of images per split and domain, of visits per training epoch, classes and unlabelled images."""
     return {
         "images": len(manifest),
         "splits": {split: int(manifest.rows(split).size) for split in SPLITS},
@@ -22,45 +22,44 @@ def summary(manifest: Manifest) -> dict[str, object]:
     }
 
 
-def remarks(manifest: Manifest) -> list[str]:
-    """One sentence for each limit of a data set that a user may not know of."""
+def limitations(manifest: Manifest) -> list[str]:
+    """One sentence for each thing that training or evaluation cannot do with this manifest."""
     labelled = [label for label in manifest.label if label]
-    found = []
     if not labelled:
-        found.append(
+        return [
             f"none of {len(manifest)} images has a label: they can be distilled on, not trained or evaluated on. "
             "Labels are a table's column `label`, or the names of the folders below ROOT; where ROOT itself is a "
             "class, give the folder above it"
-        )
-        return found
+        ]
+    sentences = []
     images = {image for image in zip(manifest.domain, manifest.label, manifest.path, strict=True) if image[1]}
-    images_of = Counter((domain, str(label)) for domain, label, _ in images)
-    single = [label for (_, label), count in images_of.items() if count == 1]
-    if len(images_of) == 1:
-        found.append(f"there is only one class, {labelled[0]!r}: training and evaluation need two at least")
+    num_images = Counter((domain, str(label)) for domain, label, _ in images)
+    single = [label for (_, label), count in num_images.items() if count == 1]
+    if len(num_images) == 1:
+        sentences.append(f"there is only one class, {labelled[0]!r}: training and evaluation need at least two")
     if single:
-        found.append(
-            f"{len(single)} of {len(images_of)} classes have a single image, first {min(single)!r}: "
-            "no other image can be found for it, so that it is not evaluated"
+        sentences.append(
+            f"{len(single)} of {len(num_images)} classes have a single image, first {min(single)!r}: "
+            "the image has no other image to match, so it is not evaluated"
         )
     evaluated = {split for split, label in zip(manifest.split, manifest.label, strict=True) if label} - {"train"}
     if not evaluated:
-        found.append("no labelled image is in val or test: retrieval cannot be measured")
-    tested = [row for row in manifest.rows("test").tolist() if manifest.label[row]]
-    with_roles = {manifest.domain[row] for row in tested if manifest.role[row]}
-    left_out = [row for row in tested if manifest.domain[row] in with_roles and not manifest.role[row]]
+        sentences.append("no labelled image is in val or test: retrieval cannot be measured")
+    test_rows = [row for row in manifest.rows("test").tolist() if manifest.label[row]]
+    domains_with_roles = {manifest.domain[row] for row in test_rows if manifest.role[row]}
+    left_out = [row for row in test_rows if manifest.domain[row] in domains_with_roles and not manifest.role[row]]
     if left_out:
-        found.append(
-            f"{len(left_out)} test images have no role while others of their domain do, first "
+        sentences.append(
+            f"{len(left_out)} test images have no role, although other images of their domain have one, first "
             f"{manifest.path[left_out[0]]}: they are neither queries nor in the index; set `role`"
         )
-    return found
+    return sentences
 
 
 def repeated_paths(manifest: Manifest) -> str | None:
-    """How many rows name an image that an earlier row names, in any spelling of its path, and the first such image.
+    """The number of rows that name an image of an earlier row, however the path is spelled, and the first such image.
 
-    None without any.
+    None where there is no such row.
     """
     seen: set[str] = set()
     repeated: list[str] = []

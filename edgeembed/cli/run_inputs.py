@@ -1,0 +1,103 @@
+"""Chooses the run folder, teacher, manifest and target store of a training command, and logs the defaults it takes.
+
+Everything here is checked without torch, so that a wrong path is an error before the slow imports.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from edgeembed.errors import UserError
+
+if TYPE_CHECKING:
+    from edgeembed.run_folder import RunFolder
+    from edgeembed.student.recipe import DistillRecipe
+
+log = logging.getLogger(__name__)
+
+
+def choose_run_folder(run: Path | None, out: Path | None, *, resume: bool) -> Path | None:
+    """The folder that the argument RUN (only with --resume) or --out names; None where neither is given."""
+    if run is not None and not resume:
+        raise UserError(f"{run}: a run folder without an option is one to resume: add --resume, or write --out {run}")
+    if run is not None and out is not None and run.resolve() != out.resolve():
+        raise UserError(f"--resume {run} --out {out}: two run folders: name one")
+    return run or out
+
+
+def input_of_resumed_run(run: RunFolder, name: Literal["data", "teacher"]) -> Path | None:
+    """The manifest or teacher that a run to be resumed began with; None where the run does not record it.
+
+    Raises UserError where it no longer exists.
+    """
+    from edgeembed.training.resume import input_of
+
+    path = input_of(run, name)
+    if path is None:
+        return None
+    if not path.exists():
+        raise UserError(f"{run.path}: its {name} {path} no longer exists: name it with --{name}")
+    log.info("%s: %s (the run's)", name, path)
+    return path
+
+
+def choose_teacher(teacher: Path | None) -> Path:
+    """The given teacher, checked, or else the latest teacher run."""
+    from edgeembed.run_folder import latest_run, require_teacher
+
+    if teacher is not None:
+        require_teacher(teacher)
+        return teacher
+    latest = latest_run("teacher")
+    log.info("teacher: %s (the latest run)", latest)
+    return latest
+
+
+def choose_manifest(data: Path | None, teacher: Path) -> Path:
+    """The given manifest, or else the one that the teacher was trained on."""
+    if data is not None:
+        return data
+    manifest = _manifest_of(teacher)
+    log.info("data: %s (the teacher's)", manifest)
+    return manifest
+
+
+def _manifest_of(teacher: Path) -> Path:
+    from edgeembed.files import read_json
+
+    if (teacher / "source.json").is_file():  # imported embeddings
+        return Path(str(read_json(teacher / "source.json").get("manifest")))
+    facts = teacher / "model.json"
+    if not facts.is_file():
+        raise UserError(
+            f"{teacher}: holds no finished teacher run: run `edgeembed teacher-train`, or give another --teacher"
+        )
+    manifest = (read_json(facts).get("data") or {}).get("manifest")
+    if not manifest or not Path(manifest).is_file():
+        raise UserError(f"{teacher}: its data ({manifest}) no longer exists: give a manifest with --data")
+    return Path(manifest)
+
+
+def check_target_store(recipe: DistillRecipe) -> None:
+    """Raises UserError where targets cannot be written to the folder of the recipe key `targets.store`."""
+    from edgeembed.files import check_output_folder
+
+    store = recipe.targets.store
+    # An existing store may be read-only.
+    if store not in ("auto", "none") and not os.path.isfile(os.path.join(store, "targets.json")):
+        check_output_folder(Path(store), option="targets.store")
+
+
+def choose_target_store(store: Path | None, teacher: Path | None) -> Path:
+    """The given target store, or else the only one in the teacher's run folder."""
+    if store is not None:
+        return store
+    teacher = choose_teacher(teacher)
+    stores = sorted(path.parent for path in teacher.glob("targets/*/targets.json"))
+    if len(stores) != 1:
+        names = ", ".join(map(str, stores)) or "none; `edgeembed targets build` writes one"
+        raise UserError(f"{teacher} has {len(stores)} stores of targets ({names}): give the folder of one")
+    return stores[0]
