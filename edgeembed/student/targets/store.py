@@ -22,7 +22,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgeembed import locks
 from edgeembed.arrays import HalfArray
 from edgeembed.data.manifest import Rows
 from edgeembed.errors import UserError, WriteFailed
@@ -90,7 +89,8 @@ class TargetStore:
             if stored.get("schema") != SCHEMA:
                 raise UserError(f"{described}: schema {stored.get('schema')!r}, this version reads {SCHEMA!r}")
             key.require_equal(stored, folder)
-        elif folder.is_dir() and {path.name for path in folder.iterdir()} - {locks.NAME}:
+        # Hidden files may be those of another process, which is about to write targets.json.
+        elif folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir()):
             raise UserError(f"{folder}: holds no targets (no targets.json): name an empty folder, or a new one")
 
     def read(self, image_B: Rows, view: int | Rows) -> tuple[HalfArray, npt.NDArray[np.bool_]]:
@@ -158,8 +158,11 @@ class TargetStore:
         size = self.key.num_images * self.key.dim * 2
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            if not (self.folder / "targets.json").is_file():
-                write_json(self.folder / "targets.json", {"schema": SCHEMA, **asdict(self.key)})
+            described = self.folder / "targets.json"
+            if described.is_file():  # of another process, which may have another key
+                self.key.require_equal(read_json(described), self.folder)
+            else:
+                write_json(described, {"schema": SCHEMA, **asdict(self.key)})
             temporary = self.folder / f".view-{view:04d}.{os.getpid()}"
             try:
                 with temporary.open("wb") as file:

@@ -79,6 +79,19 @@ def test_a_store_of_something_else_is_refused(tmp_path: Path, other: TargetKey, 
         TargetStore(tmp_path, other)
 
 
+def test_a_store_that_another_process_begins_at_the_same_time_is_joined_where_it_has_the_same_key(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / ".lock").touch()
+    (tmp_path / ".targets.json.17.tmp").touch()
+    same, different = TargetStore(tmp_path, KEY), TargetStore(tmp_path, replace(KEY, data="z"))
+    TargetStore(tmp_path, KEY).write(np.array([0]), 0, vectors(1))  # the other process
+    same.write(np.array([1]), 1, vectors(1))
+    assert TargetStore(tmp_path, KEY).count(2) == 2
+    with pytest.raises(UserError, match="data = b, not z"):
+        different.write(np.array([2]), 2, vectors(1))
+
+
 def test_damaged_and_foreign_folders_are_refused(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.jpg").touch()
