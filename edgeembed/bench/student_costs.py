@@ -12,7 +12,8 @@ import torch
 from edgeembed.bench.latency import measure
 from edgeembed.device.runtimes import open_session
 from edgeembed.export.onnx import save, to_onnx
-from edgeembed.student.names import timm_name
+from edgeembed.network.model import num_params
+from edgeembed.student.aliases import timm_model_name
 from edgeembed.student.zoo import build_student, count_macs, require_student_size
 
 DIM = 64
@@ -36,8 +37,8 @@ def describe_student(name: str, *, size_px: int, threads: int | None) -> dict[st
             p50_ms = measure(lambda: session.run(image_NHWC), min_samples=30, min_seconds=0.5, max_seconds=5.0).p50
     return {
         "name": name,
-        "timm": timm_name(name),
-        "params": sum(parameter.numel() for parameter in model.parameters()),
+        "timm": timm_model_name(name),
+        "params": num_params(model),
         "macs": count_macs(model),
         "p50_ms": p50_ms,
     }

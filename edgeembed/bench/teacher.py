@@ -21,7 +21,7 @@ from edgeembed.device.embeddings import long_space_id
 from edgeembed.errors import UserError
 from edgeembed.evaluation import EvaluationSet
 from edgeembed.files import sha256_of
-from edgeembed.network.model import Network
+from edgeembed.network.model import Network, num_params
 from edgeembed.network.model_files import load_model
 from edgeembed.progress import stage
 from edgeembed.run_folder import RunFolder, require_run
@@ -38,7 +38,6 @@ class Teacher:
 
     path: Path
     model: Network
-    facts: dict[str, Any]
 
     def embed(self, evaluation: EvaluationSet, *, workers: int) -> Embedded:
         """In fp32, on a GPU where there is one. Only for a GPU do worker processes decode: a CPU is busy embedding."""
@@ -60,7 +59,7 @@ class Teacher:
     def untrained(self, evaluation: EvaluationSet, readable_N: BoolArray) -> dict[str, Any] | None:
         """What its architecture reaches with random weights, in its own index; None where it is too large."""
         figures = Untrained(evaluation, readable_N, teacher=None)
-        return figures.measured(self.model.name, self.facts, device=pick_device("auto"))
+        return figures.measured(self.model.name, self.model.describe(), device=pick_device("auto"))
 
     def rows(self, quality: Quality, setting: Setting, untrained: dict[str, Any] | None = None) -> Iterator[Row]:
         """In torch on this CPU, one image at a time: what a device would wait for without a student."""
@@ -75,7 +74,7 @@ class Teacher:
             batch=1,
             threads=None,
             size_bytes=weights.stat().st_size,
-            params=self.facts["architecture"].get("params"),
+            params=num_params(model),
             macs=count_macs(model),
             peak_rss_bytes=footprint.peak_rss_bytes,
             load_ms=footprint.load_ms,
@@ -104,11 +103,11 @@ def load_teacher(path: Path, candidates: Sequence[Candidate]) -> Teacher:
     A student run has its teacher's space id too, but another one's embeddings: it is refused.
     """
     require_run(path, role="teacher")
-    model, facts = load_model(path)
+    model, origin = load_model(path)
     for candidate in candidates:
-        if long_space_id(candidate.bundle.space_id) != facts["space_id"]:
+        if long_space_id(candidate.bundle.space_id) != origin.space_id:
             raise UserError(
                 f"bundle {candidate.name!r} lives in space {candidate.bundle.space_id}, teacher {path} in "
-                f"{facts['space_id']}: their embeddings cannot be compared, give the teacher it was distilled from"
+                f"{origin.space_id}: their embeddings cannot be compared, give the teacher it was distilled from"
             )
-    return Teacher(path=path, model=model, facts=facts)
+    return Teacher(path=path, model=model)

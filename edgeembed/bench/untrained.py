@@ -16,6 +16,7 @@ from edgeembed.device.bundle import BundleManifest
 from edgeembed.errors import UserError
 from edgeembed.evaluation import EvaluationSet
 from edgeembed.metrics import METRICS
+from edgeembed.model_json import Architecture, EmbeddingDescription, InputDescription, NetworkDescription, parse
 from edgeembed.progress import stage
 
 log = logging.getLogger(__name__)
@@ -52,24 +53,31 @@ class Untrained:
         return None if figures is None else {"symmetric": figures, "asymmetric": None}
 
     def of_bundle(self, bundle: BundleManifest) -> dict[str, Any] | None:
-        architecture = architecture_of(bundle)
+        try:
+            architecture = architecture_of(bundle)
+        except UserError as error:
+            log.warning("%s: no untrained network to compare with: %s", bundle.name, error)
+            return None
         if architecture is None or any(importlib.util.find_spec(name) is None for name in NEEDED):
             return None
-        image = {"height": bundle.input.height, "resize": bundle.input.resize}
-        facts = {"architecture": architecture, "input": image, "embedding": {"dim": bundle.embedding.dim}}
-        return self.measured(bundle.name, facts)
+        description = NetworkDescription(
+            architecture=architecture,
+            input=InputDescription(height=bundle.input.height, resize=bundle.input.resize),
+            embedding=EmbeddingDescription(dim=bundle.embedding.dim),
+        )
+        return self.measured(bundle.name, description)
 
-    def measured(self, name: str, facts: dict[str, Any], *, device: str = "cpu") -> dict[str, Any] | None:
-        """Figures of the network that `facts` describe as model.json does; None where it is too large or unknown."""
+    def measured(self, name: str, description: NetworkDescription, *, device: str = "cpu") -> dict[str, Any] | None:
+        """Figures of a network with random weights; None where it is too large or unknown."""
         if self.evaluation.not_scored is not None:
             return None
         from edgeembed.network.untrained import untrained_network
         from edgeembed.training.validation import embed_files
 
-        dim = int(facts["embedding"]["dim"])
+        dim = description.embedding.dim
         try:
-            model = untrained_network(facts)
-        except (UserError, KeyError, RuntimeError, TypeError) as error:
+            model = untrained_network(description)
+        except (UserError, RuntimeError, TypeError) as error:
             log.warning("%s: no untrained network to compare with: %s", name, " ".join(str(error).split()))
             return None
         if model is None:
@@ -89,11 +97,11 @@ class Untrained:
         }
 
 
-def architecture_of(bundle: BundleManifest) -> dict[str, Any] | None:
-    """As model.json has it; bundles without it name the backbone, which is all of a student's."""
+def architecture_of(bundle: BundleManifest) -> Architecture | None:
+    """As in model.json. Older bundles name the backbone alone, which is enough for a student's."""
     student = bundle.student or {}
     if student.get("architecture"):
-        return dict(student["architecture"])
+        return parse(Architecture, student["architecture"], f"bundle {bundle.name!r}: student.architecture")
     if student.get("role") != "student" or not student.get("backbone"):
         return None
-    return {"backbone": student["backbone"], "dropout": 0.0, "params": student.get("params")}
+    return Architecture(backbone=student["backbone"], params=student.get("params"))

@@ -54,7 +54,7 @@ def distill(
     from edgeembed.data.manifest import read_manifest
     from edgeembed.intervals import share_text
     from edgeembed.run_folder import RunFolder, latest_run, require_teacher
-    from edgeembed.student.names import require_student
+    from edgeembed.student.aliases import require_student
     from edgeembed.student.recipe import DistillRecipe
     from edgeembed.training.resume import input_of, recipe_in
 
@@ -124,15 +124,17 @@ def known(path: Path | None, option: str) -> Path | None:
 def manifest_of(run: Path) -> Path:
     """The manifest that a run was trained on."""
     from edgeembed.files import read_json
+    from edgeembed.model_json import read_origin
 
     if (run / "source.json").is_file():  # imported embeddings
         return Path(str(read_json(run / "source.json").get("manifest")))
-    facts = run / "model.json"
-    if not facts.is_file():
+    model_json = run / "model.json"
+    if not model_json.is_file():
         raise UserError(
             f"{run}: holds no finished teacher run: run `edgeembed teacher-train`, or name another --teacher"
         )
-    manifest = (read_json(facts).get("data") or {}).get("manifest")
+    data = read_origin(model_json).data
+    manifest = data and data.manifest
     if not manifest or not Path(manifest).is_file():
         raise UserError(f"{run}: its data ({manifest}) no longer exists: give a manifest with --data")
     return Path(manifest)

@@ -27,11 +27,11 @@ def students(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
 ) -> None:
     """List students: parameters, multiply-accumulates, and milliseconds for an image on this machine."""
-    from edgeembed.student.names import ALIASES, timm_name
+    from edgeembed.student.aliases import ALIASES, timm_model_name
 
     chosen = names or list(ALIASES)
     for name in chosen:
-        timm_name(name)
+        timm_model_name(name)
 
     from edgeembed.bench.student_costs import describe_student  # torch: after all that can be checked without it
 

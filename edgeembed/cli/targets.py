@@ -114,7 +114,7 @@ def verify(
     store = store or only_store(teacher)
     open_existing(store)
 
-    from edgeembed.student.targets.build import verify_targets  # torch: after all that can be checked without it
+    from edgeembed.student.targets.verify import verify_targets  # torch: after all that can be checked without it
 
     result = verify_targets(store, manifest, teacher, pairs=pairs, workers=workers)
     if as_json:
@@ -131,7 +131,7 @@ def stats(store: Store = None, teacher: Teacher = None, as_json: Json = False) -
     store = store or only_store(chosen_teacher(teacher))
     open_existing(store)
 
-    from edgeembed.student.targets.build import describe_targets  # torch: after all that can be checked without it
+    from edgeembed.student.targets.verify import describe_targets  # torch: after all that can be checked without it
 
     result = describe_targets(store)
     if as_json:

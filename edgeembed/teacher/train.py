@@ -20,6 +20,7 @@ from edgeembed.data.views import mix_views, render_views
 from edgeembed.errors import UserError
 from edgeembed.evaluation import warn_if_collapsed
 from edgeembed.files import read_json, write_json
+from edgeembed.model_json import ModelOrigin, TrainingData
 from edgeembed.network.backbone import require_input_size
 from edgeembed.network.initial_weights import name_starting_weights
 from edgeembed.network.model import EmbeddingModel, build_model
@@ -157,7 +158,7 @@ def _train(recipe: TeacherRecipe, manifest: Manifest, run: RunFolder, *, resume:
                 if network is not None:
                     network.set_input_size(image.size_px, image.patch_stride)
                     network.keep_aspect = image.keep_aspect
-            model.require_views(image.view_px(0.0), image.view_px())
+            model.require_view_sizes(image.view_px(0.0), image.view_px())
             freeze(settings, model, centres)
             warn_if_lone_images(model, current.order.batch_size)
             if current.begin <= first_step < current.end:
@@ -293,27 +294,27 @@ def _train(recipe: TeacherRecipe, manifest: Manifest, run: RunFolder, *, resume:
         identity = space_id(finished)
         save_tensors(run.path / "head.safetensors", {"centres": centres.weight})
         write_json(run.path / "classes.json", {"classes": [list(name) for name in classes]})
-        facts = {
-            "role": "teacher",
-            "space_id": identity,
-            "data": {
-                "fingerprint": manifest.fingerprint,
-                "manifest": str(manifest.source),
-                "images": len(rows),
-                "classes": len(classes),
-                "unreadable": len(canvases.unreadable),
-            },
-            "weights": recipe.continue_from or name_starting_weights(recipe.backbone.name, recipe.backbone.weights),
-            "precision": precision,
-            "device": device,
-        }
+        origin = ModelOrigin(
+            role="teacher",
+            space_id=identity,
+            data=TrainingData(
+                fingerprint=manifest.fingerprint,
+                manifest=str(manifest.source),
+                images=len(rows),
+                classes=len(classes),
+                unreadable=len(canvases.unreadable),
+            ),
+            weights=recipe.continue_from or name_starting_weights(recipe.backbone.name, recipe.backbone.weights),
+            precision=precision,
+            device=device,
+        )
         seconds = time.monotonic() - started
         evaluation = {
             **validation.counts(),
             "scores": dataclasses.asdict(evaluated.scores) if evaluated else None,
             "spread": dataclasses.asdict(evaluated.spread) if evaluated and evaluated.spread else None,
         }
-        result = finish_run(run, finished, facts, evaluation=evaluation, seconds=seconds, steps=total_steps)
+        result = finish_run(run, finished, origin, evaluation=evaluation, seconds=seconds, steps=total_steps)
     if evaluated is not None:
         warn_if_collapsed(str(run.path), evaluated.spread, validation)
     if parent is not None:

@@ -11,7 +11,7 @@ import torch
 
 from edgeembed.errors import UserError
 from edgeembed.export.onnx import to_onnx
-from edgeembed.student.names import ALIASES, timm_name
+from edgeembed.student.aliases import ALIASES, timm_model_name
 from edgeembed.student.zoo import build_student, count_macs, fuse
 
 OTHER_FAMILIES = [
@@ -55,13 +55,13 @@ def test_every_student_exports(name: str) -> None:
 
 
 def test_any_timm_name_is_a_student() -> None:
-    assert timm_name("convnext_atto") == "convnext_atto"
+    assert timm_model_name("convnext_atto") == "convnext_atto"
     assert build_student("test_vit", weights="none", size_px=32, dim=16).dim == 16
 
 
 def test_an_unknown_student_names_the_nearest() -> None:
     with pytest.raises(UserError, match="unknown student 'mobilenet4_s': did you mean 'mobilenetv4_s'"):
-        timm_name("mobilenet4_s")
+        timm_model_name("mobilenet4_s")
 
 
 def test_a_size_that_the_network_cannot_take_is_refused() -> None:
@@ -90,8 +90,8 @@ def test_multiply_accumulates_of_a_known_network() -> None:
 
 
 def test_views_may_grow_where_the_network_can_take_them() -> None:
-    build_student("vit_t16", weights="none", size_px=64, dim=8).require_views(32, 48, 64)
+    build_student("vit_t16", weights="none", size_px=64, dim=8).require_view_sizes(32, 48, 64)
     fixed = build_student("pit_ti_224", weights="none", size_px=64, dim=8)
-    fixed.require_views(64)
+    fixed.require_view_sizes(64)
     with pytest.raises(UserError, match="does not take views of 40 px where it is built for 64"):
-        fixed.require_views(40, 64)
+        fixed.require_view_sizes(40, 64)
