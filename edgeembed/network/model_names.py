@@ -108,10 +108,8 @@ def open_clip_pretrained_tags(name: str) -> list[str]:
     loaded: Any = sys.modules.get("open_clip")
     if loaded is not None:
         return list(loaded.list_pretrained_tags_by_model(name))
-    base = name.removesuffix("-quickgelu")
-    return sorted(
-        {*_open_clip_tag_table().get(name, ()), *(_open_clip_tag_table().get(base, ()) if base != name else ())}
-    )
+    table = _open_clip_tag_table()
+    return sorted({*table.get(name, ()), *table.get(name.removesuffix("-quickgelu"), ())})
 
 
 @functools.cache

@@ -31,7 +31,7 @@ def test_a_larger_size_with_overlapping_patches_runs(name: str, stride: int) -> 
         model.set_input_size(size_px, patch_stride)
         with torch.no_grad():
             assert model(torch.zeros(2, 3, size_px, size_px)).shape == (2, 8)
-    assert model.describe()["architecture"]["patch_stride"] == stride
+    assert model.describe().architecture.patch_stride == stride
 
 
 def test_weights_of_the_native_size_serve_another_one(tmp_path: object) -> None:
