@@ -69,7 +69,8 @@ def test_a_network_is_built_again_from_its_description() -> None:
     network = build_model("test_vit", weights="none", size_px=64, dim=8, dropout=0.25, patch_stride=12, batch_norm=True)
     network.flip, network.scales, network.keep_aspect, network.pca_rotated = True, (0.75, 1.0), True, True
     assert network_from_description(network.describe()).describe() == network.describe()
-    ensemble = EnsembleModel([network, network], [1.0, 0.5])
+    other = build_model("test_resnet", weights="none", size_px=64, dim=4, dropout=0.0, pooling="gem")
+    ensemble = EnsembleModel([network, other], [1.0, 0.5])
     assert network_from_description(ensemble.describe()).describe() == ensemble.describe()
 
 

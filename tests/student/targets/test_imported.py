@@ -73,7 +73,9 @@ def test_a_student_learns_from_embeddings_of_any_dimension(
     assert resumed.code == 0, resumed.stderr
     again = edgeembed("targets", "import", file, "--data", tiny_data, "--out", imported)
     assert (again.code, "is not empty" in again.stderr) == (2, True)
-    mixing = edgeembed("distill", "--teacher", imported, "--set", "mix.mixup_probability=1", "--out", tmp_path / "m", *keys)
+    mixing = edgeembed(
+        "distill", "--teacher", imported, "--set", "mix.mixup_probability=1", "--out", tmp_path / "m", *keys
+    )
     assert (mixing.code, "holds no embeddings of mixed images" in mixing.stderr) == (2, True)
     asked = edgeembed("targets", "verify", imported, "--data", tiny_data, "--teacher", imported)
     assert asked.code == 2
