@@ -33,7 +33,7 @@ def measure(variant: str, manifest: Path, folder: Path, asked: argparse.Namespac
     keys += ["train.checkpoint_every_steps=0", "train.cache=always"]
     out = folder / f"{variant}-{time.monotonic_ns()}"
     if variant == "labels":
-        command = ["teacher-train", "--recipe", "grocery_cpu", "--set", f"backbone.name={asked.timm_name}"]
+        command = ["teacher-train", "--recipe", "grocery_cpu", "--set", f"backbone.name={asked.timm_model_name}"]
         keys += ["image.train_size_px=null", "image.start_size_px=null", "mix.cutmix_probability=0"]
         keys += ["augment.drop_square_probability=0", "optim.kind=adamw", "optim.lr=7e-4"]
     else:
@@ -66,9 +66,9 @@ def main() -> None:
     if asked.variant:
         print(json.dumps(measure(asked.variant, asked.manifest, asked.folder, asked)))
         return
-    from edgeembed.student.names import timm_name
+    from edgeembed.student.aliases import timm_model_name
 
-    asked.timm_name = timm_name(asked.student)
+    asked.timm_model_name = timm_model_name(asked.student)
     cli = [sys.executable, "-m", "edgeembed"]
     size = [f"image.size_px={asked.size_px}", "image.train_size_px=null", "image.start_size_px=null"]
     found: dict[str, list[float]] = {variant: [] for variant in VARIANTS}

@@ -21,8 +21,8 @@ from torch import nn
 from edgeembed.config import AugmentSection, load_recipe
 from edgeembed.data.augment import draw_views
 from edgeembed.network.backbone import build_tower
-from edgeembed.network.blocks import undecayed
-from edgeembed.network.names import library_of
+from edgeembed.network.blocks import no_weight_decay_ids
+from edgeembed.network.model_names import library_of
 from edgeembed.teacher.margin import margins_at
 from edgeembed.teacher.recipe import TeacherRecipe
 from edgeembed.training.schedule import rate_factor
@@ -227,7 +227,7 @@ def undecayed_kinds(recipe: TeacherRecipe) -> str:
     """The kinds of backbone parameters that are exempt from weight decay."""
     with torch.device("meta"):  # the names and shapes of all parameters, without their memory
         tower, _, _ = build_tower(recipe.backbone.name, library_of(recipe.backbone.name), size_px=recipe.image.size_px)
-    left_out = undecayed(tower)
+    left_out = no_weight_decay_ids(tower)
     kinds = {
         kind_of(name, module)
         for module in tower.modules()

@@ -58,7 +58,7 @@ def main() -> None:
     asked = parser.parse_args()
 
     from edgeembed.data.manifest import read_manifest, write_manifest
-    from edgeembed.student.names import timm_name
+    from edgeembed.student.aliases import timm_model_name
 
     manifest = read_manifest(asked.manifest)
     rows = manifest.rows("train")[: asked.images]
@@ -89,7 +89,7 @@ def main() -> None:
             found["ours"].append(edgeembed(*distil, keys=one_epoch))
             for method in asked.methods.split(","):
                 arguments = [str(folder / f"{method}-{round_}"), str(folder / "images"), method]
-                arguments += [str(asked.batch_size), str(asked.size_px), timm_name(asked.student)]
+                arguments += [str(asked.batch_size), str(asked.size_px), timm_model_name(asked.student)]
                 peer = subprocess.run(
                     [asked.peer, "-c", PEER, *arguments], check=True, stdout=subprocess.PIPE, text=True
                 )

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from edgeembed.errors import UserError
-from edgeembed.files import check_output_folder, read_json, write_atomically, write_failure, write_json
+from edgeembed.files import check_output_folder, write_atomically, write_failure, write_json
 from edgeembed.locks import check_unlocked, locked
 from edgeembed.machine import environment
+from edgeembed.model_json import read_origin
 
 ANOTHER_FOLDER = "choose another --out"
 
@@ -133,7 +134,7 @@ def what_is(path: Path) -> str:
     if not path.is_dir():
         return "a file" if path.exists() else "no such file or folder"
     if (path / "model.json").is_file():
-        return f"a finished {read_json(path / 'model.json').get('role')} run"
+        return f"a finished {read_origin(path / 'model.json').role} run"
     for name, what in KINDS_OF_FOLDER.items():
         if (path / name).is_file():
             return what
@@ -148,10 +149,10 @@ def require_run(path: Path, *, role: str | None = None) -> None:
     what = what_is(path)
     if not RunFolder(path=path).finished:
         raise UserError(f"{path}: holds no finished run ({what}): name a run folder, or finish it with --resume")
-    facts = read_json(RunFolder(path=path).model_json)
-    if role is not None and facts.get("role") != role:
-        origin = (facts.get("teacher") or {}).get("path")
-        remedy = f"it was distilled from {origin}" if origin else f"name a {role} run"
+    origin = read_origin(RunFolder(path=path).model_json)
+    if role is not None and origin.role != role:
+        teacher_path = origin.teacher and origin.teacher.path
+        remedy = f"it was distilled from {teacher_path}" if teacher_path else f"name a {role} run"
         raise UserError(f"{path}: is {what}, expected a {role} run: {remedy}")
 
 
@@ -163,7 +164,7 @@ def require_teacher(path: Path) -> None:
 
 def latest_run(role: str, root: Path = Path("runs")) -> Path:
     """The most recently finished run of a role ("teacher" or "student") below a folder."""
-    finished = [path for path in root.glob("**/model.json") if read_json(path).get("role") == role]
+    finished = [path for path in root.glob("**/model.json") if read_origin(path).role == role]
     if not finished:
         command = "teacher-train" if role == "teacher" else "distill"
         raise UserError(f"no finished {role} run under {root}/: run `edgeembed {command}` first, or name its folder")

@@ -12,7 +12,8 @@ import torch
 from edgeembed.bench.latency import Budget
 from edgeembed.device.runtimes import open_session
 from edgeembed.export.onnx import save, to_onnx
-from edgeembed.student.names import timm_name
+from edgeembed.network.model import num_params
+from edgeembed.student.aliases import timm_model_name
 from edgeembed.student.zoo import build_student, count_macs, require_student_size
 
 DIM = 64
@@ -48,8 +49,8 @@ def measure_student(name: str, *, size_px: int, threads: int | None) -> StudentC
             p50_ms = BUDGET.measure(lambda: session.run(image_NHWC)).p50
     return StudentCosts(
         name=name,
-        timm=timm_name(name),
-        params=sum(parameter.numel() for parameter in model.parameters()),
+        timm=timm_model_name(name),
+        params=num_params(model),
         macs=count_macs(model),
         p50_ms=p50_ms,
     )

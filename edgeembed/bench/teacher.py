@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -21,7 +20,7 @@ from edgeembed.device.embeddings import long_space_id
 from edgeembed.errors import UserError
 from edgeembed.evaluation import EmbeddedRows, RetrievalProtocol
 from edgeembed.files import sha256_of
-from edgeembed.network.model import Network
+from edgeembed.network.model import Network, num_params
 from edgeembed.network.model_files import load_model
 from edgeembed.progress import stage
 from edgeembed.run_folder import RunFolder, require_run
@@ -38,7 +37,6 @@ class Teacher:
 
     path: Path
     model: Network
-    facts: dict[str, Any]
 
     def embed(self, protocol: RetrievalProtocol, *, workers: int) -> EmbeddedRows:
         """In fp32, on a GPU where there is one. Only for a GPU do worker processes decode: a CPU is busy embedding."""
@@ -58,7 +56,7 @@ class Teacher:
     def untrained_figures(self, protocol: RetrievalProtocol, rows: Rows) -> ByIndex[Figures] | None:
         """Scores of its architecture with random weights, in its own index; None where that network is too large."""
         baselines = UntrainedBaselines(protocol, rows, teacher=None)
-        return baselines.measure(self.model.name, self.facts, device=pick_device("auto"))
+        return baselines.measure(self.model.name, self.model.describe(), device=pick_device("auto"))
 
     def rows(
         self, quality: RetrievalQuality, plan: TimingPlan, untrained: ByIndex[Figures] | None = None
@@ -75,7 +73,7 @@ class Teacher:
             precision="fp32",
             threads=None,
             size_bytes=weights.stat().st_size,
-            params=self.facts["architecture"].get("params"),
+            params=num_params(model),
             macs=count_macs(model),
             peak_rss_bytes=footprint.peak_rss_bytes,
             load_ms=footprint.load_ms,
@@ -98,11 +96,11 @@ def load_teacher(path: Path, candidates: Sequence[Candidate]) -> Teacher:
     A student run has its teacher's space id too, but other embeddings: it is refused.
     """
     require_run(path, role="teacher")
-    model, facts = load_model(path)
+    model, origin = load_model(path)
     for candidate in candidates:
-        if long_space_id(candidate.bundle.space_id) != facts["space_id"]:
+        if long_space_id(candidate.bundle.space_id) != origin.space_id:
             raise UserError(
                 f"bundle {candidate.name!r} has embedding space {candidate.bundle.space_id}, teacher {path} has "
-                f"{facts['space_id']}: their embeddings cannot be compared, give the teacher it was distilled from"
+                f"{origin.space_id}: their embeddings cannot be compared, give the teacher it was distilled from"
             )
-    return Teacher(path=path, model=model, facts=facts)
+    return Teacher(path=path, model=model)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import logging
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -16,6 +15,7 @@ from edgeembed.data.manifest import Rows
 from edgeembed.device.bundle import BundleManifest
 from edgeembed.errors import UserError
 from edgeembed.evaluation import EmbeddedRows, RetrievalProtocol
+from edgeembed.model_json import Architecture, EmbeddingDescription, InputDescription, NetworkDescription, parse
 from edgeembed.progress import stage
 
 log = logging.getLogger(__name__)
@@ -53,23 +53,30 @@ class UntrainedBaselines:
         return None if figures is None else ByIndex[Figures](symmetric=figures)
 
     def measure_bundle(self, bundle: BundleManifest) -> ByIndex[Figures] | None:
-        architecture = architecture_of(bundle)
+        try:
+            architecture = architecture_of(bundle)
+        except UserError as error:
+            log.warning("%s: no untrained network to compare with: %s", bundle.name, error)
+            return None
         if architecture is None or any(importlib.util.find_spec(name) is None for name in NEEDED):
             return None
-        image = {"height": bundle.input.height, "resize": bundle.input.resize}
-        facts = {"architecture": architecture, "input": image, "embedding": {"dim": bundle.embedding.dim}}
-        return self.measure(bundle.name, facts)
+        description = NetworkDescription(
+            architecture=architecture,
+            input=InputDescription(height=bundle.input.height, resize=bundle.input.resize),
+            embedding=EmbeddingDescription(dim=bundle.embedding.dim),
+        )
+        return self.measure(bundle.name, description)
 
-    def measure(self, name: str, facts: dict[str, Any], *, device: str = "cpu") -> ByIndex[Figures] | None:
-        """Figures of the network that `facts` describe as model.json does; None where it is too large or unknown."""
+    def measure(self, name: str, description: NetworkDescription, *, device: str = "cpu") -> ByIndex[Figures] | None:
+        """Figures of the described network with random weights; None where it is too large or unknown."""
         if self.protocol.not_scored is not None:
             return None
         from edgeembed.network.untrained import untrained_network
         from edgeembed.training.validation import embed_files
 
         try:
-            model = untrained_network(facts)
-        except (UserError, KeyError, RuntimeError, TypeError) as error:  # an architecture this version cannot build
+            model = untrained_network(description)
+        except (UserError, RuntimeError, TypeError) as error:  # an architecture this version cannot build
             log.warning("%s: no untrained network to compare with: %s", name, " ".join(str(error).split()))
             return None
         if model is None:
@@ -85,11 +92,11 @@ class UntrainedBaselines:
         return quality.scores.map(lambda scores: scores.figures)
 
 
-def architecture_of(bundle: BundleManifest) -> dict[str, Any] | None:
-    """The architecture as model.json has it; bundles of earlier versions name a student's backbone alone."""
+def architecture_of(bundle: BundleManifest) -> Architecture | None:
+    """The architecture as model.json has it; bundles of earlier versions name a student backbone alone."""
     student = bundle.student or {}
     if student.get("architecture"):
-        return dict(student["architecture"])
+        return parse(Architecture, student["architecture"], f"bundle {bundle.name!r}: student.architecture")
     if student.get("role") != "student" or not student.get("backbone"):
         return None
-    return {"backbone": student["backbone"], "dropout": 0.0, "params": student.get("params")}
+    return Architecture(backbone=student["backbone"], params=student.get("params"))

@@ -49,7 +49,7 @@ def distill(
     from edgeembed.config import load_recipe
     from edgeembed.data.manifest import read_manifest
     from edgeembed.run_folder import RunFolder
-    from edgeembed.student.names import require_student
+    from edgeembed.student.aliases import require_student
     from edgeembed.student.recipe import DistillRecipe
     from edgeembed.training.resume import recipe_in
 

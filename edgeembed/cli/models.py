@@ -80,10 +80,10 @@ class RunModel:
 
         if threads is not None:
             torch.set_num_threads(threads)
-        network, facts = load_model(folder)
+        network, origin = load_model(folder)
         self.provider = pick_device("auto")
         self.network: Network = network.to(self.provider)
-        self.name, self.space_id = str(facts.get("name", folder.resolve().name)), str(facts["space_id"])
+        self.name, self.space_id = folder.resolve().name, origin.space_id
         self.dim = network.dim
         self.threads = torch.get_num_threads()
 

@@ -33,11 +33,11 @@ def students(
     as_json: Json = False,
 ) -> None:
     """List student networks with their parameters, multiply-accumulates and latency on this machine."""
-    from edgeembed.student.names import ALIASES, timm_name
+    from edgeembed.student.aliases import ALIASES, timm_model_name
 
     chosen = names or list(ALIASES)
     for name in chosen:
-        timm_name(name)
+        timm_model_name(name)
 
     from edgeembed.bench.student_costs import StudentCosts, measure_student  # imports torch: after the other checks
 

@@ -110,7 +110,7 @@ def verify(
     store = choose_target_store(store, teacher)
     open_existing(store)
 
-    from edgeembed.student.targets.build import verify_targets  # imports torch: after all checks that do not need it
+    from edgeembed.student.targets.verify import verify_targets  # imports torch: after all checks that do not need it
 
     result = verify_targets(store, manifest, teacher, pairs=pairs, workers=workers)
     if as_json:
@@ -127,7 +127,7 @@ def stats(store: Store = None, teacher: TeacherRun = None, as_json: Json = False
     store = choose_target_store(store, teacher)
     open_existing(store)
 
-    from edgeembed.student.targets.build import describe_targets  # imports torch: after all checks that do not need it
+    from edgeembed.student.targets.verify import describe_targets  # imports torch: after the other checks
 
     result = describe_targets(store)
     if as_json:

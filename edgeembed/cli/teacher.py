@@ -48,7 +48,7 @@ def teacher_train(
     from edgeembed.config import load_recipe
     from edgeembed.data.manifest import read_manifest
     from edgeembed.eval_json import describe_scores
-    from edgeembed.network.names import require_backbone
+    from edgeembed.network.model_names import require_backbone
     from edgeembed.run_folder import RunFolder
     from edgeembed.teacher.recipe import TeacherRecipe
     from edgeembed.training.resume import recipe_in

@@ -6,33 +6,37 @@ from typing import Any
 
 from edgeembed.device.bundle import SCHEMA
 from edgeembed.machine import package_versions
+from edgeembed.model_json import ModelOrigin, to_json
 from edgeembed.network.model import Network
 
 
 def bundle_facts(
     model: Network,
     macs: int,
-    facts: dict[str, Any],
+    origin: ModelOrigin,
     name: str,
     licence: str | None,
     files: list[dict[str, Any]],
     evaluation: dict[str, Any],
 ) -> dict[str, Any]:
     """Everything of bundle.json; `macs` of one image."""
+    description = model.describe()
     network = {
-        "name": facts.get("alias") or model.name,
+        "name": origin.alias or model.name,
         "backbone": model.name,
-        "params": facts["architecture"]["params"],
+        "params": description.architecture.params,
         "macs": macs,
-        "architecture": model.describe()["architecture"],
-        "weights": facts.get("weights"),
-        "role": facts["role"],
+        "architecture": to_json(description.architecture),
+        "weights": origin.weights,
+        "role": origin.role,
     }
-    teacher = facts.get("teacher")
+    # A bundle is copied to other machines: the paths of run and data on this one are left out.
+    data = origin.data and to_json(origin.data, exclude={"manifest": True})
+    teacher = origin.teacher and to_json(origin.teacher, exclude={"path": True, "data": {"manifest": True}})
     return {
         "schema": SCHEMA,
         "name": name,
-        "space_id": facts["space_id"],
+        "space_id": origin.space_id,
         "embedding": {"dim": model.dim, "normalised": True, "metric": "cosine"},
         "input": {
             "layout": "NHWC",
@@ -40,19 +44,13 @@ def bundle_facts(
             "height": model.size_px,
             "width": model.size_px,
             "colour": "RGB",
-            "resize": facts["input"]["resize"],
+            "resize": description.input.resize,
         },
         "files": files,
-        "teacher": without_paths(teacher) if teacher else None,
+        "teacher": teacher,
         "student": network,
-        "data": without_paths(facts["data"]),
+        "data": data,
         "evaluation": evaluation,
         "licence": licence,
         "versions": package_versions(),
     }
-
-
-def without_paths(facts: dict[str, Any]) -> dict[str, Any]:
-    """A bundle travels: where its run and data lay on one machine stays there."""
-    kept = {key: value for key, value in facts.items() if key not in ("path", "manifest")}
-    return {key: without_paths(value) if isinstance(value, dict) else value for key, value in kept.items()}

@@ -28,7 +28,8 @@ from edgeembed.export.onnx import MAX_PROTOBUF_BYTES, OPSET, save, to_onnx
 from edgeembed.export.recipe import ExportRecipe
 from edgeembed.export.tensorrt.engines import build_all
 from edgeembed.files import sha256_of, temporary_name, write_failure
-from edgeembed.network.model import JoinedModel, Network
+from edgeembed.model_json import ModelOrigin
+from edgeembed.network.model import EnsembleModel, Network
 from edgeembed.network.model_files import load_model
 from edgeembed.progress import stage
 from edgeembed.student.zoo import count_macs
@@ -61,16 +62,16 @@ def export_run(
     cannot be read.
     """
     recipe = recipe or ExportRecipe()
-    model, facts = load_model(run_path)
+    model, origin = load_model(run_path)
     if dim is not None and dim != model.dim:
-        facts = make_short(run_path, model, facts, dim)
+        origin = make_short(run_path, model, origin, dim)
     require_exportable(run_path, model, precisions)
     check_target(out)
     macs = count_macs(model)
-    images = gate_images(model.size_px, macs, facts, data, recipe)
+    images = gate_images(model.size_px, macs, origin, data, recipe)
     name = name or out.name
     with stage(f"tracing {model.name}"):
-        fp32 = to_onnx(model, metadata_of(model, facts, licence))
+        fp32 = to_onnx(model, metadata_of(model, origin, licence))
     with stage(f"embedding {images.num_parity} images with torch"):
         reference_ND = run_torch(model, images.pixels_NHWC[: images.num_parity])
     baselines = measure_baselines(model, images, reference_ND, macs)
@@ -102,7 +103,7 @@ def export_run(
             built, missed = build_all(partial, passed, checker, recipe.engine, accept_worse=accept_worse)
             files, refused = [*files, *built], [*refused, *missed]
         scores = (checker.fp32 or made[0].checked).scores
-        described = bundle_facts(model, macs, facts, name, licence, files, baselines.facts(scores))
+        described = bundle_facts(model, macs, origin, name, licence, files, baselines.facts(scores))
         manifest = BundleManifest.model_validate(described)
         manifest = write_bundle(partial, manifest, model_card(manifest, notes))
         replace_folder(out, partial)
@@ -272,10 +273,10 @@ def file_facts(path: Path, precision: str) -> dict[str, Any]:
     }
 
 
-def metadata_of(model: Network, facts: dict[str, Any], licence: str | None) -> dict[str, str]:
+def metadata_of(model: Network, origin: ModelOrigin, licence: str | None) -> dict[str, str]:
     """What the ONNX file itself says."""
     return {
-        "space_id": str(facts["space_id"]),
+        "space_id": origin.space_id,
         "input": f"image: uint8, (N, {model.size_px}, {model.size_px}, 3), RGB, 0..255, both sides resized, bilinear",
         "output": f"embedding: float32, (N, {model.dim}), unit length; compare by inner product",
         "licence": licence or "not stated",
@@ -293,9 +294,9 @@ def require_exportable(run_path: Path, model: Network, precisions: Sequence[str]
         )
 
 
-def make_short(run_path: Path, model: Network, facts: dict[str, Any], dim: int) -> dict[str, Any]:
-    """Cuts a model's embedding down in place; returns its facts, in the short space."""
-    if isinstance(model, JoinedModel) or not model.ordered:
+def make_short(run_path: Path, model: Network, origin: ModelOrigin, dim: int) -> ModelOrigin:
+    """Cuts a model's embedding down in place; returns its origin, in the short space."""
+    if isinstance(model, EnsembleModel) or not model.pca_rotated:
         raise UserError(
             f"--dim {dim}: the numbers of {run_path} are not ordered by weight (its teacher is joined, has batch norm "
             "in the neck, or is from an early version): train the teacher again, or leave --dim out"
@@ -303,8 +304,7 @@ def make_short(run_path: Path, model: Network, facts: dict[str, Any], dim: int) 
     if not 1 <= dim < model.dim:
         raise UserError(f"--dim {dim}: {run_path} has {model.dim} embedding dimensions")
     model.keep_dimensions(dim)
-    architecture = {**facts["architecture"], "params": sum(parameter.numel() for parameter in model.parameters())}
-    return {**facts, "space_id": short_space_id(str(facts["space_id"]), dim), "architecture": architecture}
+    return origin.model_copy(update={"space_id": short_space_id(origin.space_id, dim)})
 
 
 def check_target(out: Path) -> None:

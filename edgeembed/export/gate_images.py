@@ -19,6 +19,7 @@ from edgeembed.export.gate import LEAST_CLASSES
 from edgeembed.export.gate_sample import sample_classes
 from edgeembed.export.recipe import ExportRecipe
 from edgeembed.metrics import RetrievalScores
+from edgeembed.model_json import ModelOrigin
 from edgeembed.progress import stage
 
 log = logging.getLogger(__name__)
@@ -96,14 +97,14 @@ class GateImages:
         }
 
 
-def gate_images(size_px: int, macs: int, facts: dict[str, Any], data: Path | None, recipe: ExportRecipe) -> GateImages:
+def gate_images(size_px: int, macs: int, origin: ModelOrigin, data: Path | None, recipe: ExportRecipe) -> GateImages:
     """Calibration images from train, gate images from val where it can be scored, else from test.
 
     `macs`, multiply-accumulates of the network for one image, and `gate.max_macs` give their number; a quarter of it is
     taken at first (see `GateImages.grown`). Where neither split can be scored, images are compared with torch alone.
     Raises UserError without a manifest, or where no image of it can be read.
     """
-    known = (facts.get("data") or {}).get("manifest")
+    known = origin.data and origin.data.manifest
     if data is None and not known:
         raise UserError("the run does not say which data it saw: give a manifest with --data")
     manifest = read_manifest(data or Path(str(known)))

@@ -1,1 +1,1 @@
-"""What teacher and student share: the network, its image tower, and its files on disk."""
+"""What teacher and student share: the network, its backbone, and its files on disk."""

@@ -1,4 +1,4 @@
-"""Image towers: any open_clip visual tower without its projection, or any timm model without its classifier."""
+"""Backbones: image towers of open_clip models without their projection, and timm models without their classifier."""
 
 from __future__ import annotations
 
@@ -15,30 +15,35 @@ import torch
 from torch import Tensor, nn
 
 from edgeembed.errors import UserError
+from edgeembed.model_json import Pooling
 from edgeembed.network.hub import hub_within_seconds, not_downloaded
-from edgeembed.network.input_sizes import require_size
-from edgeembed.network.names import is_file_name, library_of, require_weights, unknown_tag
-from edgeembed.network.pooling import GeMTower
+from edgeembed.network.input_sizes import require_accepted_size
+from edgeembed.network.model_names import is_weight_file_name, library_of, require_weights, unknown_tag
+from edgeembed.network.pooling import GeMBackbone
 from edgeembed.network.position_embedding import set_input_size
 from edgeembed.network.weight_files import load_weights
 
 DEFAULT_SIZE_PX = 224
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-Tower: TypeAlias = tuple[nn.Module, Sequence[float], Sequence[float]]  # network, mean, std
-SHAPES = (AssertionError, IndexError, RuntimeError, TypeError, ValueError)  # what networks raise for a size
-UNREACHABLE = (OSError, RuntimeError, ValueError)  # what the hub clients raise without a network or for a wrong tag
+SIZE_ERRORS = (AssertionError, IndexError, RuntimeError, TypeError, ValueError)
+"""What networks raise for an input size that they do not accept."""
+DOWNLOAD_ERRORS = (OSError, RuntimeError, ValueError)
+"""What the hub clients raise without an internet connection or for a wrong tag."""
+
+ModuleWithStats: TypeAlias = tuple[nn.Module, Sequence[float], Sequence[float]]
+"""A network without its head, and the mean and standard deviation of the RGB input that it was made for."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Backbone:
-    """A tower that maps normalised (B, 3, H, W) to (B, dim), what it is, and the constants that it was made for."""
+    """A module that maps normalised images (B, 3, H, W) to features (B, dim), and how it was built."""
 
     name: str
     module: nn.Module
     dim: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    pooling: str
+    pooling: Pooling
     patch_stride: int | None
     output_stride: int | None
 
@@ -49,37 +54,40 @@ def build_backbone(
     weights: str,
     size_px: int,
     patch_stride: int | None = None,
-    pooling: str = "own",
+    pooling: Pooling = "default",
     output_stride: int | None = None,
     grad_checkpointing: bool = False,
     weights_key: str = "backbone.weights",
 ) -> Backbone:
-    """Creates a tower with its weights: a tag, `pretrained` (timm), a local file, or `none` for random ones.
+    """Builds a backbone and loads its weights: a tag, `pretrained` (timm), a local file, or `none` for random ones.
 
-    `pooling` is the tower's `own`, or `gem` (convolutional timm towers). With `output_stride` the last blocks of such a
-    tower keep a finer map: a position for so many pixels. `weights_key` is the recipe key that errors name. Raises
-    UserError for an unknown name or tag, weights that cannot be fetched, files that do not fit, and sizes that the
-    network does not take.
+    `pooling`: the model's `default`, or `gem` (convolutional timm models). `output_stride`: input pixels per position
+    of the last feature map, below the default of such a model. `weights_key`: the recipe key that errors name. Raises
+    UserError for an unknown name or tag, weights that cannot be downloaded, files that do not fit, and sizes that the
+    network does not accept.
     """
     library = library_of(name)
     require_weights(name, weights, library=library, key=weights_key)
-    if pooling != "own" and library == "open_clip":
-        raise UserError(f"backbone.pooling = {pooling!r}: {name} pools by itself: set it to own")
+    if pooling != "default" and library == "open_clip":
+        raise UserError(
+            f"backbone.pooling = {pooling!r}: not available for open_clip models such as {name}: set default"
+        )
     if output_stride is not None and library == "open_clip":
         raise no_output_stride(name, output_stride)
-    with naming_refused_sizes(name, library, size_px):
-        local = Path(weights) if weights not in ("none", "pretrained") and is_file_name(weights) else None
-        made_px = native_size(name, library) or size_px if local else size_px
+    with size_errors_as_user_errors(name, library, size_px):
+        local = Path(weights) if weights not in ("none", "pretrained") and is_weight_file_name(weights) else None
+        # A file holds position embeddings of the published size: they are loaded first, then interpolated.
+        built_px = fixed_input_size(name, library) or size_px if local else size_px
         if local is not None or weights == "none":
-            module, mean, std = build_tower(name, library, size_px=made_px, output_stride=output_stride)
+            module, mean, std = random_module(name, library, size_px=built_px, output_stride=output_stride)
         else:
-            module, mean, std = download_tower(name, library, weights, made_px, output_stride, key=weights_key)
+            module, mean, std = pretrained_module(name, library, weights, built_px, output_stride, key=weights_key)
         if local is not None:
             load_weights(module, local)
-        if made_px != size_px or patch_stride is not None:
+        if built_px != size_px or patch_stride is not None:
             set_input_size(module, size_px, patch_stride)
         if pooling == "gem":
-            module = GeMTower(module)
+            module = GeMBackbone(module)
         if grad_checkpointing:
             try:
                 module.set_grad_checkpointing(True)  # type: ignore[operator]
@@ -98,48 +106,48 @@ def build_backbone(
 
 
 @contextlib.contextmanager
-def naming_refused_sizes(name: str, library: str, size_px: int) -> Iterator[None]:
-    """Within the block, what a network raises for an input size that it does not take becomes a UserError."""
+def size_errors_as_user_errors(name: str, library: str, size_px: int) -> Iterator[None]:
+    """Within the block, what a network raises for an input size that it does not accept becomes a UserError."""
     try:
         yield
     except UserError:
         raise
-    except SHAPES as error:
+    except SIZE_ERRORS as error:
         require_input_size(name, size_px)
-        own_px = own_size(name, library)
-        if size_px == own_px or "memory" in str(error):
+        default_px = default_input_size(name, library)
+        if size_px == default_px or "memory" in str(error):
             raise
         raise UserError(
-            f"image.size_px = {size_px}: {name} fails on images of this size ({error}): give {own_px}, its own"
+            f"image.size_px = {size_px}: {name} fails on images of this size ({error}): give {default_px}, its default"
         ) from error
 
 
 def require_input_size(name: str, size_px: int) -> None:
-    """Raises UserError, before anything is built or downloaded, for an input size that a network does not take."""
+    """Raises UserError, before anything is built or downloaded, for an input size that a network does not accept."""
     library = library_of(name)
 
-    def make(side_px: int) -> nn.Module:
-        return build_tower(name, library, size_px=side_px)[0]
+    def build(side_px: int) -> nn.Module:
+        return random_module(name, library, size_px=side_px)[0]
 
-    require_size(name, size_px, native_px=own_size(name, library), make=make)
+    require_accepted_size(name, size_px, default_px=default_input_size(name, library), build=build)
 
 
-def own_size(name: str, library: str) -> int:
-    """The side of the squares that a model was trained on, or is usually used with."""
+def default_input_size(name: str, library: str) -> int:
+    """Returns the input size, in pixels, that a model was trained with, or 224 where its library does not say."""
     settings = None if library == "open_clip" else timm_settings(name)
-    return native_size(name, library) or (settings.input_size[-1] if settings is not None else DEFAULT_SIZE_PX)
+    return fixed_input_size(name, library) or (settings.input_size[-1] if settings is not None else DEFAULT_SIZE_PX)
 
 
-def build_tower(name: str, library: str, *, size_px: int, output_stride: int | None = None) -> Tower:
-    """A tower with random weights."""
+def random_module(name: str, library: str, *, size_px: int, output_stride: int | None = None) -> ModuleWithStats:
+    """Builds a network with random weights."""
     if library == "open_clip":
-        with nothing_logged():  # that the weights are random
+        with logging_disabled():  # open_clip warns that the weights are random
             return _build_open_clip(name, "none", size_px)
     return _build_timm(name, "none", size_px, output_stride)
 
 
 def timm_settings(name: str) -> Any:
-    """What timm knows of a model's published weights, if there are any. Raises UserError for a tag that is wrong."""
+    """Returns timm's configuration of a model's pretrained weights, None for none. Raises UserError for a wrong tag."""
     try:
         return timm.get_pretrained_cfg(name)
     except RuntimeError:
@@ -149,8 +157,8 @@ def timm_settings(name: str) -> Any:
 
 
 @contextlib.contextmanager
-def nothing_logged() -> Iterator[None]:
-    """Within the block, libraries log nothing."""
+def logging_disabled() -> Iterator[None]:
+    """Within the block nothing up to level ERROR is logged."""
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:
@@ -159,8 +167,8 @@ def nothing_logged() -> Iterator[None]:
         logging.disable(before)
 
 
-def native_size(name: str, library: str) -> int | None:
-    """The side of the squares that a model's published weights were made for; None where any size is as good."""
+def fixed_input_size(name: str, library: str) -> int | None:
+    """Returns the input size, in pixels, that a model's published weights are fixed to; None if they fit any size."""
     if library == "open_clip":
         size = (open_clip.get_model_config(name) or {})["vision_cfg"].get("image_size", 224)
         return int(size[0] if isinstance(size, (list, tuple)) else size)
@@ -168,33 +176,33 @@ def native_size(name: str, library: str) -> int | None:
     return settings.input_size[-1] if settings is not None and settings.fixed_input_size else None
 
 
-def download_tower(
+def pretrained_module(
     name: str, library: str, weights: str, size_px: int, output_stride: int | None, *, key: str
-) -> Tower:
-    """A tower with published weights. Raises UserError, within seconds, where they cannot be downloaded."""
+) -> ModuleWithStats:
+    """Builds a network with published weights. Raises UserError, within seconds, if they cannot be downloaded."""
     if library == "open_clip":
         settings: dict[str, Any] = open_clip.get_pretrained_cfg(name, weights) or {}
         source = settings.get("hf_hub") or settings.get("url") or ""
     else:
         configuration = timm_settings(name)
         source = (configuration and (configuration.hf_hub_id or configuration.url)) or ""
-    with hub_within_seconds() as obstacle, nothing_logged():  # one error says it all
+    with hub_within_seconds() as obstacle, logging_disabled():  # one error instead of the client's warnings
         try:
             if library == "open_clip":
                 return _build_open_clip(name, weights, size_px)
             return _build_timm(name, weights, size_px, output_stride)
         except UserError:
             raise
-        except UNREACHABLE as error:
+        except DOWNLOAD_ERRORS as error:
             if "size mismatch" in str(error):
                 raise UserError(
                     f"image.size_px = {size_px}: the weights {key} = {weights!r} of {name} do not fit images of this "
-                    f"size: give the size that they were made for, {native_size(name, library)}, or {key}=none"
+                    f"size: give the size that they were trained at, {fixed_input_size(name, library)}, or {key}=none"
                 ) from None
             raise not_downloaded(key, weights, name, source=str(source), obstacle=obstacle, error=error) from error
 
 
-def _build_open_clip(name: str, weights: str, size_px: int) -> Tower:
+def _build_open_clip(name: str, weights: str, size_px: int) -> ModuleWithStats:
     model = open_clip.create_model(
         name,
         pretrained=None if weights == "none" else weights,
@@ -205,7 +213,7 @@ def _build_open_clip(name: str, weights: str, size_px: int) -> Tower:
     preprocessing = open_clip.get_model_preprocess_cfg(model)
     visual = model.visual
     if getattr(visual, "output_tokens", False):
-        visual.output_tokens = False  # CoCa's text decoder reads them
+        visual.output_tokens = False  # they are for CoCa's text decoder
     if getattr(visual, "proj", None) is not None:
         visual.proj = None  # Huang & Li 2022: the projection into the text space only overfits
     elif isinstance(getattr(visual, "head", None), nn.Module):
@@ -213,14 +221,14 @@ def _build_open_clip(name: str, weights: str, size_px: int) -> Tower:
     return visual, preprocessing["mean"], preprocessing["std"]
 
 
-RESIZED_AS_THEY_RUN = tuple(f"timm.models.{module}" for module in ("vision_transformer", "deit", "eva"))
-"""Modules of timm whose transformers fit their position embeddings to each input, so that views may grow."""
+DYNAMIC_SIZE_MODULES = tuple(f"timm.models.{module}" for module in ("vision_transformer", "deit", "eva"))
+"""Modules of timm with `dynamic_img_size`: position embeddings are resized to each input, so that views may grow."""
 
 
-def _build_timm(name: str, weights: str, size_px: int, output_stride: int | None) -> Tower:
+def _build_timm(name: str, weights: str, size_px: int, output_stride: int | None) -> ModuleWithStats:
     settings = timm_settings(name)
     options: dict[str, Any] = {"img_size": size_px} if settings and settings.fixed_input_size else {}
-    if timm.model_entrypoint(name).__module__ in RESIZED_AS_THEY_RUN:
+    if timm.model_entrypoint(name).__module__ in DYNAMIC_SIZE_MODULES:
         options["dynamic_img_size"] = True
     if output_stride is not None:
         options["output_stride"] = output_stride
@@ -244,12 +252,12 @@ def no_output_stride(name: str, output_stride: int) -> UserError:
 
 
 def output_dim(module: nn.Module, size_px: int) -> int:
-    """The width of a tower's output, found by running it once."""
+    """Returns the number of features that a network computes, by running it once."""
     was_training = module.training
     module.eval()
     with torch.no_grad():
         output: Tensor = module(torch.zeros(1, 3, size_px, size_px))
     module.train(was_training)
     if output.ndim != 2:
-        raise UserError(f"the backbone gives shape {tuple(output.shape)}, expected one vector an image")
+        raise UserError(f"the backbone returns shape {tuple(output.shape)}, expected one vector for each image")
     return output.shape[1]

@@ -1,7 +1,4 @@
-"""The blocks of a tower, from the stem to the last one, for frozen blocks and layer-wise decay of the learning rate.
-
-Also the parameters that are exempt from weight decay and Muon.
-"""
+"""Groups parameters: by block, for freezing and layer-wise learning rates, and those without weight decay."""
 
 from __future__ import annotations
 
@@ -18,18 +15,18 @@ OPEN_CLIP_VIT = {
 }
 
 
-def blocks_of(backbone: Any) -> list[list[nn.Parameter]]:
-    """Parameters of each block, the stem first; what belongs to none is counted with the last."""
+def blocks_by_depth(backbone: Any) -> list[list[nn.Parameter]]:
+    """Returns the parameters of each block, the stem first; parameters of no block are counted with the last one."""
     named = dict(backbone.named_parameters())
     if hasattr(backbone, "group_matcher"):
         block_of: dict[str, int] = group_parameters(backbone, backbone.group_matcher(coarse=False), reverse=True)
     elif hasattr(backbone, "transformer"):
         block_of = group_parameters(backbone, OPEN_CLIP_VIT, reverse=True)
-    else:  # a timm model inside: open_clip's TimmModel, or ours with another pooling
+    else:  # a wrapped timm model: open_clip's TimmModel, or GeMBackbone
         inner: Any = next((child for child in backbone.children() if hasattr(child, "group_matcher")), None)
         if inner is None:
-            raise UserError(f"{type(backbone).__name__} does not say what its blocks are: leave optim.layer_decay at 1")
-        last = len(blocks := blocks_of(inner)) - 1
+            raise UserError(f"{type(backbone).__name__} does not define its blocks: leave optim.layer_decay at 1")
+        last = len(blocks := blocks_by_depth(inner)) - 1
         number = {id(parameter): block for block, parameters in enumerate(blocks) for parameter in parameters}
         block_of = {name: number.get(id(parameter), last) for name, parameter in named.items()}
     blocks = [[] for _ in range(max(block_of.values()) + 1)]
@@ -41,13 +38,13 @@ def blocks_of(backbone: Any) -> list[list[nn.Parameter]]:
 TOKENS_AND_POSITIONS = ("class_embedding", "cls_token", "positional_embedding", "pos_embed")
 
 
-def undecayed(network: nn.Module) -> set[int]:
-    """The `id` of each parameter that is exempt from weight decay and Muon.
+def no_weight_decay_ids(network: nn.Module) -> set[int]:
+    """Returns the `id` of each parameter that neither weight decay nor Muon is applied to.
 
     These are norms, biases and other vectors, class token, position embedding, the patch stem, and what a timm model
-    exempts itself (`no_weight_decay`, such as tables of relative positions). Weight decay pulls a parameter towards
-    zero, and Muon makes its update orthogonal: neither suits an offset, a token or a position. The patch stem is exempt
-    as in the published recipes.
+    lists in `no_weight_decay` (such as tables of relative positions). Weight decay pulls a parameter towards zero, and
+    Muon makes its update orthogonal: neither suits an offset, a token or a position. The patch stem is exempt as in the
+    published recipes.
     """
     exempt: set[int] = set()
     for prefix, module in network.named_modules():

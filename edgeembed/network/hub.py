@@ -1,4 +1,4 @@
-"""Published weights without long waits: where the hub cannot be reached, its client reads its cache alone."""
+"""Downloads from the Hugging Face hub that fail within seconds, instead of minutes, if the hub cannot be reached."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from huggingface_hub import constants
 
 from edgeembed.errors import UserError
 
-REPLY_SECONDS = 4.0  # for the first reply of the hub
-STALL_SECONDS = 8.0  # for a connection on which nothing comes, of the downloads that set no limit of their own
+REPLY_SECONDS = 4.0  # until the first reply of the hub
+STALL_SECONDS = 8.0  # without data, for downloads that set no limit themselves
 
 
 @contextlib.contextmanager
 def hub_within_seconds() -> Iterator[str]:
-    """Keeps the hub client to its local cache where the hub does not reply; gives the reason, empty where it does.
+    """Within the block, the hub client uses its local cache alone if the hub does not reply.
 
-    The client by itself tries again for a minute or more.
+    Yields the reason, "" if the hub replies. Without this, the client retries for a minute or more.
     """
     offline, timeout = constants.HF_HUB_OFFLINE, socket.getdefaulttimeout()
     obstacle = "HF_HUB_OFFLINE is set" if offline else ""
@@ -40,8 +40,9 @@ def hub_within_seconds() -> Iterator[str]:
 
 
 def is_reachable(address: str) -> bool:
-    """Whether a server replies, through the proxy where one is set. Looking up a name has no time limit of its own."""
+    """Whether a server replies, through the proxy if one is set."""
     replied: list[bool] = []
+    # In a thread, because a DNS lookup has no time limit.
     thread = threading.Thread(target=lambda: replied.append(_replies(address)), daemon=True)
     thread.start()
     thread.join(REPLY_SECONDS + 0.5)
@@ -55,20 +56,20 @@ def _replies(address: str) -> bool:
         with urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=REPLY_SECONDS):
             return True
     except urllib.error.HTTPError:
-        return True  # an error of HTTP is a reply too
+        return True  # an HTTP error is a reply too
     except urllib.error.URLError as error:
-        return isinstance(error.reason, ssl.SSLError)  # the client may trust other certificates
+        return isinstance(error.reason, ssl.SSLError)  # the hub client may trust other certificates
     except (OSError, ValueError):
         return False
 
 
 def not_downloaded(key: str, weights: str, name: str, *, source: str, obstacle: str, error: Exception) -> UserError:
-    """An error for published weights that could not be downloaded, in one line.
+    """Returns an error of one line for published weights that could not be downloaded.
 
-    `source`: repository or address; `obstacle`: why the hub was not used; empty where it was.
+    `source`: repository or address. `obstacle`: why the hub was not used, "" if it was.
     """
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
-    if obstacle and source:  # else there are none to download
+    if obstacle and source:  # without a source there are no published weights
         reason = f"{obstacle}, and there is no copy in {os.path.expanduser(constants.HF_HUB_CACHE)}"
     where = f" ({source.strip('/')})" if source else ""
     return UserError(

@@ -1,4 +1,4 @@
-"""Names the weights that a network began with, for its model card."""
+"""The name of the weights that training started from, for the model card."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from pathlib import Path
 
 import timm
 
-from edgeembed.network.names import is_file_name
+from edgeembed.network.model_names import is_weight_file_name
 
 RANDOM = "none"
 
 
 def name_starting_weights(backbone: str, weights: str) -> str:
-    """`none` for random ones; a file's name; else the published weights, with the library that they come from.
+    """Returns `none` for random weights, a file's name, or the name and library of published weights.
 
-    `weights` is what a recipe says once `auto` is resolved: `none`, `pretrained`, an open_clip tag or a file.
+    `weights`: the recipe's value with `auto` resolved: `none`, `pretrained`, an open_clip tag or a file.
     """
     if weights == RANDOM:
         return RANDOM
     if weights != "pretrained":
-        return f"file {Path(weights).name}" if is_file_name(weights) else f"{backbone} {weights} (open_clip)"
+        return f"file {Path(weights).name}" if is_weight_file_name(weights) else f"{backbone} {weights} (open_clip)"
     settings = timm.get_pretrained_cfg(backbone)
     tag = settings.tag if settings is not None else None
     published = f"{backbone.split('.')[0]}.{tag}" if tag else backbone

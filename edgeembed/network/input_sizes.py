@@ -1,4 +1,4 @@
-"""Which input sizes a network takes, found on torch's meta device: shapes alone, no weights, no arithmetic."""
+"""Which input sizes a network accepts, tested on torch's meta device, which computes shapes but no values."""
 
 from __future__ import annotations
 
@@ -10,45 +10,47 @@ from torch import nn
 
 from edgeembed.errors import UserError
 
-USUAL_STEP_PX = 32  # most networks halve their map five times
-LARGEST_STEP_PX = 128
-TRIES_BELOW, TRIES_ABOVE = 3, 6
+USUAL_STEP_PX = 32  # most networks halve their feature map five times
+MAX_STEP_PX = 128
+NUM_TRIES_BELOW, NUM_TRIES_ABOVE = 3, 6
 
 
-def require_size(name: str, size_px: int, *, native_px: int, make: Callable[[int], nn.Module]) -> None:
-    """Raises UserError, with sizes near it that a network takes, where it does not take squares of `size_px`.
+def require_accepted_size(name: str, size_px: int, *, default_px: int, build: Callable[[int], nn.Module]) -> None:
+    """Raises UserError, with the nearest sizes that a network accepts, if it does not accept squares of `size_px`.
 
-    `make` builds the network for a size. Nothing is said where it cannot be run on the meta device at its own size
-    either.
+    `build` builds the network for a size. A network that fails at its default size too cannot be tested on the meta
+    device: no error is raised.
     """
-    if takes(make, size_px) or not takes(make, native_px):
+    if accepts_size(build, size_px) or not accepts_size(build, default_px):
         return
-    step = step_px(make, native_px)
-    below = range(size_px - 1 - (size_px - 1) % step, 0, -step)[:TRIES_BELOW]
-    above = range(size_px - size_px % step + step, 2 * max(size_px, native_px), step)[:TRIES_ABOVE]
-    near = {first_taken(make, below), first_taken(make, above), native_px} - {None}
-    sizes = " or ".join(str(size) for size in sorted(size for size in near if size))
+    step = size_step_px(build, default_px)
+    below = range(size_px - 1 - (size_px - 1) % step, 0, -step)[:NUM_TRIES_BELOW]
+    above = range(size_px - size_px % step + step, 2 * max(size_px, default_px), step)[:NUM_TRIES_ABOVE]
+    nearest = {first_accepted_size(build, below), first_accepted_size(build, above), default_px} - {None}
+    sizes = " or ".join(str(size) for size in sorted(size for size in nearest if size))
     raise UserError(f"image.size_px = {size_px}: {name} does not take images of this size: give {sizes}")
 
 
-def takes(make: Callable[[int], nn.Module], size_px: int) -> bool:
+def accepts_size(build: Callable[[int], nn.Module], size_px: int) -> bool:
+    """Whether a network can be built for squares of `size_px`, and run on one."""
     try:
         with torch.device("meta"), torch.no_grad():
-            make(size_px).eval()(torch.zeros(1, 3, size_px, size_px))
-    except Exception:  # whatever a network raises where shapes do not fit
+            build(size_px).eval()(torch.zeros(1, 3, size_px, size_px))
+    except Exception:  # networks raise all kinds of errors where shapes do not fit
         return False
     return True
 
 
-def first_taken(make: Callable[[int], nn.Module], sizes: Iterable[int]) -> int | None:
-    return next((size_px for size_px in sizes if takes(make, size_px)), None)
+def first_accepted_size(build: Callable[[int], nn.Module], sizes: Iterable[int]) -> int | None:
+    return next((size_px for size_px in sizes if accepts_size(build, size_px)), None)
 
 
-def step_px(make: Callable[[int], nn.Module], native_px: int) -> int:
-    """What sizes are multiples of: the sides of all patches, where a network cuts its images into patches."""
+def size_step_px(build: Callable[[int], nn.Module], default_px: int) -> int:
+    """Returns what accepted sizes are probably multiples of: the patch size, or 32 for networks without patches."""
     with torch.device("meta"):
-        modules = list(make(native_px).modules())
+        modules = list(build(default_px).modules())
     sides = [getattr(module, "patch_size", None) for module in modules]
     pixels = [side[0] if isinstance(side, tuple) else side for side in sides]
+    # Networks with several patch sizes, such as CrossViT, need a multiple of all of them.
     step = math.lcm(*[side for side in pixels if isinstance(side, int) and side > 1])
-    return step if 1 < step <= LARGEST_STEP_PX else USUAL_STEP_PX
+    return step if 1 < step <= MAX_STEP_PX else USUAL_STEP_PX

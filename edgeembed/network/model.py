@@ -1,26 +1,36 @@
-"""An embedding network with all that defines its space: preprocessing, backbone, neck."""
+"""The embedding network, from pixels to unit vectors: preprocessing, backbone and neck, alone or in an ensemble."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edgeembed.errors import UserError
+from edgeembed.model_json import (
+    Architecture,
+    EmbeddingDescription,
+    Inference,
+    InputDescription,
+    NetworkDescription,
+    Pooling,
+)
 from edgeembed.network.backbone import Backbone, build_backbone
-from edgeembed.network.names import library_of
+from edgeembed.network.model_names import library_of
 from edgeembed.network.position_embedding import set_input_size
 
-SQUASH = "squash-bilinear"  # images.squash: both sides to the input's, antialiased
-KEEP_ASPECT = "aspect-bilinear"  # to the nearest of a few shapes of the input's area
+# Values of `input.resize` in model.json.
+SQUASH = "squash-bilinear"  # both sides are resized to the input's, antialiased
+KEEP_ASPECT = "aspect-bilinear"  # to the nearest of a few shapes that have the input's area
 
 
 class Neck(nn.Module):
-    """Dropout -> Linear -> (BatchNorm) -> L2, in float32: it is tiny and decides the output.
+    """Maps backbone features to unit vectors: Dropout -> Linear -> (BatchNorm) -> L2 norm.
 
+    Always computed in float32, also under autocast: it costs little, and its rounding errors are the embedding's.
     Without batch norm as in Huang & Li 2022; with it as in Yokoo et al. 2019.
     """
 
@@ -33,18 +43,21 @@ class Neck(nn.Module):
     def forward(self, feature_BF: Tensor) -> Tensor:
         with torch.autocast(feature_BF.device.type, enabled=False):
             embedding_BD: Tensor = self.batch_norm(self.projection(self.dropout(feature_BF.float())))
-            return unit(embedding_BD)
+            return l2_normalise(embedding_BD)
 
 
-def unit(embedding_BD: Tensor) -> Tensor:
+def l2_normalise(embedding_BD: Tensor) -> Tensor:
+    """Scales vectors to length 1; a vector of zeros stays as it is."""
     norm_B1: Tensor = embedding_BD.norm(dim=1, keepdim=True)
     return embedding_BD / norm_B1.clamp_min(1e-12)
 
 
 class EmbeddingModel(nn.Module):
-    """Pixels (B, 3, H, W), 0..255, any dtype, to unit vectors (B, D), float32.
+    """Maps pixels (B, 3, H, W), 0..255, any dtype, to unit vectors (B, D), float32.
 
-    In evaluation it may average over the image and its mirror image (`flip`), and over sizes (`scales`).
+    In evaluation mode it can average over the image and its mirror image (`flip`) and over input sizes (`scales`).
+    `pca_rotated`: dimensions are sorted by variance, so that leading dimensions alone are the best short embedding.
+    `starting_weights`: name of the weights that training started from.
     """
 
     mean: Tensor
@@ -52,14 +65,15 @@ class EmbeddingModel(nn.Module):
 
     def __init__(self, backbone: Backbone, neck: Neck, *, size_px: int) -> None:
         super().__init__()
-        self.name, self.pooling, self.patch_stride = backbone.name, backbone.pooling, backbone.patch_stride
-        self.output_stride = backbone.output_stride
+        self.name, self.pooling = backbone.name, backbone.pooling
+        self.patch_stride, self.output_stride = backbone.patch_stride, backbone.output_stride
         self.size_px, self.dim = size_px, neck.projection.out_features
         self.keep_aspect, self.flip = False, False
-        self.ordered = False  # dimensions by weight: a prefix of an embedding is the best one of its length
+        self.pca_rotated = False
         self.scales: tuple[float, ...] = (1.0,)
-        self.starting_weights = "none"  # which weights it began with, by name
-        self.constants = {"mean": list(backbone.mean), "std": list(backbone.std)}
+        self.starting_weights = "none"
+        self.rgb_mean, self.rgb_std = backbone.mean, backbone.std
+        # Times 255, so that pixels need not be divided first. Not persistent: the backbone's name defines them.
         self.register_buffer("mean", 255.0 * torch.tensor(backbone.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", 255.0 * torch.tensor(backbone.std).view(1, 3, 1, 1), persistent=False)
         self.backbone = backbone.module
@@ -76,16 +90,16 @@ class EmbeddingModel(nn.Module):
             embeddings.append(self.neck(self.backbone(resized)))
             if self.flip:
                 embeddings.append(self.neck(self.backbone(resized.flip(3))))
-        return unit(torch.stack(embeddings).mean(dim=0))
+        return l2_normalise(torch.stack(embeddings).mean(dim=0))
 
     def set_input_size(self, size_px: int, patch_stride: int | None) -> None:
-        """Prepares for squares of another size; position embeddings are interpolated."""
+        """Changes the input size; position embeddings are interpolated."""
         if (size_px, patch_stride) != (self.size_px, self.patch_stride):
             set_input_size(self.backbone, size_px, patch_stride)
             self.size_px, self.patch_stride = size_px, patch_stride
 
-    def require_views(self, *sizes_px: int) -> None:
-        """Raises UserError where the network cannot take views of other sizes than its own, before it is trained."""
+    def require_view_sizes(self, *sizes_px: int) -> None:
+        """Raises UserError if the network fails on views of these sizes. To be called before training starts."""
         training = self.training
         for size_px in {*sizes_px} - {self.size_px}:
             try:
@@ -99,57 +113,62 @@ class EmbeddingModel(nn.Module):
         self.train(training)
 
     def keep_dimensions(self, dim: int) -> None:
-        """Makes embeddings of the first `dim` numbers; for a space that is ordered."""
+        """Cuts the embedding down to its first `dim` dimensions. The space must be PCA-rotated."""
         whole = self.neck.projection
         self.neck.projection = nn.Linear(whole.in_features, dim)
         self.neck.projection.load_state_dict({"weight": whole.weight.detach()[:dim], "bias": whole.bias.detach()[:dim]})
         self.dim = dim
 
     @classmethod
-    def from_facts(cls, facts: dict[str, Any]) -> EmbeddingModel:
-        """The network that `describe` described, with random weights."""
-        architecture, image = facts["architecture"], facts["input"]
+    def from_description(cls, description: NetworkDescription) -> EmbeddingModel:
+        """Builds the network that `describe` described, with random weights."""
+        architecture, inference = description.architecture, description.inference or Inference()
         model = build_model(
-            architecture["backbone"],
+            architecture.backbone,
             weights="none",
-            size_px=image["height"],
-            dim=int(facts["embedding"]["dim"]),
-            dropout=architecture["dropout"],
-            batch_norm=architecture.get("batch_norm", False),
-            pooling=architecture.get("pooling", "own"),
-            patch_stride=architecture.get("patch_stride"),
-            output_stride=architecture.get("output_stride"),
+            size_px=description.input.height,
+            dim=description.embedding.dim,
+            dropout=architecture.dropout,
+            batch_norm=architecture.batch_norm,
+            pooling=architecture.pooling,
+            patch_stride=architecture.patch_stride,
+            output_stride=architecture.output_stride,
         )
-        inference = facts.get("inference", {})
-        model.keep_aspect = image["resize"] == KEEP_ASPECT
-        model.ordered = bool(facts["embedding"].get("ordered", False))
-        model.flip, model.scales = bool(inference.get("flip", False)), tuple(inference.get("scales", (1.0,)))
+        model.keep_aspect = description.input.resize == KEEP_ASPECT
+        model.pca_rotated = description.embedding.ordered
+        model.flip, model.scales = inference.flip, inference.scales
         return model
 
-    def describe(self) -> dict[str, Any]:
-        """What model.json says of architecture, input and embedding; enough to build the network again."""
-        return {
-            "architecture": {
-                "library": library_of(self.name),
-                "backbone": self.name,
-                "pooling": self.pooling,
-                "patch_stride": self.patch_stride,
-                # Only where it is set: spaces that were named before the key existed keep their id.
-                **({"output_stride": self.output_stride} if self.output_stride else {}),
-                "dropout": self.neck.dropout.p,
-                "batch_norm": isinstance(self.neck.batch_norm, nn.BatchNorm1d),
-                "params": sum(parameter.numel() for parameter in self.parameters()),
-            },
-            "input": {
-                "height": self.size_px,
-                "width": self.size_px,
-                "colour": "RGB",
-                "resize": KEEP_ASPECT if self.keep_aspect else SQUASH,
-                **self.constants,
-            },
-            "embedding": {"dim": self.dim, "normalised": True, "metric": "cosine", "ordered": self.ordered},
-            "inference": {"flip": self.flip, "scales": list(self.scales)},
-        }
+    def describe(self) -> NetworkDescription:
+        """Returns architecture, input and embedding: enough to build the network again."""
+        architecture = Architecture(
+            library=library_of(self.name),
+            backbone=self.name,
+            pooling=self.pooling,
+            patch_stride=self.patch_stride,
+            dropout=self.neck.dropout.p,
+            batch_norm=isinstance(self.neck.batch_norm, nn.BatchNorm1d),
+            params=num_params(self),
+        )
+        if self.output_stride:  # absent otherwise: the space ids of networks without one do not cover it
+            architecture = architecture.model_copy(update={"output_stride": self.output_stride})
+        return NetworkDescription(
+            architecture=architecture,
+            input=InputDescription(
+                height=self.size_px,
+                width=self.size_px,
+                colour="RGB",
+                resize=KEEP_ASPECT if self.keep_aspect else SQUASH,
+                mean=self.rgb_mean,
+                std=self.rgb_std,
+            ),
+            embedding=EmbeddingDescription(dim=self.dim, normalised=True, metric="cosine", ordered=self.pca_rotated),
+            inference=Inference(flip=self.flip, scales=self.scales),
+        )
+
+
+def num_params(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def build_model(
@@ -160,12 +179,13 @@ def build_model(
     dim: int,
     dropout: float,
     batch_norm: bool = False,
-    pooling: str = "own",
+    pooling: Pooling = "default",
     patch_stride: int | None = None,
     output_stride: int | None = None,
     grad_checkpointing: bool = False,
     weights_key: str = "backbone.weights",
 ) -> EmbeddingModel:
+    """Builds a network from its parts; `build_backbone` says what the arguments mean and which errors it raises."""
     backbone = build_backbone(
         name,
         weights=weights,
@@ -179,11 +199,11 @@ def build_model(
     return EmbeddingModel(backbone, Neck(backbone.dim, dim, dropout, batch_norm=batch_norm), size_px=size_px)
 
 
-class JoinedModel(nn.Module):
-    """Several networks as one: their embeddings, weighted and put one after the other, as a unit vector.
+class EnsembleModel(nn.Module):
+    """Several networks as one: their embeddings are scaled by `weights`, concatenated and normalised.
 
-    Two of them compare by the mean of the members' cosines, weighted by the squares of `weights`. Looks like an
-    EmbeddingModel to everything that uses a finished teacher (Yokoo et al. 2019 joined six).
+    The cosine of two such embeddings is the mean of the members' cosines, weighted by the squares of `weights`. It can
+    be used wherever a finished teacher can (Yokoo et al. 2019 concatenated six).
     """
 
     def __init__(self, members: Sequence[EmbeddingModel], weights: Sequence[float]) -> None:
@@ -196,26 +216,34 @@ class JoinedModel(nn.Module):
 
     def forward(self, image_BCHW: Tensor) -> Tensor:
         parts = [weight * member(image_BCHW) for weight, member in zip(self.weights, self.members, strict=True)]
-        return unit(torch.cat(parts, dim=1))
+        return l2_normalise(torch.cat(parts, dim=1))
 
     @classmethod
-    def from_facts(cls, facts: dict[str, Any]) -> JoinedModel:
-        architecture = facts["architecture"]
-        return cls([EmbeddingModel.from_facts(each) for each in architecture["members"]], architecture["weights"])
+    def from_description(cls, description: NetworkDescription) -> EnsembleModel:
+        """Builds the ensemble that `describe` described, with random weights."""
+        architecture = description.architecture
+        return cls([EmbeddingModel.from_description(each) for each in architecture.members], architecture.weights)
 
-    def describe(self) -> dict[str, Any]:
-        described = [member.describe() for member in self.members]  # type: ignore[operator]
-        return {
-            "architecture": {
-                "library": "edgeembed",
-                "backbone": self.name,
-                "weights": self.weights,
-                "members": described,
-                "params": sum(parameter.numel() for parameter in self.parameters()),
-            },
-            "input": described[0]["input"],
-            "embedding": {"dim": self.dim, "normalised": True, "metric": "cosine"},
-        }
+    def describe(self) -> NetworkDescription:
+        """Returns the members' descriptions and their weights: enough to build the ensemble again."""
+        members = tuple(member.describe() for member in self.members)  # type: ignore[operator]
+        return NetworkDescription(
+            architecture=Architecture(
+                library="edgeembed",
+                backbone=self.name,
+                weights=tuple(self.weights),
+                members=members,
+                params=num_params(self),
+            ),
+            input=members[0].input,
+            embedding=EmbeddingDescription(dim=self.dim, normalised=True, metric="cosine"),
+        )
 
 
-Network: TypeAlias = EmbeddingModel | JoinedModel
+Network: TypeAlias = EmbeddingModel | EnsembleModel
+
+
+def network_from_description(description: NetworkDescription) -> Network:
+    """Builds a network or an ensemble, with random weights."""
+    kind = EnsembleModel if description.architecture.members else EmbeddingModel
+    return kind.from_description(description)

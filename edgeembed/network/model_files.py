@@ -9,25 +9,24 @@ from typing import Any
 
 import torch
 
-from edgeembed.errors import UserError
 from edgeembed.eval_json import StudentEvaluation, TeacherEvaluation, write_evaluation
-from edgeembed.files import read_json, write_json
-from edgeembed.network.model import EmbeddingModel, JoinedModel, Network
+from edgeembed.model_json import ModelOrigin, read_model_json, to_json, write_model_json
+from edgeembed.network.model import EnsembleModel, Network, network_from_description
 from edgeembed.network.tensor_files import load_module, save_tensors
 from edgeembed.run_folder import RunFolder, require_run
 
-SCHEMA = "edgeembed-model/1"
+NOT_HASHED = {"dropout", "params", "ordered"}  # keys that change no embedding
 
 
 def space_id(model: Network) -> str:
-    """Identifies a teacher's embedding space: a hash of everything that changes an embedding, and of nothing else.
+    """Returns the id of a teacher's embedding space: a hash of everything that changes an embedding, and nothing else.
 
     It covers architecture, preprocessing, averaging over mirrored images and scales, and every tensor that inference
     reads. Dropout, class centres, batch norm's `num_batches_tracked` and the mark of a PCA rotation change no
     embedding. Of the weights of an ensemble only the proportions count.
     """
-    described = _without(model.describe(), {"dropout", "params", "ordered"})
-    if isinstance(model, JoinedModel):
+    described = _hashed_keys(to_json(model.describe()))
+    if isinstance(model, EnsembleModel):
         total = sum(model.weights)
         described["architecture"]["weights"] = [round(weight / total, 9) for weight in model.weights]
     parts = [described[name] for name in ("architecture", "input", "inference") if name in described]
@@ -39,42 +38,41 @@ def space_id(model: Network) -> str:
     return digest.hexdigest()[:16]
 
 
-def _without(value: Any, names: set[str]) -> Any:
-    """A JSON value without some keys, at any depth."""
+def _hashed_keys(value: Any) -> Any:
+    """A JSON value without `NOT_HASHED`, at any depth, and with the pooling names that ids were computed from."""
     if isinstance(value, dict):
-        return {key: _without(item, names) for key, item in value.items() if key not in names}
-    return [_without(item, names) for item in value] if isinstance(value, list) else value
+        kept = {key: _hashed_keys(item) for key, item in value.items() if key not in NOT_HASHED}
+        # Earlier versions called the default pooling "own": finished teachers keep their ids.
+        return {**kept, "pooling": "own"} if kept.get("pooling") == "default" else kept
+    return [_hashed_keys(item) for item in value] if isinstance(value, list) else value
 
 
-def save_model(run: RunFolder, model: Network, facts: dict[str, Any]) -> None:
+def save_model(run: RunFolder, model: Network, origin: ModelOrigin) -> None:
     """Writes model.safetensors, then model.json, whose presence says that the run is finished."""
-    save_tensors(run.weights, model.state_dict(), metadata={"space_id": str(facts["space_id"])})
-    write_json(run.model_json, {"schema": SCHEMA, **model.describe(), **facts})
+    save_tensors(run.weights, model.state_dict(), metadata={"space_id": origin.space_id})
+    write_model_json(run.model_json, model.describe(), origin)
 
 
 def finish_run(
     run: RunFolder,
     model: Network,
-    facts: dict[str, Any],
+    origin: ModelOrigin,
     *,
     evaluation: TeacherEvaluation | StudentEvaluation,
 ) -> None:
-    """Writes eval.json and the model."""
+    """Writes eval.json, then the model."""
     write_evaluation(run, evaluation)
-    save_model(run, model, facts)
+    save_model(run, model, origin)
 
 
-def load_model(path: Path) -> tuple[Network, dict[str, Any]]:
-    """A finished run's network, in eval mode, and its model.json. Raises UserError where there is none."""
+def load_model(path: Path) -> tuple[Network, ModelOrigin]:
+    """Returns the network of a finished run, in evaluation mode, and how it was trained.
+
+    Raises UserError if the folder holds no finished run, or if one of its files is damaged.
+    """
     require_run(path)
     run = RunFolder(path=path)
-    facts = read_json(run.model_json)
-    if facts.get("schema") != SCHEMA:
-        raise UserError(f"{run.model_json}: schema {facts.get('schema')!r}, this version reads {SCHEMA!r}")
-    try:
-        kind = JoinedModel if "members" in facts["architecture"] else EmbeddingModel
-        model: Network = kind.from_facts(facts)
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{run.model_json}: incomplete ({error})") from None
+    description, origin = read_model_json(run.model_json)
+    model = network_from_description(description)
     load_module(model, run.weights)
-    return model.eval(), facts
+    return model.eval(), origin

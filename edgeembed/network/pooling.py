@@ -1,4 +1,4 @@
-"""Pooling layers that can replace a tower's own."""
+"""Pooling that can replace a backbone's default pooling."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from edgeembed.errors import UserError
 
 
-class GeMTower(nn.Module):
-    """A convolutional tower with generalised-mean pooling (Radenovic et al. 2018): the mean of x^p to the 1/p.
+class GeMBackbone(nn.Module):
+    """A convolutional timm model with generalised-mean pooling (Radenovic et al. 2018): mean(x^p)^(1/p).
 
-    `p` is learnt and starts at 3; values are taken at 1e-6 at least, in float32.
+    `power`, p, is learnt and starts at 3. Features are clamped to at least 1e-6 and pooled in float32.
     """
 
     def __init__(self, features: nn.Module) -> None:
@@ -29,7 +29,9 @@ class GeMTower(nn.Module):
     def forward(self, image_BCHW: Tensor) -> Tensor:
         feature_BCHW: Tensor = self.features.forward_features(image_BCHW)
         if feature_BCHW.ndim != 4:
-            raise UserError("backbone.pooling = 'gem': the tower gives no feature map: choose a convolutional one")
+            raise UserError(
+                f"backbone.pooling = 'gem': {type(self.features).__name__} has no feature map: give a convolutional one"
+            )
         with torch.autocast(feature_BCHW.device.type, enabled=False):
             return feature_BCHW.float().clamp_min(1e-6).pow(self.power).mean(dim=(2, 3)).pow(1.0 / self.power)
 

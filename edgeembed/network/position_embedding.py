@@ -1,4 +1,4 @@
-"""Lets a transformer see images of another size, or patches that overlap, by interpolating its position embeddings."""
+"""Changes the input size of a transformer, or makes its patches overlap, by interpolating its position embedding."""
 
 from __future__ import annotations
 
@@ -11,40 +11,42 @@ from torch import nn
 from edgeembed.errors import UserError
 
 
-def set_input_size(tower: Any, size_px: int, patch_stride: int | None = None) -> None:
-    """Prepares a tower for squares of `size_px`; convolutional towers take any size as they are.
+def set_input_size(backbone: Any, size_px: int, patch_stride: int | None = None) -> None:
+    """Changes the input size of a backbone, in place. Convolutional ones accept any size and are left as they are.
 
-    Position embeddings are resampled (bicubic, antialiased) to the new grid; where the grid is the old one nothing
-    changes. A stride below the patch size makes patches overlap (Shao & Cui 2022, 1st place of GUIE). The order of
-    calls matters: each resamples what it finds. Raises UserError for towers that cannot do it.
+    The position embedding is resampled (bicubic, antialiased) to the new grid; if the grid stays the same, nothing
+    changes. A stride below the patch size makes patches overlap (Shao & Cui 2022, 1st place of GUIE). Each call
+    resamples the present embedding, so two calls do not give what the last one alone would give. Raises UserError for
+    backbones whose size is fixed.
     """
-    tower = getattr(tower, "trunk", tower)  # open_clip's TimmModel
-    if hasattr(tower, "conv1") and hasattr(tower, "positional_embedding"):
-        patch_px = tower.conv1.kernel_size[0]
-        old, new = tower.grid_size, grid(size_px, patch_px, patch_stride)
-        embedding_1TD = tower.positional_embedding[None]
+    backbone = getattr(backbone, "trunk", backbone)  # open_clip's TimmModel
+    if hasattr(backbone, "conv1") and hasattr(backbone, "positional_embedding"):
+        patch_px = backbone.conv1.kernel_size[0]
+        old, new = backbone.grid_size, grid(size_px, patch_px, patch_stride)
+        embedding_1TD = backbone.positional_embedding[None]
         if tuple(old) != new:
-            tower.positional_embedding = resampled(embedding_1TD, old, new, num_prefix_tokens=1, squeeze=True)
-        tower.conv1.stride = (patch_stride or patch_px,) * 2
-        tower.image_size, tower.grid_size = (size_px, size_px), new
-    elif hasattr(tower, "patch_embed") and hasattr(tower, "pos_embed"):
-        patch = tower.patch_embed
-        if not hasattr(patch, "proj") or not hasattr(patch, "grid_size") or getattr(tower, "rope", None) is not None:
-            raise_unsupported(tower)
+            backbone.positional_embedding = resampled(embedding_1TD, old, new, num_prefix_tokens=1, squeeze=True)
+        backbone.conv1.stride = (patch_stride or patch_px,) * 2
+        backbone.image_size, backbone.grid_size = (size_px, size_px), new
+    elif hasattr(backbone, "patch_embed") and hasattr(backbone, "pos_embed"):
+        patch = backbone.patch_embed
+        if not hasattr(patch, "proj") or not hasattr(patch, "grid_size") or getattr(backbone, "rope", None) is not None:
+            raise_unsupported(backbone)
         patch_px = patch.proj.kernel_size[0]
         old, new = patch.grid_size, grid(size_px, patch_px, patch_stride)
-        if tower.pos_embed is not None and tuple(old) != new:
-            prefix = 0 if getattr(tower, "no_embed_class", False) else getattr(tower, "num_prefix_tokens", 0)
-            tower.pos_embed = resampled(tower.pos_embed, old, new, num_prefix_tokens=prefix)
+        if backbone.pos_embed is not None and tuple(old) != new:
+            prefix = 0 if getattr(backbone, "no_embed_class", False) else getattr(backbone, "num_prefix_tokens", 0)
+            backbone.pos_embed = resampled(backbone.pos_embed, old, new, num_prefix_tokens=prefix)
         patch.proj.stride = (patch_stride or patch_px,) * 2
         patch.img_size, patch.grid_size, patch.num_patches = (size_px, size_px), new, new[0] * new[1]
     elif patch_stride is not None:
-        raise UserError(f"image.patch_stride = {patch_stride}: {type(tower).__name__} has no patches to move apart")
-    elif hasattr(tower, "set_input_size"):
-        tower.set_input_size(img_size=(size_px, size_px))
+        raise UserError(f"image.patch_stride = {patch_stride}: {type(backbone).__name__} has no patches to overlap")
+    elif hasattr(backbone, "set_input_size"):
+        backbone.set_input_size(img_size=(size_px, size_px))
 
 
 def grid(size_px: int, patch_px: int, patch_stride: int | None) -> tuple[int, int]:
+    """Returns the number of patches per column and per row."""
     stride = patch_stride or patch_px
     if stride > patch_px:
         raise UserError(f"image.patch_stride = {stride}: expected at most the patch size, {patch_px}")
@@ -61,12 +63,13 @@ def resampled(
     num_prefix_tokens: int,
     squeeze: bool = False,
 ) -> nn.Parameter:
+    """Returns a position embedding for another grid; `squeeze`: without its batch dimension."""
     with torch.no_grad():
-        moved_1TD = resample_abs_pos_embed(
+        resampled_1TD = resample_abs_pos_embed(
             embedding_1TD.detach(), new_size=list(new), old_size=list(old), num_prefix_tokens=num_prefix_tokens
         )
-    return nn.Parameter(moved_1TD[0].clone() if squeeze else moved_1TD.clone())
+    return nn.Parameter(resampled_1TD[0].clone() if squeeze else resampled_1TD.clone())
 
 
-def raise_unsupported(tower: nn.Module) -> None:
-    raise UserError(f"image.size_px: {type(tower).__name__} is made for one size: leave it at the model's own")
+def raise_unsupported(backbone: nn.Module) -> None:
+    raise UserError(f"image.size_px: {type(backbone).__name__} accepts one input size: set the default one")

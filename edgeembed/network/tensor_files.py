@@ -1,4 +1,4 @@
-"""Tensors on disk: safetensors, streamed one tensor at a time, written whole or not at all."""
+"""Safetensors files, read and written one tensor at a time; a file appears complete or not at all."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DTYPE_NAMES = {
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Writes a safetensors file, atomically, holding at most one tensor's copy in memory.
+    """Writes a safetensors file atomically, with at most one tensor copied in memory at a time.
 
     The format: 8 bytes of header length (little-endian), a JSON header, then the raw row-major data.
     """
@@ -50,7 +50,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
 
 
 def iterate_tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
-    """Reads a safetensors file one tensor at a time. Raises UserError for a file that is none."""
+    """Yields the tensors of a safetensors file one at a time. Raises UserError for any other file."""
     try:
         with safe_open(path, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118 (not a dict)
@@ -60,9 +60,9 @@ def iterate_tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
 
 
 def load_module(module: nn.Module, path: Path, *, optional: Sequence[str] = ()) -> None:
-    """Fills every parameter and buffer of a module, in place (memory layout is kept); names and shapes must match.
+    """Loads every parameter and buffer of a module, in place: memory layout is kept. Names and shapes must match.
 
-    Tensors named in `optional` keep their values where the file lacks them.
+    Tensors named in `optional` keep their values if the file lacks them.
     """
     targets = dict(module.state_dict(keep_vars=True))
     for name, tensor in iterate_tensors(path):
@@ -72,14 +72,15 @@ def load_module(module: nn.Module, path: Path, *, optional: Sequence[str] = ()) 
         require_finite(path, name, tensor, unless=target)
         with torch.no_grad():
             target.copy_(tensor)
-    lacking = [name for name in targets if name not in optional]
-    if lacking:
-        raise UserError(f"{path}: lacks tensor {lacking[0]!r} of the model")
+    missing = [name for name in targets if name not in optional]
+    if missing:
+        raise UserError(f"{path}: lacks tensor {missing[0]!r} of the model")
 
 
 def require_finite(path: Path, name: str, tensor: Tensor, *, unless: Tensor) -> None:
-    """Raises UserError where a tensor of a file holds NaN or infinity, `unless` the module itself begins with such
-    values, as the masks of some transformers do.
+    """Raises UserError if a tensor of a file holds NaN or infinity.
+
+    `unless`: the module's tensor, which may itself start with such values, as the masks of some transformers do.
     """
     if tensor.is_floating_point() and not tensor.isfinite().all() and unless.isfinite().all():
         wrong = tensor.numel() - int(tensor.isfinite().sum())

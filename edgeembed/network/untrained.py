@@ -1,36 +1,34 @@
-"""A network before it has learnt anything: the same architecture with random weights, to compare with.
+"""A network with random weights: the baseline that a trained network of the same architecture is compared with.
 
-Random convolutions keep colour and texture, which is often enough to find some images of a thing again: what a network
-has learnt shows in its mAP above this one's, not above zero.
+Random convolutions keep colour and texture, which is often enough to find some images of the same object: what training
+has added is a network's mAP above this baseline's, not above zero.
 """
 
 from __future__ import annotations
 
 import logging
-from typing import Any
 
 import torch
 
-from edgeembed.network.model import EmbeddingModel, JoinedModel, Network
+from edgeembed.model_json import NetworkDescription
+from edgeembed.network.model import Network, network_from_description
 
 log = logging.getLogger(__name__)
 
 SEED = 0
-MOST_PARAMS = 500_000_000
-"""A larger network would take gigabytes of memory beside the one that was trained."""
+MAX_PARAMS = 500_000_000
+"""A larger network would need gigabytes of memory beside the trained one."""
 
 
-def untrained_network(facts: dict[str, Any]) -> Network | None:
-    """The architecture that model.json describes with random weights, always the same ones, in evaluation mode.
+def untrained_network(description: NetworkDescription) -> Network | None:
+    """Builds an architecture with random weights, the same ones in every call, in evaluation mode.
 
-    None for one of more than `MOST_PARAMS`. The caller's random numbers go on as if nothing had been drawn.
+    Returns None if it has more than `MAX_PARAMS` parameters. The state of torch's random generators is kept.
     """
-    architecture = facts["architecture"]
-    if (params := int(architecture.get("params") or 0)) > MOST_PARAMS:
+    if (params := description.architecture.params or 0) > MAX_PARAMS:
         log.info("not compared with an untrained network of its kind: %.3g parameters", params)
         return None
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(SEED)
-        kind = JoinedModel if "members" in architecture else EmbeddingModel
-        model: Network = kind.from_facts(facts)
+        model = network_from_description(description)
     return model.eval()

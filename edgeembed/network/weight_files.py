@@ -1,4 +1,4 @@
-"""Fills a tower from a weight file, in any of the layouts that training frameworks leave."""
+"""Loads weights into a backbone from a file in any of the layouts that training frameworks write."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from edgeembed.network.tensor_files import iterate_tensors, require_finite
 
 log = logging.getLogger(__name__)
 
-SMALLEST_SHARE = 0.8
-"""Of the tower's tensors that a file must hold: with fewer it is another architecture whose first blocks fit."""
+MIN_SHARE = 0.8
+"""Share of the backbone's tensors that a file must hold. With fewer, it is another architecture that fits by chance."""
 
 WRAPPED = re.compile(r"(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
-"""What torch.compile, FSDP and activation checkpointing put anywhere into a name."""
+"""What torch.compile, FSDP and activation checkpointing add to tensor names, at any place."""
 
 PREFERRED = ("ema", "teacher", "")
-"""Where a file holds several copies of a network, averages of the weights come first: they are meant for use."""
+"""Of several copies of a network in a file, averages of the weights come first: they are the better ones."""
 
-UNSAFE = re.compile(r"(?:Unsupported global: GLOBAL|unsupported GLOBAL) (\S+)")  # what torch calls all but plain values
+UNSAFE = re.compile(r"(?:Unsupported global: GLOBAL|unsupported GLOBAL) (\S+)")  # in errors of torch.load
 
-COUNTERS = "num_batches_tracked"  # of batch norm; older files lack it, and evaluation does not use it
+COUNTERS = "num_batches_tracked"  # of batch norm: missing in older files, and not used in evaluation
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fit:
-    """How the tensors below one prefix of a file fill a tower: by the tower's names."""
+    """How well the tensors below one prefix of a file fit a backbone. Names are the backbone's."""
 
     prefix: str
     fitting: Mapping[str, Tensor]
@@ -46,51 +46,53 @@ class Fit:
 
     @property
     def rank(self) -> tuple[int, int, int, int]:
-        """The larger the better: tensors that fit, names that match, then averages of the weights, short prefixes."""
+        """Larger is better: most tensors that fit, fewest missing, averaged weights first, shortest prefix."""
         words = self.prefix.lower()
         preference = next(place for place, word in enumerate(PREFERRED) if word in words)
         return len(self.fitting), -len(self.missing), -preference, -len(self.prefix)
 
 
 def load_weights(module: nn.Module, path: Path) -> None:
-    """Fills a tower from a safetensors file, or from a torch file of any age read with weights_only (nothing runs).
+    """Loads weights from a safetensors file, or from a torch file of any age with weights_only: no code is run.
 
-    The tower may be nested in the file (`state_dict`, `model`, ...) and its names may have prefixes (`module.`,
-    `_orig_mod.`, `backbone.`, `visual.`, ...). What is left out of the file is counted in the log; tensors that the
-    file lacks keep their initial values, with a warning that counts and names them. Raises UserError for a file that
-    cannot be read, another architecture, other shapes, and weights that are not finite numbers.
+    The weights may be nested in the file (`state_dict`, `model`, ...) and their names may have prefixes (`module.`,
+    `_orig_mod.`, `backbone.`, `visual.`, ...). Tensors of the file that are not used are counted in the log; tensors
+    that the file lacks keep their initial values, with a warning that counts and names them. Raises UserError for a
+    file that cannot be read, another architecture, other shapes, and weights that are not finite numbers.
     """
-    found = dict(named_tensors(read_tensors(path)))
-    wanted: dict[str, Tensor] = module.state_dict(keep_vars=True)
-    fit, others = best_fit(found, wanted)
-    require_same_architecture(path, fit, found, wanted)
+    in_file = dict(named_tensors(read_tensors(path)))
+    expected: dict[str, Tensor] = module.state_dict(keep_vars=True)
+    fit, others = best_fit(in_file, expected)
+    require_same_architecture(path, fit, in_file, expected)
     for name, tensor in fit.fitting.items():
-        copy_tensor(path, f"{fit.prefix}{name}", tensor, wanted[name])
+        copy_tensor(path, f"{fit.prefix}{name}", tensor, expected[name])
     if others:
         log.info("%s: weights are those under %r, not under %s", path, fit.prefix, few(others))
-    used = {fit.prefix + name for name in wanted}
-    left = [name for name in found if name not in used]
-    if left:
-        log.info("%s: %d tensors that are not the backbone's are left out: %s", path, len(left), few(left))
+    used = {fit.prefix + name for name in expected}
+    unused = [name for name in in_file if name not in used]
+    if unused:
+        log.info("%s: %d tensors that are not the backbone's are left out: %s", path, len(unused), few(unused))
     if fit.missing:
         log.warning(
             "%s: lacks %d of the backbone's %d tensors, which keep their initial values: %s",
-            path, len(fit.missing), len(without_counters(wanted)), few(fit.missing),
+            path, len(fit.missing), len(without_counters(expected)), few(fit.missing),
         )  # fmt: skip
 
 
-def require_same_architecture(path: Path, fit: Fit, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
-    """Raises UserError where a file lacks too many of a tower's tensors, or holds some in other shapes."""
-    weights = without_counters(wanted)
-    num_held = len(weights) - len(fit.missing)
-    if not found or num_held < SMALLEST_SHARE * len(weights):
+def require_same_architecture(
+    path: Path, fit: Fit, in_file: Mapping[str, Tensor], expected: Mapping[str, Tensor]
+) -> None:
+    """Raises UserError if a file lacks too many of a backbone's tensors, or holds some in other shapes."""
+    weights = without_counters(expected)
+    num_in_file = len(weights) - len(fit.missing)
+    if not in_file or num_in_file < MIN_SHARE * len(weights):
         raise UserError(
-            f"{path}: holds {num_held} of the backbone's {len(weights)} tensors: it has {few(found)}, the backbone "
-            f"{few(weights)}: is it another architecture?"
+            f"{path}: holds {num_in_file} of the backbone's {len(weights)} tensors: it has {few(in_file)}, "
+            f"the backbone {few(weights)}: is it another architecture?"
         )
     if fit.misshapen:
         shapes = [
-            f"{fit.prefix}{name} has shape {tuple(tensor.shape)}, the backbone needs {tuple(wanted[name].shape)}"
+            f"{fit.prefix}{name} has shape {tuple(tensor.shape)}, the backbone needs {tuple(expected[name].shape)}"
             for name, tensor in fit.misshapen.items()
         ]
         raise UserError(
@@ -119,7 +121,7 @@ def without_counters(names: Iterable[str]) -> list[str]:
 
 
 def read_tensors(path: Path) -> Any:
-    """What a file holds, recognised by its content. Raises UserError for anything but safetensors and torch files."""
+    """Reads a file, whose format its content tells. Raises UserError for anything but safetensors and torch files."""
     with path.open("rb") as file:
         start = file.read(64)
     if start.startswith(b"version https://git-lfs"):
@@ -127,9 +129,9 @@ def read_tensors(path: Path) -> Any:
     if path.suffix == ".safetensors" or start[8:9] == b"{":
         return dict(iterate_tensors(path))
     try:
-        # Training scripts keep their command line beside the weights; a Namespace only holds values.
+        # Training scripts save their command line with the weights, as a Namespace, which only holds values.
         with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
-            warnings.simplefilter("ignore")  # of torch, on old and odd files
+            warnings.simplefilter("ignore")  # of torch about old files
             # Only zip files, which torch writes since 1.6, can be mapped into memory.
             return torch.load(path, map_location="cpu", weights_only=True, mmap=start.startswith(b"PK"))
     except Exception as error:
@@ -140,7 +142,7 @@ def read_tensors(path: Path) -> Any:
 
 
 def reason_of(error: Exception) -> str:
-    """Why torch does not read a file, in a few words: its own messages are paragraphs of advice."""
+    """Returns in a few words why torch does not read a file: torch's own messages are paragraphs of advice."""
     refused = UNSAFE.search(str(error))
     if refused:
         return f"it holds a {refused[1]}, which could run code"
@@ -150,7 +152,7 @@ def reason_of(error: Exception) -> str:
 
 
 def named_tensors(values: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-    """Tensors in nested mappings by their dotted names."""
+    """Yields the tensors of nested mappings with their dotted names."""
     if isinstance(values, Tensor):
         yield WRAPPED.sub("", prefix), values
     elif isinstance(values, Mapping):
@@ -158,37 +160,37 @@ def named_tensors(values: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]
             yield from named_tensors(value, f"{prefix}.{key}" if prefix else str(key))
 
 
-def best_fit(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> tuple[Fit, list[str]]:
-    """The prefix whose tensors fill most of a tower, and other prefixes that would fill as much."""
+def best_fit(in_file: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> tuple[Fit, list[str]]:
+    """Returns the prefix whose tensors fit a backbone best, and other prefixes that fit as well."""
     votes = Counter(
-        name[: len(name) - len(own)]
-        for name in found
-        for own in endings(name)
-        if own in wanted and not own.endswith(COUNTERS)
+        name[: len(name) - len(ending)]
+        for name in in_file
+        for ending in endings(name)
+        if ending in expected and not ending.endswith(COUNTERS)
     )
-    fits = [fit_below(prefix, found, wanted) for prefix, _ in votes.most_common(8)]
-    best = max(fits, key=lambda fit: fit.rank, default=fit_below("", found, wanted))
+    fits = [fit_below(prefix, in_file, expected) for prefix, _ in votes.most_common(8)]
+    best = max(fits, key=lambda fit: fit.rank, default=fit_below("", in_file, expected))
     return best, [fit.prefix for fit in fits if fit is not best and fit.rank[:2] == best.rank[:2]]
 
 
 def endings(name: str) -> Iterator[str]:
-    """A dotted name, then without its first part, and so on."""
+    """Yields a dotted name, the name without its first part, and so on."""
     parts = name.split(".")
     yield from (".".join(parts[first:]) for first in range(len(parts)))
 
 
-def fit_below(prefix: str, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Fit:
-    held = {name: found[prefix + name] for name in wanted if prefix + name in found}
-    fitting = {name: tensor for name, tensor in held.items() if tensor.shape == wanted[name].shape}
+def fit_below(prefix: str, in_file: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> Fit:
+    present = {name: in_file[prefix + name] for name in expected if prefix + name in in_file}
+    fitting = {name: tensor for name, tensor in present.items() if tensor.shape == expected[name].shape}
     return Fit(
         prefix=prefix,
         fitting=fitting,
-        misshapen={name: tensor for name, tensor in held.items() if name not in fitting},
-        missing=[name for name in wanted if name not in held and not name.endswith(COUNTERS)],
+        misshapen={name: tensor for name, tensor in present.items() if name not in fitting},
+        missing=[name for name in expected if name not in present and not name.endswith(COUNTERS)],
     )
 
 
 def few(names: Sequence[str] | Mapping[str, Any]) -> str:
-    """The first names of many, for people."""
+    """Returns the first three names as text."""
     first = ", ".join(repr(name) for name in itertools.islice(names, 3))
     return (first or "no tensors") + (", ..." if len(names) > 3 else "")

@@ -1,1 +1,1 @@
-"""Small networks that learn a teacher's space."""
+"""Students: small networks that learn to compute their teacher's embeddings."""

@@ -22,6 +22,7 @@ from edgeembed.data.shapes import square_shapes
 from edgeembed.errors import UserError
 from edgeembed.eval_json import StudentEvaluation, read_evaluation
 from edgeembed.evaluation import warn_if_collapsed
+from edgeembed.model_json import ModelOrigin, TrainingData
 from edgeembed.network.model_files import finish_run
 from edgeembed.progress import stage
 from edgeembed.run_folder import RunFolder
@@ -72,8 +73,8 @@ def _train(
     device = pick_device(recipe.train.device)
     recipe = with_precision(recipe, manifest, teacher, run, device, resume=resume)
     precision = recipe.train.precision
-    inputs = {
-        "teacher": {"id": teacher.facts["space_id"], "path": str(teacher_path.resolve())},
+    inputs: dict[str, dict[str, str | None]] = {
+        "teacher": {"id": teacher.space_id, "path": str(teacher_path.resolve())},
         "data": {"id": manifest.fingerprint, "path": str(manifest.source or "") or None},
     }
     begin_run(run, recipe, to_yaml(recipe), inputs, resume=resume)
@@ -107,8 +108,8 @@ def _train(
             dropout=recipe.student.dropout,
             grad_checkpointing=train.grad_checkpointing,
         )
-    student.require_views(image.view_px(0.0), image.view_px())
-    student.ordered = bool(teacher.facts.get("embedding", {}).get("ordered", False))
+    student.require_view_sizes(image.view_px(0.0), image.view_px())
+    student.pca_rotated = teacher.pca_rotated
     student.to(device).to(memory_format=torch.channels_last)
     suit_convolutions(student, device)
     parameters = list(student.parameters())
@@ -125,7 +126,7 @@ def _train(
     num_visits = train.epochs * most_visits
     num_views = min(recipe.targets.views, num_visits)
     images_left = order.batch_size * (total_steps - first_step)
-    answer = teacher.answers(
+    answer = teacher.target_function(
         recipe, manifest, num_views=num_views, num_visits=num_visits, num_images=images_left, device=device
     )
     objective = build_objective(recipe, manifest, rows, teacher, device)
@@ -206,26 +207,21 @@ def _train(
     if validation and evaluated is None:  # stopped after its last step
         evaluated = validation.score(student)
     with stage(f"saving {run.path}"):
-        facts = {
-            "role": "student",
-            "space_id": teacher.facts["space_id"],
-            "alias": recipe.student.name,
-            "data": {
-                "fingerprint": manifest.fingerprint,
-                "manifest": str(manifest.source),
-                "images": len(rows),
-                "unreadable": len(canvases.unreadable),
-            },
-            "weights": student.starting_weights,
-            "precision": precision,
-            "device": device,
-            "teacher": {
-                "path": str(teacher_path),
-                "backbone": teacher.facts["architecture"]["backbone"],
-                "params": teacher.facts["architecture"].get("params"),
-                "data": teacher.facts.get("data"),
-            },
-        }
+        origin = ModelOrigin(
+            role="student",
+            space_id=teacher.space_id,
+            alias=recipe.student.name,
+            data=TrainingData(
+                fingerprint=manifest.fingerprint,
+                manifest=str(manifest.source),
+                images=len(rows),
+                unreadable=len(canvases.unreadable),
+            ),
+            weights=student.starting_weights,
+            precision=precision,
+            device=device,
+            teacher=teacher.origin,
+        )
         seconds = time.monotonic() - started
         result = StudentEvaluation(
             **planned.counts().model_dump(),
@@ -237,7 +233,7 @@ def _train(
             seconds=round(seconds, 1),
             steps=total_steps,
         )
-        finish_run(run, student, facts, evaluation=result)
+        finish_run(run, student, origin, evaluation=result)
     if evaluated is not None:
         warn_if_collapsed(str(run.path), evaluated.spread, planned)
     return result

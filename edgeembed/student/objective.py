@@ -1,4 +1,4 @@
-"""The loss of a distillation recipe: its terms, weighted, with what they need of the teacher beside the targets."""
+"""The loss of a distillation recipe: the weighted sum of its terms, and what they need beside the targets."""
 
 from __future__ import annotations
 
@@ -29,7 +29,12 @@ from edgeembed.teacher.margin import margin_loss
 
 @dataclass(frozen=True, kw_only=True)
 class Objective:
-    """Class centres (K, D), anchors (M, D), and the class of each training image, -1 for none; None where not used."""
+    """The weighted sum of the loss terms of a recipe.
+
+    `centre_KD`: the teacher's class centres, for the terms `centre_kl` and `label`. `anchor_MD`: its embeddings of some
+    training images, for `anchor_kl`. `class_N`: the class of each training image, -1 for none, for `label`. Each is
+    None if its terms have weight 0.
+    """
 
     section: LossSection
     centre_KD: Tensor | None
@@ -37,33 +42,42 @@ class Objective:
     class_N: Rows | None
 
     def __call__(self, student_BD: Tensor, teacher_BD: Tensor, *, image_B: Rows) -> Tensor:
-        """Mean over a batch; `image_B` numbers its training images."""
+        """Returns the mean loss of a batch; `image_B`: the numbers of its training images."""
         section = self.section
-        loss = section.cosine * cosine_loss(student_BD, teacher_BD)
-        loss = loss + section.cross_relation * cross_relation_loss(student_BD, teacher_BD)
-        loss = loss + section.self_relation * self_relation_loss(student_BD, teacher_BD)
+        loss = 0.0 * student_BD.sum()  # so that the gradient is 0, not missing, when no term applies
+        if section.cosine:
+            loss = loss + section.cosine * cosine_loss(student_BD, teacher_BD)
+        if section.cross_relation:
+            loss = loss + section.cross_relation * cross_relation_loss(student_BD, teacher_BD)
+        if section.self_relation:
+            loss = loss + section.self_relation * self_relation_loss(student_BD, teacher_BD)
         if section.standardised:
             loss = loss + section.standardised * standardised_loss(student_BD, teacher_BD)
         if self.centre_KD is not None and section.centre_kl:
             kl = anchor_kl_loss(student_BD, teacher_BD, self.centre_KD, temperature=section.centre_temperature)
             loss = loss + section.centre_kl * kl
-        if self.anchor_MD is not None:
+        if self.anchor_MD is not None and section.anchor_kl:
             kl = anchor_kl_loss(student_BD, teacher_BD, self.anchor_MD, temperature=section.anchor_temperature)
             loss = loss + section.anchor_kl * kl
-        if self.centre_KD is not None and self.class_N is not None:
-            labelled = np.flatnonzero(self.class_N[image_B] >= 0)
-            if labelled.size:
-                label_L = torch.from_numpy(self.class_N[image_B[labelled]]).to(student_BD.device)
-                cosine_LK = student_BD[labelled] @ self.centre_KD.T
-                labels = margin_loss(cosine_LK, label_L, margin=section.label_margin, scale=section.label_scale)
-                loss = loss + section.label * labels * (labelled.size / image_B.size)
+        if self.centre_KD is not None and self.class_N is not None and section.label:
+            loss = loss + self._weighted_label_loss(student_BD, self.centre_KD, self.class_N[image_B])
         return loss
+
+    def _weighted_label_loss(self, student_BD: Tensor, centre_KD: Tensor, class_B: Rows) -> Tensor:
+        """Returns the weighted margin loss of the labelled images, as a mean over the whole batch: others count 0."""
+        labelled = np.flatnonzero(class_B >= 0)
+        if not labelled.size:
+            return student_BD.new_zeros(())
+        label_L = torch.from_numpy(class_B[labelled]).to(student_BD.device)
+        cosine_LK = student_BD[labelled] @ centre_KD.T
+        loss = margin_loss(cosine_LK, label_L, margin=self.section.label_margin, scale=self.section.label_scale)
+        return self.section.label * loss * (labelled.size / class_B.size)
 
 
 def build_objective(recipe: DistillRecipe, manifest: Manifest, rows: Rows, teacher: Teacher, device: str) -> Objective:
-    """Reads centres and classes, and asks the teacher for its anchors, where the recipe's weights want them.
+    """Reads class centres and classes, and embeds anchors with the teacher, if the recipe's terms need them.
 
-    Raises UserError for centres that are not there, and for labels of images that are mixed.
+    Raises UserError for missing class centres, and if labels are used together with mixed images.
     """
     section = recipe.loss
     if section.label and recipe.mix.mixes:
@@ -87,7 +101,7 @@ def build_objective(recipe: DistillRecipe, manifest: Manifest, rows: Rows, teach
 
 
 def read_centres(teacher_path: Path) -> Tensor:
-    """The teacher's class centres as unit vectors, (K, D)."""
+    """Returns the teacher's class centres as unit vectors, (K, D)."""
     path = teacher_path / "head.safetensors"
     if not path.is_file():
         raise UserError(f"{path}: no class centres, which loss.centre_kl and loss.label need: set them to 0")

@@ -18,7 +18,7 @@ from edgeembed.config import (
 
 
 class StudentSection(Section):
-    """The network: an alias or a timm name; `weights` is `auto`, `pretrained`, `none`, or a file."""
+    """The student network: an alias or a timm name; `weights` is `auto`, `pretrained`, `none`, or a file."""
 
     name: str = Field(default="mobilenetv4_s", description="an alias (`edgeembed students` lists them) or a timm model")
     weights: str = Field(
@@ -29,9 +29,11 @@ class StudentSection(Section):
 
 
 class LossSection(Section):
-    """Weights of the loss terms: RAML's three, regression on standardised axes, KL over anchors (the teacher's class
-    centres, or its embeddings of training images), and a margin loss to the teacher's centres for images with one of
-    its classes.
+    """Weights of the loss terms; a term with weight 0 is not computed.
+
+    The first three are RAML's. `standardised` is a regression on standardised dimensions. `centre_kl` and `anchor_kl`
+    compare similarities to the teacher's class centres and to its embeddings of training images. `label` is a margin
+    loss to the teacher's class centres, for images whose class the teacher knows.
     """
 
     cosine: float = Field(default=1.0, ge=0.0, description="weight of the cosine distance to the teacher's embedding")
@@ -39,7 +41,7 @@ class LossSection(Section):
         default=0.75, ge=0.0, description="weight of the similarities between student and teacher embeddings of a batch"
     )
     self_relation: float = Field(
-        default=0.68, ge=0.0, description="weight of the similarities among a batch's own embeddings"
+        default=0.68, ge=0.0, description="weight of the similarities among the student embeddings of a batch"
     )
     standardised: float = Field(default=0.0, ge=0.0, description="weight of the regression on standardised dimensions")
     centre_kl: float = Field(
@@ -59,13 +61,13 @@ class LossSection(Section):
 
 
 class TargetSection(Section):
-    """The teacher's side: each image has `views` views that recur, and the teacher sees each of them once.
+    """The teacher's embeddings: each image has `views` views that recur, and the teacher embeds each of them once.
 
-    `store` is where its answers are kept for this and other students: a folder, `auto` (below the teacher's run, where
-    views recur or a store is there already), or `none` (it is asked each time). Views are drawn from a seed of their
-    own, so that students of several seeds share them. `precision` auto: that of a store which is there already, else
-    what the device computes natively. `key` says when an image counts as changed, so that its targets are computed
-    anew: stat where its size or modification time did, content where its bytes did (all of them are read first).
+    `store` is where the embeddings are kept for this and other students: a folder, `auto` (below the teacher's run, if
+    views recur or a store exists already), or `none` (they are computed each time). Views have a seed of their own, so
+    that students with other seeds share them. `precision` auto: that of an existing store, else what the device
+    computes natively. `key` says when an image counts as changed, so that its targets are computed again: `stat`, if
+    its size or modification time changed, or `content`, if its bytes did (all images are read first).
     """
 
     views: int = Field(

@@ -1,7 +1,7 @@
-"""Teachers that a student can learn from: a run of ours, or anybody's embeddings of the training images.
+"""Teachers that a student can learn from: a finished teacher run, or imported embeddings of the training images.
 
-Both answer to views, and both can give their embeddings of validation images, for the score of a student that searches
-its teacher's index.
+Both give targets for the views of training, and embeddings of validation images, so that a student can be scored when
+it searches its teacher's index.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Protocol, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -20,16 +20,18 @@ from edgeembed.data.image_versions import images_id
 from edgeembed.data.manifest import Manifest, Rows
 from edgeembed.errors import UserError
 from edgeembed.files import read_json
-from edgeembed.network.model import Network
+from edgeembed.model_json import TeacherOrigin
+from edgeembed.network.model import EmbeddingModel, Network, num_params
 from edgeembed.network.model_files import load_model
 from edgeembed.run_folder import require_teacher
 from edgeembed.student.recipe import DistillRecipe
-from edgeembed.student.targets.imported import SOURCE, VECTORS, open_own, rows_of
+from edgeembed.student.targets.imported import SOURCE, VECTORS, open_imported_store, read_rows
 from edgeembed.student.targets.provider import (
-    Answers,
+    TargetProvider,
     choose_targets_precision,
     open_store,
     target_key,
+    training_files,
     warn_if_teacher_is_slow,
 )
 from edgeembed.student.targets.store import TargetKey
@@ -38,25 +40,32 @@ from edgeembed.training.validation import embed_files, input_shapes
 
 log = logging.getLogger(__name__)
 
-Answer: TypeAlias = Callable[[ViewBatch, Rows], Tensor]  # places in a batch to unit vectors (len(at), D), float32
+TargetFunction: TypeAlias = Callable[[ViewBatch, Rows], Tensor]
+"""Maps positions in a batch of views to the teacher's unit vectors, (len(positions), D) float32."""
 
 
 class Teacher(Protocol):
-    """What distillation needs of a teacher. `facts` is as in model.json; `size_px` is 0 where it sees no pixels."""
+    """What distillation needs of a teacher.
+
+    `origin`: what model.json of a student records about it. `pca_rotated`: leading dimensions are the best short
+    embedding. `size_px`: side of its input, 0 if it reads no pixels. `nbytes`: size of its weights.
+    """
 
     path: Path
-    facts: dict[str, Any]
+    origin: TeacherOrigin
+    space_id: str
+    pca_rotated: bool
     dim: int
     size_px: int
     nbytes: int
 
     def usable(self, image_N: Rows) -> Rows:
-        """Those of some training images that it can answer for."""
+        """Returns those of some training images that it has, or can compute, targets of."""
 
     def choose_precision(self, recipe: DistillRecipe, manifest: Manifest, *, device: str, kept: str | None) -> str:
         """Resolves `targets.precision` and logs the reason; `kept` is the precision that a resumed run began with."""
 
-    def answers(
+    def target_function(
         self,
         recipe: DistillRecipe,
         manifest: Manifest,
@@ -65,20 +74,20 @@ class Teacher(Protocol):
         num_visits: int,
         num_images: int,
         device: str,
-    ) -> Answer:
+    ) -> TargetFunction:
         """Moves the teacher to a device and returns the function that gives its embeddings of views.
 
         The run still needs `num_images` of them, and visits an image at most `num_visits` times.
         """
 
     def embed(self, manifest: Manifest, rows: Rows, recipe: DistillRecipe, device: str) -> tuple[FloatArray, Rows]:
-        """Its embeddings of rows of a manifest, unaugmented: (M, D) float32, and the M rows that it has one for."""
+        """Returns embeddings of unaugmented images, (M, D) float32, and the M rows, of those given, that have one."""
 
 
 def open_teacher(path: Path) -> Teacher:
-    """A teacher run, or a store that `targets import` made. Raises UserError for anything else."""
+    """Opens a teacher run, or a folder that `targets import` wrote. Raises UserError for anything else."""
     require_teacher(path)
-    return OwnTeacher(path) if (path / "targets.json").is_file() else RunTeacher(path)
+    return ImportedTeacher(path) if (path / "targets.json").is_file() else RunTeacher(path)
 
 
 class RunTeacher:
@@ -87,10 +96,15 @@ class RunTeacher:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.network: Network
-        self.network, self.facts = load_model(path)
+        self.network, run_origin = load_model(path)
+        self.space_id = run_origin.space_id
+        self.origin = TeacherOrigin(
+            path=str(path), backbone=self.network.name, params=num_params(self.network), data=run_origin.data
+        )
+        self.pca_rotated = isinstance(self.network, EmbeddingModel) and self.network.pca_rotated
         self.dim, self.size_px = self.network.dim, self.network.size_px
         self.nbytes = sum(parameter.nbytes for parameter in self.network.parameters())
-        self._known_key: TargetKey | None = None
+        self._cached_key: TargetKey | None = None
 
     def usable(self, image_N: Rows) -> Rows:
         return image_N
@@ -99,7 +113,7 @@ class RunTeacher:
         key = self._key(recipe, manifest)
         return choose_targets_precision(recipe, key, self.path, device=device, kept=kept)
 
-    def answers(
+    def target_function(
         self,
         recipe: DistillRecipe,
         manifest: Manifest,
@@ -108,24 +122,23 @@ class RunTeacher:
         num_visits: int,
         num_images: int,
         device: str,
-    ) -> Answer:
+    ) -> TargetFunction:
         self.network.requires_grad_(False).to(device).to(memory_format=torch.channels_last)
         store = open_store(recipe, self._key(recipe, manifest), self.path, num_views=num_views, num_visits=num_visits)
         if store is not None:
             num_images = min(num_images, store.key.num_images * num_views - store.count(num_views))
         precision = recipe.targets.precision
         warn_if_teacher_is_slow(self.network, num_images=num_images, device=device, precision=precision)
-        files = [manifest.files[row] for row in manifest.training_rows()]
-        shapes_N2 = input_shapes(self.network, files, workers=recipe.train.workers)
-        return Answers(self.network, store, shapes_N2, precision=recipe.targets.precision, device=device).of
+        shapes_N2 = input_shapes(self.network, training_files(manifest), workers=recipe.train.workers)
+        return TargetProvider(self.network, store, shapes_N2, precision=precision, device=device).targets
 
     def _key(self, recipe: DistillRecipe, manifest: Manifest) -> TargetKey | None:
-        """The key of the targets that a run needs, for which the images are looked at once; None without a store."""
+        """Returns the key of the targets that a run needs, None without a store. Cached, as it looks at every image."""
         if recipe.targets.store == "none":
             return None
-        if self._known_key is None:
-            self._known_key = target_key(recipe, manifest, self.network, self.facts["space_id"])
-        return self._known_key.at(recipe.targets.precision)
+        if self._cached_key is None:
+            self._cached_key = target_key(recipe, manifest, self.network, self.space_id)
+        return self._cached_key.with_precision(recipe.targets.precision)
 
     def embed(self, manifest: Manifest, rows: Rows, recipe: DistillRecipe, device: str) -> tuple[FloatArray, Rows]:
         embedding_MD, kept = embed_files(
@@ -139,25 +152,26 @@ class RunTeacher:
         return embedding_MD, rows[kept]
 
 
-class OwnTeacher:
-    """Embeddings of unaugmented images by any model: every view of an image has the same target."""
+class ImportedTeacher:
+    """Embeddings of unaugmented images that any model computed: every view of an image has the same target."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.store = open_own(path)
-        source = read_json(path / SOURCE)
+        self.store = open_imported_store(path)
+        self.space_id = self.store.key.space_id
+        self.origin = TeacherOrigin(path=str(path), backbone=read_json(path / SOURCE)["model"], params=None, data=None)
+        self.pca_rotated = False
         self.dim, self.size_px, self.nbytes = self.store.key.dim, 0, 0
-        self.facts = {"space_id": self.store.key.space_id, "architecture": {"backbone": source["model"]}}
 
     def usable(self, image_N: Rows) -> Rows:
         return image_N[self.store.read(image_N, 0)[1]]
 
     def choose_precision(self, recipe: DistillRecipe, manifest: Manifest, *, device: str, kept: str | None) -> str:
-        """Nothing is computed: the embeddings are there."""
+        """Without effect on the targets, which are not computed here."""
         del manifest, device
         return (kept or "fp32") if recipe.targets.precision == "auto" else recipe.targets.precision
 
-    def answers(
+    def target_function(
         self,
         recipe: DistillRecipe,
         manifest: Manifest,
@@ -166,7 +180,7 @@ class OwnTeacher:
         num_visits: int,
         num_images: int,
         device: str,
-    ) -> Answer:
+    ) -> TargetFunction:
         del num_views, num_visits, num_images
         if manifest.training_fingerprint != self.store.key.data:
             raise UserError(
@@ -182,14 +196,14 @@ class OwnTeacher:
                 "times): run `edgeembed targets import` again, with embeddings of the images that are there"
             )
         if recipe.mix.mixes:
-            raise UserError(f"{self.path}: embeddings say nothing of mixed images: set mix.* to 0")
+            raise UserError(f"{self.path}: holds no embeddings of mixed images: set mix.* to 0")
 
-        def answer(batch: ViewBatch, at: Rows) -> Tensor:
-            stored_BD, _ = self.store.read(batch.image_B[at], 0)
+        def targets(batch: ViewBatch, positions: Rows) -> Tensor:
+            stored_BD, _ = self.store.read(batch.image_B[positions], 0)
             return F.normalize(torch.from_numpy(stored_BD).to(device).float(), dim=1)
 
-        return answer
+        return targets
 
     def embed(self, manifest: Manifest, rows: Rows, recipe: DistillRecipe, device: str) -> tuple[FloatArray, Rows]:
         del recipe, device
-        return rows_of(self.path / VECTORS, manifest, rows)
+        return read_rows(self.path / VECTORS, manifest, rows)

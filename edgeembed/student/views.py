@@ -1,7 +1,7 @@
-"""The recurring views of a run's images: each a function of (seed, image, view) alone, rendered at any size.
+"""Augmented views that depend on (seed, image, view) alone, and can be rendered at any size.
 
-Teacher and student therefore see the same picture at their own sizes, and a target stored once fits the view whenever
-it comes again, in whatever batch.
+So teacher and student see the same view, each at its own input size, and a stored target is right whenever its view
+recurs, in whatever batch.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from edgeembed.data.views import are_mixed, mix_views, render_views
 
 @dataclass(frozen=True, kw_only=True)
 class Replay:
-    """What a view depends on, apart from the images."""
+    """Draws views again: everything that they depend on, apart from the images."""
 
     augment: AugmentSection
     mix: MixSection
     seed: int
 
     def batches(self, canvases: CanvasLoader, samples: Sequence[tuple[Rows, Rows]]) -> Iterator[ViewBatch]:
-        """One batch for each (images, their views), in order, without images that cannot be decoded."""
+        """Yields one batch for each (images, their views), in order, without images that cannot be decoded."""
         partners = [self.partners(image_B, view_B, len(canvases.files)) for image_B, view_B in samples]
-        wanted = [
+        to_decode = [
             np.concatenate([image_B, partner_B[partner_B >= 0]])
             for (image_B, _), partner_B in zip(samples, partners, strict=True)
         ]
-        for (image_B, view_B), partner_B, batch in zip(samples, partners, canvases.batches(wanted), strict=True):
+        for (image_B, view_B), partner_B, batch in zip(samples, partners, canvases.batches(to_decode), strict=True):
             readable_B = np.isin(image_B, batch.image_B)
             image_B, view_B, partner_B = image_B[readable_B], view_B[readable_B], partner_B[readable_B]
             yield ViewBatch(
@@ -42,12 +42,15 @@ class Replay:
                 view_B=view_B,
                 image_B=image_B,
                 partner_B=np.where(np.isin(partner_B, batch.image_B), partner_B, -1),
-                canvas_of={int(image): at for at, image in enumerate(batch.image_B)},
+                canvas_of={int(image): position for position, image in enumerate(batch.image_B)},
                 canvas_BCHW=batch.canvas_BCHW,
             )
 
     def partners(self, image_B: Rows, view_B: Rows, num_images: int) -> Rows:
-        """The image that each one is mixed with in its view, (B,), -1 for none: a view adds one number to all."""
+        """Returns the image that each one is mixed with in its view, (B,), -1 for none.
+
+        In a view, partners are at a constant distance in the numbering of images.
+        """
         if not self.mix.mixes or num_images < 2:
             return np.full(len(image_B), -1, dtype=np.int64)
         draw_B = uniforms(self.seed, np.zeros_like(image_B), view_B, 22)[:, 21]
@@ -57,21 +60,22 @@ class Replay:
 
 @dataclass(frozen=True, kw_only=True)
 class ViewBatch:
-    """Decoded images, the number of the view of each, and the image it is mixed with (`partner_B`, -1 for none)."""
+    """Decoded images, the view of each, and the image that each is mixed with (`partner_B`, -1 for none)."""
 
     replay: Replay
     view_B: Rows
     image_B: Rows
     partner_B: Rows
-    canvas_of: dict[int, int]  # image to its place in canvas_BCHW
+    canvas_of: dict[int, int]  # image to its position in canvas_BCHW
     canvas_BCHW: Tensor
 
-    def render(self, at: Rows, shape_px: int | tuple[int, int], device: str) -> Tensor:
-        """The views of some images of the batch, (len(at), 3, H, W), 0..255; `shape_px` is (H, W) or a square's side.
+    def render(self, positions: Rows, shape_px: int | tuple[int, int], device: str) -> Tensor:
+        """Returns the views at some positions of the batch, (len(positions), 3, H, W), 0..255.
 
-        A view has the same content at any shape. At the proportions of the image, nothing is squashed.
+        `shape_px`: (H, W), or the side of a square. A view has the same content at any shape; it is distorted unless
+        the shape has the image's proportions.
         """
-        image_B, view_B, partner_B = self.image_B[at], self.view_B[at], self.partner_B[at]
+        image_B, view_B, partner_B = self.image_B[positions], self.view_B[positions], self.partner_B[positions]
         view_BCHW = self._draw(image_B, view_B, shape_px, device)
         mixed = np.flatnonzero(partner_B >= 0)
         if mixed.size:

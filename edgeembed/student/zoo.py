@@ -1,4 +1,4 @@
-"""Students: short names for networks worth putting on a device, and any other timm model by its own name."""
+"""Builds students: the aliases of `aliases.py`, and any other timm model by its timm name."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from edgeembed.errors import UserError
 from edgeembed.network.backbone import require_input_size
 from edgeembed.network.initial_weights import name_starting_weights
 from edgeembed.network.model import EmbeddingModel, Network, build_model
-from edgeembed.student.names import timm_name
+from edgeembed.student.aliases import timm_model_name
 
 log = logging.getLogger(__name__)
 
 NEEDS_FIXED_SIZE_224 = ("efficientformerv2",)
-"""Families whose attention biases are tabulated for one input size, as their published weights are."""
+"""Families with tables of attention biases for one input size, in the published weights too."""
 
 
 def require_student_size(student: str, size_px: int) -> None:
-    """Raises UserError, before anything is built or downloaded, for an input size that a student does not take."""
-    name = timm_name(student)
+    """Raises UserError, before anything is built or downloaded, for an input size that a student does not accept."""
+    name = timm_model_name(student)
     if name.startswith(NEEDS_FIXED_SIZE_224) and size_px != 224:
         raise UserError(f"image.size_px = {size_px}: {student} takes 224 only")
     require_input_size(name, size_px)
@@ -33,11 +33,12 @@ def require_student_size(student: str, size_px: int) -> None:
 def build_student(
     student: str, *, weights: str, size_px: int, dim: int, dropout: float = 0.0, grad_checkpointing: bool = False
 ) -> EmbeddingModel:
-    """A student with its projection to the teacher's dimension.
+    """Builds a student with a projection to the teacher's dimension.
 
-    `weights`: `auto` (pretrained where they can be had, else random with a warning), `pretrained`, `none`, or a file.
+    `weights`: `auto` (pretrained if they can be downloaded, else random with a warning), `pretrained`, `none`, or a
+    file.
     """
-    name = timm_name(student)
+    name = timm_model_name(student)
     if name.startswith(NEEDS_FIXED_SIZE_224):
         require_student_size(student, size_px)
     build = functools.partial(
@@ -64,14 +65,14 @@ def build_student(
 
 
 def fuse(model: nn.Module) -> nn.Module:
-    """Folds the parallel training branches of FastViT, RepViT, MobileOne and the like; the function stays the same."""
+    """Returns a copy with the training branches of FastViT, RepViT or MobileOne merged: an equal function."""
     fused = reparameterize_model(model, inplace=False)
     assert isinstance(fused, nn.Module)
     return fused.eval()
 
 
 def count_macs(model: Network) -> int:
-    """Multiply-accumulates of one image through convolutions, linear layers and attention products."""
+    """Returns the multiply-accumulates for one image in convolutions, linear layers and attention."""
     was_training = model.training
     counter = FlopCounterMode(display=False)
     with counter, torch.no_grad():

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 
 from edgeembed.errors import UserError
 from edgeembed.files import read_json, write_json
-from edgeembed.network.model import JoinedModel
+from edgeembed.model_json import ModelOrigin
+from edgeembed.network.model import EnsembleModel
 from edgeembed.network.model_files import load_model, save_model, space_id
 from edgeembed.network.tensor_files import iterate_tensors, save_tensors
 from edgeembed.run_folder import RunFolder
@@ -27,29 +28,29 @@ def join_teachers(paths: Sequence[Path], weights: Sequence[float], run: RunFolde
         raise UserError(f"{len(paths)} runs and weights {list(weights)}: expected two or more, and a weight each")
     if run.path.exists() and any(run.path.iterdir()):
         raise UserError(f"{run.path}: is not empty: choose another --out")
-    members, all_facts = [], []
+    members, origins = [], []
     for path in paths:
-        model, facts = load_model(path)
-        if isinstance(model, JoinedModel) or facts.get("role") != "teacher":
+        model, origin = load_model(path)
+        if isinstance(model, EnsembleModel) or origin.role != "teacher":
             raise UserError(f"{path}: expected a single teacher's run")
         members.append(model)
-        all_facts.append(facts)
+        origins.append(origin)
     for path, member in zip(paths, members, strict=True):
         if (member.size_px, member.keep_aspect) != (members[0].size_px, members[0].keep_aspect):
             raise UserError(
                 f"{path}: sees images at {member.size_px} px, {paths[0]} at {members[0].size_px} px"
                 f"{'' if member.keep_aspect == members[0].keep_aspect else ', in other proportions'}: train them alike"
             )
-    joined = JoinedModel(members, weights).eval()
+    joined = EnsembleModel(members, weights).eval()
     join_heads(paths, weights, run)
-    facts = {
-        "role": "teacher",
-        "space_id": space_id(joined),
-        "data": all_facts[0].get("data"),
-        "members": {str(path): each["space_id"] for path, each in zip(paths, all_facts, strict=True)},
-        "precision": "fp32",
-    }
-    save_model(run, joined, facts)
+    origin = ModelOrigin(
+        role="teacher",
+        space_id=space_id(joined),
+        data=origins[0].data,
+        members={str(path): each.space_id for path, each in zip(paths, origins, strict=True)},
+        precision="fp32",
+    )
+    save_model(run, joined, origin)
     return read_json(run.model_json)
 
 

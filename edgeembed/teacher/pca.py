@@ -56,7 +56,7 @@ def order_dimensions(model: EmbeddingModel, centres: ClassCentres, moments: Mome
         projection.weight.copy_((rotation_DD @ projection.weight.cpu().double()).float())
         projection.bias.copy_((rotation_DD @ projection.bias.cpu().double()).float())
         centres.weight.copy_((centres.weight.cpu().double() @ rotation_DD.T).float())
-    model.ordered = True
+    model.pca_rotated = True
 
 
 def principal_axes(covariance_DD: Tensor) -> Tensor:

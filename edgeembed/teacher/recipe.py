@@ -19,15 +19,16 @@ from edgeembed.config import (
     validate,
 )
 from edgeembed.errors import UserError, unknown_choice
+from edgeembed.model_json import Pooling
 from edgeembed.recipe_keys import known_keys
 
 
 class BackboneSection(Section):
-    """The tower: `weights` is an open_clip tag, `pretrained` (timm), a file, or `none`.
+    """The backbone: `weights` is an open_clip tag, `pretrained` (timm), a file, or `none`.
 
-    `pooling: gem` replaces a convolutional tower's own pooling by generalised-mean pooling; `output_stride: 16` leaves
-    out its last halving of the map (Luo et al. 2019). Frozen, whole or its first blocks, it computes as in evaluation;
-    `frozen_batch_norm` keeps the statistics of batch norm as they are.
+    `pooling: gem` replaces the default pooling of a convolutional network by generalised-mean pooling;
+    `output_stride: 16` leaves out the last halving of its feature map (Luo et al. 2019). A frozen backbone, or its
+    first blocks, computes as in evaluation; `frozen_batch_norm` keeps the statistics of batch norm as they are.
     """
 
     name: str = Field(default="ViT-H-14", description="an open_clip or timm model")
@@ -35,8 +36,9 @@ class BackboneSection(Section):
         default="laion2b_s32b_b79k",
         description="where training starts: an open_clip tag, pretrained (timm), a file, or none for random weights",
     )
-    pooling: Literal["own", "gem"] = Field(
-        default="own", description="own: as the model pools; gem: generalised mean, for convolutional timm models"
+    pooling: Pooling = Field(
+        default="default",
+        description="default: as the model pools; gem: generalised mean, for convolutional timm models",
     )
     output_stride: Literal[8, 16, 32] | None = Field(
         default=None,

@@ -19,6 +19,7 @@ from edgeembed.errors import UserError
 from edgeembed.eval_json import TeacherEvaluation, read_evaluation
 from edgeembed.evaluation import warn_if_collapsed
 from edgeembed.files import write_json
+from edgeembed.model_json import ModelOrigin, TrainingData
 from edgeembed.network.backbone import require_input_size
 from edgeembed.network.initial_weights import name_starting_weights
 from edgeembed.network.model import EmbeddingModel, build_model
@@ -158,7 +159,7 @@ def _train(recipe: TeacherRecipe, manifest: Manifest, run: RunFolder, *, resume:
                 if network is not None:
                     network.set_input_size(image.size_px, image.patch_stride)
                     network.keep_aspect = image.keep_aspect
-            model.require_views(image.view_px(0.0), image.view_px())
+            model.require_view_sizes(image.view_px(0.0), image.view_px())
             freeze(settings, model, centres)
             warn_if_lone_images(model, current.order.batch_size)
             if current.begin <= first_step < current.end:
@@ -296,20 +297,20 @@ def _train(recipe: TeacherRecipe, manifest: Manifest, run: RunFolder, *, resume:
         identity = space_id(finished)
         save_tensors(run.path / "head.safetensors", {"centres": centres.weight})
         write_json(run.path / "classes.json", {"classes": [list(name) for name in classes]})
-        facts = {
-            "role": "teacher",
-            "space_id": identity,
-            "data": {
-                "fingerprint": manifest.fingerprint,
-                "manifest": str(manifest.source),
-                "images": len(rows),
-                "classes": len(classes),
-                "unreadable": len(canvases.unreadable),
-            },
-            "weights": recipe.continue_from or name_starting_weights(recipe.backbone.name, recipe.backbone.weights),
-            "precision": precision,
-            "device": device,
-        }
+        origin = ModelOrigin(
+            role="teacher",
+            space_id=identity,
+            data=TrainingData(
+                fingerprint=manifest.fingerprint,
+                manifest=str(manifest.source),
+                images=len(rows),
+                classes=len(classes),
+                unreadable=len(canvases.unreadable),
+            ),
+            weights=recipe.continue_from or name_starting_weights(recipe.backbone.name, recipe.backbone.weights),
+            precision=precision,
+            device=device,
+        )
         seconds = time.monotonic() - started
         result = TeacherEvaluation(
             **validation.counts().model_dump(),
@@ -318,7 +319,7 @@ def _train(recipe: TeacherRecipe, manifest: Manifest, run: RunFolder, *, resume:
             seconds=round(seconds, 1),
             steps=total_steps,
         )
-        finish_run(run, finished, facts, evaluation=result)
+        finish_run(run, finished, origin, evaluation=result)
     if evaluated is not None:
         warn_if_collapsed(str(run.path), evaluated.spread, validation)
     if parent is not None:

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from edgeembed.data.manifest import Rows
 from edgeembed.errors import UserError
 from edgeembed.files import read_json
-from edgeembed.network.model import EmbeddingModel, JoinedModel
+from edgeembed.network.model import EmbeddingModel, EnsembleModel
 from edgeembed.network.model_files import load_model
 from edgeembed.network.tensor_files import iterate_tensors
 from edgeembed.teacher.margin import ClassCentres
@@ -40,16 +40,15 @@ class Parent:
 def open_parent(recipe: TeacherRecipe) -> tuple[EmbeddingModel, Parent]:
     """The network and the head of `recipe.continue_from`. Raises UserError where the recipe describes another one."""
     path = Path(str(recipe.continue_from))
-    model, facts = load_model(path)
-    if isinstance(model, JoinedModel):
+    model, origin = load_model(path)
+    if isinstance(model, EnsembleModel):
         raise UserError(f"continue_from = {str(path)!r}: several teachers joined: continue one of them")
-    architecture = facts["architecture"]
     for key, wanted, found in (
         ("backbone.name", recipe.backbone.name, model.name),
         ("backbone.pooling", recipe.backbone.pooling, model.pooling),
         ("backbone.output_stride", recipe.backbone.output_stride, model.output_stride),
         ("neck.dim", recipe.neck.dim, model.dim),
-        ("neck.batch_norm", recipe.neck.batch_norm, architecture.get("batch_norm", False)),
+        ("neck.batch_norm", recipe.neck.batch_norm, isinstance(model.neck.batch_norm, nn.BatchNorm1d)),
     ):
         if wanted != found:
             raise UserError(f"{key} = {wanted!r}: {path} was trained with {found!r}: use its recipe, or set {key}")
@@ -63,7 +62,7 @@ def open_parent(recipe: TeacherRecipe) -> tuple[EmbeddingModel, Parent]:
     model.neck.dropout.p = recipe.neck.dropout
     if recipe.train.grad_checkpointing:
         model.backbone.set_grad_checkpointing(True)  # type: ignore[operator]
-    return model, Parent(path=path, space_id=str(facts["space_id"]), classes=classes, centres_RD=centres_RD)
+    return model, Parent(path=path, space_id=origin.space_id, classes=classes, centres_RD=centres_RD)
 
 
 def inherit_centres(

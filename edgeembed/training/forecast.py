@@ -8,6 +8,7 @@ import time
 import torch
 from torch import nn
 
+from edgeembed.network.model import num_params
 from edgeembed.progress import duration, stage
 from edgeembed.training.precision import autocast
 
@@ -34,7 +35,7 @@ def warn_if_hopeless(
     `learns`: forward and backward, else forward alone, as of a teacher whose embeddings are targets. The run goes on: a
     few steps of it may be all that is wanted.
     """
-    if device != "cpu" or sum(parameter.numel() for parameter in model.parameters()) < LARGE_MODEL_PARAMS:
+    if device != "cpu" or num_params(model) < LARGE_MODEL_PARAMS:
         return
     with stage(f"measuring {MEASURED_STEPS} steps of {MEASURED_IMAGES} images"):
         seconds = seconds_an_image(model, size_px=size_px, precision=precision, learns=learns) * num_images

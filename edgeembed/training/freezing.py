@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from edgeembed.errors import UserError
-from edgeembed.network.blocks import blocks_of
+from edgeembed.network.blocks import blocks_by_depth
 
 
 def freeze_parts(parts: Sequence[tuple[nn.Module, bool]]) -> None:
@@ -22,7 +22,7 @@ def freeze_blocks(backbone: nn.Module, num_blocks: int) -> None:
 
     Raises UserError where the backbone has fewer blocks.
     """
-    blocks = blocks_of(backbone)
+    blocks = blocks_by_depth(backbone)
     if num_blocks > len(blocks):
         raise UserError(f"backbone.frozen_blocks = {num_blocks}: the backbone has {len(blocks)} blocks")
     for parameters in blocks[:num_blocks]:

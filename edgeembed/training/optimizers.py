@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from edgeembed.config import OptimSection
 from edgeembed.errors import CheckFailed
-from edgeembed.network.blocks import blocks_of, undecayed
+from edgeembed.network.blocks import blocks_by_depth, no_weight_decay_ids
 from edgeembed.training.muon import Muon, is_matrix
 from edgeembed.training.precision import LEAST_LOSS_SCALE
 
@@ -25,7 +25,8 @@ def build_optimizers(
     sparse_head: bool = False,
     precision: str = "fp32",
 ) -> list[torch.optim.Optimizer]:
-    """AdamW, SGD or Muon with a learning rate for each part. `undecayed` parameters have neither weight decay nor Muon.
+    """AdamW, SGD or Muon with a learning rate for each part. Those of
+    `no_weight_decay_ids` have neither weight decay nor Muon.
 
     Frozen parameters are left out. A head with sparse gradients gets a separate optimiser, which updates only the rows
     of a step. Class centres and what is not a matrix are trained by AdamW in place of Muon, which computes in bf16
@@ -33,7 +34,7 @@ def build_optimizers(
     """
     groups: list[dict[str, Any]] = []
     matrix_groups: list[dict[str, Any]] = []
-    exempt = undecayed(backbone) | undecayed(neck)
+    exempt = no_weight_decay_ids(backbone) | no_weight_decay_ids(neck)
 
     def add(parameters: Iterable[nn.Parameter], factor: float, *, muon: bool = section.kind == "muon") -> None:
         wanted = [parameter for parameter in parameters if parameter.requires_grad]
@@ -48,7 +49,7 @@ def build_optimizers(
                 (matrix_groups if by_muon else groups).append(group)
 
     if section.layer_decay < 1.0:
-        blocks = blocks_of(backbone)
+        blocks = blocks_by_depth(backbone)
         for block, parameters in enumerate(blocks):
             add(parameters, section.backbone_lr_factor * section.layer_decay ** (len(blocks) - 1 - block))
     else:

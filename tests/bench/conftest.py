@@ -16,6 +16,7 @@ from edgeembed.data.manifest import Manifest, ManifestRow, build_manifest, write
 from edgeembed.data.synthetic import render_view
 from edgeembed.device.bundle import UNSEALED_SCHEMA
 from edgeembed.files import sha256_of, write_json
+from edgeembed.model_json import ModelOrigin, TrainingData
 from edgeembed.run_folder import RunFolder
 
 SIZE_PX, DIM, SPACE = 32, 64, "0123456789abcdef"
@@ -119,7 +120,7 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "teacher"
     torch.manual_seed(0)
     model = build_model("resnet10t", weights="none", size_px=SIZE_PX, dim=DIM, dropout=0.0)
-    save_model(RunFolder(path=folder), model, {"role": "teacher", "space_id": SPACE, "data": {}})
+    save_model(RunFolder(path=folder), model, ModelOrigin(role="teacher", space_id=SPACE, data=TrainingData()))
     return folder
 
 

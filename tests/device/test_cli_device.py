@@ -265,8 +265,8 @@ def test_an_index_of_a_training_run_is_in_its_space(
     result = edgeembed("embed", *files, "--model", tiny_teacher, "--out", out, "--json")
     assert result.code == 0, result.stderr
     value = json.loads(result.stdout)
-    model, facts = load_model(tiny_teacher)
-    assert (value["runtime"], value["precision"], value["space_id"]) == ("torch", "fp32", facts["space_id"])
+    model, origin = load_model(tiny_teacher)
+    assert (value["runtime"], value["precision"], value["space_id"]) == ("torch", "fp32", origin.space_id)
     settings: dict[str, Any] = {"batch_size": 8, "workers": 0, "device": "cpu", "precision": "fp32"}
     expected, _ = embed_files(model, files, **settings)
     np.testing.assert_allclose(read_embeddings(out).embedding_ND, expected, atol=1e-5)
@@ -275,7 +275,7 @@ def test_an_index_of_a_training_run_is_in_its_space(
     assert json.loads(found.stdout)["queries"][0]["results"][0]["path"] == files[0]
     mixed = edgeembed("search", files[0], "--index", out, "--model", bundle)
     assert mixed.code == 2
-    assert facts["space_id"] in one_line(mixed.stderr)
+    assert origin.space_id in one_line(mixed.stderr)
     refused = edgeembed("embed", files[0], "--model", tiny_teacher, "--out", out, "--precision", "int8")
     assert refused.code == 2
     assert "computes in fp32" in one_line(refused.stderr)

@@ -78,7 +78,7 @@ def test_the_bundle_holds_what_the_design_names(bundle: Path, tiny_student: Path
         "data",
         "licence",
     } <= set(facts)
-    assert facts["space_id"] == load_model(tiny_student)[1]["space_id"]
+    assert facts["space_id"] == load_model(tiny_student)[1].space_id
     for file in facts["files"]:
         assert sha256_of(bundle / file["path"]) == file["sha256"]
         assert (bundle / file["path"]).stat().st_size == file["bytes"]
@@ -208,9 +208,9 @@ def test_weights_above_the_limit_of_one_message_lie_beside_the_graph(
 def test_the_gate_judges_on_as_many_images_as_it_can_pay_for(
     tiny_student: Path, all_val: Path, budget: float, judged: int
 ) -> None:
-    model, facts = load_model(tiny_student)
+    model, origin = load_model(tiny_student)
     recipe = ExportRecipe(gate=GateSection(max_macs=budget))
-    images = gate_images(model.size_px, count_macs(model), facts, all_val, recipe)
+    images = gate_images(model.size_px, count_macs(model), origin, all_val, recipe)
     assert len(images.rows) == images.num_parity == judged
     assert np.isin(images.evaluation.query, images.rows).all()
     assert np.isin(images.evaluation.index, images.rows).all()

@@ -11,10 +11,10 @@ import safetensors.torch
 import torch
 
 from edgeembed.errors import UserError
-from edgeembed.network.backbone import build_backbone, native_size
-from edgeembed.network.model import JoinedModel, build_model
+from edgeembed.network.backbone import build_backbone, fixed_input_size
+from edgeembed.network.model import EnsembleModel, build_model
 from edgeembed.network.model_files import space_id
-from edgeembed.network.names import library_of
+from edgeembed.network.model_names import library_of
 
 CLIP = "ViT-S-32-alt"
 
@@ -128,7 +128,7 @@ def test_the_last_stride_can_be_left_out() -> None:
         maps.append(tuple(module.forward_features(image_BCHW).shape[2:]))
     assert maps == [(2, 2), (4, 4)]
     model = build_model("resnet10t", weights="none", size_px=64, dim=8, dropout=0.0, output_stride=16)
-    again = type(model).from_facts(model.describe())
+    again = type(model).from_description(model.describe())
     again.load_state_dict(model.state_dict())
     assert again.eval()(image_BCHW).equal(model.eval()(image_BCHW))
 
@@ -144,7 +144,7 @@ def test_towers_without_strides_refuse_another_one(name: str) -> None:
     "name", ["coca_ViT-B-32", "ViT-B-16-SigLIP", "RN50", "convnext_base_w", "EVA02-B-16", "PE-Core-T-16-384"]
 )
 def test_open_clip_towers_of_every_family_give_one_vector_an_image(name: str) -> None:
-    size_px = native_size(name, "open_clip") or 224
+    size_px = fixed_input_size(name, "open_clip") or 224
     backbone = build_backbone(name, weights="none", size_px=size_px)
     feature = backbone.module.train()(torch.zeros(2, 3, size_px, size_px))
     assert feature.shape == (2, backbone.dim)
@@ -174,12 +174,12 @@ def test_the_space_id_follows_what_changes_an_embedding_and_nothing_else() -> No
 def test_the_space_id_of_joined_teachers_follows_their_members() -> None:
     torch.manual_seed(0)
     members = [build_model("test_resnet", weights="none", size_px=32, dim=8, dropout=0.1) for _ in range(2)]
-    name = space_id(JoinedModel(members, [1.0, 2.0]))
+    name = space_id(EnsembleModel(members, [1.0, 2.0]))
     members[0].neck.dropout.p = 0.5
-    assert space_id(JoinedModel(members, [1.0, 2.0])) == name
-    assert space_id(JoinedModel(members, [1.0, 1.0])) != name
-    assert space_id(JoinedModel(members, [3, 6])) == name  # the proportions alone decide
-    members[0].ordered = True  # a mark of what the weights hold
-    assert space_id(JoinedModel(members, [1.0, 2.0])) == name
+    assert space_id(EnsembleModel(members, [1.0, 2.0])) == name
+    assert space_id(EnsembleModel(members, [1.0, 1.0])) != name
+    assert space_id(EnsembleModel(members, [3, 6])) == name  # the proportions alone decide
+    members[0].pca_rotated = True  # a mark of what the weights hold
+    assert space_id(EnsembleModel(members, [1.0, 2.0])) == name
     members[1].flip = True
-    assert space_id(JoinedModel(members, [1.0, 2.0])) != name
+    assert space_id(EnsembleModel(members, [1.0, 2.0])) != name

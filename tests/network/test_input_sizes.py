@@ -49,7 +49,7 @@ def test_a_network_that_is_built_all_the_same_says_so_too() -> None:
 
 
 def test_tables_that_are_read_past_their_end_are_told_when_the_network_is_built() -> None:
-    with pytest.raises(UserError, match=r"image.size_px = 100: mvitv2_tiny fails .* give 224, its own"):
+    with pytest.raises(UserError, match=r"image.size_px = 100: mvitv2_tiny fails .* give 224, its default"):
         build_backbone("mvitv2_tiny", weights="none", size_px=100)
 
 

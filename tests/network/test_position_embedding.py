@@ -31,7 +31,7 @@ def test_a_larger_size_with_overlapping_patches_runs(name: str, stride: int) -> 
         model.set_input_size(size_px, patch_stride)
         with torch.no_grad():
             assert model(torch.zeros(2, 3, size_px, size_px)).shape == (2, 8)
-    assert model.describe()["architecture"]["patch_stride"] == stride
+    assert model.describe().architecture.patch_stride == stride
 
 
 def test_weights_of_the_native_size_serve_another_one(tmp_path: object) -> None:
@@ -47,7 +47,7 @@ def test_weights_of_the_native_size_serve_another_one(tmp_path: object) -> None:
 
 @pytest.mark.parametrize(
     ("name", "stride", "told"),
-    [("test_resnet", 8, "has no patches to move apart"), ("test_vit", 99, "expected at most the patch size, 16")],
+    [("test_resnet", 8, "has no patches to overlap"), ("test_vit", 99, "expected at most the patch size, 16")],
 )
 def test_a_stride_that_cannot_be_is_refused(name: str, stride: int, told: str) -> None:
     with pytest.raises(UserError, match=told):
@@ -79,5 +79,5 @@ def test_generalised_mean_pooling() -> None:
     pooled_in_its_head = build_backbone("ese_vovnet19b_slim", weights="none", size_px=32, pooling="gem").module.eval()
     feature = pooled_in_its_head.features.forward_features(image).clamp_min(1e-6)
     assert torch.allclose(pooled_in_its_head(image), feature.pow(3).mean(dim=(2, 3)).pow(1 / 3), rtol=1e-5)
-    with pytest.raises(UserError, match="gives no feature map"):
+    with pytest.raises(UserError, match="has no feature map"):
         build_backbone("test_vit", weights="none", size_px=32, pooling="gem")

@@ -27,7 +27,7 @@ from edgeembed.network.model import Network
 from edgeembed.network.model_files import load_model
 from edgeembed.network.tensor_files import iterate_tensors
 from edgeembed.run_folder import RunFolder
-from edgeembed.student.targets.provider import Answers
+from edgeembed.student.targets.provider import TargetProvider
 from edgeembed.student.targets.store import TargetStore, open_existing
 from edgeembed.student.views import Replay
 from edgeembed.training.validation import input_shapes
@@ -37,9 +37,9 @@ Run = Callable[..., Outcome]
 
 
 def test_the_student_inherits_the_space_and_its_dimension(tiny_student: Path, tiny_teacher: Path) -> None:
-    student, facts = load_model(tiny_student)
-    assert facts["role"] == "student"
-    assert facts["space_id"] == load_model(tiny_teacher)[1]["space_id"]
+    student, origin = load_model(tiny_student)
+    assert origin.role == "student"
+    assert origin.space_id == load_model(tiny_teacher)[1].space_id
     assert student.dim == 64
     scores = json.loads((tiny_student / "eval.json").read_text())["scores"]
     assert set(scores) == {"symmetric", "asymmetric"}
@@ -170,8 +170,8 @@ def test_a_teacher_that_keeps_proportions_sees_views_in_them(tmp_path: Path) -> 
     (batch,) = replay.batches(canvases, [(np.arange(4), np.zeros(4, np.int64))])
     teacher = Recorder()
     shapes_N2 = input_shapes(cast(Network, teacher), files, workers=1)
-    live = Answers(cast(Network, teacher), None, shapes_N2, precision="fp32", device="cpu")
-    found_BD = live.of(batch, np.arange(4))
+    live = TargetProvider(cast(Network, teacher), None, shapes_N2, precision="fp32", device="cpu")
+    found_BD = live.targets(batch, np.arange(4))
     assert sorted(teacher.shapes) == [(1, 3, 64, 64), (1, 3, 96, 48), (2, 3, 48, 96)]
     expected_BD = torch.nn.functional.normalize(torch.tensor(colours, dtype=torch.float32), dim=1)
     assert torch.allclose(found_BD, expected_BD, atol=0.02)  # each with its own image

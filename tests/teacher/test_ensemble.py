@@ -56,9 +56,9 @@ def test_a_student_learns_from_a_joined_teacher(
     command = ["distill", "--teacher", joined, "--data", tiny_data, "--recipe", "quickstart", "--student", "resnet_xs"]
     outcome = edgeembed(*command, "--out", tmp_path / "student", *keys)
     assert outcome.code == 0, outcome.stderr
-    student, facts = load_model(tmp_path / "student")
+    student, origin = load_model(tmp_path / "student")
     assert student.dim == 80
-    assert facts["space_id"] == load_model(joined)[1]["space_id"]
+    assert origin.space_id == load_model(joined)[1].space_id
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ def test_ordering_keeps_every_cosine() -> None:
         moments.add(before, step=0)
         order_dimensions(model, centres, moments)
         after = model(image)
-        assert model.ordered
+        assert model.pca_rotated
         assert not torch.allclose(before, after, atol=1e-2)
         assert torch.allclose(before @ before.T, after @ after.T, atol=1e-5)
         assert torch.allclose(cosine, centres(after, torch.zeros(1, 6, dtype=torch.int64))[0], atol=1e-5)

@@ -139,8 +139,11 @@ def test_the_three_systems_run_all_their_stages(
     for stage in stages:
         assert f"stage {stage['name']}: steps" in caplog.text
     assert result["scores"]["queries"] > 0
-    model, facts = load_model(tmp_path / "run")
-    assert facts["inference"] == {"flip": name == "vit_h14", "scales": [0.75, 1.0, 1.25] if "land" in name else [1.0]}
+    model, _ = load_model(tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "model.json").read_text())["inference"] == {
+        "flip": name == "vit_h14",
+        "scales": [0.75, 1.0, 1.25] if "land" in name else [1.0],
+    }
     assert model.keep_aspect == ("landmark" in name)
     assert "\nneck:\n" in edgeembed("recipes", "show", name).stdout
 
@@ -253,7 +256,7 @@ def test_a_finished_teacher_learns_new_classes(
         )
     assert outcome.code == 0, outcome.stderr
     assert "2 are new" in caplog.text
-    old, new = (load_model(run)[1]["space_id"] for run in (before, after))
+    old, new = (load_model(run)[1].space_id for run in (before, after))
     assert (old == new) == frozen
     assert (f"space {old} of {before} is kept" if frozen else f"space {old} becomes {new}") in caplog.text
     centres = [len(dict(iterate_tensors(run / "head.safetensors"))["centres"]) for run in (before, after)]

@@ -37,10 +37,15 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 def test_a_run_leaves_everything_that_the_design_names(tiny_teacher: Path) -> None:
     for name in ("config.yaml", "environment.json", "metrics.jsonl", "eval.json", "model.safetensors", "tensorboard"):
         assert (tiny_teacher / name).exists(), name
-    model, facts = load_model(tiny_teacher)
-    assert facts["role"] == "teacher"
-    assert facts["space_id"] == space_id(model)
-    assert facts["embedding"] == {"dim": 64, "normalised": True, "metric": "cosine", "ordered": True}
+    model, origin = load_model(tiny_teacher)
+    assert origin.role == "teacher"
+    assert origin.space_id == space_id(model)
+    assert json.loads((tiny_teacher / "model.json").read_text())["embedding"] == {
+        "dim": 64,
+        "normalised": True,
+        "metric": "cosine",
+        "ordered": True,
+    }
     assert json.loads((tiny_teacher / "eval.json").read_text())["scores"]["queries"] > 0
     assert list((tiny_teacher / "checkpoints").glob("step-????????/model.safetensors"))
     lines = [json.loads(line) for line in (tiny_teacher / "metrics.jsonl").read_text().splitlines()]
@@ -268,7 +273,7 @@ def test_a_run_that_trains_is_refused_to_a_second_process_and_can_be_looked_at(
         assert exported.code == 2
         assert "holds no finished run" in exported.stderr
     with RunFolder(path=tiny_teacher).locked():  # trained again in its place, say: what is finished can be read
-        assert load_model(tiny_teacher)[1]["role"] == "teacher"
+        assert load_model(tiny_teacher)[1].role == "teacher"
 
 
 def test_a_run_killed_within_its_first_checkpoint_is_begun_anew(

@@ -12,7 +12,7 @@ from torch import nn
 from edgeembed.config import OptimSection
 from edgeembed.errors import CheckFailed, UserError
 from edgeembed.network.backbone import build_backbone
-from edgeembed.network.blocks import blocks_of
+from edgeembed.network.blocks import blocks_by_depth
 from edgeembed.training.freezing import freeze_blocks
 from edgeembed.training.muon import Muon
 from edgeembed.training.optimizers import build_optimizers, set_rates, take_step
@@ -84,7 +84,7 @@ def test_the_rate_can_fall_along_a_line() -> None:
 
 def test_blocks_near_the_input_learn_slower() -> None:
     backbone = build_backbone("test_vit", weights="none", size_px=32).module
-    blocks = blocks_of(backbone)
+    blocks = blocks_by_depth(backbone)
     assert sum(len(block) for block in blocks) == len(list(backbone.parameters()))
     (optimizer,) = build_optimizers(backbone, nn.Identity(), None, OptimSection(lr=1.0, layer_decay=0.5))
     of = {id(p): g["lr"] for g in optimizer.param_groups for p in g["params"]}

@@ -19,7 +19,7 @@ from edgeembed.device.embedder import Embedder, embed_images
 from edgeembed.device.image_files import find_images
 from edgeembed.device.images import load_rgb
 from edgeembed.errors import UserError
-from edgeembed.files import read_json
+from edgeembed.model_json import read_origin
 from edgeembed.texts import printable
 
 log = logging.getLogger(__name__)
@@ -37,10 +37,10 @@ class Picture:
 
 def pictures_of_run(run: Path) -> list[Picture]:
     """Those of the data that a run learnt from."""
-    known = (read_json(run / "model.json").get("data") or {}).get("manifest")
-    if not known:
+    data = read_origin(run / "model.json").data
+    if data is None or not data.manifest:
         raise UserError(f"{run}: does not say which data it saw: name pictures for the page with --web-index")
-    return pictures_of(Path(str(known)))
+    return pictures_of(Path(data.manifest))
 
 
 def pictures_of(source: Path) -> list[Picture]:

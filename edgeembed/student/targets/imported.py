@@ -1,4 +1,4 @@
-"""A user's own teacher: embeddings of any model and dimension, with paths, made into a store of targets."""
+"""Imports embeddings that any model computed, of any dimension, as a store of targets."""
 
 from __future__ import annotations
 
@@ -29,25 +29,26 @@ from edgeembed.texts import printable
 log = logging.getLogger(__name__)
 
 SOURCE = "source.json"
-SAME_COSINE = 0.9999  # of two vectors that only rounding tells apart
-FLOATS = ("F16", "BF16", "F32", "F64")  # as safetensors spells them
+MIN_COSINE_OF_COPIES = 0.9999  # of two vectors that differ by rounding alone
+FLOAT_DTYPES = ("F16", "BF16", "F32", "F64")  # names in safetensors
 VECTORS = "vectors.safetensors"  # in the store's folder: the embeddings of every image of the manifest
 
 
 def import_targets(path: Path, manifest: Manifest, out: Path, *, model: str | None = None) -> dict[str, Any]:
-    """Makes a store of a file's embeddings, in a space of their own unless the file names one.
+    """Writes the embeddings of a file into a new store. They have a new space id, unless the file records one.
 
-    Raises UserError for a file without usable vectors or paths, and where too few training images are in it.
+    Raises UserError for a file without usable vectors or paths, and if it covers fewer than two training images.
     """
     if out.exists() and any(out.iterdir()):
         raise UserError(f"{out}: is not empty: name a new folder with --out")
     embeddings = read_vectors(path, model=model)
-    at_N = find(path, embeddings, manifest, np.arange(len(manifest)))
+    position_N = match_rows(path, embeddings, manifest, np.arange(len(manifest)))
     train = manifest.training_rows()
-    at_train = at_N[train]
-    if (at_train >= 0).sum() < 2:
+    train_position_N = position_N[train]
+    images = np.flatnonzero(train_position_N >= 0)
+    if images.size < 2:
         raise UserError(
-            f"{path}: has embeddings of {(at_train >= 0).sum()} of {train.size} training images; "
+            f"{path}: has embeddings of {images.size} of {train.size} training images; "
             f"its paths begin with {embeddings.paths[0]}, the manifest's with {manifest.path[train[0]]}"
         )
     key = TargetKey(
@@ -58,95 +59,97 @@ def import_targets(path: Path, manifest: Manifest, out: Path, *, model: str | No
         dim=embeddings.embedding_ND.shape[1],
         augmentation={"views": "any"},
     )
-    images = np.flatnonzero(at_train >= 0)
     store = TargetStore(out, key)
-    store.write(images, 0, embeddings.embedding_ND[at_train[images]])
+    store.write(images, 0, embeddings.embedding_ND[train_position_N[images]])
     store.flush()
-    known = np.flatnonzero(at_N >= 0)
+    matched = np.flatnonzero(position_N >= 0)
     write_embeddings(
         out / VECTORS,
         Embeddings(
-            embedding_ND=embeddings.embedding_ND[at_N[known]],
-            paths=tuple(manifest.path[row] for row in known),
+            embedding_ND=embeddings.embedding_ND[position_N[matched]],
+            paths=tuple(manifest.path[row] for row in matched),
             space_id=embeddings.space_id,
             model=embeddings.model,
         ),
     )
     source = {"model": embeddings.model, "file": str(path), "manifest": str(manifest.source)}
-    write_json(out / SOURCE, source)  # last: its presence says that the import is whole
+    write_json(out / SOURCE, source)  # last: its presence says that the import is complete
     return {
         "store": str(out),
         "space_id": key.space_id,
         "dim": key.dim,
         "images": key.num_images,
         "known": int(images.size),
-        "others": int(known.size - images.size),
+        "others": int(matched.size - images.size),
     }
 
 
-def open_own(folder: Path) -> TargetStore:
-    """A store that `import_targets` made."""
+def open_imported_store(folder: Path) -> TargetStore:
+    """Opens a store that `import_targets` wrote. Raises UserError for any other."""
     if not (folder / SOURCE).is_file():
-        raise UserError(f"{folder}: targets of a teacher run (name the run as --teacher), or an import cut short")
+        raise UserError(
+            f"{folder}: targets of a teacher run (name the run as --teacher), or an import that was not completed"
+        )
     return open_existing(folder)
 
 
-def rows_of(path: Path, manifest: Manifest, rows: Rows) -> tuple[FloatArray, Rows]:
-    """Embeddings of those rows of a manifest that a file has."""
+def read_rows(path: Path, manifest: Manifest, rows: Rows) -> tuple[FloatArray, Rows]:
+    """Returns the embeddings of some rows of a manifest, (M, D), and the M rows that the file has one for."""
     embeddings = read_embeddings(path)
-    at_N = find(path, embeddings, manifest, rows)
-    return embeddings.embedding_ND[at_N[at_N >= 0]], rows[at_N >= 0]
+    position_N = match_rows(path, embeddings, manifest, rows)
+    return embeddings.embedding_ND[position_N[position_N >= 0]], rows[position_N >= 0]
 
 
-def find(source: Path, embeddings: Embeddings, manifest: Manifest, rows: Rows) -> Rows:
-    """Where the embedding of each row's image stands, by its path in the manifest or on disk; -1 where it has none.
+def match_rows(source: Path, embeddings: Embeddings, manifest: Manifest, rows: Rows) -> Rows:
+    """Returns the position of each row's embedding in a file, -1 for none. Rows match by path, as written or on disk.
 
-    One image may stand in a file more than once, also under several spellings of its path, as long as its vectors are
-    equal. Raises UserError where they are not: nothing says which one is right.
+    A file may hold an image more than once, also under several spellings of its path, if its vectors are equal. Raises
+    UserError if they are not, because nothing says which one is right.
     """
     positions_of: defaultdict[str, list[int]] = defaultdict(list)
     for position, name in enumerate(embeddings.paths):
-        positions_of[spelled(name)].append(position)
+        positions_of[normalised_path(name)].append(position)
 
     def positions(*names: str) -> list[int]:
-        return sorted(position for name in {*map(spelled, names)} for position in positions_of.get(name, ()))
+        return sorted(position for name in {*map(normalised_path, names)} for position in positions_of.get(name, ()))
 
-    at_N = np.full(rows.size, -1, np.int64)
-    repeated = 0
-    for place, row in enumerate(rows):
+    position_N = np.full(rows.size, -1, np.int64)
+    num_repeated = 0
+    for number, row in enumerate(rows):
         file = manifest.files[row]
         found = positions(manifest.path[row], file) or positions(os.path.realpath(file))
         if found:
-            at_N[place] = found[0]
+            position_N[number] = found[0]
         for other in found[1:]:
-            repeated += 1
+            num_repeated += 1
             cosine = float(embeddings.embedding_ND[found[0]] @ embeddings.embedding_ND[other])
-            if cosine < SAME_COSINE:
+            if cosine < MIN_COSINE_OF_COPIES:
                 names = " and ".join(dict.fromkeys(embeddings.paths[position] for position in (found[0], other)))
                 raise UserError(
                     f"{source}: two different embeddings of one image, {names} "
                     f"(rows {found[0]} and {other}, cosine {cosine:.4f}): keep the right one"
                 )
-    if repeated:
-        log.warning("%s: %d embeddings repeat that of the same image: each is taken once", source, repeated)
-    return at_N
+    if num_repeated:
+        log.warning("%s: %d embeddings repeat that of the same image: each is taken once", source, num_repeated)
+    return position_N
 
 
-def spelled(path: str) -> str:
-    """A form in which `./a.jpg` and `a.jpg`, and the two Unicode forms of an accent, are equal."""
+def normalised_path(path: str) -> str:
+    """Returns the same text for `./a.jpg` and `a.jpg`, and for both Unicode forms of an accented letter."""
     return path_key(os.path.normpath(path))
 
 
 def read_vectors(path: Path, *, model: str | None = None) -> Embeddings:
-    """Unit vectors from .parquet (columns path, embedding) or .safetensors (embedding, and paths as we write them).
+    """Reads embeddings and scales them to unit length.
 
-    Any float type and any length; a file without a space id gets one from its content.
+    A .parquet file has the columns `path` and `embedding`, a .safetensors file the tensors that `edgeembed embed`
+    writes; any float type and any length will do. Without a recorded space id, the id is a hash of the content.
     """
     if path.suffix not in (".parquet", ".safetensors"):
         raise UserError(f"{path}: expected .parquet or .safetensors with paths and embeddings")
     if not path.is_file():
         raise UserError(f"{path}: no such file")
-    paths, vector_ND, facts = (_parquet if path.suffix == ".parquet" else _safetensors)(path)
+    paths, vector_ND, metadata = (_parquet if path.suffix == ".parquet" else _safetensors)(path)
     if vector_ND.ndim != 2 or not vector_ND.size or len(vector_ND) != len(paths):
         raise UserError(f"{path}: embedding is {vector_ND.shape} for {len(paths)} paths, expected (N, D)")
     with np.errstate(over="ignore"):  # a length beyond float32 is refused below
@@ -160,13 +163,13 @@ def read_vectors(path: Path, *, model: str | None = None) -> Embeddings:
             "leave these images out, or compute them again"
         )
     unit_ND: FloatArray = np.ascontiguousarray(vector_ND / length_N1)
-    ours = facts.get("schema") == SCHEMA and "space_id" in facts
+    is_own_format = metadata.get("schema") == SCHEMA and "space_id" in metadata
     digest = hashlib.sha256("\0".join(paths).encode("utf-8", "surrogateescape") + unit_ND.tobytes()).hexdigest()[:16]
     return Embeddings(
         embedding_ND=unit_ND,
         paths=tuple(paths),
-        space_id=facts["space_id"] if ours else digest,
-        model=model or (facts.get("model") if ours else None) or path.stem,
+        space_id=metadata["space_id"] if is_own_format else digest,
+        model=model or (metadata.get("model") if is_own_format else None) or path.stem,
     )
 
 
@@ -188,24 +191,24 @@ def _parquet(path: Path) -> tuple[list[str], npt.NDArray[Any], dict[str, str]]:
 def _safetensors(path: Path) -> tuple[list[str], npt.NDArray[Any], dict[str, str]]:
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
-            facts: dict[str, str] = file.metadata() or {}
-            kind = str(file.get_slice("embedding").get_dtype())
-            if kind not in FLOATS:
+            metadata: dict[str, str] = file.metadata() or {}
+            dtype = str(file.get_slice("embedding").get_dtype())
+            if dtype not in FLOAT_DTYPES:
                 expected = "float16, bfloat16, float32 or float64"
-                raise UserError(f"{path}: tensor embedding is {kind}, expected {expected}: convert it")
+                raise UserError(f"{path}: tensor embedding is {dtype}, expected {expected}: convert it")
             blob, offsets = file.get_tensor("paths"), file.get_tensor("path_offsets")
-            embedding_ND = file.get_tensor("embedding") if kind != "BF16" else read_bfloat16(path, "embedding")
+            embedding_ND = file.get_tensor("embedding") if dtype != "BF16" else read_bfloat16(path, "embedding")
     except UserError:
         raise
     except (safetensors.SafetensorError, OSError, TypeError, ValueError) as error:
         raise UserError(f"{path}: not safetensors with embedding, paths and path_offsets ({error})") from None
     if np.issubdtype(offsets.dtype, np.integer):
         offsets = offsets.astype(np.int64)
-    return list(paths_of(path, blob, offsets)), embedding_ND, facts
+    return list(paths_of(path, blob, offsets)), embedding_ND, metadata
 
 
 def read_bfloat16(path: Path, name: str) -> FloatArray:
-    """A bfloat16 tensor of a sound safetensors file, in float32: numpy has no type for it, but it is the upper half."""
+    """Reads a bfloat16 tensor as float32. Numpy has no bfloat16, whose bits are the upper half of a float32's."""
     with path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
         entry = json.loads(file.read(size))[name]

@@ -1,8 +1,9 @@
-"""The teacher's side of a distillation run: what it answers to views, from its store or live."""
+"""Gives a distillation run its targets: the teacher's embeddings of views, from a store or computed now."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,10 @@ from edgeembed.data.manifest import Manifest, Rows
 from edgeembed.data.shapes import Shapes
 from edgeembed.data.views import RENDERING_VERSION
 from edgeembed.files import check_output_folder, read_json
+from edgeembed.model_json import to_json
 from edgeembed.network.model import Network
 from edgeembed.student.recipe import DistillRecipe
-from edgeembed.student.targets.store import TargetKey, TargetStore, warn_of_other_versions
+from edgeembed.student.targets.store import TargetKey, TargetStore, warn_about_outdated_store
 from edgeembed.student.views import Replay, ViewBatch
 from edgeembed.training.forecast import warn_if_hopeless
 from edgeembed.training.precision import DTYPES, autocast, choose_precision, native_precision
@@ -25,8 +27,8 @@ from edgeembed.training.precision import DTYPES, autocast, choose_precision, nat
 log = logging.getLogger(__name__)
 
 
-class Answers:
-    """Unit vectors of a teacher for views; asks it only for what its store, if any, lacks."""
+class TargetProvider:
+    """Returns a teacher's embeddings of views. Those that the store lacks are computed, and added to it."""
 
     def __init__(
         self, teacher: Network, store: TargetStore | None, shapes_N2: Shapes, *, precision: str, device: str
@@ -35,32 +37,39 @@ class Answers:
         self.teacher, self.store, self.shapes_N2 = teacher, store, shapes_N2
         self.precision, self.device = precision, device
 
-    def of(self, batch: ViewBatch, at: Rows) -> Tensor:
-        """The answers to the images of a batch at some places, (len(at), D) float32."""
+    def targets(self, batch: ViewBatch, positions: Rows) -> Tensor:
+        """Returns unit vectors of the views at some positions of a batch, (len(positions), D) float32."""
         if self.store is None:
-            return self.ask(batch, at)
-        image_B = batch.image_B[at]
-        view_B = batch.view_B[at]
-        answer_BD, known_B = self.store.read(image_B, view_B)
-        if not known_B.all():
-            answer_BD[~known_B] = self.ask(batch, at[~known_B]).cpu().numpy()
-            self.store.write(image_B[~known_B], view_B[~known_B], answer_BD[~known_B])
-        return F.normalize(torch.from_numpy(answer_BD).to(self.device).float(), dim=1)
+            return self.compute(batch, positions)
+        image_B = batch.image_B[positions]
+        view_B = batch.view_B[positions]
+        target_BD, stored_B = self.store.read(image_B, view_B)
+        if not stored_B.all():
+            target_BD[~stored_B] = self.compute(batch, positions[~stored_B]).cpu().numpy()
+            self.store.write(image_B[~stored_B], view_B[~stored_B], target_BD[~stored_B])
+        # Float16 rounds the length too.
+        return F.normalize(torch.from_numpy(target_BD).to(self.device).float(), dim=1)
 
-    def ask(self, batch: ViewBatch, at: Rows) -> Tensor:
-        """The live teacher's answers, (len(at), D) float32."""
-        shape_B2 = self.shapes_N2[batch.image_B[at]]
-        answer_BD = torch.zeros(len(at), self.teacher.dim, device=self.device)
-        for height, width in np.unique(shape_B2, axis=0).tolist():  # one shape, unless the teacher keeps proportions
+    def compute(self, batch: ViewBatch, positions: Rows) -> Tensor:
+        """Runs the teacher on the views at some positions of a batch; (len(positions), D) float32."""
+        shape_B2 = self.shapes_N2[batch.image_B[positions]]
+        target_BD = torch.zeros(len(positions), self.teacher.dim, device=self.device)
+        # All images have one shape, unless the teacher keeps proportions.
+        for height, width in np.unique(shape_B2, axis=0).tolist():
             of_shape = np.flatnonzero((shape_B2 == (height, width)).all(axis=1))
-            image_BCHW = batch.render(at[of_shape], (height, width), self.device)
+            image_BCHW = batch.render(positions[of_shape], (height, width), self.device)
             with torch.no_grad(), autocast(self.device, self.precision):
-                answer_BD[of_shape] = self.teacher(image_BCHW).float()
-        return answer_BD
+                target_BD[of_shape] = self.teacher(image_BCHW).float()
+        return target_BD
+
+
+def training_files(manifest: Manifest) -> Sequence[str]:
+    """Paths of the training images; targets are numbered in this order."""
+    return [manifest.files[row] for row in manifest.training_rows()]
 
 
 def training_canvas_px(recipe: DistillRecipe, teacher_px: int) -> int:
-    """The side that images are decoded to: enough for the views of student and teacher alike."""
+    """Returns the side of the squares that images are decoded to, large enough for the views of both networks."""
     return round(max(recipe.image.view_px(), teacher_px) * recipe.image.canvas_factor)
 
 
@@ -69,11 +78,12 @@ def replay_of(recipe: DistillRecipe) -> Replay:
 
 
 def target_key(recipe: DistillRecipe, manifest: Manifest, teacher: Network, space_id: str) -> TargetKey:
-    """Names the targets that a recipe needs of a teacher; students of one size share them."""
+    """Returns the key of the targets that a recipe needs. Students of one input size share them."""
+    inference = teacher.describe().inference
     return TargetKey(
         space_id=space_id,
         data=manifest.training_fingerprint,
-        images=images_id([manifest.files[row] for row in manifest.training_rows()], by=recipe.targets.key),
+        images=images_id(training_files(manifest), by=recipe.targets.key),
         num_images=int(manifest.training_rows().size),
         dim=teacher.dim,
         augmentation={
@@ -82,7 +92,7 @@ def target_key(recipe: DistillRecipe, manifest: Manifest, teacher: Network, spac
             "canvas_px": training_canvas_px(recipe, teacher.size_px),
             "teacher_px": teacher.size_px,
             "precision": recipe.targets.precision,
-            "inference": teacher.describe().get("inference", {}),
+            "inference": {} if inference is None else to_json(inference),
             **recipe.augment.model_dump(mode="json"),
             **recipe.mix.model_dump(mode="json"),
         },
@@ -92,24 +102,26 @@ def target_key(recipe: DistillRecipe, manifest: Manifest, teacher: Network, spac
 def choose_targets_precision(
     recipe: DistillRecipe, key: TargetKey | None, teacher_path: Path, *, device: str, kept: str | None = None
 ) -> str:
-    """The precision that the teacher computes in. Where the recipe leaves it open: the one that a resumed run began
-    with (`kept`), that of a store of these targets, or the one that the device computes natively, in this order.
+    """Returns the precision in which the teacher computes.
+
+    If the recipe says `auto`: that of the run which is resumed (`kept`), else that of a store which holds these targets
+    already, else the one that the device computes natively.
     """
-    wanted, reason = recipe.targets.precision, "as the run began"
-    if wanted == "auto" and kept is None and key is not None:
+    requested, reason = recipe.targets.precision, "as the run began"
+    if requested == "auto" and kept is None and key is not None:
         stored = stored_precisions(recipe, key, teacher_path)
         native, _ = native_precision(device)
         if stored and native not in stored:
             kept, folder = next(iter(stored.items()))
             reason = f"as the targets in {folder}"
-    return choose_precision(wanted, device, key="targets.precision", kept=kept, reason_kept=reason)
+    return choose_precision(requested, device, key="targets.precision", kept=kept, reason_kept=reason)
 
 
 def stored_precisions(recipe: DistillRecipe, key: TargetKey, teacher_path: Path) -> dict[str, Path]:
-    """The precisions in which there is a store of a recipe's targets, and its folder."""
+    """Returns the precisions in which a store holds a recipe's targets, each with the store's folder."""
     stored: dict[str, Path] = {}
     for precision in DTYPES:
-        folder = store_folder(recipe, key.at(precision), teacher_path)
+        folder = store_folder(recipe, key.with_precision(precision), teacher_path)
         described = folder / "targets.json"
         if described.is_file():
             augmentation = read_json(described).get("augmentation")
@@ -123,7 +135,7 @@ def with_targets_precision(recipe: DistillRecipe, precision: str) -> DistillReci
 
 
 def warn_if_teacher_is_slow(teacher: Network, *, num_images: int, device: str, precision: str) -> None:
-    """Warns before the first view where computing a large teacher's embeddings on a CPU would take days."""
+    """Warns, before the first view, if computing a large teacher's embeddings on this CPU would take days."""
     warn_if_hopeless(
         teacher,
         name=f"the teacher {teacher.name}",
@@ -140,7 +152,7 @@ def warn_if_teacher_is_slow(teacher: Network, *, num_images: int, device: str, p
 def open_store(
     recipe: DistillRecipe, key: TargetKey | None, teacher_path: Path, *, num_views: int, num_visits: int
 ) -> TargetStore | None:
-    """The store that a run reads and fills, None for a live teacher; logs which, and why.
+    """Returns the store that a run reads and fills, or None if its targets are not stored; logs the choice.
 
     `num_visits`: how often the whole run visits the image that it visits most.
     """
@@ -154,16 +166,16 @@ def open_store(
             "targets: the teacher embeds each view, as no view recurs within %d epochs: not stored", recipe.train.epochs
         )
         return None
-    warn_of_other_versions(folder, key)
+    warn_about_outdated_store(folder, key)
     store = TargetStore(folder, key)
     total = key.num_images * num_views
-    known = store.count(num_views)
-    if known < total:
+    num_stored = store.count(num_views)
+    if num_stored < total:
         check_output_folder(folder, option="targets.store")
     log.info(
-        "targets: %d images x %d views, each used up to %.3g times; %d of %d known in %s (%.3g MB), the teacher adds "
-        "others",
-        *(key.num_images, num_views, num_visits / num_views, known, total, folder, total * key.dim * 2 / 1e6),
+        "targets: %d images x %d views, each used up to %.3g times; %d of %d stored in %s (%.3g MB), the teacher "
+        "computes the others",
+        *(key.num_images, num_views, num_visits / num_views, num_stored, total, folder, total * key.dim * 2 / 1e6),
     )
     return store
 

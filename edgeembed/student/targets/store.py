@@ -1,8 +1,8 @@
-"""A teacher's answers on disk, one float16 vector for each (image, view): paid for once, for any number of students.
+"""A teacher's embeddings on disk, one float16 vector for each (image, view): computed once, for any number of students.
 
-A store is a folder: `targets.json`, its key, and one memory-mapped file a view, `view-0000.safetensors`, with a tensor
-`embedding` (N, D). A row of zeros is one not yet computed. Rows are pure functions of the key, so processes that fill a
-store side by side can only write the same numbers twice, a killed one loses nothing, and views can be added later.
+A store is a folder with its key, `targets.json`, and one memory-mapped file for each view, `view-0000.safetensors`,
+which holds a tensor `embedding` (N, D). A row of zeros has not been computed yet. Rows are pure functions of the key:
+processes that fill a store side by side write equal numbers, a killed process loses nothing, and views can be added.
 """
 
 from __future__ import annotations
@@ -30,54 +30,54 @@ from edgeembed.files import FULL, read_json, size_text, sync_folder, write_json
 log = logging.getLogger(__name__)
 
 SCHEMA = "edgeembed-targets/1"
-HEADER_BYTES = 4096  # of a view's file: rows start on a page
+HEADER_BYTES = 4096  # one memory page, so that the rows of a view's file start on a page
 
 
 @dataclass(frozen=True, kw_only=True)
 class TargetKey:
-    """All that a stored target depends on. `augmentation` holds what draws, cuts and mixes views, and the seed."""
+    """Everything that a stored target depends on. `augmentation`: the recipe keys and seed that define the views."""
 
     space_id: str
     data: str  # fingerprint of the manifest's training rows; the store has one row for each, in their order
-    images: str | None  # what lies at the paths of the manifest; None in stores of earlier versions
+    images: str | None  # id of the versions of the image files; None in stores of earlier versions
     num_images: int
     dim: int
     augmentation: dict[str, Any]
 
     @functools.cached_property
     def name(self) -> str:
-        """Short and unique: where the store lies under the folder of all stores of a teacher."""
+        """A short hash: the name of the store's folder below the teacher's run."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
 
-    def at(self, precision: str) -> TargetKey:
-        """The key of the same targets, computed in a precision."""
+    def with_precision(self, precision: str) -> TargetKey:
+        """Returns the key of the same targets, computed in another precision."""
         return replace(self, augmentation={**self.augmentation, "precision": precision})
 
     def require_equal(self, stored: dict[str, Any], folder: Path) -> None:
-        """Raises UserError that names the first thing in which a store differs from what is asked of it."""
+        """Raises UserError that names the first part in which the key of a store on disk differs from this one."""
         for part, value in asdict(self).items():
-            found = stored.get(part)
-            if found == value:
+            stored_value = stored.get(part)
+            if stored_value == value:
                 continue
             if part == "images":
-                reason = changed_images(found, value)
+                reason = describe_image_change(stored_value, value)
                 raise UserError(f"{folder}: {reason}: delete the folder, or name another one with targets.store")
-            if isinstance(value, dict) and isinstance(found, dict):
-                part, value, found = next(
-                    (f"{part}.{key}", value.get(key), found.get(key))
-                    for key in sorted({*value, *found})
-                    if value.get(key) != found.get(key)
+            if isinstance(value, dict) and isinstance(stored_value, dict):
+                part, value, stored_value = next(
+                    (f"{part}.{key}", value.get(key), stored_value.get(key))
+                    for key in sorted({*value, *stored_value})
+                    if value.get(key) != stored_value.get(key)
                 )
             raise UserError(
-                f"{folder}: these targets are for {part} = {found}, not {value}: "
+                f"{folder}: these targets are for {part} = {stored_value}, not {value}: "
                 "leave targets.store unset, or name another folder"
             )
 
 
 class TargetStore:
-    """Reads and writes targets; the files of views appear when first written to.
+    """Reads and writes the targets of a folder. The file of a view is created by the first write to it.
 
-    Raises UserError where the folder holds targets of another key, or is not a store.
+    Raises UserError if the folder holds targets of another key, or something else.
     """
 
     def __init__(self, folder: Path, key: TargetKey) -> None:
@@ -94,21 +94,21 @@ class TargetStore:
             raise UserError(f"{folder}: holds no targets (no targets.json): name an empty folder, or a new one")
 
     def read(self, image_B: Rows, view: int | Rows) -> tuple[HalfArray, npt.NDArray[np.bool_]]:
-        """(B, D) float16, and which of them are known; `view` is one for all images, or one for each (B,)."""
+        """Returns (B, D) float16 and a mask of those that are stored. `view`: one for all images, or (B,)."""
         stored_BD = np.zeros((len(image_B), self.key.dim), np.float16)
-        for number, at in by_view(view, len(image_B)):
+        for number, positions in group_by_view(view, len(image_B)):
             rows_ND = self._view(number)
             if rows_ND is not None:
-                stored_BD[at] = rows_ND[image_B[at]]
-        return stored_BD, are_known(stored_BD)
+                stored_BD[positions] = rows_ND[image_B[positions]]
+        return stored_BD, stored_mask(stored_BD)
 
     def write(self, image_B: Rows, view: int | Rows, embedding_BD: npt.NDArray[np.floating[Any]]) -> None:
         """Stores unit vectors.
 
-        Raises WriteFailed where the disk is full, before anything of the view is written, and UserError where the
-        folder may not be written to.
+        Raises WriteFailed if the disk is full, before anything of the view is written, and UserError if the folder is
+        read-only.
         """
-        for number, at in by_view(view, len(image_B)):
+        for number, positions in group_by_view(view, len(image_B)):
             rows_ND = self._view(number)
             if rows_ND is None:
                 self._create(number)
@@ -118,21 +118,21 @@ class TargetStore:
                 raise UserError(
                     f"{self._path(number)}: may not be written to, and lacks targets: copy the store elsewhere"
                 )
-            rows_ND[image_B[at]] = embedding_BD[at]
+            rows_ND[image_B[positions]] = embedding_BD[positions]
 
     def flush(self) -> None:
-        """Brings what was written to the disk; until then only a crash of the machine can lose it."""
+        """Writes to disk what is still in memory and would be lost in a crash of the machine."""
         for rows_ND in self._views.values():
             if isinstance(rows_ND, np.memmap):
                 rows_ND.flush()
 
     def count(self, num_views: int) -> int:
-        """How many targets of the first views are known."""
+        """Returns how many targets of the first `num_views` views are stored."""
         views = (self._view(view) for view in range(num_views))
-        return sum(int(are_known(rows_ND).sum()) for rows_ND in views if rows_ND is not None)
+        return sum(int(stored_mask(rows_ND).sum()) for rows_ND in views if rows_ND is not None)
 
     def num_views(self) -> int:
-        """How many views have a file, counted from the first."""
+        """Returns how many views have a file, counted from the first."""
         view = 0
         while self._path(view).is_file():
             view += 1
@@ -154,7 +154,7 @@ class TargetStore:
         return self._views[view]
 
     def _create(self, view: int) -> None:
-        """An empty file with all its room on disk, by rename; where another process is faster, its file stays."""
+        """Creates the file of a view in its full size. If another process was faster, its file stays."""
         size = self.key.num_images * self.key.dim * 2
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -166,7 +166,8 @@ class TargetStore:
             temporary = self.folder / f".view-{view:04d}.{os.getpid()}"
             try:
                 with temporary.open("wb") as file:
-                    file.write(header([self.key.num_images, self.key.dim], size, self.key))
+                    file.write(view_header([self.key.num_images, self.key.dim], size, self.key))
+                    # Reserves the blocks now: writing to a memory map of a full disk would kill the process.
                     if hasattr(os, "posix_fallocate"):
                         os.posix_fallocate(file.fileno(), 0, HEADER_BYTES + size)
                     else:
@@ -187,7 +188,7 @@ class TargetStore:
 
 
 def open_existing(folder: Path) -> TargetStore:
-    """The store in a folder, by its own key. Raises UserError where there is none."""
+    """Opens the store in a folder with the key that it records. Raises UserError if the folder holds none."""
     described = read_json(folder / "targets.json")
     try:
         fields = {"images": None, **described}
@@ -197,50 +198,53 @@ def open_existing(folder: Path) -> TargetStore:
     return TargetStore(folder, key)
 
 
-def warn_of_other_versions(folder: Path, key: TargetKey) -> None:
-    """Says why a new store is begun in `folder` where one beside it holds targets of the same images, by name."""
+def warn_about_outdated_store(folder: Path, key: TargetKey) -> None:
+    """Warns, before a new store is begun in `folder`, about one beside it whose image files have changed since."""
     if (folder / "targets.json").is_file():
         return
-    asked = asdict(key)
+    requested = asdict(key)
     for described in sorted(folder.parent.glob("*/targets.json")):
         try:
             stored = read_json(described)
         except UserError:
-            continue  # a damaged store is named when it is opened
-        if {**stored, "schema": None, "images": None} == {**asked, "schema": None, "images": None}:
-            reason = changed_images(stored.get("images"), key.images)
+            continue  # an error names a damaged store when it is opened
+        if {**stored, "schema": None, "images": None} == {**requested, "schema": None, "images": None}:
+            reason = describe_image_change(stored.get("images"), key.images)
             log.warning("%s: %s: not used, computed anew in %s", described.parent, reason, folder)
 
 
-def changed_images(stored: object, asked: object = None) -> str:
-    """Why a store does not count as one of the images that are there, by its key's `images` and the asked one's."""
+def describe_image_change(stored: object, requested: object = None) -> str:
+    """Returns the reason why a store does not hold targets of the present image files.
+
+    `stored` and `requested`: `images` of the store's key and of the key that is needed.
+    """
     if stored is None:
         return "these targets are of an earlier version, which did not record the versions of images"
-    kind, asked_kind = (str(one).partition(":")[0] for one in (stored, asked or stored))
-    if kind != asked_kind:
-        return f"these targets were stored with targets.key = {kind}, not {asked_kind}"
+    kind, requested_kind = (str(one).partition(":")[0] for one in (stored, requested or stored))
+    if kind != requested_kind:
+        return f"these targets were stored with targets.key = {kind}, not {requested_kind}"
     what = "contents" if kind == "content" else "sizes or modification times"
     return f"these targets are for images of other {what}"
 
 
-def header(shape: list[int], size: int, key: TargetKey) -> bytes:
-    """What a safetensors file with one tensor begins with, filled with spaces to `HEADER_BYTES`."""
-    facts = {"space_id": key.space_id, "data": key.data, "store": key.name}
+def view_header(shape: list[int], size: int, key: TargetKey) -> bytes:
+    """Returns the header of a safetensors file with one float16 tensor, padded with spaces to `HEADER_BYTES`."""
+    metadata = {"space_id": key.space_id, "data": key.data, "store": key.name}
     text = json.dumps(
-        {"__metadata__": facts, "embedding": {"dtype": "F16", "shape": shape, "data_offsets": [0, size]}}
+        {"__metadata__": metadata, "embedding": {"dtype": "F16", "shape": shape, "data_offsets": [0, size]}}
     ).encode()
     return struct.pack("<Q", HEADER_BYTES - 8) + text.ljust(HEADER_BYTES - 8)
 
 
-def by_view(view: int | Rows, count: int) -> Iterator[tuple[int, Rows]]:
-    """Each view, with the positions of the images in a batch of `count` that are in this view."""
+def group_by_view(view: int | Rows, count: int) -> Iterator[tuple[int, Rows]]:
+    """Yields each view with the positions, in a batch of `count` images, at which it occurs."""
     view_B = np.broadcast_to(np.asarray(view), (count,))
     for number in np.unique(view_B).tolist():
         yield number, np.flatnonzero(view_B == number)
 
 
-def are_known(stored_BD: HalfArray) -> npt.NDArray[np.bool_]:
-    """Rows that are not all zeros: no unit vector is."""
-    bits = np.ascontiguousarray(stored_BD).view(np.uint16)
-    known_B: npt.NDArray[np.bool_] = np.bitwise_or.reduce(bits, axis=1) != 0
-    return known_B
+def stored_mask(row_BD: HalfArray) -> npt.NDArray[np.bool_]:
+    """Returns which rows of a view's file hold a target. A row that was never written is all zeros."""
+    bits = np.ascontiguousarray(row_BD).view(np.uint16)
+    mask_B: npt.NDArray[np.bool_] = np.bitwise_or.reduce(bits, axis=1) != 0
+    return mask_B

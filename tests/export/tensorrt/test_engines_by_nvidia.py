@@ -26,7 +26,7 @@ from edgeembed.export.int8.quantise import Quantiser
 from edgeembed.export.onnx import to_onnx
 from edgeembed.export.recipe import Int8Section
 from edgeembed.export.tensorrt.graph import for_tensorrt, refusals
-from edgeembed.student.names import ALIASES
+from edgeembed.student.aliases import ALIASES
 from edgeembed.student.zoo import build_student
 from tests.export.tensorrt.wheels import fetch
 from tests.student.test_zoo import OTHER_FAMILIES

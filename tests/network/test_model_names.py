@@ -13,9 +13,9 @@ import timm
 from timm.models import _registry
 
 from edgeembed.errors import UserError
-from edgeembed.network import names
+from edgeembed.network import model_names
 from edgeembed.network.backbone import build_backbone
-from edgeembed.student.names import ALIASES, timm_name
+from edgeembed.student.aliases import ALIASES, timm_model_name
 
 
 def test_every_timm_model_is_found_with_its_tags() -> None:
@@ -24,7 +24,7 @@ def test_every_timm_model_is_found_with_its_tags() -> None:
         model, _, tag = name.partition(".")
         if tag:
             tags[model].add(tag)
-    found = names.timm_tags()
+    found = model_names.timm_pretrained_tags()
     assert set(found) == set(_registry._model_entrypoints)
     assert [model for model in tags if found[model] and not tags[model] <= set(found[model])] == []
     assert sum(bool(found[model]) for model in tags) > 0.95 * len(tags)
@@ -32,11 +32,11 @@ def test_every_timm_model_is_found_with_its_tags() -> None:
 
 def test_every_open_clip_model_is_found_with_its_tags(monkeypatch: pytest.MonkeyPatch) -> None:
     listed = {model: set(open_clip.list_pretrained_tags_by_model(model)) for model in open_clip.list_models()}
-    assert set(names.open_clip_models()) == set(listed)
+    assert set(model_names.open_clip_model_names()) == set(listed)
     monkeypatch.delitem(sys.modules, "open_clip")
-    assert [model for model in listed if not listed[model] <= set(names.open_clip_tags(model))] == []
+    assert [model for model in listed if not listed[model] <= set(model_names.open_clip_pretrained_tags(model))] == []
     exact = [model for model in listed if not model.endswith("-quickgelu")]
-    assert [model for model in exact if listed[model] != set(names.open_clip_tags(model))] == []
+    assert [model for model in exact if listed[model] != set(model_names.open_clip_pretrained_tags(model))] == []
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,11 @@ def test_every_open_clip_model_is_found_with_its_tags(monkeypatch: pytest.Monkey
     ],
 )
 def test_an_unknown_tag_or_name_tells_the_nearest(name: str, told: str) -> None:
-    for require in (timm_name, names.library_of, lambda name: build_backbone(name, weights="none", size_px=32)):
+    for require in (
+        timm_model_name,
+        model_names.library_of,
+        lambda name: build_backbone(name, weights="none", size_px=32),
+    ):
         with pytest.raises(UserError, match="unknown") as caught:
             require(name)
         assert told in str(caught.value)
@@ -56,17 +60,19 @@ def test_an_unknown_tag_or_name_tells_the_nearest(name: str, told: str) -> None:
 
 def test_tags_that_timm_computes_are_checked_when_the_network_is_built() -> None:
     computed = next(
-        model for model, tags in names.timm_tags().items() if not tags and timm.list_pretrained(f"{model}.*")
+        model
+        for model, tags in model_names.timm_pretrained_tags().items()
+        if not tags and timm.list_pretrained(f"{model}.*")
     )
-    assert timm_name(f"{computed}.nope") == f"{computed}.nope"
+    assert timm_model_name(f"{computed}.nope") == f"{computed}.nope"
     with pytest.raises(UserError, match="timm has no weights 'nope'"):
         build_backbone(f"{computed}.nope", weights="none", size_px=224)
 
 
 def test_names_with_a_tag_and_old_names_are_taken() -> None:
-    assert timm_name("resnet18.a1_in1k") == "resnet18.a1_in1k"
-    assert names.library_of("vit_base_patch16_224_in21k") == "timm"  # a name of earlier versions
-    assert {timm_name(alias) for alias in ALIASES} == set(ALIASES.values())
+    assert timm_model_name("resnet18.a1_in1k") == "resnet18.a1_in1k"
+    assert model_names.library_of("vit_base_patch16_224_in21k") == "timm"  # a name of earlier versions
+    assert {timm_model_name(alias) for alias in ALIASES} == set(ALIASES.values())
 
 
 def write_csv(folder: Path) -> Path:

@@ -1,8 +1,8 @@
-"""Names of students: short ones for networks worth putting on a device, and those of timm; without torch."""
+"""Short names of students: timm networks that suit small devices. Without torch."""
 
 from __future__ import annotations
 
-from edgeembed.network.names import require_timm_name, require_weights
+from edgeembed.network.model_names import require_timm_model, require_weights
 
 ALIASES: dict[str, str] = {
     "vit_b16": "vit_base_patch16_224",
@@ -25,16 +25,16 @@ ALIASES: dict[str, str] = {
 }
 
 
-def timm_name(student: str) -> str:
-    """The timm model that an alias or a timm name means. Raises UserError with the nearest known name."""
+def timm_model_name(student: str) -> str:
+    """Returns the timm name of an alias or a timm model. Raises UserError with the nearest known name."""
     if student not in ALIASES:
         remedy = f"give an alias ({', '.join(ALIASES)}) or any timm model name"
-        require_timm_name("student", student, others=ALIASES, remedy=remedy)
+        require_timm_model("student", student, others=ALIASES, remedy=remedy)
     return ALIASES.get(student, student)
 
 
 def require_student(student: str, weights: str) -> None:
-    """Raises UserError for a student, or weights for it, that do not exist."""
-    name = timm_name(student)
+    """Raises UserError for a student that does not exist, or that has no such weights."""
+    name = timm_model_name(student)
     if weights != "auto":
         require_weights(name, weights, library="timm", key="student.weights")

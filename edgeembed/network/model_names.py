@@ -1,7 +1,7 @@
-"""Names of networks and of their weights, checked without importing torch, so that a typo is an error within a second.
+"""Checks names of timm and open_clip models and weights without importing torch: a typo is an error within a second.
 
-timm and open_clip list their models only after they have imported torch, for many seconds. Their own files are read
-instead: the functions that timm registers, and a JSON file for each model of open_clip.
+timm and open_clip list their models only after importing torch, which takes many seconds. Their source files are read
+instead: timm's registered functions, and open_clip's JSON file for each model.
 """
 
 from __future__ import annotations
@@ -27,26 +27,26 @@ TAG_KEY = re.compile(r"""["'](\w+)\.(\w+)\*?["']\s*:""")
 
 
 def require_backbone(name: str, weights: str) -> None:
-    """Raises UserError for a backbone, or weights for it, that do not exist."""
+    """Raises UserError for a backbone that does not exist, or that has no such weights."""
     require_weights(name, weights, library=library_of(name), key="backbone.weights")
 
 
 def library_of(name: str) -> str:
-    """ "open_clip" or "timm", by whose model list holds the name. Raises UserError with the nearest known name."""
-    if name in open_clip_models():
+    """Returns "open_clip" or "timm". Raises UserError with the nearest known name if neither has such a model."""
+    if name in open_clip_model_names():
         return "open_clip"
-    require_timm_name("backbone", name, others=open_clip_models(), remedy="give an open_clip or timm model name")
+    require_timm_model("backbone", name, others=open_clip_model_names(), remedy="give an open_clip or timm model name")
     return "timm"
 
 
-def require_timm_name(kind: str, name: str, *, others: Iterable[str] = (), remedy: str) -> None:
-    """Raises UserError for a model, or a tag of its weights (`resnet18.a1_in1k`), that timm does not know.
+def require_timm_model(kind: str, name: str, *, others: Iterable[str] = (), remedy: str) -> None:
+    """Raises UserError for a model, or a pretrained tag (`resnet18.a1_in1k`), that timm does not have.
 
-    `others`: further names that may have been meant, before those of timm.
+    `others`: further names to suggest, before those of timm.
     """
     model, _, tag = name.partition(".")
-    tags = timm_tags()
-    loaded = sys.modules.get("timm")  # which knows of models that a program registered too
+    tags = timm_pretrained_tags()
+    loaded = sys.modules.get("timm")  # it also has models that the running program has registered
     if model not in tags and not (loaded is not None and loaded.is_model(model)):
         raise UserError(f"unknown {kind} {name!r}: {did_you_mean(model, [*others, *tags]) or remedy}")
     known = tags.get(model, ())
@@ -61,16 +61,16 @@ def unknown_tag(kind: str, model: str, tag: str, known: Collection[str]) -> User
 
 
 def require_weights(name: str, weights: str, *, library: str, key: str) -> None:
-    """Raises UserError for weights that a model cannot start from: a missing file, or a tag that does not exist."""
+    """Raises UserError for weights that a model does not have: a missing file, or an unknown tag."""
     if weights == "none" or (weights == "pretrained" and library == "timm"):
         return
-    if is_file_name(weights):
+    if is_weight_file_name(weights):
         if not Path(weights).is_file():
             raise UserError(f"{key} = {weights!r}: no such file")
         return
     if library == "timm":
         raise UserError(f"{key} = {weights!r}: for the timm model {name} give 'pretrained', 'none' or a file")
-    tags = open_clip_tags(name)
+    tags = open_clip_pretrained_tags(name)
     if weights == "pretrained":
         raise UserError(f"{key} = 'pretrained': {name} has several, name one of {', '.join(tags) or 'none'}")
     if weights not in tags:
@@ -78,44 +78,43 @@ def require_weights(name: str, weights: str, *, library: str, key: str) -> None:
         raise UserError(f"{key} = {weights!r}: unknown tag of {name}: {hint}")
 
 
-def is_file_name(weights: str) -> bool:
+def is_weight_file_name(weights: str) -> bool:
     return "/" in weights or "\\" in weights or weights.endswith(WEIGHT_SUFFIXES)
 
 
 @functools.cache
-def timm_tags() -> Mapping[str, Collection[str]]:
-    """Every model of the installed timm, and the tags of its weights; none where timm computes them."""
-    tags: dict[str, set[str]] = {}
-    found: defaultdict[str, set[str]] = defaultdict(set)
+def timm_pretrained_tags() -> Mapping[str, Collection[str]]:
+    """Returns every model of the installed timm with its pretrained tags; no tags if timm computes them."""
+    names: list[str] = []
+    tags_of: defaultdict[str, set[str]] = defaultdict(set)
     for path in sorted((package_folder("timm") / "models").glob("*.py")):
         source = path.read_text(encoding="utf-8")
-        names = REGISTERED.findall(source)
+        names += REGISTERED.findall(source)
         for block in DEPRECATED.findall(source):
             names += NAME_KEY.findall(block)
-        tags |= {name: set() for name in names}
         for model, tag in TAG_KEY.findall(source):
-            found[model].add(tag)
-    return {name: found.get(name, ()) for name in tags}
+            tags_of[model].add(tag)
+    return {name: tags_of.get(name, ()) for name in names}
 
 
 @functools.cache
-def open_clip_models() -> Collection[str]:
-    """Every model of the installed open_clip."""
+def open_clip_model_names() -> Collection[str]:
+    """Returns every model of the installed open_clip."""
     return sorted(path.stem for path in (package_folder("open_clip") / "model_configs").glob("*.json"))
 
 
-def open_clip_tags(name: str) -> list[str]:
-    """The tags of a model's weights; for `-quickgelu` models perhaps too many, as long as open_clip is not imported."""
+def open_clip_pretrained_tags(name: str) -> list[str]:
+    """Returns the tags of a model's weights; for `-quickgelu` models perhaps too many, unless open_clip is imported."""
     loaded: Any = sys.modules.get("open_clip")
     if loaded is not None:
         return list(loaded.list_pretrained_tags_by_model(name))
-    base = name.removesuffix("-quickgelu")
-    return sorted({*_written_tags().get(name, ()), *(_written_tags().get(base, ()) if base != name else ())})
+    table = _open_clip_tag_table()
+    return sorted({*table.get(name, ()), *table.get(name.removesuffix("-quickgelu"), ())})
 
 
 @functools.cache
-def _written_tags() -> dict[str, list[str]]:
-    """Tags as open_clip's table spells them: dictionaries with a name each, and one of all of them by model."""
+def _open_clip_tag_table() -> dict[str, list[str]]:
+    """Reads the tags of each model from open_clip's source: a dictionary for each model, and one of all of them."""
     by_variable: dict[str, list[str]] = {}
     by_model: dict[str, list[str]] = {}
     tree = ast.parse((package_folder("open_clip") / "pretrained.py").read_text(encoding="utf-8"))
@@ -126,15 +125,15 @@ def _written_tags() -> dict[str, list[str]]:
         if isinstance(value, ast.Dict) and statement.targets[0].id == "_PRETRAINED":
             for key, entry in zip(value.keys, value.values, strict=True):
                 if isinstance(key, ast.Constant):
-                    own = by_variable.get(entry.id, []) if isinstance(entry, ast.Name) else _keys_of(entry)
-                    by_model[str(key.value)] = own
+                    tags = by_variable.get(entry.id, []) if isinstance(entry, ast.Name) else _keys_of(entry)
+                    by_model[str(key.value)] = tags
         else:
             by_variable[statement.targets[0].id] = _keys_of(value)
     return by_model
 
 
 def _keys_of(value: ast.expr) -> list[str]:
-    """The keys of `dict(a=..., b=...)` or `{"a": ..., "b": ...}`."""
+    """Returns the keys of the expression `dict(a=..., b=...)` or `{"a": ..., "b": ...}`."""
     if isinstance(value, ast.Call):
         return [keyword.arg for keyword in value.keywords if keyword.arg is not None]
     keys = value.keys if isinstance(value, ast.Dict) else []
@@ -142,7 +141,7 @@ def _keys_of(value: ast.expr) -> list[str]:
 
 
 def package_folder(package: str) -> Path:
-    """Where an installed package lies. Raises ModuleNotFoundError where it is not installed."""
+    """Returns the folder of an installed package. Raises ModuleNotFoundError if it is not installed."""
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise ModuleNotFoundError(f"No module named {package!r}", name=package)
