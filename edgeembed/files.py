@@ -127,6 +127,59 @@ def write_failure(error: OSError, path: Path, *, needed: int | None = None) -> O
     return WriteFailed(f"{path}: cannot be written: {reason}{figures}: {remedy}")
 
 
+@contextlib.contextmanager
+def whole_folder(path: Path, *, needed: int | None = None) -> Iterator[Path]:
+    """Yields a hidden folder beside `path`, which takes the place of `path` on leaving the block.
+
+    After an error, or where the block itself removed the hidden folder, `path` stays as it was. A process that is
+    killed leaves the hidden folder behind. Where `path` is a link, the folder that it points to is replaced.
+
+    Raises WriteFailed, which names `path`, where the disk is full; `needed` is the size in bytes, where it is known.
+    """
+    target = Path(os.path.realpath(path))
+    hidden = target.with_name(temporary_name(".partial"))
+    try:
+        hidden.mkdir(parents=True)
+        yield hidden
+        if hidden.exists():
+            sync_folder(hidden)
+            replace_folder(target, hidden)
+            sync_folder(target.parent)
+    except BaseException as error:
+        shutil.rmtree(hidden, ignore_errors=True)  # before the free space is measured for the message
+        if isinstance(error, WriteFailed):
+            raise WriteFailed(str(error).replace(str(hidden), str(path))) from error
+        if isinstance(error, OSError):
+            raise write_failure(error, path, needed=needed) from error
+        raise
+
+
+def replace_folder(path: Path, replacement: Path) -> None:
+    """Renames `replacement` to `path` and deletes the folder that was there, which is put back if renaming fails.
+
+    Where it cannot be put back, because another process has made a folder at `path` meanwhile, it stays beside `path`
+    under a hidden name: nothing is deleted before the new folder is in its place.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    earlier = replacement.with_suffix(".old")
+    try:
+        if path.exists():
+            path.rename(earlier)
+        replacement.rename(path)
+    except BaseException:  # Ctrl-C between the two renames, too
+        if earlier.exists() and not path.exists():
+            earlier.rename(path)
+        raise
+    shutil.rmtree(earlier, ignore_errors=True)
+
+
+def remove_folder(path: Path) -> None:
+    """Deletes a folder. It is renamed first, so that a half deleted one is never taken for a whole one."""
+    hidden = path.with_name(temporary_name(".old"))
+    path.rename(hidden)
+    shutil.rmtree(hidden)
+
+
 def sha256_of(path: str | Path) -> str:
     """The SHA-256 of a file's bytes in hexadecimal; raises OSError where it cannot be read."""
     digest = hashlib.sha256()

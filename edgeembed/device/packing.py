@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import struct
 import zlib
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from edgeembed.device.bundle import (
 )
 from edgeembed.device.sealed_json import MAX_BYTES
 from edgeembed.errors import CheckFailed, UserError
-from edgeembed.files import sync_folder, temporary_name, whole_file, write_failure
+from edgeembed.files import whole_file, whole_folder
 
 LOCAL = struct.Struct("<4s5H3L2H")
 CENTRAL = struct.Struct("<4s6H3L5H2L")
@@ -109,21 +108,10 @@ def unpack(file: Path, out: Path) -> BundleManifest:
     """
     if not file.is_file():
         raise UserError(f"{file}: {'not a file' if os.path.lexists(file) else 'no such file'}: name a packed bundle")
-    out = Path(os.path.realpath(out))
     if out.exists() and not (out / MANIFEST).is_file() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out}: exists and is not a bundle: choose another --out")
-    partial = out.with_name(temporary_name(".partial"))
-    try:
-        partial.mkdir(parents=True)
-        with file.open("rb") as source:
-            manifest = unpack_into(partial, source, file)
-        sync_folder(partial)
-        replace_folder(out, partial)
-    except OSError as error:
-        raise write_failure(error, out, needed=file.stat().st_size) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return manifest
+    with whole_folder(out, needed=file.stat().st_size) as folder, file.open("rb") as source:
+        return unpack_into(folder, source, file)
 
 
 def unpack_into(folder: Path, source: BinaryIO, file: Path) -> BundleManifest:
@@ -211,22 +199,3 @@ def copy(source: BinaryIO, sink: BinaryIO, size: int, sha256: str | None, path: 
         actual = digest.hexdigest()[:12]
         raise CheckFailed(f"{path}: sha256 is {actual}..., {MANIFEST} says {sha256[:12]}...: do not use it")
     return crc
-
-
-def replace_folder(out: Path, partial: Path) -> None:
-    """Puts a finished folder in place of an older one, which comes back where that fails.
-
-    Where it cannot come back, as another process has made a folder `out` meanwhile, it stays beside it: nothing is
-    deleted before the new folder is in its place.
-    """
-    out.parent.mkdir(parents=True, exist_ok=True)
-    old = partial.with_suffix(".old")
-    try:
-        if out.exists():
-            out.rename(old)
-        partial.rename(out)
-    except BaseException:  # Ctrl-C between the two among them
-        if old.exists() and not out.exists():
-            old.rename(out)
-        raise
-    shutil.rmtree(old, ignore_errors=True)

@@ -20,7 +20,6 @@ from edgeembed.device.bundle import CARD, PLAN, BundleFile, BundleManifest, read
 from edgeembed.device.embedder import verified_with_weights
 from edgeembed.device.image_files import find_images
 from edgeembed.device.images import ImageError, load_pixels
-from edgeembed.device.packing import replace_folder
 from edgeembed.device.runtimes import open_session
 from edgeembed.errors import CheckFailed, UserError
 from edgeembed.evaluation import ScoredQueries
@@ -29,7 +28,7 @@ from edgeembed.export.checks import Checker, Judged, is_transformer, run_session
 from edgeembed.export.gate import Refused
 from edgeembed.export.recipe import EngineSection, ExportRecipe
 from edgeembed.extras import needed
-from edgeembed.files import sha256_of, temporary_name, write_failure
+from edgeembed.files import sha256_of, whole_folder
 from edgeembed.metrics import RetrievalScores
 from edgeembed.progress import stage
 
@@ -179,26 +178,21 @@ def add_engines(
     )
     checker.fp32 = checker.judged(bundle / reference.path, reference_ND, "fp32")
     notes = notes_in((bundle / CARD).read_text(encoding="utf-8"), manifest) if (bundle / CARD).is_file() else ""
-    partial = out.with_name(temporary_name(".partial"))
-    try:
-        shutil.copytree(bundle, partial)
+    with whole_folder(out) as folder:
+        shutil.copytree(bundle, folder, dirs_exist_ok=True)
         made, refused = build_all(
-            partial,
+            folder,
             [onnx_files[name] for name in precisions],
             checker,
             recipe.engine,
             accept_worse=accept_worse,
         )
         if not made:
+            shutil.rmtree(folder)  # so that an earlier bundle stays
             return None, refused
         names = {item["path"] for item in made}
         kept = [file for file in manifest.files if file.path not in names]
         files = (*kept, *(BundleFile.model_validate(item) for item in made))
         manifest = manifest.model_copy(update={"files": files})
-        manifest = write_bundle(partial, manifest, model_card(manifest, notes))
-        replace_folder(out, partial)
-    except OSError as error:
-        raise write_failure(error, out) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        manifest = write_bundle(folder, manifest, model_card(manifest, notes))
     return manifest, refused
