@@ -17,7 +17,8 @@ from edgeembed.arrays import FloatArray
 from edgeembed.bench.latency import measure
 from edgeembed.bench.retrieval import DecodedFiles, embed_with_session, evaluation_set
 from edgeembed.data.manifest import read_manifest
-from edgeembed.device.bundle import BundleFile, BundleManifest, read_bundle, verified_file
+from edgeembed.device.bundle import read_bundle, verified_file
+from edgeembed.device.bundle_schema import BundleFile, BundleManifest
 from edgeembed.device.runtimes import open_session
 from edgeembed.evaluation import EvaluationSet, ScoredQueries, score_queries
 from edgeembed.export.gate import map_loss

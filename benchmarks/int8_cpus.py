@@ -25,7 +25,8 @@ from edgeembed.bench.retrieval import DecodedFiles, embed_with_session, evaluati
 from edgeembed.chance import describe_scores
 from edgeembed.data.comparison_images import rendered_images
 from edgeembed.data.manifest import read_manifest
-from edgeembed.device.bundle import BundleFile, fp32_file, parity, read_bundle
+from edgeembed.device.bundle import fp32_file, parity, read_bundle
+from edgeembed.device.bundle_schema import BundleFile
 from edgeembed.device.image_files import find_images
 from edgeembed.device.images import load_pixels, squash
 from edgeembed.device.runtimes import Session, open_session

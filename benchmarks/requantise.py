@@ -18,15 +18,8 @@ from typing import Any
 import onnx
 
 from edgeembed.config import load_recipe
-from edgeembed.device.bundle import (
-    CARD,
-    BundleFile,
-    BundleManifest,
-    fp32_file,
-    read_bundle,
-    verified_file,
-    write_bundle,
-)
+from edgeembed.device.bundle import fp32_file, read_bundle, verified_file, write_bundle
+from edgeembed.device.bundle_schema import CARD, BundleFile, BundleManifest
 from edgeembed.device.embedder import verified_with_weights
 from edgeembed.device.runtimes import open_session
 from edgeembed.export.card import model_card, notes_in

@@ -14,7 +14,8 @@ from typing import Any
 
 from edgeembed.bench.candidates import Candidate
 from edgeembed.bench.retrieval import Embedded
-from edgeembed.device.bundle import BundleManifest, fp32_file
+from edgeembed.device.bundle import fp32_file
+from edgeembed.device.bundle_schema import BundleManifest
 from edgeembed.device.embedder import choose_pair
 from edgeembed.device.runtimes.fastest_cache import (
     REFERENCE_RUNTIME,

@@ -16,7 +16,7 @@ import numpy as np
 
 from edgeembed.arrays import BoolArray, FloatArray, UInt8Array
 from edgeembed.data.manifest import Manifest, Rows
-from edgeembed.device.embeddings import shorten
+from edgeembed.device.embedding_space import shorten
 from edgeembed.device.image_sources import decode_ahead
 from edgeembed.device.images import ImageError
 from edgeembed.device.runtimes import Session

@@ -17,7 +17,7 @@ from edgeembed.bench.footprint import probe
 from edgeembed.bench.retrieval import Embedded, Quality
 from edgeembed.bench.rows import Row, Setting, timed
 from edgeembed.bench.untrained import Untrained
-from edgeembed.device.embeddings import long_space_id
+from edgeembed.device.embedding_space import long_space_id
 from edgeembed.errors import UserError
 from edgeembed.evaluation import EvaluationSet
 from edgeembed.files import sha256_of

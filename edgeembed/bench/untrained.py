@@ -12,7 +12,7 @@ import numpy as np
 from edgeembed.arrays import BoolArray
 from edgeembed.bench.candidates import Candidate
 from edgeembed.bench.retrieval import Embedded, Reference, judge
-from edgeembed.device.bundle import BundleManifest
+from edgeembed.device.bundle_schema import BundleManifest
 from edgeembed.errors import UserError
 from edgeembed.evaluation import EvaluationSet
 from edgeembed.metrics import METRICS

@@ -14,7 +14,7 @@ from edgeembed.cli.app import app, print_json
 from edgeembed.cli.help import CommandGroup
 
 if TYPE_CHECKING:
-    from edgeembed.device.bundle import BundleManifest
+    from edgeembed.device.bundle_schema import BundleManifest
 
 log = logging.getLogger(__name__)
 
@@ -135,7 +135,8 @@ def rows_of(folder: Path) -> list[dict[str, Any]]:
 
 def verify(folder: Path) -> list[dict[str, Any]]:
     """Checks each file's checksum, and that each ONNX file runs and gives unit vectors."""
-    from edgeembed.device.bundle import BundleFile, read_bundle, stored_files, verified_file
+    from edgeembed.device.bundle import read_bundle, stored_files, verified_file
+    from edgeembed.device.bundle_schema import BundleFile
     from edgeembed.device.embedder import verified_with_weights
     from edgeembed.errors import CheckFailed, UserError
 

@@ -54,9 +54,11 @@ def search(
     """Find the images of an index that look most like each query."""
     from edgeembed.cli.inputs import gather_images
     from edgeembed.cli.models import describe, model_of_index, open_model
+    from edgeembed.device.contact_sheet import check_sheet, contact_sheet, similarity_texts
     from edgeembed.device.embedder import embed_images, refuse
-    from edgeembed.device.embeddings import read_embeddings, require_same_space, shorten
-    from edgeembed.device.search import Index, check_sheet, contact_sheet, similarity_texts
+    from edgeembed.device.embedding_space import require_same_space, shorten
+    from edgeembed.device.embeddings import read_embeddings
+    from edgeembed.device.search import Index
     from edgeembed.errors import UserError
     from edgeembed.files import check_output_file
     from edgeembed.texts import printable

@@ -13,7 +13,8 @@ import numpy as np
 from PIL import Image
 
 from edgeembed.arrays import FloatArray
-from edgeembed.device.bundle import MANIFEST, BundleFile, BundleManifest, choose_file, read_bundle
+from edgeembed.device.bundle import choose_file, read_bundle
+from edgeembed.device.bundle_schema import MANIFEST, BundleFile, BundleManifest
 from edgeembed.device.embedder import Embedder, embed_images, verified_with_weights
 from edgeembed.device.image_sources import ImageSource
 from edgeembed.device.runtimes import has_int8_dot_product

@@ -13,17 +13,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from edgeembed.arrays import FloatArray, IntArray, UInt8Array
-from edgeembed.device.bundle import (
-    PLAN,
-    BundleFile,
-    BundleManifest,
-    choose_file,
-    is_packed,
-    read_bundle,
-    require_shapes,
-    require_unit,
-    verified_file,
-)
+from edgeembed.device.bundle import choose_file, is_packed, read_bundle, require_shapes, require_unit, verified_file
+from edgeembed.device.bundle_schema import PLAN, BundleFile, BundleManifest
 from edgeembed.device.image_sources import ImageSource, decode_ahead, images_in
 from edgeembed.device.images import ImageError
 from edgeembed.device.packing import unpack

@@ -14,16 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from edgeembed.device.bundle import (
-    CARD,
-    MANIFEST,
-    PACKED_SUFFIX,
-    BundleManifest,
-    read_bundle,
-    regular_file,
-    stored_files,
-)
-from edgeembed.device.sealed_json import MAX_BYTES
+from edgeembed.device.bundle import PACKED_SUFFIX, read_bundle, regular_file, stored_files
+from edgeembed.device.bundle_schema import CARD, MANIFEST, BundleManifest
+from edgeembed.device.checksummed_json import MAX_BYTES
 from edgeembed.errors import CheckFailed, UserError
 from edgeembed.files import whole_file, whole_folder
 

@@ -12,7 +12,8 @@ import onnx
 
 from edgeembed.arrays import FloatArray, UInt8Array
 from edgeembed.chance import beside_chance
-from edgeembed.device.bundle import MapLoss, parity
+from edgeembed.device.bundle import parity
+from edgeembed.device.bundle_schema import MapLoss
 from edgeembed.device.runtimes import READ_ONNX, Session, is_installed, open_session
 from edgeembed.errors import CheckFailed, UserError
 from edgeembed.evaluation import ScoredQueries

@@ -12,8 +12,9 @@ from typing import Any
 
 import onnx
 
-from edgeembed.device.bundle import BundleFile, BundleManifest, Quantisation, write_bundle
-from edgeembed.device.embeddings import short_space_id
+from edgeembed.device.bundle import write_bundle
+from edgeembed.device.bundle_schema import BundleFile, BundleManifest, Quantisation
+from edgeembed.device.embedding_space import short_space_id
 from edgeembed.errors import UserError
 from edgeembed.export.baselines import measure_baselines, run_torch
 from edgeembed.export.bundle_facts import bundle_facts

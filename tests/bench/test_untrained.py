@@ -14,7 +14,7 @@ from edgeembed.bench.candidates import Candidate, find_candidates
 from edgeembed.bench.retrieval import evaluation_set, judge
 from edgeembed.bench.untrained import Untrained, architecture_of
 from edgeembed.data.manifest import Manifest
-from edgeembed.device.bundle import EvaluationFacts
+from edgeembed.device.bundle_schema import EvaluationFacts
 from edgeembed.evaluation import EvaluationSet
 from edgeembed.metrics import METRICS
 from tests.bench.conftest import CLASSES, VIEWS

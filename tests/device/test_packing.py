@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from edgeembed.device import packing
-from edgeembed.device.bundle import UNSEALED_SCHEMA
+from edgeembed.device.bundle_schema import SCHEMA_WITHOUT_CHECKSUM
 from edgeembed.device.packing import pack, unpack
 from edgeembed.errors import CheckFailed, UserError
 from edgeembed.files import sha256_of
@@ -72,7 +72,7 @@ def test_the_same_bundle_gives_the_same_bytes_wherever_it_lies(tmp_path: Path) -
         (folder / "deep").mkdir(parents=True)
         file = {"path": "deep/é.bin", "runtime": "r", "precision": "p", "bytes": 3}
         facts = {
-            "schema": UNSEALED_SCHEMA,
+            "schema": SCHEMA_WITHOUT_CHECKSUM,
             "name": "golden",
             "space_id": "s",
             "embedding": {"dim": 1},

@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 
 from edgeembed.arrays import FloatArray, UInt8Array
-from edgeembed.device.bundle import ONNX, PLAN, BundleFile, BundleManifest, fp32_file, parity
+from edgeembed.device.bundle import fp32_file, parity
+from edgeembed.device.bundle_schema import ONNX, PLAN, BundleFile, BundleManifest
 from edgeembed.device.runtimes import (
     Session,
     available_cores,

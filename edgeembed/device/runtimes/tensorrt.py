@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorrt
 
-from edgeembed.device.bundle import BundleFile
+from edgeembed.device.bundle_schema import BundleFile
 from edgeembed.device.runtimes.contract import Port, require_contract
 from edgeembed.device.runtimes.cuda import Device
 from edgeembed.errors import CheckFailed, UserError

@@ -16,7 +16,8 @@ import numpy as np
 import onnx
 
 from edgeembed.arrays import FloatArray, UInt8Array
-from edgeembed.device.bundle import CARD, PLAN, BundleFile, BundleManifest, read_bundle, verified_file, write_bundle
+from edgeembed.device.bundle import read_bundle, verified_file, write_bundle
+from edgeembed.device.bundle_schema import CARD, PLAN, BundleFile, BundleManifest
 from edgeembed.device.embedder import verified_with_weights
 from edgeembed.device.image_files import find_images
 from edgeembed.device.images import ImageError, load_pixels

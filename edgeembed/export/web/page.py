@@ -15,7 +15,8 @@ from typing import Any
 
 import PIL
 
-from edgeembed.device.bundle import BundleFile, BundleManifest, read_bundle, verified_file
+from edgeembed.device.bundle import read_bundle, verified_file
+from edgeembed.device.bundle_schema import BundleFile, BundleManifest
 from edgeembed.device.embedder import Embedder
 from edgeembed.device.images import MAX_PIXELS
 from edgeembed.errors import UserError
