@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 from edgeembed.errors import UserError, WriteFailed
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+DISK_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 CHUNK_BYTES = 2**20
 
 
@@ -36,7 +36,7 @@ def check_output_file(path: Path, *, option: str = "--out") -> None:
             probe.open("xb").close()
             probe.unlink()
         finally:
-            remove_folders(created)
+            remove_empty_folders(created)
 
 
 def check_output_folder(path: Path, *, option: str = "--out", replaced: bool = False) -> None:
@@ -57,7 +57,7 @@ def check_output_folder(path: Path, *, option: str = "--out", replaced: bool = F
                 probe.open("xb").close()
                 probe.unlink()
         finally:
-            remove_folders(created)
+            remove_empty_folders(created)
 
 
 def make_folders(path: Path) -> list[Path]:
@@ -75,12 +75,12 @@ def make_folders(path: Path) -> list[Path]:
         if not path.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
     except OSError:
-        remove_folders(created)
+        remove_empty_folders(created)
         raise
     return created
 
 
-def remove_folders(created: list[Path]) -> None:
+def remove_empty_folders(created: list[Path]) -> None:
     """Removes those of some folders, the uppermost first, that are empty."""
     for folder in reversed(created):
         with contextlib.suppress(OSError):
@@ -116,7 +116,7 @@ def whole_file(path: Path, *, needed: int | None = None) -> Iterator[BinaryIO]:
 
 def write_failure(error: OSError, path: Path, *, needed: int | None = None) -> OSError:
     """What to raise for an error met while writing `path`: WriteFailed for a full disk, or where no file was named."""
-    if isinstance(error, WriteFailed) or (error.errno not in FULL and error.filename is not None):
+    if isinstance(error, WriteFailed) or (error.errno not in DISK_FULL_ERRNOS and error.filename is not None):
         return error
     reason = os.strerror(error.errno) if error.errno else str(error)
     room = [f"{size_text(needed)} needed"] if needed is not None else []
@@ -211,7 +211,7 @@ def _naming_mistake(path: Path, option: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in FULL:
+        if error.errno in DISK_FULL_ERRNOS:
             raise write_failure(error, path) from None
         blocking = next((above for above in path.parents if os.path.lexists(above) and not above.is_dir()), None)
         reason = f"{blocking} is not a folder" if blocking else error.strerror or str(error)

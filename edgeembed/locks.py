@@ -17,7 +17,7 @@ from io import FileIO
 from pathlib import Path
 
 from edgeembed.errors import UserError
-from edgeembed.files import make_folders, remove_folders, write_failure
+from edgeembed.files import make_folders, remove_empty_folders, write_failure
 
 if sys.platform == "win32":
     import msvcrt
@@ -46,7 +46,7 @@ def locked(folder: Path, *, instead: str) -> Iterator[None]:
         finally:
             _release(file, folder / NAME)
     finally:
-        remove_folders(created)
+        remove_empty_folders(created)
 
 
 def check_unlocked(folder: Path, *, instead: str) -> None:

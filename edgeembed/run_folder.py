@@ -15,7 +15,7 @@ from edgeembed.files import check_output_folder, read_json, write_atomically, wr
 from edgeembed.locks import check_unlocked, locked
 from edgeembed.machine import environment
 
-ANOTHER_FOLDER = "choose another --out"
+CHOOSE_ANOTHER_OUT = "choose another --out"
 
 KINDS_OF_FOLDER = {
     "bundle.json": "a bundle",
@@ -75,12 +75,12 @@ class RunFolder:
     def locked(self) -> Iterator[None]:
         """Within the block no other process trains here. Raises UserError that names the process which does."""
         check_output_folder(self.path)
-        with locked(self.path, instead=ANOTHER_FOLDER):
+        with locked(self.path, instead=CHOOSE_ANOTHER_OUT):
             yield
 
     def check_unlocked(self) -> None:
         """Raises UserError where another process trains here now: a quick answer before long work."""
-        check_unlocked(self.path, instead=ANOTHER_FOLDER)
+        check_unlocked(self.path, instead=CHOOSE_ANOTHER_OUT)
 
     def check_start(self, *, resume: bool) -> None:
         """Raises UserError where a run cannot be begun or resumed here, whatever its recipe; quick, before long work.
@@ -108,7 +108,7 @@ class RunFolder:
         write_json(self.inputs, inputs)
         write_json(self.path / "environment.json", environment())
 
-    def forget_metrics_after(self, step: int) -> None:
+    def drop_metrics_after(self, step: int) -> None:
         """Drops logged lines that a resumed run will write again, and a line cut off by a kill."""
         if not self.metrics.exists():
             return
@@ -128,7 +128,7 @@ class RunFolder:
             raise write_failure(error, self.metrics) from error
 
 
-def what_is(path: Path) -> str:
+def describe_folder(path: Path) -> str:
     """What a path holds, for an error where something else was expected."""
     if not path.is_dir():
         return "a file" if path.exists() else "no such file or folder"
@@ -145,7 +145,7 @@ def require_run(path: Path, *, role: str | None = None) -> None:
 
     Needs no torch: a command can call it before it imports what takes seconds.
     """
-    what = what_is(path)
+    what = describe_folder(path)
     if not RunFolder(path=path).finished:
         raise UserError(f"{path}: holds no finished run ({what}): name a run folder, or finish it with --resume")
     facts = read_json(RunFolder(path=path).model_json)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -66,9 +67,11 @@ def nothing_remembered(tmp_path_factory: pytest.TempPathFactory, monkeypatch: py
 
 def pretend_cpu_flags(monkeypatch: pytest.MonkeyPatch, flags: list[str]) -> None:
     """An x86 CPU with these instruction sets, as far as edgeembed asks."""
-    facts = {**runtimes.this_machine(), "architecture": "x86_64", "system": "Linux-6.1", "cpu_flags": flags}
+    machine = dataclasses.replace(
+        runtimes.this_machine(), architecture="x86_64", system="Linux-6.1", cpu_flags=tuple(flags)
+    )
     for module in (runtimes, fastest_cache):
-        monkeypatch.setattr(module, "this_machine", lambda: facts)
+        monkeypatch.setattr(module, "this_machine", lambda: machine)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 
 from edgeembed.errors import UserError
 from edgeembed.files import read_json, write_atomically
-from edgeembed.machine import environment, machine, package_versions
+from edgeembed.machine import describe_machine, environment, package_versions
 from edgeembed.run_folder import RunFolder, latest_run
 from edgeembed.signals import stop_request
 
@@ -40,7 +40,7 @@ def test_lines_after_the_checkpoint_and_torn_ones_are_forgotten(tmp_path: Path) 
         run.log({"step": step, "loss": 0.5})
     with run.metrics.open("a") as file:
         file.write('{"step": 4, "lo')
-    run.forget_metrics_after(2)
+    run.drop_metrics_after(2)
     assert [json.loads(line)["step"] for line in run.metrics.read_text().splitlines()] == [1, 2]
 
 
@@ -56,7 +56,7 @@ def test_the_latest_finished_run_of_a_role_is_found(tmp_path: Path) -> None:
 
 
 def test_the_machine_and_versions_are_described() -> None:
-    assert machine()["cores"] >= 1
+    assert describe_machine().cores >= 1
     assert {"python", "numpy", "onnxruntime"} <= set(package_versions())
     assert set(environment()) == {"machine", "versions", "command"}
 

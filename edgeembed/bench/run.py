@@ -31,7 +31,7 @@ from edgeembed.data.manifest import Manifest
 from edgeembed.device.runtimes.fastest_cache import Pair, open_file_of
 from edgeembed.errors import CheckFailed
 from edgeembed.evaluation import EvaluationSet, warn_if_collapsed
-from edgeembed.machine import machine, package_versions
+from edgeembed.machine import describe_machine, package_versions
 from edgeembed.progress import stage
 
 if TYPE_CHECKING:
@@ -70,8 +70,8 @@ def bench(
     Raises CheckFailed for a file that is not what its bundle says or when nothing can run, UserError for a bundle of
     another space than the teacher's. Files that cannot run here are listed in `skipped`.
     """
-    system = machine()
-    cores = int(system["cores"])
+    machine = describe_machine()
+    cores = machine.cores
     candidates = find_candidates(bundles)
     known: Teacher | None = None
     if teacher is not None:
@@ -121,7 +121,7 @@ def bench(
 
     report: dict[str, Any] = {
         "schema": SCHEMA,
-        "machine": system,
+        "machine": machine.to_json(),
         "versions": package_versions(),
         "data": describe_data(evaluation, readable_N),
         "floor": floor.as_json(),

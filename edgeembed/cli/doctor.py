@@ -54,13 +54,13 @@ def doctor(
 
     from edgeembed.device.embedder import default_bundle
     from edgeembed.errors import UserError
-    from edgeembed.machine import machine, package_versions
+    from edgeembed.machine import describe_machine, package_versions
 
     if no_measure and images is not None:
         raise UserError("--images are what measured files are compared on: leave out --no-measure")
     compared = [] if no_measure else comparison_images(images)
     found: dict[str, Any] = {
-        "machine": machine(),
+        "machine": describe_machine().to_json(),
         "versions": package_versions(),
         "onnxruntime_providers": onnxruntime.get_available_providers(),
     }

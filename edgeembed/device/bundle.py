@@ -26,7 +26,7 @@ from edgeembed.device.bundle_schema import (
 from edgeembed.device.checksummed_json import damaged_file_error, read_checksummed, write_checksummed
 from edgeembed.errors import CheckFailed, UserError
 from edgeembed.files import sha256_of, write_atomically
-from edgeembed.run_folder import what_is
+from edgeembed.run_folder import describe_folder
 from edgeembed.spread import relative_errors
 
 PACKED_SUFFIX = ".edgeembed.zip"
@@ -53,7 +53,7 @@ def read_bundle(folder: Path) -> BundleManifest:
         packed = f"is a packed bundle: `edgeembed artifacts unpack {folder}` makes it a folder"
         raise UserError(f"{folder}: {packed if is_packed(folder) else 'is a file, expected a bundle folder'}")
     if not os.path.lexists(folder / MANIFEST):
-        raise UserError(f"{folder}: not a bundle ({what_is(folder)}): `edgeembed export` writes one")
+        raise UserError(f"{folder}: not a bundle ({describe_folder(folder)}): `edgeembed export` writes one")
     path = regular_file(folder, MANIFEST)
     value, has_checksum = read_checksummed(path)
     schema = value.get("schema")

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from edgeembed.intervals import interval_text
 
 SCHEMA = "edgeembed-bundle/2"
-UNSEALED_SCHEMA = "edgeembed-bundle/1"
+SCHEMA_WITHOUT_CHECKSUM = "edgeembed-bundle/1"
 MANIFEST = "bundle.json"
 CARD = "MODEL_CARD.md"
 MAX_FILES = 256

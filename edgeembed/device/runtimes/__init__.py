@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from edgeembed.arrays import FloatArray, UInt8Array
 from edgeembed.errors import UserError, unknown_choice
-from edgeembed.machine import machine
+from edgeembed.machine import Machine, describe_machine
 
 X86_INT8_FLAGS = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
 ARM_INT8_FLAGS = frozenset({"asimddp", "i8mm"})
@@ -71,7 +71,7 @@ def is_installed(runtime: str) -> bool:
 
 def available_cores() -> int:
     """Cores that this process may run on."""
-    return int(this_machine()["cores"])
+    return this_machine().cores
 
 
 def has_int8_dot_product() -> bool:
@@ -79,13 +79,13 @@ def has_int8_dot_product() -> bool:
 
     False where the system does not tell (Windows): fp32 is the safe choice.
     """
-    facts = this_machine()
-    if facts["architecture"] == "arm64" and str(facts["system"]).startswith("macOS"):
+    machine = this_machine()
+    if machine.architecture == "arm64" and machine.system.startswith("macOS"):
         return True  # every Apple M chip has DotProd; macOS has no /proc/cpuinfo to say so
-    return not (X86_INT8_FLAGS | ARM_INT8_FLAGS).isdisjoint(facts["cpu_flags"])
+    return not (X86_INT8_FLAGS | ARM_INT8_FLAGS).isdisjoint(machine.cpu_flags)
 
 
 @functools.cache
-def this_machine() -> dict[str, Any]:
-    """What `machine` says, asked once a process."""
-    return machine()
+def this_machine() -> Machine:
+    """The facts of this machine, read once in a process."""
+    return describe_machine()

@@ -261,7 +261,10 @@ def cache_key(folder: Path, threads: int | None) -> str:
     machine = this_machine()
     facts: Mapping[str, Any] = {
         "bundle": sha256_of(folder / "bundle.json"),
-        **{name: machine[name] for name in ("cpu", "architecture", "cores", "cpu_flags")},
+        "cpu": machine.cpu,
+        "architecture": machine.architecture,
+        "cores": machine.cores,
+        "cpu_flags": machine.cpu_flags,
         "threads": threads or available_cores(),
         "versions": runtime_versions(),
     }

@@ -128,7 +128,7 @@ def test_a_damaged_cache_is_no_cache_and_is_written_anew(make_bundle: MakeBundle
     [
         {"cpu": "another"},
         {"cores": 1000},
-        {"cpu_flags": ["amx_int8"]},
+        {"cpu_flags": ("amx_int8",)},
         {"architecture": "riscv64"},
     ],
 )
@@ -139,7 +139,7 @@ def test_another_machine_is_not_believed(
     remember(folder, [OTHER_FP32], threads=1)
     assert recalled(folder, threads=1) is not None
     machine = fastest_cache.this_machine()
-    monkeypatch.setattr(fastest_cache, "this_machine", lambda: {**machine, **other})
+    monkeypatch.setattr(fastest_cache, "this_machine", lambda: dataclasses.replace(machine, **other))
     assert recalled(folder, threads=1) is None
 
 
