@@ -8,7 +8,7 @@ from pathlib import Path
 
 from edgeembed.device.bundle import read_bundle, verified_file
 from edgeembed.device.bundle_schema import BundleFile, BundleManifest
-from edgeembed.device.runtimes import READ_ONNX, is_installed
+from edgeembed.device.runtimes import ONNX_RUNTIMES, is_installed
 from edgeembed.errors import UserError
 
 RUNNABLE = (".onnx", ".plan", ".engine")
@@ -78,5 +78,5 @@ def find_candidates(folders: Sequence[Path]) -> list[Candidate]:
 
 def runtimes_for(file: BundleFile) -> list[str]:
     """The file's own, and for ONNX files every other that reads them here."""
-    others = [name for name in READ_ONNX if is_installed(name)] if file.path.endswith(".onnx") else []
+    others = [name for name in ONNX_RUNTIMES if is_installed(name)] if file.path.endswith(".onnx") else []
     return list(dict.fromkeys([file.runtime, *others]))

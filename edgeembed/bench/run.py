@@ -28,7 +28,7 @@ from edgeembed.bench.rows import Row, Setting, student_rows, with_floor
 from edgeembed.bench.summary import best_student
 from edgeembed.bench.untrained import Untrained
 from edgeembed.data.manifest import Manifest
-from edgeembed.device.runtimes.fastest_cache import Pair, open_file_of
+from edgeembed.device.runtimes.fastest_cache import RunnableFile, open_runnable_file
 from edgeembed.errors import CheckFailed
 from edgeembed.evaluation import EvaluationSet, warn_if_collapsed
 from edgeembed.machine import describe_machine, package_versions
@@ -153,7 +153,9 @@ def embed_candidates(
         dim = candidate.bundle.embedding.dim
         try:
             with stage(f"embedding {len(files)} images with {candidate.label}"):
-                session = open_file_of(candidate.folder, Pair(file=candidate.file, runtime=candidate.runtime))
+                session = open_runnable_file(
+                    candidate.folder, RunnableFile(file=candidate.file, runtime=candidate.runtime)
+                )
                 embedded[candidate] = embed_with_session(session, decoded[size], dim=dim)
         except Exception as error:  # a runtime may raise anything: what it says goes into the report
             if isinstance(error, CheckFailed) and candidate.runtime == candidate.file.runtime:

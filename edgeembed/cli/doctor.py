@@ -114,7 +114,7 @@ def comparison_images(folder: Path | None) -> list[Path | Image]:
     """Images of a folder, spread over all of them, or rendered ones. Raises UserError for a folder with too few."""
     from edgeembed.data.comparison_images import NUM_IMAGES, rendered_images
     from edgeembed.device.image_files import find_images
-    from edgeembed.device.runtimes.fastest_cache import LEAST_IMAGES
+    from edgeembed.device.runtimes.fastest_cache import MIN_IMAGES
     from edgeembed.errors import UserError
 
     if folder is None:
@@ -122,8 +122,8 @@ def comparison_images(folder: Path | None) -> list[Path | Image]:
     if not folder.is_dir():
         raise UserError(f"--images {folder}: {'is a file' if folder.exists() else 'no such folder'}, expected a folder")
     files = find_images(folder)
-    if len(files) < LEAST_IMAGES:
-        raise UserError(f"--images {folder}: holds {len(files)} images, expected at least {LEAST_IMAGES}")
+    if len(files) < MIN_IMAGES:
+        raise UserError(f"--images {folder}: holds {len(files)} images, expected at least {MIN_IMAGES}")
     count = min(len(files), NUM_IMAGES)
     return [files[at * len(files) // count] for at in range(count)]
 
@@ -137,12 +137,18 @@ def measure(folder: Path, images: Sequence[Path | Image], threads: int | None) -
     from edgeembed.device.image_sources import decode_ahead
     from edgeembed.device.images import ImageError
     from edgeembed.device.runtimes import available_cores
-    from edgeembed.device.runtimes.fastest_cache import LEAST_IMAGES, measure_pairs, refusal, remember, verified_pairs
+    from edgeembed.device.runtimes.fastest_cache import (
+        MIN_IMAGES,
+        measure_runnable_files,
+        rejection_reason,
+        store_fastest,
+        verified_runnable_files,
+    )
     from edgeembed.errors import UserError
 
     manifest = read_bundle(folder)
     files = {file.path: file for file in manifest.files}
-    pairs = verified_pairs(manifest)
+    pairs = verified_runnable_files(manifest)
     for path in dict.fromkeys(pair.file.path for pair in pairs):
         verified_with_weights(folder, manifest, files[path])
     pixels = []
@@ -151,11 +157,11 @@ def measure(folder: Path, images: Sequence[Path | Image], threads: int | None) -
             log.warning("skipped: %s", decoded)
         else:
             pixels.append(decoded)
-    if len(pixels) < LEAST_IMAGES:
-        raise UserError(f"--images: {len(pixels)} of {len(images)} can be decoded, expected at least {LEAST_IMAGES}")
+    if len(pixels) < MIN_IMAGES:
+        raise UserError(f"--images: {len(pixels)} of {len(images)} can be decoded, expected at least {MIN_IMAGES}")
     log.info("comparing on %d images and timing %d files and runtimes of %s", len(pixels), len(pairs), manifest.name)
-    measured = measure_pairs(folder, manifest, np.stack(pixels), threads=threads)
-    fastest = remember(folder, manifest, measured, threads=threads)
+    measured = measure_runnable_files(folder, manifest, np.stack(pixels), threads=threads)
+    fastest = store_fastest(folder, manifest, measured, threads=threads)
     if fastest is None:
         log.warning("%s: no file was found right here: fp32 in ONNX Runtime stays the default", manifest.name)
     rows = [
@@ -167,7 +173,7 @@ def measure(folder: Path, images: Sequence[Path | Image], threads: int | None) -
             "cosine_p1": one.agreement.cosine_p1,
             "relative_error_p50": one.agreement.relative_error_p50,
             "chosen": one is fastest,
-            "refused": refusal(files[one.path], one.agreement),
+            "refused": rejection_reason(files[one.path], one.agreement),
             "not_shown": files[one.path].not_shown.get(one.runtime),
         }
         for one in measured

@@ -55,7 +55,7 @@ def search(
     from edgeembed.cli.inputs import gather_images
     from edgeembed.cli.models import describe, model_of_index, open_model
     from edgeembed.device.contact_sheet import check_sheet, contact_sheet, similarity_texts
-    from edgeembed.device.embedder import embed_images, refuse
+    from edgeembed.device.embedder import embed_images, raise_image_error
     from edgeembed.device.embedding_space import require_same_space, shorten
     from edgeembed.device.embeddings import read_embeddings
     from edgeembed.device.search import Index
@@ -76,7 +76,7 @@ def search(
     require_same_space(f"index {index}", stored.space_id, f"model {network.name}", network.space_id)
     log.info("searching %d images of %s with %s", len(stored.paths), index, describe(network))
 
-    embedding_QD, _ = embed_images(network, files, on_skip=refuse)
+    embedding_QD, _ = embed_images(network, files, on_skip=raise_image_error)
     if stored.space_id != network.space_id:  # one of them is short
         embedding_QD = shorten(embedding_QD, dim := min(network.dim, stored.embedding_ND.shape[1]))
         stored = replace(stored, embedding_ND=shorten(stored.embedding_ND, dim))

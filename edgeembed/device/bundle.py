@@ -140,7 +140,7 @@ def is_packed(path: Path) -> bool:
         return path.name.endswith(PACKED_SUFFIX) or file.read(4) == b"PK\x03\x04"
 
 
-def require_shapes(
+def check_shapes(
     path: Path,
     manifest: BundleManifest,
     input_shape: Sequence[int | None],
@@ -159,7 +159,7 @@ def require_shapes(
         raise CheckFailed(f"{path}: gives {output_shape[1]} dimensions, bundle.json says {dim}: export it again")
 
 
-def require_unit(path: Path, embedding_ND: npt.NDArray[np.float32]) -> None:
+def check_unit_length(path: Path, embedding_ND: npt.NDArray[np.float32]) -> None:
     """Raises CheckFailed for vectors that are not of length 1: search, an inner product, would rank them wrongly."""
     length_N = np.sqrt(np.einsum("nd,nd->n", embedding_ND, embedding_ND))
     wrong_W = length_N[~(np.abs(length_N - 1) < LENGTH_TOLERANCE)]  # NaN is wrong too
@@ -167,7 +167,7 @@ def require_unit(path: Path, embedding_ND: npt.NDArray[np.float32]) -> None:
         raise CheckFailed(f"{path}: gives vectors of length {wrong_W[0]:.4f}, expected 1: export it again")
 
 
-def are_unit(embedding_ND: npt.NDArray[np.float32]) -> bool:
+def are_unit_length(embedding_ND: npt.NDArray[np.float32]) -> bool:
     """Whether all vectors have length 1: a norm that overflows in float16 gives zeros, which a median overlooks."""
     length_N = np.sqrt(np.einsum("nd,nd->n", embedding_ND, embedding_ND, dtype=np.float64))
     return bool((np.abs(length_N - 1) < LENGTH_TOLERANCE).all())  # NaN is not
@@ -175,7 +175,7 @@ def are_unit(embedding_ND: npt.NDArray[np.float32]) -> bool:
 
 def parity(reference_ND: npt.NDArray[np.float32], candidate_ND: npt.NDArray[np.float32]) -> Parity:
     """Agreement of two embeddings of the same images; both are unit vectors."""
-    if candidate_ND.shape != reference_ND.shape or not are_unit(candidate_ND):
+    if candidate_ND.shape != reference_ND.shape or not are_unit_length(candidate_ND):
         return Parity(cosine_p1=-1.0, cosine_p50=-1.0, max_abs=2.0, images=len(reference_ND))  # unit vectors' worst
     cosine_N = np.einsum("nd,nd->n", reference_ND.astype(np.float64), candidate_ND.astype(np.float64))
     p1, p50 = np.percentile(cosine_N, [1, 50])

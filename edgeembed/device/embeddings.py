@@ -127,7 +127,7 @@ def read_npy(path: Path) -> FloatArray:
     if not isinstance(embedding_ND, np.ndarray):  # np.load opens .npz archives whatever their name is
         raise UserError(f"{path}: is an .npz archive, expected one .npy array: embed the images again")
     check_shape(str(path), embedding_ND)
-    check_unit_length(str(path), embedding_ND)
+    check_lengths(str(path), embedding_ND)
     return embedding_ND
 
 
@@ -145,7 +145,7 @@ def check_embeddings(source: str, embeddings: Embeddings) -> None:
                 f"{source}: embeddings {first[path]} and {at} are both of {path!r}: expected one for each path, "
                 "remove one of them or embed the images again"
             )
-    check_unit_length(source, embeddings.embedding_ND, embeddings.paths)
+    check_lengths(source, embeddings.embedding_ND, embeddings.paths)
 
 
 def check_shape(source: str, embedding_ND: FloatArray) -> None:
@@ -154,7 +154,7 @@ def check_shape(source: str, embedding_ND: FloatArray) -> None:
         raise UserError(f"{source}: embedding is {embedding_ND.dtype} {embedding_ND.shape}, expected float32 (N, D)")
 
 
-def check_unit_length(source: str, embedding_ND: FloatArray, paths: Sequence[str] | None = None) -> None:
+def check_lengths(source: str, embedding_ND: FloatArray, paths: Sequence[str] | None = None) -> None:
     """Raises UserError for a vector that is not of length 1; `paths` name the images in the message."""
     length_N = np.sqrt(np.einsum("nd,nd->n", embedding_ND, embedding_ND))
     wrong = np.flatnonzero(~(np.abs(length_N - 1.0) <= LENGTH_TOLERANCE))  # so that NaN and infinity are wrong too

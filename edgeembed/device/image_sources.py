@@ -31,7 +31,7 @@ EXPECTED = (
 )
 
 
-def images_in(given: Any) -> Iterable[ImageSource]:
+def as_images(given: Any) -> Iterable[ImageSource]:
     """The images that a caller means: one, or those of a folder, of a batch (N, H, W, 3), of an array of paths or of
     any iterable.
 
@@ -90,15 +90,15 @@ def decode(
     """
     name = name_of(image, position)
     try:
-        return squash(open_source(image, name), *shape_of(image))
+        return squash(open_image(image, name), *shape_of(image))
     except ImageError as error:
         return error
 
 
-def open_source(image: ImageSource, name: str) -> Image.Image:
+def open_image(image: ImageSource, name: str) -> Image.Image:
     """An upright RGB image. Raises ImageError where it cannot be decoded, UserError for what cannot be an image."""
     if isinstance(image, np.ndarray):
-        return to_rgb(Image.fromarray(require_picture(image, name)))
+        return to_rgb(Image.fromarray(check_image_array(image, name)))
     if isinstance(image, Image.Image):
         try:
             return to_rgb(image)
@@ -123,7 +123,7 @@ def open_source(image: ImageSource, name: str) -> Image.Image:
     return load_rgb(io.BytesIO(content), name=name)
 
 
-def require_picture(array: UInt8Array, name: str) -> UInt8Array:
+def check_image_array(array: UInt8Array, name: str) -> UInt8Array:
     """Raises UserError for anything but uint8 pixels (H, W), (H, W, 3) or (H, W, 4), at least one of them."""
     expected = "expected a uint8 array (H, W), (H, W, 3) or (H, W, 4), 0..255"
     if array.dtype != np.uint8:

@@ -63,12 +63,12 @@ def load_rgb(source: str | Path | BinaryIO, *, at_least_px: int | None = None, n
 def decode(source: str | Path | BinaryIO, at_least_px: int | None) -> Image.Image:
     with Image.open(source) as image:
         if at_least_px is not None and image.format in ("JPEG", "MPO"):
-            require_size(image)
+            check_size(image)
             image.draft("RGB", (at_least_px, at_least_px))
         return to_rgb(image)
 
 
-def require_size(image: Image.Image) -> None:
+def check_size(image: Image.Image) -> None:
     """Raises UserError for an image without pixels and for one of more than are decoded."""
     if image.width * image.height > MAX_PIXELS:
         raise UserError(
@@ -84,7 +84,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     An image that is upright RGB comes back itself: copies would take a fifth of the time that a small JPEG does.
     Raises UserError for values that have no known white.
     """
-    require_size(image)
+    check_size(image)
     colour_key = key_of_small_samples(image)
     turn = load_and_find_turn(image)
     rgb = as_rgb(image, colour_key)  # before it is turned: a turned picture has lost the tags that its values follow

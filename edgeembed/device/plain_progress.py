@@ -13,7 +13,7 @@ REDRAW_SECONDS = 0.2
 LOG_EVERY_SECONDS = 15.0  # where stderr is a file
 
 
-class ImageCount:
+class ImageProgress:
     """Called with the number of images done; draws on a terminal, writes a line now and then elsewhere.
 
     `total` is None where it is not known how many images come. With `always` the line is drawn whatever the level

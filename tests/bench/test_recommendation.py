@@ -71,7 +71,7 @@ def chosen(found: dict[str, Any]) -> tuple[str, str]:
 
 
 def used(folder: Path) -> tuple[str, str] | None:
-    pair = fastest_cache.recall(folder, read_bundle(folder), threads=2)
+    pair = fastest_cache.load_fastest(folder, read_bundle(folder), threads=2)
     return None if pair is None else (pair.file.path, pair.runtime)
 
 

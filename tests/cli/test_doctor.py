@@ -189,7 +189,7 @@ def test_doctor_compares_on_the_users_own_images(edgeembed: Run, make_bundle: Ma
     assert "--images: 15 of 16 can be decoded, expected at least 16" in outcome.stderr
     assert "no such folder" in edgeembed("doctor", folder, "--images", tmp_path / "nowhere").stderr
     assert "is a file, expected a folder" in edgeembed("doctor", folder, "--images", images / "1.png").stderr
-    assert fastest_cache.recall(folder, read_bundle(folder)) is not None  # what was remembered holds
+    assert fastest_cache.load_fastest(folder, read_bundle(folder)) is not None  # what was remembered holds
 
 
 @pytest.mark.parametrize(

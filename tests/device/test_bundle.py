@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeembed.device.bundle import read_bundle, require_shapes, verified_file, write_bundle
+from edgeembed.device.bundle import check_shapes, read_bundle, verified_file, write_bundle
 from edgeembed.device.bundle_schema import SCHEMA, SCHEMA_WITHOUT_CHECKSUM, BundleManifest
 from edgeembed.device.checksummed_json import MAX_BYTES, read_checksummed, write_checksummed
 from edgeembed.device.embedder import Embedder
@@ -225,10 +225,10 @@ def test_a_graph_must_have_the_sizes_that_the_bundle_says(
 ) -> None:
     manifest, path = read_bundle(bundle), Path("model.onnx")
     if told is None:
-        require_shapes(path, manifest, input_shape, output_shape)
+        check_shapes(path, manifest, input_shape, output_shape)
         return
     with pytest.raises(CheckFailed, match=r"model\.onnx: ") as caught:
-        require_shapes(path, manifest, input_shape, output_shape)
+        check_shapes(path, manifest, input_shape, output_shape)
     assert told in str(caught.value)
 
 

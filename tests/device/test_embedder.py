@@ -199,7 +199,9 @@ def test_a_changed_byte_is_found_before_anything_is_parsed(
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
-    monkeypatch.setattr(embedder_module, "open_file_of", lambda *_, **__: pytest.fail("parsed an unverified file"))
+    monkeypatch.setattr(
+        embedder_module, "open_runnable_file", lambda *_, **__: pytest.fail("parsed an unverified file")
+    )
     with pytest.raises(CheckFailed, match=r"model\.fp32\.onnx: sha256"):
         Embedder(folder, precision="fp32")
 

@@ -22,7 +22,7 @@ RUNTIMES = {
 }
 """By the name of the package that runs the network: the module whose `open_file` opens a file with it. ONNX Runtime is
 the one of the base install, and the one that every exported file must run on."""
-READ_ONNX = ("onnxruntime", "openvino")
+ONNX_RUNTIMES = ("onnxruntime", "openvino")
 """The runtimes whose files are ONNX files."""
 
 

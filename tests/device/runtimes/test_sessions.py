@@ -16,12 +16,12 @@ import pytest
 from edgeembed.arrays import UInt8Array
 from edgeembed.data.synthetic import render_view
 from edgeembed.device.embedder import ARTIFACTS, DEFAULT_ARTIFACT
-from edgeembed.device.runtimes import READ_ONNX, open_session
+from edgeembed.device.runtimes import ONNX_RUNTIMES, open_session
 from edgeembed.errors import CheckFailed, UserError
 from tests.device.conftest import DIM, SIZE_PX, tiny_network
 
 BUNDLED = ARTIFACTS / DEFAULT_ARTIFACT
-every_runtime = pytest.mark.parametrize("runtime", READ_ONNX)
+every_runtime = pytest.mark.parametrize("runtime", ONNX_RUNTIMES)
 
 
 @pytest.fixture(scope="module")
@@ -179,8 +179,8 @@ def test_neither_runtime_tells_anybody_nor_writes_into_the_home_folder(tmp_path:
     program = f"""
 import sys
 from pathlib import Path
-from edgeembed.device.runtimes import READ_ONNX, open_session
-for runtime in READ_ONNX:
+from edgeembed.device.runtimes import ONNX_RUNTIMES, open_session
+for runtime in ONNX_RUNTIMES:
     open_session(Path({str(tmp_path / "model.onnx")!r}), runtime=runtime)
 told = [name for name in sys.modules if name.startswith("openvino_telemetry")]
 assert not told, told
