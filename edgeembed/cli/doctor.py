@@ -130,12 +130,9 @@ def comparison_images(folder: Path | None) -> list[Path | Image]:
 
 def measure(folder: Path, images: Sequence[Path | Image], threads: int | None) -> dict[str, Any]:
     """Compares and times each verified file and runtime of a bundle, and remembers the fastest that is right here."""
-    import numpy as np
-
     from edgeembed.device.bundle import read_bundle
     from edgeembed.device.embedder import verified_with_weights
-    from edgeembed.device.image_sources import decode_ahead
-    from edgeembed.device.images import ImageError
+    from edgeembed.device.image_sources import decode_all
     from edgeembed.device.runtimes import available_cores
     from edgeembed.device.runtimes.fastest_cache import (
         MIN_IMAGES,
@@ -151,16 +148,12 @@ def measure(folder: Path, images: Sequence[Path | Image], threads: int | None) -
     pairs = verified_runnable_files(manifest)
     for path in dict.fromkeys(pair.file.path for pair in pairs):
         verified_with_weights(folder, manifest, files[path])
-    pixels = []
-    for decoded in decode_ahead(images, lambda _: (manifest.input.height, manifest.input.width)):
-        if isinstance(decoded, ImageError):
-            log.warning("skipped: %s", decoded)
-        else:
-            pixels.append(decoded)
-    if len(pixels) < MIN_IMAGES:
-        raise UserError(f"--images: {len(pixels)} of {len(images)} can be decoded, expected at least {MIN_IMAGES}")
-    log.info("comparing on %d images and timing %d files and runtimes of %s", len(pixels), len(pairs), manifest.name)
-    measured = measure_runnable_files(folder, manifest, np.stack(pixels), threads=threads)
+    pixels_NHWC, _ = decode_all(images, manifest.input.height, manifest.input.width)
+    if len(pixels_NHWC) < MIN_IMAGES:
+        raise UserError(f"--images: {len(pixels_NHWC)} of {len(images)} can be decoded, expected at least {MIN_IMAGES}")
+    num_images = len(pixels_NHWC)
+    log.info("comparing on %d images and timing %d files and runtimes of %s", num_images, len(pairs), manifest.name)
+    measured = measure_runnable_files(folder, manifest, pixels_NHWC, threads=threads)
     fastest = store_fastest(folder, manifest, measured, threads=threads)
     if fastest is None:
         log.warning("%s: no file was found right here: fp32 in ONNX Runtime stays the default", manifest.name)
@@ -181,6 +174,6 @@ def measure(folder: Path, images: Sequence[Path | Image], threads: int | None) -
     return {
         "bundle": manifest.name,
         "threads": threads or available_cores(),
-        "images": len(pixels),
+        "images": len(pixels_NHWC),
         "timed": rows,
     }

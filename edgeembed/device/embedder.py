@@ -263,7 +263,7 @@ def choose_runnable_file(
 
 
 def verified_with_weights(folder: Path, manifest: BundleManifest, file: BundleFile) -> Path:
-    """The path of a file, after its checksum and those of its external weights (`model.fp32.onnx.data`) were verified."""
+    """The path of a file, after verifying its checksum and those of its external weights (`model.fp32.onnx.data`)."""
     for part in manifest.files:
         if part.path.startswith(file.path + "."):
             verified_file(folder, part)

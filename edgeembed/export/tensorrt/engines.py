@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 
 from edgeembed.arrays import FloatArray, UInt8Array
@@ -20,7 +19,7 @@ from edgeembed.device.bundle import read_bundle, verified_file, write_bundle
 from edgeembed.device.bundle_schema import CARD, PLAN, BundleFile, BundleManifest
 from edgeembed.device.embedder import verified_with_weights
 from edgeembed.device.image_files import find_images
-from edgeembed.device.images import ImageError, load_pixels
+from edgeembed.device.image_sources import decode_all
 from edgeembed.device.runtimes import open_session
 from edgeembed.errors import CheckFailed, UserError
 from edgeembed.evaluation import ScoredQueries
@@ -66,15 +65,10 @@ class Photographs:
 def photographs(folder: Path, size: tuple[int, int]) -> Photographs:
     """Images of a folder and those below it, spread over all of them by name."""
     files = find_images(folder)
-    pixels = []
-    for path in files[:: max(1, len(files) // PARITY_IMAGES)][:PARITY_IMAGES]:
-        try:
-            pixels.append(load_pixels(path, *size))
-        except ImageError as error:
-            log.warning("skipped: %s", error)
-    if not pixels:
+    pixels_NHWC, _ = decode_all(files[:: max(1, len(files) // PARITY_IMAGES)][:PARITY_IMAGES], *size)
+    if not len(pixels_NHWC):
         raise UserError(f"--data {folder}: holds no image that can be read")
-    return Photographs(pixels_NHWC=np.stack(pixels))
+    return Photographs(pixels_NHWC=pixels_NHWC)
 
 
 def build_all(

@@ -67,5 +67,5 @@ def make_bundle(tmp_path: Path) -> Callable[..., Path]:
 @pytest.fixture
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """No figure of these tests is about time, so none takes any."""
-    for name, value in {"ROUNDS": 1, "WARMUP_SECONDS": 0, "TURN_SECONDS": 0}.items():
+    for name, value in {"ROUNDS": 1, "WARMUP_SECONDS": 0, "TIMED_SECONDS": 0}.items():
         monkeypatch.setattr(fastest_cache, name, value)
