@@ -1,4 +1,4 @@
-"""Output paths: checked before any work is done, written whole or not at all, named in errors of a full disk."""
+"""Files and folders that edgeembed writes: checked before the work, and written completely or not at all."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ CHUNK_BYTES = 2**20
 
 
 def check_output_file(path: Path, *, option: str = "--out") -> None:
-    """Raises UserError where a file cannot be written to `path`. Missing folders may be made; nothing is left behind.
+    """Raises UserError where a file cannot be written to `path`; folders above it may be missing.
 
-    `option` is where another path can be named.
+    It tries to, and removes what it made. `option` is the command-line option that the message suggests to change.
     """
-    with _naming_mistake(path, option):
+    with _as_user_error(path, option):
         if path.is_dir():
             raise UserError(f"{path}: is a folder, expected a file name: choose another {option}")
         if path.exists() and not path.is_file():
@@ -40,11 +40,11 @@ def check_output_file(path: Path, *, option: str = "--out") -> None:
 
 
 def check_output_folder(path: Path, *, option: str = "--out", replaced: bool = False) -> None:
-    """Raises UserError where files cannot be written into a folder `path`, which need not exist yet. Nothing is left.
+    """Raises UserError where files cannot be written into the folder `path`, which need not exist yet.
 
-    `replaced`: the folder is made under another name beside `path` and then renamed.
+    It tries to, and removes what it made. `replaced`: whether the folder will be written with `whole_folder`.
     """
-    with _naming_mistake(path, option):
+    with _as_user_error(path, option):
         if path.exists() and not path.is_dir():
             raise UserError(f"{path}: is a file, expected a folder: choose another {option}")
         if replaced and path.exists() and (os.path.ismount(path) or path.samefile(os.curdir)):
@@ -61,10 +61,10 @@ def check_output_folder(path: Path, *, option: str = "--out", replaced: bool = F
 
 
 def make_folders(path: Path) -> list[Path]:
-    """Makes a folder and those above it that are missing; returns what was made, the uppermost first."""
+    """Makes a folder and the missing ones above it; returns those that it made, the uppermost first."""
     missing: list[Path] = []
     folder = path
-    while not folder.exists() and folder != folder.parent:  # the parent of a drive that Windows lacks is itself
+    while not folder.exists() and folder != folder.parent:  # on Windows, a missing drive is its own parent
         missing.insert(0, folder)
         folder = folder.parent
     created: list[Path] = []
@@ -81,22 +81,23 @@ def make_folders(path: Path) -> list[Path]:
 
 
 def remove_empty_folders(created: list[Path]) -> None:
-    """Removes those of some folders, the uppermost first, that are empty."""
+    """Removes the folders that `make_folders` made, if they are still empty."""
     for folder in reversed(created):
         with contextlib.suppress(OSError):
             folder.rmdir()
 
 
 def temporary_name(suffix: str = ".tmp") -> str:
-    """A name for something unfinished, hidden and short: a name that fits the file system must not grow too long."""
+    """A new hidden name. It is short, because adding to the final name could exceed the limit of the file system."""
     return f".{os.getpid()}-{secrets.token_hex(4)}{suffix}"
 
 
 @contextlib.contextmanager
 def whole_file(path: Path, *, needed: int | None = None) -> Iterator[BinaryIO]:
-    """A file to write to, which appears at `path` on leaving the block: whole, or not at all after an error.
+    """Yields a hidden file to write to, which takes the place of `path` on leaving the block.
 
-    Raises WriteFailed where the disk is full; `needed` is the size in bytes, where it is known before.
+    After an error `path` stays as it was. Raises WriteFailed, which names `path`, where the disk is full; `needed` is
+    the size in bytes, where it is known.
     """
     temporary = path.parent / temporary_name()
     try:
@@ -110,20 +111,20 @@ def whole_file(path: Path, *, needed: int | None = None) -> Iterator[BinaryIO]:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         if isinstance(error, OSError):
-            raise write_failure(error, path, needed=needed) from error  # what is free: without the unfinished file
+            raise write_failure(error, path, needed=needed) from error  # the temporary file no longer takes space
         raise
 
 
 def write_failure(error: OSError, path: Path, *, needed: int | None = None) -> OSError:
-    """What to raise for an error met while writing `path`: WriteFailed for a full disk, or where no file was named."""
+    """The error to raise for `error`, which writing `path` raised: WriteFailed for a full disk or an unnamed file."""
     if isinstance(error, WriteFailed) or (error.errno not in DISK_FULL_ERRNOS and error.filename is not None):
         return error
     reason = os.strerror(error.errno) if error.errno else str(error)
-    room = [f"{size_text(needed)} needed"] if needed is not None else []
+    sizes = [f"{size_text(needed)} needed"] if needed is not None else []
     if error.errno == errno.ENOSPC and (free := free_bytes(path)) is not None:
-        room.append(f"{size_text(free)} free")
+        sizes.append(f"{size_text(free)} free")
     remedy = "free some space, or write to another disk, and run the command again"
-    figures = f" ({', '.join(room)})" if room else ""
+    figures = f" ({', '.join(sizes)})" if sizes else ""
     return WriteFailed(f"{path}: cannot be written: {reason}{figures}: {remedy}")
 
 
@@ -190,7 +191,7 @@ def sha256_of(path: str | Path) -> str:
 
 
 def free_bytes(path: Path) -> int | None:
-    """Free space where `path` lies; None where the system does not say."""
+    """Free space in bytes on the disk of `path`; None where the system does not say."""
     for folder in (path, *path.absolute().parents):
         with contextlib.suppress(OSError):
             return shutil.disk_usage(folder).free
@@ -198,7 +199,7 @@ def free_bytes(path: Path) -> int | None:
 
 
 def size_text(count: int) -> str:
-    """A number of bytes with three figures and a unit."""
+    """A number of bytes with a unit, for example 12.3 kB."""
     for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
         if count >= size:
             return f"{count / size:.3g} {unit}"
@@ -206,8 +207,8 @@ def size_text(count: int) -> str:
 
 
 @contextlib.contextmanager
-def _naming_mistake(path: Path, option: str) -> Iterator[None]:
-    """Turns an error of the file system into a UserError that names the path and the reason."""
+def _as_user_error(path: Path, option: str) -> Iterator[None]:
+    """Turns an OSError into a UserError that names the path and the reason; a full disk stays a WriteFailed."""
     try:
         yield
     except OSError as error:
@@ -219,17 +220,19 @@ def _naming_mistake(path: Path, option: str) -> Iterator[None]:
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Writes a file that appears whole or not at all. Raises WriteFailed where the disk is full."""
+    """Writes a whole file or nothing. Raises WriteFailed where the disk is full."""
     encoded = content.encode() if isinstance(content, str) else content
     with whole_file(path, needed=len(encoded)) as file:
         file.write(encoded)
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Writes an indented JSON object, whole or not at all."""
     write_atomically(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:
+    """Reads a JSON object. Raises UserError where the file is missing or holds anything else."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -242,12 +245,12 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def cache_folder() -> Path:
-    """The user's folder for what can be computed again."""
+    """The user's cache folder, for files that can be computed again."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgeembed"
 
 
 def sync_folder(path: Path) -> None:
-    """Makes renames inside a folder durable; Windows opens no folders, and does not need it."""
+    """Makes renames inside a folder durable. On Windows, where a folder cannot be opened, it does nothing."""
     if sys.platform == "win32":
         return
     descriptor = os.open(path, os.O_RDONLY)

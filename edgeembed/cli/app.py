@@ -23,7 +23,7 @@ from edgeembed.cli.help import CommandGroup
 from edgeembed.cli.streams import StderrHandler
 from edgeembed.cli.usage import usage_message
 from edgeembed.errors import CheckFailed, UserError
-from edgeembed.extras import is_known, needed
+from edgeembed.extras import install_hint, is_dependency
 from edgeembed.texts import read_as_utf8
 
 DONE, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
@@ -148,8 +148,8 @@ def report(error: BaseException, arguments: Sequence[str] = ()) -> int:
         code, message = MISUSED, usage_message(error, arguments)
     elif isinstance(error, UserError):
         code = MISUSED
-    elif isinstance(error, ModuleNotFoundError) and is_known(error.name or ""):
-        code, message = MISUSED, f"this command {needed(error.name or '')}"
+    elif isinstance(error, ModuleNotFoundError) and is_dependency(error.name or ""):
+        code, message = MISUSED, f"this command {install_hint(error.name or '')}"
     elif isinstance(error, MemoryError):
         code, message = FAILED, f"out of memory: {message}"
     elif code is None:

@@ -30,10 +30,10 @@ def diff_artifacts(
     Without a precision both sides use the one that the other names, else fp32. Exit code 0 whether or not they differ.
     """
     from edgeembed.cli.inputs import gather_images
-    from edgeembed.device.comparison import compare, open_sides
+    from edgeembed.device.comparison import compare, open_compared_files
     from edgeembed.texts import printable
 
-    side_a, side_b = open_sides(a, b)
+    side_a, side_b = open_compared_files(a, b)
     files = gather_images(data) if data else None
     result = compare(
         side_a, side_b, files, threads=threads, on_skip=lambda reason: log.warning("skipped: %s", printable(reason))

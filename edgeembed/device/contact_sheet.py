@@ -20,7 +20,7 @@ PAPER, INK, FADED, EMPTY, ACCENT = "#ffffff", "#1c1e21", "#6b7178", "#e9ebee", "
 
 
 def similarity_texts(similarities: Sequence[float]) -> list[str]:
-    """Of one query's results, with as many digits as tell different ones apart: from 4 to the 7 of float32 below 1."""
+    """The similarities of one query's results with as many digits as distinguish them: 4 to 7, which float32 has."""
     for digits in (4, 5, 6, 7):
         texts = [f"{similarity:.{digits}f}" for similarity in similarities]
         if len(set(texts)) == len(set(similarities)):
@@ -29,16 +29,16 @@ def similarity_texts(similarities: Sequence[float]) -> list[str]:
 
 
 def check_sheet(path: Path) -> None:
-    """Raises UserError, before any work is done, for a picture that `contact_sheet` could not write."""
+    """Raises UserError, before any work is done, for an image format that `contact_sheet` cannot write."""
     if path.suffix.lower() not in SHEET_FORMATS:
         raise unknown_choice("picture suffix", path.suffix, SHEET_FORMATS, f"({path})")
 
 
 def contact_sheet(rows: Sequence[tuple[str, Sequence[tuple[str, float]]]], out: Path) -> None:
-    """Draws one line a query: the query, framed, then (file, similarity) pairs from left to right.
+    """Draws one row for each query: the query in a frame, then its results, (file, similarity), from left to right.
 
     A file that cannot be decoded here becomes a grey tile that says so. Raises UserError for a sheet of more pixels
-    than an image viewer is likely to take.
+    than image viewers are likely to open.
     """
     check_sheet(out)
     columns = 1 + max((len(results) for _, results in rows), default=0)
@@ -66,7 +66,7 @@ def contact_sheet(rows: Sequence[tuple[str, Sequence[tuple[str, float]]]], out: 
 
 
 def _draw_tile(sheet: Image.Image, corner: tuple[int, int], path: str, caption: str, ink: str) -> None:
-    """A thumbnail with its caption and file name below."""
+    """Draws a thumbnail with its caption and file name below."""
     left, top = corner
     sheet.paste(_thumbnail(path), corner)
     draw = ImageDraw.Draw(sheet)
@@ -77,6 +77,7 @@ def _draw_tile(sheet: Image.Image, corner: tuple[int, int], path: str, caption: 
 
 
 def _thumbnail(path: str) -> Image.Image:
+    """The image in the middle of a tile, with its aspect ratio; a grey tile with the reason where there is none."""
     tile = Image.new("RGB", (TILE_PX, TILE_PX), EMPTY)
     try:
         image = ImageOps.contain(load_rgb(path, at_least_px=2 * TILE_PX), (TILE_PX, TILE_PX))
@@ -93,7 +94,7 @@ def _font() -> Font:
 
 
 def _shortened(name: str, font: Font, width_px: int) -> str:
-    """Leaves out the middle of a name that is too wide: numbers and suffix at its end tell files apart."""
+    """A name without its middle where it is too wide; numbers and suffix at the end distinguish files."""
     name = name.encode("utf-8", "replace").decode()
     shown, kept = name, len(name)
     while font.getlength(shown) > width_px and kept > 2:

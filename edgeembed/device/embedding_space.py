@@ -9,17 +9,17 @@ from edgeembed.errors import UserError
 
 
 def short_space_id(space_id: str, dim: int) -> str:
-    """Names the space of the first `dim` numbers of a space whose dimensions are ordered by weight."""
+    """The id of the space of the `dim` leading dimensions of a PCA-rotated space."""
     return f"{space_id}:{dim}"
 
 
 def long_space_id(space_id: str) -> str:
-    """The space that a short one is a prefix of; itself for one that is not short."""
+    """The id of the full space of a shortened one; of a full space, its own id."""
     return space_id.partition(":")[0]
 
 
 def shorten(embedding_ND: FloatArray, dim: int) -> FloatArray:
-    """The first `dim` numbers, as unit vectors."""
+    """The `dim` leading dimensions of embeddings, (N, dim), as unit vectors."""
     short_ND: FloatArray = embedding_ND[:, :dim]
     length_N1 = np.linalg.norm(short_ND, axis=1, keepdims=True)
     unit_ND: FloatArray = short_ND / np.maximum(length_N1, np.float32(1e-12))
@@ -27,9 +27,9 @@ def shorten(embedding_ND: FloatArray, dim: int) -> FloatArray:
 
 
 def require_same_space(a_name: str, a_id: str, b_name: str, b_id: str) -> None:
-    """Raises UserError where two things come from different teachers: their distances would mean nothing.
+    """Raises UserError for embeddings or models of different teachers, whose distances have no meaning.
 
-    A short space and the one that it is a prefix of go together, once the longer embeddings are shortened.
+    A full space and a shortened one of it match, as the full embeddings can be shortened too.
     """
     if long_space_id(a_id) != long_space_id(b_id):
         raise UserError(

@@ -16,7 +16,7 @@ import safetensors
 import safetensors.numpy
 
 from edgeembed.arrays import FloatArray
-from edgeembed.device.encodings import ENCODINGS, Encoded, decode
+from edgeembed.device.encodings import ENCODINGS, EncodedVectors, decode
 from edgeembed.errors import UserError, unknown_choice
 from edgeembed.files import check_output_file, write_atomically
 from edgeembed.texts import is_utf8, printable
@@ -234,11 +234,11 @@ def _decode_vectors(path: Path, encoding: str, tensors: dict[str, npt.NDArray[An
         return code
     rotation_DD = tensors.get("rotation")
     if code.ndim == 2 and encoding == "int8" and code.dtype == np.int8:
-        return decode(Encoded(code=code, dim=code.shape[1]))
+        return decode(EncodedVectors(code=code, dim=code.shape[1]))
     if code.ndim == 2 and encoding == "binary" and code.dtype == np.uint8 and rotation_DD is not None:
         dim = len(rotation_DD)
         if rotation_DD.shape == (dim, dim) and rotation_DD.dtype == np.float32 and code.shape[1] == -(-dim // 8):
-            return decode(Encoded(code=code, dim=dim, rotation_DD=rotation_DD))
+            return decode(EncodedVectors(code=code, dim=dim, rotation_DD=rotation_DD))
     raise UserError(f"{path}: embedding is {code.dtype} {code.shape} in encoding {encoding!r}: embed the images again")
 
 

@@ -218,7 +218,7 @@ def test_mistakes_are_one_line(edgeembed: Run, bundle: Path, packed: Path, tmp_p
 
 
 def test_more_than_a_zip_can_hold_is_refused(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packing, "MAX_PACKED", 10_000)
+    monkeypatch.setattr(packing, "MAX_PACKED_BYTES", 10_000)
     with pytest.raises(UserError, match="one packed bundle holds 10000: copy the folder"):
         pack(bundle, tmp_path / "b.edgeembed.zip")
     assert list(tmp_path.iterdir()) == []

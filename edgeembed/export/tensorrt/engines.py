@@ -27,7 +27,7 @@ from edgeembed.export.card import model_card, notes_in
 from edgeembed.export.checks import Checker, Judged, is_transformer, run_session
 from edgeembed.export.gate import Refused
 from edgeembed.export.recipe import EngineSection, ExportRecipe
-from edgeembed.extras import needed
+from edgeembed.extras import install_hint
 from edgeembed.files import sha256_of, whole_folder
 from edgeembed.metrics import RetrievalScores
 from edgeembed.progress import stage
@@ -85,12 +85,14 @@ def build_all(
     """
     sources = [file for file in files if file.path.endswith(".onnx")]
     try:
-        from edgeembed.device.runtimes.cuda import Device
+        from edgeembed.device.runtimes.cuda import CudaDevice
         from edgeembed.export.tensorrt import build as engines
 
-        device = Device()
+        device = CudaDevice()
     except ModuleNotFoundError as error:
-        return [], [Refused(precision=RUNTIME, path=PLAN, reasons=(f"{needed(error.name or RUNTIME)} {WHERE_FROM}",))]
+        return [], [
+            Refused(precision=RUNTIME, path=PLAN, reasons=(f"{install_hint(error.name or RUNTIME)} {WHERE_FROM}",))
+        ]
     except (ImportError, OSError, UserError) as error:
         return [], [
             Refused(precision=RUNTIME, path=PLAN, reasons=(f"cannot be used here: {' '.join(str(error).split())}",))
