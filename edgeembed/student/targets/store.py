@@ -90,7 +90,7 @@ class TargetStore:
             if stored.get("schema") != SCHEMA:
                 raise UserError(f"{described}: schema {stored.get('schema')!r}, this version reads {SCHEMA!r}")
             key.require_equal(stored, folder)
-        elif folder.is_dir() and {path.name for path in folder.iterdir()} - {locks.NAME}:
+        elif folder.is_dir() and {path.name for path in folder.iterdir()} - {locks.LOCK_NAME}:
             raise UserError(f"{folder}: holds no targets (no targets.json): name an empty folder, or a new one")
 
     def read(self, image_B: Rows, view: int | Rows) -> tuple[HalfArray, npt.NDArray[np.bool_]]:
