@@ -26,6 +26,7 @@ MAX_LISTED_CHOICES = 20
 
 def did_you_mean(name: str, choices: Iterable[str], *, similarity: float = 0.6) -> str:
     """A question that names the most similar choice; empty where none reaches `similarity` (0..1)."""
+    # A single suggestion: a list of all similar names would be longer to read than the choices.
     nearest = difflib.get_close_matches(name, list(choices), n=1, cutoff=similarity)
     return f"did you mean {nearest[0]!r}?" if nearest else ""
 

@@ -34,6 +34,7 @@ EXTRAS_WITH_TORCH = ("train", "export")
 
 def is_dependency(module: str) -> bool:
     """Whether a module, by the name that is imported, belongs to a dependency of edgeembed, optional or not."""
+    # "torch.utils" belongs to the package "torch".
     package = module.partition(".")[0]
     return package in BASE_PACKAGES or package in SMALLEST_EXTRA
 
@@ -46,6 +47,7 @@ def install_hint(module: str) -> str:
     if package in BASE_PACKAGES:
         return f"needs the package {package}, which the base install provides: in a clone of edgeembed, pip install ."
     extra = SMALLEST_EXTRA[package]
+    # The README gives the command that installs torch without CUDA libraries.
     without_gpu = " (without an NVIDIA GPU, as README says under Installing)" if extra in EXTRAS_WITH_TORCH else ""
     return (
         f"needs the package {package}, which the extra [{extra}] provides: "

@@ -32,6 +32,7 @@ def check_output_file(path: Path, *, option: str = "--out") -> None:
             raise UserError(f"{path}: is not a regular file: choose another {option}")
         created = make_folders(path.parent)
         try:
+            # An existing file is not touched; a new name is tried itself, as it may be too long for the file system.
             probe = path.parent / temporary_name() if os.path.lexists(path) else path
             probe.open("xb").close()
             probe.unlink()
@@ -47,11 +48,13 @@ def check_output_folder(path: Path, *, option: str = "--out", replaced: bool = F
     with _as_user_error(path, option):
         if path.exists() and not path.is_dir():
             raise UserError(f"{path}: is a file, expected a folder: choose another {option}")
+        # A mount point cannot be renamed, and renaming the current folder would move the user's shell along with it.
         if replaced and path.exists() and (os.path.ismount(path) or path.samefile(os.curdir)):
             what = "a mount point" if os.path.ismount(path) else "the current folder"
             raise UserError(f"{path}: is {what}, which another folder cannot replace: name one in it with {option}")
         created = make_folders(path)
         try:
+            # `whole_folder` writes beside the folder, so that its parent must be writable too.
             for folder in (path, Path(os.path.realpath(path)).parent) if replaced else (path,):
                 probe = folder / temporary_name()
                 probe.open("xb").close()
@@ -70,6 +73,7 @@ def make_folders(path: Path) -> list[Path]:
     created: list[Path] = []
     try:
         for folder in missing:
+            # Another process may have made it meanwhile.
             folder.mkdir(exist_ok=True)
             created.append(folder)
         if not path.is_dir():
@@ -99,12 +103,14 @@ def whole_file(path: Path, *, needed: int | None = None) -> Iterator[BinaryIO]:
     After an error `path` stays as it was. Raises WriteFailed, which names `path`, where the disk is full; `needed` is
     the size in bytes, where it is known.
     """
+    # In the same folder, because a rename is atomic only within one file system.
     temporary = path.parent / temporary_name()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("xb") as file:
             yield file
             file.flush()
+            # Before the rename: after a power failure the name must not refer to a file without its content.
             os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException as error:
@@ -119,6 +125,7 @@ def write_failure(error: OSError, path: Path, *, needed: int | None = None) -> O
     """The error to raise for `error`, which writing `path` raised: WriteFailed for a full disk or an unnamed file."""
     if isinstance(error, WriteFailed) or (error.errno not in DISK_FULL_ERRNOS and error.filename is not None):
         return error
+    # Some libraries raise an OSError without an errno and without a file name.
     reason = os.strerror(error.errno) if error.errno else str(error)
     sizes = [f"{size_text(needed)} needed"] if needed is not None else []
     if error.errno == errno.ENOSPC and (free := free_bytes(path)) is not None:
@@ -162,6 +169,7 @@ def replace_folder(path: Path, replacement: Path) -> None:
     under a hidden name: nothing is deleted before the new folder is in its place.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    # A folder that is not empty cannot be replaced by a rename, so the earlier one is moved away first.
     earlier = replacement.with_suffix(".old")
     try:
         if path.exists():
@@ -192,6 +200,7 @@ def sha256_of(path: str | Path) -> str:
 
 def free_bytes(path: Path) -> int | None:
     """Free space in bytes on the disk of `path`; None where the system does not say."""
+    # The path itself may not exist yet: the nearest folder above it that does lies on the same disk.
     for folder in (path, *path.absolute().parents):
         with contextlib.suppress(OSError):
             return shutil.disk_usage(folder).free
@@ -214,6 +223,7 @@ def _as_user_error(path: Path, option: str) -> Iterator[None]:
     except OSError as error:
         if error.errno in DISK_FULL_ERRNOS:
             raise write_failure(error, path) from None
+        # The system reports "Not a directory" without saying which part of the path is a file.
         blocking = next((above for above in path.parents if os.path.lexists(above) and not above.is_dir()), None)
         reason = f"{blocking} is not a folder" if blocking else error.strerror or str(error)
         raise UserError(f"{path}: cannot be written ({reason}): choose another {option}") from None

@@ -53,6 +53,7 @@ def locked(folder: Path, *, instead: str) -> Iterator[None]:
 
 def check_unlocked(folder: Path, *, instead: str) -> None:
     """Raises UserError where another process holds the lock of a folder now: a quick check before long work."""
+    # Without a lock file nobody holds the lock, and taking it would make a folder that does not exist yet.
     if os.path.lexists(folder / LOCK_NAME):  # `lexists` is False, not an error, for a name that no file can have
         with locked(folder, instead=instead):
             pass
@@ -70,11 +71,13 @@ def _acquire(folder: Path, instead: str) -> FileIO:
             raise UserError(f"{folder}: in use by {holder}: wait until it has ended, or {instead}") from None
         except OSError as error:
             log.warning("%s: cannot be locked here (%s): let no second process write to it", folder, error.strerror)
+        # From here on this process holds the lock, or the file system has no locks at all.
         OPEN_LOCK_FILES.add(file)
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(file.fileno()), path.stat()):
                 break
         _close(file)  # the process that held the lock removed the file between open and lock: try again
+    # For the error message of the next process that wants the lock.
     facts = {
         "pid": os.getpid(),
         "host": platform.node(),

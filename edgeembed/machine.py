@@ -53,6 +53,7 @@ def package_versions() -> dict[str, str]:
 def describe_machine() -> Machine:
     """Reads the facts from the system."""
     model, flags = platform.processor() or platform.machine(), set[str]()
+    # Only Linux has this file; elsewhere the flags stay empty.
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             key, _, value = line.partition(":")
@@ -66,6 +67,7 @@ def describe_machine() -> Machine:
     return Machine(
         cpu=model,
         architecture=platform.machine(),
+        # taskset and job schedulers may allow fewer cores than the machine has, which os.cpu_count() ignores.
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         cpu_flags=tuple(flag for flag in CPU_FLAGS if flag in flags),
         memory_bytes=memory_bytes,

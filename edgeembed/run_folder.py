@@ -60,6 +60,7 @@ class RunFolder:
 
     def checkpoints(self) -> list[Path]:
         """The checkpoints, oldest first; unfinished ones have hidden names."""
+        # The trailing slash matches folders only. Numbers are zero-padded, so that sorting by name sorts by step.
         return sorted(path for path in self.path.glob("checkpoints/step-*/") if path.name[5:].isdigit())
 
     def last_step(self) -> int:
@@ -76,6 +77,7 @@ class RunFolder:
     def locked(self) -> Iterator[None]:
         """Holds the lock of the folder within the block. Raises UserError that names the process that holds it."""
         check_output_folder(self.path)
+        # Checked before locking, so that a folder that cannot be written gives the clearer error.
         with locked(self.path, instead=CHOOSE_ANOTHER_OUT):
             yield
 
@@ -91,6 +93,7 @@ class RunFolder:
         check_output_folder(self.path)
         if self.config.is_dir():
             raise UserError(f"{self.config}: is a folder, expected the file of a run: choose another --out")
+        # Only a run that was begun has a recipe to resume with.
         if resume and not self.config.exists():
             what = "holds no run to resume (no config.yaml)" if self.path.exists() else "no such run to resume"
             raise UserError(f"{self.path}: {what}: correct the folder, or leave --resume out to begin a run")
@@ -101,6 +104,7 @@ class RunFolder:
 
     def begin(self, config_yaml: str, inputs: Mapping[str, Any]) -> None:
         """Writes recipe, inputs and environment of a run; removes what a killed process left unfinished."""
+        # Hidden names are those that `whole_folder` and `whole_file` write under.
         for stale in self.path.glob("checkpoints/.*"):
             shutil.rmtree(stale, ignore_errors=True)
         for stale in self.path.glob(".*.tmp"):
@@ -114,6 +118,7 @@ class RunFolder:
         if not self.metrics.exists():
             return
         kept = []
+        # A resumed run starts at its last checkpoint and logs the steps after it a second time.
         for line in self.metrics.read_text(encoding="utf-8").splitlines():
             with contextlib.suppress(json.JSONDecodeError):
                 if json.loads(line)["step"] <= step:
@@ -133,6 +138,7 @@ def describe_folder(path: Path) -> str:
     """What lies at a path, for the error message where something else was expected."""
     if not path.is_dir():
         return "a file" if path.exists() else "no such file or folder"
+    # A finished run also holds config.yaml, by which KINDS_OF_FOLDER recognises an unfinished one.
     if (path / "model.json").is_file():
         return f"a finished {read_json(path / 'model.json').get('role')} run"
     for name, what in KINDS_OF_FOLDER.items():
@@ -158,6 +164,7 @@ def require_run(path: Path, *, role: str | None = None) -> None:
 
 def require_teacher(path: Path) -> None:
     """Raises UserError for a path that is no teacher: neither a teacher run nor a store of teacher embeddings."""
+    # Imported embeddings are stored in the same form as teacher embeddings that edgeembed computed.
     if not (path / "targets.json").is_file():
         require_run(path, role="teacher")
 
@@ -168,4 +175,5 @@ def latest_run(role: str, root: Path = Path("runs")) -> Path:
     if not finished:
         command = "teacher-train" if role == "teacher" else "distill"
         raise UserError(f"no finished {role} run under {root}/: run `edgeembed {command}` first, or name its folder")
+    # model.json is the last file that a run writes, so that its time is when the run finished.
     return max(finished, key=lambda path: path.stat().st_mtime).parent

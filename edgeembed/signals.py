@@ -39,6 +39,7 @@ def stop_request() -> Iterator[StopRequest]:
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
+    # Restored afterwards, so that after the loop Ctrl-C works as usual again.
     previous = {number: signal.signal(number, request.set) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield request

@@ -36,10 +36,12 @@ BUILD_ENGINE_HINT = ": `edgeembed export BUNDLE --tensorrt` builds engines on th
 
 def write_bundle(folder: Path, manifest: BundleManifest, card: str) -> BundleManifest:
     """Writes the model card and bundle.json beside the files that bundle.json lists. Returns what it holds then."""
+    # The card is written first, because bundle.json holds its checksum.
     write_atomically(folder / CARD, card)
     stored = StoredFile(path=CARD, sha256=sha256_of(folder / CARD), bytes=(folder / CARD).stat().st_size)
     complete = manifest.model_copy(update={"schema_": SCHEMA, "card": stored})
     write_checksummed(folder / MANIFEST, complete.model_dump(by_alias=True, mode="json"))
+    # Reading it again checks that what was written is valid.
     return read_bundle(folder)
 
 
@@ -52,6 +54,7 @@ def read_bundle(folder: Path) -> BundleManifest:
     if folder.is_file():
         packed = f"is a packed bundle: `edgeembed artifacts unpack {folder}` makes it a folder"
         raise UserError(f"{folder}: {packed if is_packed(folder) else 'is a file, expected a bundle folder'}")
+    # `lexists`, so that a broken link is reported as a damaged bundle, not as a missing one.
     if not os.path.lexists(folder / MANIFEST):
         raise UserError(f"{folder}: not a bundle ({describe_folder(folder)}): `edgeembed export` writes one")
     path = regular_file(folder, MANIFEST)
@@ -61,11 +64,13 @@ def read_bundle(folder: Path) -> BundleManifest:
         raise UserError(
             f"{path}: schema {str(schema)[:40]!r}, this version reads {SCHEMA!r} and {SCHEMA_WITHOUT_CHECKSUM!r}"
         )
+    # Removing the checksum must not disable its check: only bundles of the older schema may lack one.
     if schema == SCHEMA and not has_checksum:
         raise damaged_file_error(path, 'it lacks the key "seal"')
     try:
         manifest = BundleManifest.model_validate(value)
     except ValidationError as error:
+        # One line is enough: later errors often follow from the first.
         first = error.errors()[0]
         raise UserError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
     if schema == SCHEMA and manifest.card is None:
@@ -100,10 +105,13 @@ def check_file_names(path: Path, names: Sequence[str]) -> None:
     seen = {MANIFEST}
     for name in names:
         parts = PurePosixPath(name)
+        # A bundle from elsewhere must not lead to reading or writing outside of its folder, on any system.
         if parts.is_absolute() or ".." in parts.parts or "\\" in name or ":" in name:
             raise UserError(f"{path}: file {name!r} lies outside the bundle")
+        # `str(parts)` drops parts such as "./" and "//", under which a file could have two names.
         if str(parts) != name or name == "." or not name.isprintable() or len(name.encode()) > 250:
             raise UserError(f"{path}: file {name!r}: not a name that every system can write")
+        # macOS normalises Unicode, and Windows and macOS ignore case: there these names are one file.
         key = unicodedata.normalize("NFC", name).casefold()
         if key in seen:
             raise UserError(f"{path}: file {name!r} is named twice")
@@ -115,6 +123,7 @@ def regular_file(folder: Path, name: str) -> Path:
     path = folder / name
     if not os.path.lexists(path):
         raise CheckFailed(f"{path}: named in {MANIFEST} but missing: export or copy the bundle again")
+    # A link inside the bundle may point anywhere; only links to files inside are followed.
     root, real = os.path.realpath(folder), os.path.realpath(path)
     if os.path.commonpath([root, real]) != root:
         raise CheckFailed(f"{path}: is a link to {real}, outside the bundle: copy the file itself")
@@ -126,6 +135,7 @@ def regular_file(folder: Path, name: str) -> Path:
 def verified_file(folder: Path, file: StoredFile) -> Path:
     """The path of a file of the bundle. Raises CheckFailed where its size or checksum is not the manifest's."""
     path = regular_file(folder, file.path)
+    # The size is compared first, as it costs nothing and hashing a large file does.
     if path.stat().st_size != file.bytes:
         raise CheckFailed(f"{path}: has {path.stat().st_size} bytes, bundle.json says {file.bytes}: do not use it")
     actual = sha256_of(path)
@@ -137,6 +147,7 @@ def verified_file(folder: Path, file: StoredFile) -> Path:
 def is_packed(path: Path) -> bool:
     """Whether a file looks like one that `edgeembed artifacts pack` wrote."""
     with path.open("rb") as file:
+        # The first bytes of every zip file, for a packed bundle that was renamed.
         return path.name.endswith(PACKED_SUFFIX) or file.read(4) == b"PK\x03\x04"
 
 
@@ -210,6 +221,7 @@ def choose_file(
 
     Raises UserError where the bundle holds no such file, and where none of its files is right for this CPU.
     """
+    # `read_bundle` has checked that no two ONNX files of one runtime share a precision.
     by_precision = {file.precision: file for file in manifest.files if file.path.endswith(suffix)}
     if not by_precision:
         raise UserError(
@@ -230,5 +242,6 @@ def choose_file(
             "products computes wrongly: export the run again, which gives 7-bit weights, or name the precision to use "
             "it nevertheless"
         )
+    # A bundle may hold nothing but files that failed their gate, as `--accept-worse` allows.
     suitable = {name: file for name, file in suitable.items() if not file.accepted_worse} or suitable
     return next((suitable[name] for name in order if name in suitable), next(iter(suitable.values())))

@@ -12,6 +12,7 @@ SCHEMA = "edgeembed-bundle/2"
 SCHEMA_WITHOUT_CHECKSUM = "edgeembed-bundle/1"
 MANIFEST = "bundle.json"
 CARD = "MODEL_CARD.md"
+# Limits on a file that may come from anyone: no value may exhaust memory or fill the screen.
 MAX_FILES = 256
 ONNX = ".onnx"
 PLAN = ".plan"
@@ -30,6 +31,7 @@ class BundleSection(BaseModel):
 class EmbeddingSpec(BundleSection):
     dim: int = Field(ge=1, le=65536)
     normalised: bool = True
+    # Embeddings have unit length, so that the cosine is the inner product.
     metric: Literal["cosine"] = "cosine"
 
 
@@ -86,6 +88,7 @@ class MapLoss(BundleSection):
     @property
     def not_shown(self) -> str | None:
         """The reason, in one line, where the gate's images do not show that the loss is within its limit; else None."""
+        # Bundles of earlier versions lack the keys that the line needs.
         if self.shown is not False or self.limit is None or self.queries_needed is None:
             return None
         if self.matched_queries is not None and self.matched_queries >= self.queries_needed:
@@ -127,6 +130,7 @@ class Quantisation(BundleSection):
     @model_validator(mode="before")
     @classmethod
     def _add_cpus_to_older_bundles(cls, value: Any) -> Any:
+        # The key `cpus` came later; which CPUs are right follows from the number of bits.
         if isinstance(value, dict) and value.get("cpus") is None:
             return {**value, "cpus": "any" if value.get("reduce_range") is True else "int8 dot products"}
         return value
@@ -217,7 +221,9 @@ class BundleFile(StoredFile):
     @property
     def not_shown(self) -> dict[str, str]:
         """The reason for each runtime in which the loss of mAP was not shown to be within its limit."""
+        # The file's own runtime comes first, then each other one that the gate ran it in.
         losses = {self.runtime: self.map_loss, **{name: check.map_loss for name, check in self.runtimes.items()}}
+        # Such a file failed its gate, which is reported instead.
         if self.accepted_worse:
             return {}
         return {name: text for name, loss in losses.items() if loss is not None and (text := loss.not_shown)}
@@ -225,14 +231,17 @@ class BundleFile(StoredFile):
     @property
     def needs_int8_dot_products(self) -> bool:
         """Whether this is an ONNX file that computes wrong embeddings on a CPU without int8 dot products."""
+        # int8 engines run on GPUs, which accumulate int8 products exactly.
         if self.precision != "int8" or not self.path.endswith(ONNX):
             return False
+        # Files of the first version have 8-bit weights and no section on quantisation.
         return self.quantisation is None or self.quantisation.cpus == "int8 dot products"
 
 
 class BundleManifest(BundleSection):
     """The whole of bundle.json."""
 
+    # Pydantic models have a method `schema` already.
     schema_: str = Field(alias="schema")
     name: Text
     space_id: Text

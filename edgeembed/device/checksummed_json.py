@@ -26,6 +26,7 @@ def write_checksummed(path: Path, value: Mapping[str, Any]) -> None:
     """Writes a JSON object and its checksum; the file appears whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    # The checksum covers the bytes up to the last comma, so that it can stand in the same object.
     content = text.removesuffix("\n}").encode() + b",\n"
     write_atomically(path, content + b'  "seal": "%s"\n}\n' % hashlib.sha256(content).hexdigest().encode())
 
@@ -37,6 +38,7 @@ def read_checksummed(path: Path) -> tuple[dict[str, Any], bool]:
     UserError where the file is too large.
     """
     with path.open("rb") as file:
+        # One byte more than the limit is read, to notice a larger file without reading it whole.
         content = file.read(MAX_BYTES + 1)
     if len(content) > MAX_BYTES:
         raise UserError(f"{path}: larger than {MAX_BYTES} bytes: edgeembed did not write it")
@@ -46,6 +48,7 @@ def read_checksummed(path: Path) -> tuple[dict[str, Any], bool]:
     try:
         value = json.loads(
             content.decode("utf-8"),
+            # Python's parser would accept NaN, huge integers and duplicate keys, which other readers do not.
             parse_constant=parse_finite,
             parse_float=parse_finite,
             parse_int=parse_count,

@@ -61,6 +61,7 @@ def open_compared_files(a: str, b: str) -> tuple[ComparedFile, ComparedFile]:
 
 def split_precision(text: str) -> tuple[Path, str | None]:
     """Folder and precision of a name; a bundle whose folder name contains a colon is recognised."""
+    # A drive letter of Windows has a colon, too, which a slash or backslash follows.
     folder, colon, precision = text.rpartition(":")
     if not colon or not folder or "/" in precision or "\\" in precision or (Path(text) / MANIFEST).is_file():
         return Path(text), None
@@ -76,6 +77,7 @@ def compare(
     threads: int | None = None,
 ) -> dict[str, Any]:
     """Every difference of two files and their bundles, as JSON; without `images`, synthetic ones are embedded."""
+    # Checksums first: a damaged file would show up as puzzling differences.
     for side in (a, b):
         verified_with_weights(side.folder, side.manifest, side.file)
     return {
@@ -101,6 +103,7 @@ def file_differences(a: ComparedFile, b: ComparedFile) -> dict[str, dict[str, li
     pairs: list[tuple[str, BundleFile | None, BundleFile | None]] = []
     if a.file.precision != b.file.precision:
         pairs.append((f"{a.file.path} against {b.file.path}", a.file, b.file))
+    # `dict.fromkeys` keeps the order of the bundles and drops duplicates.
     by_path_a, by_path_b = ({file.path: file for file in side.manifest.files} for side in (a, b))
     pairs += [(path, by_path_a.get(path), by_path_b.get(path)) for path in dict.fromkeys([*by_path_a, *by_path_b])]
     result = {}
@@ -143,6 +146,7 @@ def count_operators(path: Path) -> Counter[str]:
     """Number of nodes of each operator type in an ONNX file, functions included."""
     import onnx
 
+    # The operators are in the graph; the weights, which may be large, are not needed.
     model = onnx.load(path, load_external_data=False)
     return Counter(node.op_type for part in (model.graph, *model.functions) for node in part.node)
 
@@ -157,6 +161,7 @@ def compare_embeddings(
 ) -> dict[str, Any]:
     """Agreement of the embeddings of the same images; the reason where the two models cannot be compared."""
     space_a, space_b = a.manifest.space_id, b.manifest.space_id
+    # Embeddings of two spaces have nothing in common, so that a cosine between them means nothing.
     if space_a != space_b:
         reason = f"spaces {space_a} and {space_b}: embeddings of two spaces cannot be compared"
         return {"compared": False, "reason": reason}
@@ -165,13 +170,12 @@ def compare_embeddings(
         return {"compared": False, "reason": f"{dim_a} and {dim_b} embedding dimensions"}
     source = "given" if images is not None else "synthetic patches and noise, seed 0, no photographs"
     sources = synthetic_images() if images is None else images
+    # Mostly the same images fail in both, so that they are reported once.
     embedded_a, embedded_b = (
         embed_images(Embedder(side.folder, precision=side.file.precision, threads=threads), sources, on_skip=skip)
-        for side, skip in (
-            (a, on_skip),
-            (b, skip_silently),
-        )  # the same images fail in both, so that they are reported once
+        for side, skip in ((a, on_skip), (b, skip_silently))
     )
+    # The two files may need different image sizes, so that an image could fail in one of them only.
     common, rows_a, rows_b = np.intersect1d(embedded_a[1], embedded_b[1], return_indices=True)
     if not len(common):
         raise UserError(f"none of {len(sources)} images can be decoded: name others with --data")
@@ -204,6 +208,7 @@ def skip_silently(_: str) -> None:
 
 def synthetic_images() -> list[ImageSource]:
     """Images of coloured patches, several views of each, which differ in position, brightness and noise."""
+    # A fixed seed, so that two runs compare the same images.
     rng = np.random.default_rng(0)
     images: list[ImageSource] = []
     for _ in range(SYNTHETIC_SCENES):

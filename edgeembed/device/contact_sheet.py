@@ -44,6 +44,7 @@ def contact_sheet(rows: Sequence[tuple[str, Sequence[tuple[str, float]]]], out: 
     columns = 1 + max((len(results) for _, results in rows), default=0)
     width = 2 * MARGIN_PX + columns * (TILE_PX + GAP_PX)  # the query stands a second gap apart
     height = 2 * MARGIN_PX + len(rows) * (TILE_PX + CAPTION_PX + GAP_PX) - GAP_PX
+    # JPEG allows at most 65,535 pixels on a side.
     if width * height > MAX_PIXELS or max(width, height) > 65_000:
         raise UserError(f"{out}: the sheet would have {width} x {height} pixels: ask for fewer queries or results")
     sheet = Image.new("RGB", (width, height), PAPER)
@@ -80,6 +81,7 @@ def _thumbnail(path: str) -> Image.Image:
     """The image in the middle of a tile, with its aspect ratio; a grey tile with the reason where there is none."""
     tile = Image.new("RGB", (TILE_PX, TILE_PX), EMPTY)
     try:
+        # Decoding at twice the size is fast and still sharp.
         image = ImageOps.contain(load_rgb(path, at_least_px=2 * TILE_PX), (TILE_PX, TILE_PX))
     except ImageError:
         reason = "not readable" if Path(path).exists() else "not on this device"
@@ -95,6 +97,7 @@ def _font() -> Font:
 
 def _shortened(name: str, font: Font, width_px: int) -> str:
     """A name without its middle where it is too wide; numbers and suffix at the end distinguish files."""
+    # File names need not be UTF-8, but Pillow draws only text that is.
     name = name.encode("utf-8", "replace").decode()
     shown, kept = name, len(name)
     while font.getlength(shown) > width_px and kept > 2:

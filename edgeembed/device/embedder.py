@@ -76,6 +76,7 @@ class Embedder:
         Raises UserError where `bundle` is not a bundle, or where a precision, runtime or provider is not available;
         CheckFailed for a wrong checksum, and for a provider that leaves all of the work to another one.
         """
+        # Absolute, because a process that opens the bundle again may have another current folder.
         self.bundle = Path(os.path.abspath(default_bundle() if bundle is None else bundle))
         if self.bundle.is_file() and is_packed(self.bundle):
             # Runtimes read a file whole; Windows may not delete one that is still mapped into memory.
@@ -92,6 +93,7 @@ class Embedder:
         runnable, self.session = choose_and_open(
             folder, manifest, precision=precision, runtime=runtime, provider=provider, threads=threads
         )
+        # Before the first image: a wrong size would otherwise fail deep inside the runtime.
         check_shapes(folder / runnable.file.path, manifest, self.session.input_shape, self.session.output_shape)
         self.file = self.bundle / runnable.file.path
         self.name, self.space_id, self.precision = manifest.name, manifest.space_id, runnable.file.precision
@@ -132,8 +134,10 @@ class Embedder:
         check_pixels(image_NHWC, self.height, self.width)
         if len(image_NHWC) == 0:
             return np.empty((0, self.dim), np.float32)
+        # The process was forked since the session was opened, for example by a data loader.
         if self._process != os.getpid():
             self._open_after_fork()
+        # Every output is checked, as it costs little beside the network and wrong vectors would go unnoticed.
         embedding_ND = self.session.run(np.ascontiguousarray(image_NHWC))
         if embedding_ND.shape != (len(image_NHWC), self.dim):
             raise CheckFailed(f"{self.file}: gives {embedding_ND.shape}, bundle.json says {self.dim} dimensions")
@@ -207,6 +211,7 @@ def choose_and_open(
     """Chooses a file and runtime as `Embedder` describes, verifies the file's checksums and opens a session."""
     nothing_given = precision is runtime is provider is None
     fastest = load_fastest(folder, manifest, threads=threads) if nothing_given else None
+    # The checksum is verified before the runtime parses the file: it may come from anyone.
     if fastest is not None:
         verified_with_weights(folder, manifest, fastest.file)
         try:
@@ -244,10 +249,12 @@ def choose_runnable_file(
         order = ("int8", "fp32", "fp16")
         engine = choose_file(manifest, precision, has_int8_dot_product=True, order=order, suffix=PLAN)
         return RunnableFile(file=engine, runtime=runtime)
+    # A GPU or another accelerator accumulates int8 products without saturation, whatever the CPU does.
     is_int8_exact = has_int8_dot_product() or not (provider or "cpu").lower().startswith("cpu")
     verified = tuple(runnable.file for runnable in verified_runnable_files(manifest) if runnable.runtime == runtime)
     usable = tuple(file for file in verified if is_int8_exact or not file.needs_int8_dot_products)
     if usable and precision is None:
+        # `choose_file` then picks among these files only.
         manifest = manifest.model_copy(update={"files": usable})
     file = choose_file(manifest, precision, has_int8_dot_product=is_int8_exact)
     if runtime in RUNTIMES and file not in verified:
@@ -264,6 +271,7 @@ def choose_runnable_file(
 
 def verified_with_weights(folder: Path, manifest: BundleManifest, file: BundleFile) -> Path:
     """The path of a file, after verifying its checksum and those of its external weights (`model.fp32.onnx.data`)."""
+    # Large ONNX files keep their weights beside them, in files whose names begin with theirs.
     for part in manifest.files:
         if part.path.startswith(file.path + "."):
             verified_file(folder, part)
@@ -285,6 +293,7 @@ def embed_images(
     """
     if batch_size < 1:
         raise UserError(f"batch_size is {batch_size}: expected at least 1")
+    # An empty first block, so that the result has the right shape where no image can be decoded.
     embeddings: list[FloatArray] = [np.empty((0, model.dim), np.float32)]
     kept: list[int] = []
     batch: list[UInt8Array] = []
@@ -292,6 +301,7 @@ def embed_images(
         if isinstance(decoded, ImageError):
             on_skip(str(decoded))
         else:
+            # A run in torch may take images of several shapes; only images of one shape form a batch.
             if batch and (len(batch) == batch_size or batch[0].shape != decoded.shape):
                 embeddings.append(model.embed_pixels(np.stack(batch)))
                 batch = []

@@ -31,6 +31,7 @@ def require_same_space(a_name: str, a_id: str, b_name: str, b_id: str) -> None:
 
     A full space and a shortened one of it match, as the full embeddings can be shortened too.
     """
+    # Leading dimensions of a PCA-rotated space are comparable with each other whatever their number.
     if long_space_id(a_id) != long_space_id(b_id):
         raise UserError(
             f"{a_name} is in embedding space {a_id}, {b_name} in {b_id}: "

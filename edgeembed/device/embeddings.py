@@ -106,6 +106,7 @@ def write_embeddings(path: Path, embeddings: Embeddings) -> None:
 
 def read_embeddings(path: Path) -> Embeddings:
     """Reads .safetensors or .parquet. Raises UserError for a file that is damaged or was not written by edgeembed."""
+    # A .npy file is refused here, because a search must know which images and which space it searches.
     if path.suffix not in READERS:
         why = " (.npy holds no paths and no space id)" if path.suffix == ".npy" else ""
         raise UserError(f"{path}: expected .safetensors or .parquet{why}: `edgeembed embed` writes them")
@@ -138,6 +139,7 @@ def check_embeddings(source: str, embeddings: Embeddings) -> None:
         raise UserError(f"{source}: {len(embeddings.embedding_ND)} embeddings for {len(embeddings.paths)} paths")
     if embeddings.labels is not None and len(embeddings.labels) != len(embeddings.paths):
         raise UserError(f"{source}: {len(embeddings.labels)} labels for {len(embeddings.paths)} paths")
+    # A path that occurs twice would appear twice among the results of a search.
     first: dict[str, int] = {}
     for at, path in enumerate(embeddings.paths):
         if first.setdefault(path, at) != at:
@@ -170,6 +172,7 @@ def _to_safetensors(embeddings: Embeddings) -> bytes:
         vectors: dict[str, npt.NDArray[Any]] = {"embedding": np.ascontiguousarray(embeddings.embedding_ND)}
     else:
         encoded = ENCODINGS[embeddings.encoding](embeddings.embedding_ND)
+        # Codes are computed on writing and decoded on reading: in memory there are only float32 vectors.
         vectors = {"embedding": encoded.code}
         if encoded.rotation_DD is not None:
             vectors["rotation"] = encoded.rotation_DD
@@ -177,6 +180,7 @@ def _to_safetensors(embeddings: Embeddings) -> bytes:
     if embeddings.labels is not None:  # an image without a label gets an empty text
         tensors |= _pack_texts("labels", "label_offsets", [label or "" for label in embeddings.labels])
     if embeddings.root is not None:
+        # As bytes, because metadata of safetensors is JSON, which cannot hold a path that is not UTF-8.
         tensors["root"] = np.frombuffer(_as_bytes(embeddings.root), np.uint8)
     if embeddings.model_path is not None:
         tensors["model_path"] = np.frombuffer(_as_bytes(embeddings.model_path), np.uint8)
@@ -188,6 +192,7 @@ def _pack_texts(blob: str, bounds: str, texts: Sequence[str]) -> dict[str, npt.N
     encoded = [_as_bytes(text) for text in texts]
     offsets = np.zeros(len(encoded) + 1, np.int64)
     np.cumsum([len(each) for each in encoded], out=offsets[1:])
+    # One blob with offsets, as safetensors stores numbers only.
     return {blob: np.array(bytearray(b"".join(encoded)), np.uint8), bounds: offsets}
 
 
@@ -204,6 +209,7 @@ def _from_safetensors(path: Path) -> Embeddings:
         with safetensors.safe_open(path, framework="numpy") as file:
             facts: dict[str, str] = file.metadata() or {}
             required = ["embedding", "paths", "path_offsets"]
+            # Binary codes were rotated before their signs were taken; decoding needs the rotation.
             if facts.get("encoding") == "binary":
                 required.append("rotation")
             present = set(file.keys())
@@ -253,6 +259,7 @@ def unpack_texts(source: Path, blob: npt.NDArray[Any], offsets: npt.NDArray[Any]
         or (np.diff(offsets) < 0).any()
     ):
         raise UserError(f"{source}: paths and path_offsets do not fit together: embed the images again")
+    # Lists and bytes are several times faster to slice in Python than arrays.
     joined, bounds = blob.tobytes(), offsets.tolist()
     return tuple(_as_text(joined[begin:end]) for begin, end in itertools.pairwise(bounds))
 
@@ -296,6 +303,7 @@ def _from_parquet(path: Path) -> Embeddings:
     kind = columns["embedding"].type
     if not pa.types.is_fixed_size_list(kind) or kind.value_type != pa.float32() or not kind.list_size:
         raise UserError(f"{path}: column embedding is {kind}, expected a fixed-size list of float")
+    # A file with several row groups has several chunks.
     values = columns["embedding"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
     return Embeddings(
         embedding_ND=values.reshape(-1, kind.list_size),
@@ -315,6 +323,7 @@ def _to_npy(embeddings: Embeddings) -> bytes:
 
 
 def _file_metadata(embeddings: Embeddings) -> dict[str, str]:
+    # Without the key for float32, such a file is the same as one of earlier versions, byte for byte.
     facts = {"schema": SCHEMA, "space_id": embeddings.space_id, "model": embeddings.model}
     return facts if embeddings.encoding == "float32" else {**facts, "encoding": embeddings.encoding}
 

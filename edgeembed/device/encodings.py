@@ -30,6 +30,7 @@ class EncodedVectors:
 
 def encode_int8(embedding_ND: FloatArray) -> EncodedVectors:
     """Scales every vector so that its largest element is 127; `decode` restores the unit length."""
+    # Scaling each vector by itself uses all 255 levels; its length carries no information.
     largest_N1 = np.abs(embedding_ND).max(axis=1, keepdims=True)
     code_ND = np.rint(embedding_ND * (127.0 / np.maximum(largest_N1, 1e-12))).astype(np.int8)
     return EncodedVectors(code=code_ND, dim=embedding_ND.shape[1])
@@ -48,6 +49,7 @@ def decode(encoded: EncodedVectors) -> FloatArray:
         vector_ND: FloatArray = encoded.code.astype(np.float32)
     else:
         bits_ND = np.unpackbits(encoded.code.view(np.uint8), axis=1, count=encoded.dim)
+        # The corner of the cube, rotated back into the original space.
         vector_ND = np.where(bits_ND, np.float32(1.0), np.float32(-1.0)) @ encoded.rotation_DD
     length_N1 = np.linalg.norm(vector_ND, axis=1, keepdims=True)
     unit_ND: FloatArray = vector_ND / np.maximum(length_N1, np.float32(1e-12))
@@ -57,6 +59,7 @@ def decode(encoded: EncodedVectors) -> FloatArray:
 def fit_rotation(embedding_ND: FloatArray) -> FloatArray:
     """The rotation (D, D), whose rows are the new axes, after which embeddings lie closest to the corners of a cube."""
     rng = np.random.default_rng(0)
+    # In float64 and with a fixed seed, so that the same embeddings give the same codes.
     sample_ND = embedding_ND[rng.permutation(len(embedding_ND))[:MAX_FIT_EMBEDDINGS]].astype(np.float64)
     rotation_DD = np.linalg.qr(rng.standard_normal((embedding_ND.shape[1],) * 2))[0]
     for _ in range(ITERATIONS):

@@ -125,12 +125,14 @@ def list_images(folder: Path) -> ImageListing:
     if not folder.is_dir():
         raise UserError(f"{printable(str(folder))}: {'is a file, expected a' if folder.exists() else 'no such'} folder")
     try:
+        # Folders further down that cannot be read are only counted; the one that was named must be readable.
         os.scandir(folder).close()
     except OSError as error:
         raise UserError(f"{printable(str(folder))}: cannot be read ({error.strerror})") from None
     listing = ImageListing(folder=folder, files=[], left_out=SkippedFiles())
     inside: set[tuple[int, int]] = set()  # device and inode of each listed folder
     for link in _list_tree(listing, folder, inside, set()):
+        # Folders outside are recorded for each link separately: two links may lead to the same one.
         outside: set[tuple[int, int]] = set()
         links = [link]
         while links:
@@ -139,6 +141,7 @@ def list_images(folder: Path) -> ImageListing:
                 listing.left_out.add(LOOP, _name(listing, next_link))
             else:
                 links += _list_tree(listing, next_link, outside, inside)
+    # The order of a directory differs between file systems; sorted, it is the same everywhere.
     listing.files.sort()
     return listing
 
@@ -153,6 +156,7 @@ def _list_tree(
         folder = folders.pop()
         try:
             status = os.stat(folder)
+            # The same folder may be reached by several paths; device and inode identify it.
             identity = (status.st_dev, status.st_ino)
             if identity in listed or identity in listed_before:
                 listing.left_out.add(REPEATED, _name(listing, folder))
@@ -170,6 +174,7 @@ def _list_tree(
             except OSError:
                 listing.left_out.add(BROKEN, _name(listing, path))
                 continue
+            # `entry.stat()` follows links, so that a link counts as what it points to.
             if stat.S_ISDIR(mode) and entry.name.lower() in PROGRAM_FOLDERS:
                 listing.left_out.add(PROGRAM, _name(listing, path))
             elif stat.S_ISDIR(mode):
@@ -185,6 +190,7 @@ def _list_tree(
 
 def _reason_to_skip(name: str) -> str | None:
     """Why a file is not listed, by its name; None for an image. (macOS stores resource forks as `._name`.)"""
+    # By suffix, because opening every file of a large folder would take minutes.
     suffix = os.path.splitext(name)[1].lower()
     if name.startswith("."):
         return HIDDEN

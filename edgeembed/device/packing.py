@@ -27,7 +27,9 @@ END = struct.Struct("<4s4H2LH")
 LOCAL_MARK, CENTRAL_MARK, END_MARK = b"PK\x03\x04", b"PK\x01\x02", b"PK\x05\x06"
 VERSION, MADE_ON_UNIX, UTF8_NAMES, STORED = 20, 3 << 8, 0x800, 0
 MIDNIGHT, FIRST_DAY = 0, 1 << 5 | 1  # 1 January 1980, the first date that the format can express
+# A regular file, readable by everyone, whatever the permissions on this machine.
 MODE = 0o100644 << 16
+# The zip format without its 64-bit extension.
 MAX_PACKED_BYTES = 2**32 - 1
 CHUNK_BYTES = 2**20
 
@@ -62,6 +64,7 @@ def pack(folder: Path, out: Path) -> int:
         raise UserError(f"{out}: expected a name that ends in {PACKED_SUFFIX}")
     if out.is_dir():
         raise UserError(f"{out}: is a folder: choose another --out")
+    # bundle.json comes first, so that `unpack` knows all sizes before it writes anything else.
     checksums = {MANIFEST: None, **{file.path: file.sha256 for file in stored_files(manifest)}}
     if os.path.lexists(folder / CARD):
         checksums.setdefault(CARD, None)  # an older bundle.json does not list the card
@@ -78,6 +81,7 @@ def append_file(sink: BinaryIO, folder: Path, name: str, sha256: str | None) -> 
     """Appends a file of the bundle and verifies its checksum on the way."""
     path = regular_file(folder, name)
     with path.open("rb") as source:
+        # The size of the open file, which may have been replaced since.
         size = os.fstat(source.fileno()).st_size
         if sink.tell() + size > MAX_PACKED_BYTES:
             raise UserError(f"{path}: {size} bytes, one packed bundle holds {MAX_PACKED_BYTES}: copy the folder")
@@ -114,6 +118,7 @@ def unpack(file: Path, out: Path) -> BundleManifest:
 
 def unpack_into(folder: Path, source: BinaryIO, file: Path) -> BundleManifest:
     """Writes bundle.json and the files that it lists, each of the size that it says. Raises CheckFailed otherwise."""
+    # bundle.json has a checksum inside, and holds those of the other files.
     first = next_entry(source, MANIFEST, file)
     if first.size > MAX_BYTES:
         raise CheckFailed(f"{file}: its {MANIFEST} has {first.size} bytes, at most {MAX_BYTES} are read: do not use it")
@@ -124,6 +129,7 @@ def unpack_into(folder: Path, source: BinaryIO, file: Path) -> BundleManifest:
         raise type(error)(str(error).replace(str(folder), str(file))) from None
     entries, size = [first], os.fstat(source.fileno()).st_size
     for stored in stored_files(manifest):
+        # Before extracting, so that a file that was cut off is reported as such.
         if size - source.tell() < stored.bytes:
             raise CheckFailed(f"{file}: ends within {stored.path!r}: it was cut off, copy it again")
         entry = next_entry(source, stored.path, file)
@@ -137,6 +143,7 @@ def unpack_into(folder: Path, source: BinaryIO, file: Path) -> BundleManifest:
         extract(source, entries[-1], None, folder, file)
     if (more := peek_name(source)) is not None:
         raise CheckFailed(f"{file}: holds {more!r}, which its {MANIFEST} does not list: do not use it")
+    # The zip directory follows from the entries, so that it is compared, not parsed.
     expected = central_directory(entries)
     if source.read(len(expected) + 1) != expected:
         raise CheckFailed(f"{file}: its zip directory does not fit its files: it was changed or cut off, copy it again")

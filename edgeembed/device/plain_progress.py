@@ -24,6 +24,7 @@ class ImageProgress:
         self.total, self.always = total, always
         self.on_terminal = sys.stderr.isatty()
         self.started = time.monotonic()
+        # As if a line had just been shown, so that the first one appears after SILENT_SECONDS.
         self.shown = self.started + SILENT_SECONDS - (REDRAW_SECONDS if self.on_terminal else LOG_EVERY_SECONDS)
         self.drawn = False
 

@@ -52,4 +52,5 @@ class Index:
         similar come in the order of the index. Raises UserError for queries that are not (Q, D), that have another
         number of dimensions than the index or that hold NaN, and for a k below 1.
         """
+        # Exact search: on a device, an approximate index pays off only for far more images.
         return top_k(np.asarray(query_QD), self.embedding_ND, min(k, len(self)))

@@ -12,6 +12,7 @@ from edgeembed.arrays import FloatArray, UInt8Array
 from edgeembed.errors import UserError, unknown_choice
 from edgeembed.machine import Machine, describe_machine
 
+# As /proc/cpuinfo names them; see machine.CPU_FLAGS.
 X86_INT8_FLAGS = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
 ARM_INT8_FLAGS = frozenset({"asimddp", "i8mm"})
 
@@ -68,6 +69,7 @@ def import_runtime(runtime: str) -> Any:
 
 def is_installed(runtime: str) -> bool:
     """Whether a runtime is known and installed; it is not imported."""
+    # Importing a runtime takes much longer than looking for its package.
     return runtime in RUNTIMES and importlib.util.find_spec(runtime) is not None
 
 
@@ -84,6 +86,7 @@ def has_int8_dot_product() -> bool:
     machine = this_machine()
     if machine.architecture == "arm64" and machine.system.startswith("macOS"):
         return True  # every Apple M chip has DotProd, and macOS has no /proc/cpuinfo
+    # Neither set is empty on a CPU that has the instructions, whichever its architecture is.
     return not (X86_INT8_FLAGS | ARM_INT8_FLAGS).isdisjoint(machine.cpu_flags)
 
 

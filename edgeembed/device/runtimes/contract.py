@@ -31,8 +31,10 @@ def check_contract(path: Path, inputs: Sequence[Port], outputs: Sequence[Port]) 
 
     Raises UserError for a graph with other inputs or outputs; the message lists them.
     """
+    # Further outputs are allowed and ignored; a further input could not be fed.
     image = inputs[0] if len(inputs) == 1 else None
     embedding = next((port for port in outputs if port.name == "embedding"), None)
+    # N must be dynamic, so that batches of any size run; H and W must be fixed, as images are resized to them.
     match image:
         case Port(name="image", dtype="uint8", shape=(None, int(), int(), 3)):
             pass

@@ -38,6 +38,7 @@ class CudaDevice:
             raise UserError(
                 f"no NVIDIA GPU can be used here ({error}): engines run on the GPU they were built on"
             ) from None
+        # Bytes or text, depending on the release of cuda-python.
         name = properties.name
         self.name = (name.decode() if isinstance(name, bytes) else str(name)).rstrip("\0")
         self.compute_capability = f"{properties.major}.{properties.minor}"
@@ -58,6 +59,7 @@ class CudaDevice:
 
     def upload(self, address: int, pinned: UInt8Array) -> None:
         """Enqueues a copy from the host to the GPU."""
+        # Asynchronous copies run beside kernels only from pinned memory.
         kind = self._cudart.cudaMemcpyKind.cudaMemcpyHostToDevice
         self._call("cudaMemcpyAsync", address, pinned.ctypes.data, pinned.nbytes, kind, self.stream)
 
@@ -76,6 +78,7 @@ class CudaDevice:
         One launch for many small kernels is faster, as they cost more to start than to run. Raises CheckFailed where
         the work cannot be captured; the stream can be used as before then.
         """
+        # Thread-local, so that calls of other threads do not break the capture.
         mode = self._cudart.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         self._call("cudaStreamBeginCapture", self.stream, mode)
         try:
@@ -94,6 +97,7 @@ class CudaDevice:
 
     def close(self) -> None:
         """Frees everything, in reverse order of allocation."""
+        # The stream was created first and is destroyed last.
         while self._release:
             self._release.pop()()
 

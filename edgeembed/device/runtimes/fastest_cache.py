@@ -134,15 +134,18 @@ def measure_runnable_files(
     opened: list[tuple[RunnableFile, Session, FloatArray]] = []
     for runnable in verified_runnable_files(manifest):
         try:
+            # A runtime that fails must not keep the others from being measured.
             session = open_runnable_file(folder, runnable, threads=threads)
             opened.append((runnable, session, embed_one_by_one(session, image_NHWC)))
         except (ImportError, UserError, CheckFailed) as error:
             log.warning("not measured: %s in %s: %s", runnable.file.path, runnable.runtime, error)
     if not opened:
         raise CheckFailed(f"{folder}: no file can be opened here in a runtime that it was verified in")
+    # Without the fp32 file in ONNX Runtime there is no reference: then every file is rejected.
     embedded = {(runnable.file.path, runnable.runtime): embedding_ND for runnable, _, embedding_ND in opened}
     fp32 = fp32_file(manifest)
     reference_ND = None if fp32 is None else embedded.get((fp32.path, REFERENCE_RUNTIME))
+    # Rounds are the outer loop: a slow phase of the machine then costs every file one round, not one file all.
     rounds_ms = [[median_latency_ms(session, image_NHWC[:1]) for _, session, _ in opened] for _ in range(ROUNDS)]
     return [
         Measurement(
@@ -165,6 +168,7 @@ def open_runnable_file(
     folder: Path, runnable: RunnableFile, *, threads: int | None = None, provider: str | None = None
 ) -> Session:
     """Opens a session of a verified file. Raises UserError for an engine that was built for another GPU or TensorRT."""
+    # An engine of another GPU fails with a message that few can read, so this is checked first.
     if runnable.file.path.endswith(PLAN):
         import_runtime(runnable.runtime).require_built_here(runnable.file)
     return open_session(folder / runnable.file.path, runtime=runnable.runtime, threads=threads, provider=provider)
@@ -203,8 +207,10 @@ def store_fastest(
     Where every measurement is rejected, an earlier entry is removed and None returned. Where the images were too few to
     judge, the earlier entry stays. A cache that cannot be written is only warned about.
     """
+    # A measurement on too few images proves nothing, not even that the stored choice is wrong.
     if all(one.agreement.cosine_p1 is None or one.agreement.images < MIN_IMAGES for one in measured):
         return None
+    # Read and written without a lock: two processes at once cost at most one entry, which is measured again.
     fastest = fastest_accepted(manifest, measured)
     entries = read_cache()
     entries.pop(key := cache_key(folder, threads), None)  # the newest comes last
@@ -265,6 +271,7 @@ def cache_key(folder: Path, threads: int | None) -> str:
     """A hash of everything that decides what is fastest: bundle, processor, number of threads, runtime versions."""
     machine = this_machine()
     facts: Mapping[str, Any] = {
+        # bundle.json holds the checksums of all files, so that its own stands for the whole bundle.
         "bundle": sha256_of(folder / "bundle.json"),
         "cpu": machine.cpu,
         "architecture": machine.architecture,

@@ -51,6 +51,7 @@ class OnnxRuntimeSession:
         self.provider = CPU if provider is None else provider_name(provider)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
+        # Networks are a chain of layers: running operators in parallel only adds overhead.
         options.inter_op_num_threads = 1
         options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
         options.log_severity_level = FATAL  # errors are raised as exceptions
@@ -69,6 +70,7 @@ class OnnxRuntimeSession:
             return onnxruntime.InferenceSession(
                 str(self._path),
                 options,
+                # The CPU runs the operators that the provider does not support.
                 providers=list(dict.fromkeys([self.provider, CPU])),
                 enable_fallback=0,  # a fallback would print on stdout and continue on the CPU
             )

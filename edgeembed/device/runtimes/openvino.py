@@ -43,6 +43,7 @@ def keep_signal_stack() -> Iterator[None]:
     freed stack stays installed, and the next signal that Python handles (the end of a child process, Ctrl-C) would end
     the process with a segmentation fault.
     """
+    # On Linux only, whose structure is declared above.
     sigaltstack = getattr(ctypes.CDLL(None), "sigaltstack", None) if sys.platform == "linux" else None
     before = SignalStack()
     if sigaltstack is not None:
@@ -80,6 +81,7 @@ class OpenVinoSession:
         self._settings = {
             # Without this, fp32 files are computed in bf16 on CPUs that have it. int8 stays int8.
             "INFERENCE_PRECISION_HINT": "f32",
+            # One image at a time, as on a device, on all threads together.
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": "1",
         }
@@ -116,6 +118,7 @@ class OpenVinoSession:
     def _run(self, image_NHWC: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Runs at most LARGEST_BATCH images, padded to the next batch size that models are compiled for."""
         num_images = len(image_NHWC)
+        # The next power of two, so that few batch sizes are compiled.
         batch = 1 << max(0, num_images - 1).bit_length()
         if batch != num_images:
             padding = np.zeros((batch - num_images, *image_NHWC.shape[1:]), np.uint8)
@@ -126,6 +129,7 @@ class OpenVinoSession:
     def _compiled_for(self, batch: int) -> Any:
         """The model compiled for a batch size, when it is first used."""
         if batch not in self._compiled:
+            # Reshaping changes a model in place.
             model = self._model.clone()
             model.reshape([batch, *self.input_shape[1:]])
             with keep_signal_stack():

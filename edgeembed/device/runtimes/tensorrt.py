@@ -79,6 +79,7 @@ class TensorRtSession:
         self._context = self._engine.create_execution_context()
         if self._context is None:
             raise CheckFailed(f"{path}: TensorRT cannot make an execution context ({self._log.last_error})")
+        # One buffer on the host and one on the GPU for the input and the output, each for the largest batch.
         self._pinned, self._address = {}, {}
         for name, shape, size in (("image", self.input_shape, 1), ("embedding", self.output_shape, 4)):
             num_bytes = self.largest_batch * math.prod(dimension or 1 for dimension in shape[1:]) * size
@@ -105,12 +106,14 @@ class TensorRtSession:
         batch = len(image_NHWC)
         pixels = self._pinned["image"][: image_NHWC.nbytes]
         pixels[:] = np.ascontiguousarray(image_NHWC).reshape(-1)
+        # The context keeps its shape from call to call.
         if self._batch != batch:
             if not self._context.set_input_shape("image", image_NHWC.shape):
                 raise CheckFailed(f"{self._path}: refuses {image_NHWC.shape} ({self._log.last_error})")
             self._batch = batch
         self._launch(batch)
         self._device.synchronise()
+        # A copy, because the next call overwrites the pinned memory.
         embedding_ND: npt.NDArray[np.float32] = self._output(batch).view(np.float32).reshape(batch, -1).copy()
         return embedding_ND
 
