@@ -16,6 +16,7 @@ from edgeembed.errors import UserError, WriteFailed
 from edgeembed.files import (
     check_output_file,
     check_output_folder,
+    read_json,
     remove_folder,
     replace_folder,
     size_text,
@@ -217,6 +218,24 @@ def test_a_full_disk_is_named_with_what_is_needed_and_free(tmp_path: Path, monke
     assert told.startswith(f"{tmp_path / 'x.txt'}: cannot be written: No space left on device (12.3 kB needed, ")
     assert " free): free some space" in told
     assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
+
+
+def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    write_atomically(tmp_path / "deep" / "x.txt", "one")
+    assert (tmp_path / "deep" / "x.txt").read_text() == "one"
+    with pytest.raises(TypeError):
+        write_atomically(tmp_path / "deep" / "x.txt", 5)  # type: ignore[arg-type]
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["x.txt"]
+    assert (tmp_path / "deep" / "x.txt").read_text() == "one"
+
+
+@pytest.mark.parametrize(("content", "told"), [("{", "not valid JSON"), ("[1]", "expected a JSON object")])
+def test_json_that_is_none_is_refused(tmp_path: Path, content: str, told: str) -> None:
+    (tmp_path / "x.json").write_text(content)
+    with pytest.raises(UserError, match=told):
+        read_json(tmp_path / "x.json")
+    with pytest.raises(UserError, match="no such file"):
+        read_json(tmp_path / "missing.json")
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit, ValueError])

@@ -376,7 +376,7 @@ def test_without_fp32_the_first_file_that_is_right_for_this_cpu_is_opened(
     request.getfixturevalue("without_int8_dot_products")
     assert chosen(full, fp16) == "fp16"
     assert chosen(int8, fp16) == "int8"
-    with pytest.raises(UserError, match="all it holds is int8 with 8-bit weights"):
+    with pytest.raises(UserError, match="holds only int8 files with 8-bit weights"):
         chosen(full)
     request.getfixturevalue("with_int8_dot_products")
     assert chosen(full, fp16) == "int8"
