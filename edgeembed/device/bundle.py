@@ -178,7 +178,7 @@ def check_unit_length(path: Path, embedding_ND: npt.NDArray[np.float32]) -> None
         raise CheckFailed(f"{path}: gives vectors of length {wrong_W[0]:.4f}, expected 1: export it again")
 
 
-def are_unit_length(embedding_ND: npt.NDArray[np.float32]) -> bool:
+def are_unit(embedding_ND: npt.NDArray[np.float32]) -> bool:
     """Whether all vectors have length 1: a norm that overflows in float16 gives zeros, which a median overlooks."""
     length_N = np.sqrt(np.einsum("nd,nd->n", embedding_ND, embedding_ND, dtype=np.float64))
     return bool((np.abs(length_N - 1) < LENGTH_TOLERANCE).all())  # NaN is not
@@ -186,7 +186,7 @@ def are_unit_length(embedding_ND: npt.NDArray[np.float32]) -> bool:
 
 def parity(reference_ND: npt.NDArray[np.float32], candidate_ND: npt.NDArray[np.float32]) -> Parity:
     """Agreement of two embeddings of the same images; both are unit vectors."""
-    if candidate_ND.shape != reference_ND.shape or not are_unit_length(candidate_ND):
+    if candidate_ND.shape != reference_ND.shape or not are_unit(candidate_ND):
         return Parity(cosine_p1=-1.0, cosine_p50=-1.0, max_abs=2.0, images=len(reference_ND))  # unit vectors' worst
     cosine_N = np.einsum("nd,nd->n", reference_ND.astype(np.float64), candidate_ND.astype(np.float64))
     p1, p50 = np.percentile(cosine_N, [1, 50])
