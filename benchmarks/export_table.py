@@ -16,7 +16,8 @@ import numpy as np
 from edgeembed.bench.latency import Budget
 from edgeembed.bench.retrieval import DecodedFiles, choose_protocol, embed_with_session
 from edgeembed.data.manifest import read_manifest
-from edgeembed.device.bundle import BundleFile, BundleManifest, read_bundle, verified_file
+from edgeembed.device.bundle import read_bundle, verified_file
+from edgeembed.device.bundle_schema import BundleFile, BundleManifest
 from edgeembed.device.runtimes import open_session
 from edgeembed.evaluation import ScoredQueries
 from edgeembed.export.gate import map_loss

@@ -200,9 +200,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     asked = parser.parse_args()
 
-    from edgeembed.machine import machine, package_versions
+    from edgeembed.machine import describe_machine, package_versions
 
-    facts, versions = machine(), package_versions()
+    machine, versions = describe_machine().to_json(), package_versions()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_job(asked, folder)
@@ -228,7 +228,7 @@ def main() -> None:
             with asked.out.with_suffix(".jsonl").open("a", encoding="utf-8") as file:
                 for child in children:
                     row = {"run": asked.run.name, "name": child.name, "title": child.title, "threads": threads}
-                    row |= {**child.ready, "rounds_p50_ms": child.rounds, "machine": facts, "versions": versions}
+                    row |= {**child.ready, "rounds_p50_ms": child.rounds, "machine": machine, "versions": versions}
                     file.write(json.dumps(row) + "\n")
             asked.out.write_text("\n".join(texts))
         print("\n".join(texts))

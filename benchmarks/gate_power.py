@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from edgeembed.device.bundle import MapLoss, Parity
+from edgeembed.device.bundle_schema import MapLoss, Parity
 from edgeembed.export.gate import judge, with_limit
 from edgeembed.export.recipe import Thresholds
 from edgeembed.intervals import mean_intervals

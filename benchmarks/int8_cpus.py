@@ -23,11 +23,12 @@ from edgeembed.arrays import UInt8Array
 from edgeembed.bench.retrieval import DecodedFiles, choose_protocol, embed_with_session
 from edgeembed.data.comparison_images import rendered_images
 from edgeembed.data.manifest import read_manifest
-from edgeembed.device.bundle import BundleFile, fp32_file, parity, read_bundle
+from edgeembed.device.bundle import fp32_file, parity, read_bundle
+from edgeembed.device.bundle_schema import BundleFile
 from edgeembed.device.image_files import find_images
 from edgeembed.device.images import load_pixels, squash
 from edgeembed.device.runtimes import Session, open_session
-from edgeembed.device.runtimes.fastest_cache import embed_each, turn_ms
+from edgeembed.device.runtimes.fastest_cache import embed_each, median_latency_ms
 from edgeembed.eval_json import describe_scores
 from edgeembed.evaluation import EmbeddedRows
 
@@ -112,7 +113,7 @@ def compare(bundles: list[Path], runtimes: list[str], data: Path, rounds: int) -
         embedded = embed_with_session(session, decoded, evaluation.rows, dim=read_bundle(bundles[0]).embedding.dim)
         print(f"{label}: {by_domain(embedded)}", flush=True)
     image_NHWC = next(pixels for _, pixels in decoded)[None]
-    turns_ms = np.array([[turn_ms(session, image_NHWC) for _, session in sessions] for _ in range(rounds)])
+    turns_ms = np.array([[median_latency_ms(session, image_NHWC) for _, session in sessions] for _ in range(rounds)])
     for (label, _), turn_R in zip(sessions, turns_ms.T, strict=True):
         spread = f"{turn_R.min():.3f} to {turn_R.max():.3f}"
         print(f"p50 ms of {label}: {np.median(turn_R):.3f} ({spread}, {rounds} rounds)")

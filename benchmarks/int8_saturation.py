@@ -18,7 +18,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from edgeembed.device.runtimes import READ_ONNX, open_session
+from edgeembed.device.runtimes import ONNX_RUNTIMES, open_session
 
 SIDE, CHANNELS, OUTPUTS = 32, 48, 32  # 32 x 32 x 3 bytes are 48 channels of 8 x 8
 OPERATORS: Mapping[str, tuple[str, tuple[int, ...], dict[str, Any]]] = {
@@ -41,7 +41,7 @@ def main() -> None:
             path = Path(folder) / "operator.onnx"
             model, exact = operator(kind, shape, attributes, BITS[bits])
             onnx.save(model, path)
-            for runtime in READ_ONNX:
+            for runtime in ONNX_RUNTIMES:
                 session = open_session(path, runtime=runtime, threads=1)
                 found_ND = session.run(np.full((1, SIDE, SIDE, 3), 255, np.uint8))
                 print(f"| {name} | {bits} bits | {runtime} | {found_ND.max() / exact:.3f} |", flush=True)

@@ -30,7 +30,8 @@ from bundle_mutations import FILES, FOLDER, PACKED
 from PIL import Image
 
 from edgeembed.cli.app import app
-from edgeembed.device.bundle import CARD, MANIFEST, PACKED_SUFFIX, read_bundle, write_bundle
+from edgeembed.device.bundle import PACKED_SUFFIX, read_bundle, write_bundle
+from edgeembed.device.bundle_schema import CARD, MANIFEST
 from edgeembed.device.embedder import Embedder, default_bundle
 from edgeembed.device.packing import pack
 from edgeembed.errors import CheckFailed, UserError

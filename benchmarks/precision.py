@@ -20,7 +20,7 @@ from timm.optim.muon import Muon as TimmMuon
 from torch import nn
 
 from edgeembed.config import OptimSection, load_recipe, recipe_names
-from edgeembed.machine import machine
+from edgeembed.machine import describe_machine
 from edgeembed.network.model import EmbeddingModel
 from edgeembed.student.recipe import DistillRecipe
 from edgeembed.student.zoo import build_student
@@ -146,11 +146,9 @@ def main() -> None:
     parser.add_argument("--slowest", type=float, default=60.0)
     arguments = parser.parse_args()
     wanted = set(filter(None, arguments.recipes.split(",")))
-    described = machine()
+    machine = describe_machine()
     chosen, reason = native_precision("cpu")
-    print(
-        f"{described['cpu']}, {described['cores']} cores, {torch.get_num_threads()} threads, torch {torch.__version__};"
-    )
+    print(f"{machine.cpu}, {machine.cores} cores, {torch.get_num_threads()} threads, torch {torch.__version__};")
     print(f"`train.precision` auto: {chosen} ({reason})\n")
     print("| recipe | network | batch | optimiser | fp32, images/s | bf16, images/s | bf16 / fp32 | auto chose |")
     print("|---|---|---|---|---|---|---|---|")

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -19,17 +18,9 @@ from typing import Any
 import onnx
 
 from edgeembed.config import load_recipe
-from edgeembed.device.bundle import (
-    CARD,
-    BundleFile,
-    BundleManifest,
-    fp32_file,
-    read_bundle,
-    verified_file,
-    write_bundle,
-)
+from edgeembed.device.bundle import fp32_file, read_bundle, verified_file, write_bundle
+from edgeembed.device.bundle_schema import CARD, BundleFile, BundleManifest
 from edgeembed.device.embedder import verified_with_weights
-from edgeembed.device.packing import replace_folder
 from edgeembed.device.runtimes import open_session
 from edgeembed.export.card import model_card, notes_in
 from edgeembed.export.checks import Checker, is_transformer, run_session
@@ -37,6 +28,7 @@ from edgeembed.export.export import make_file
 from edgeembed.export.gate import Refused, require_nothing_refused
 from edgeembed.export.gate_images import gate_images
 from edgeembed.export.recipe import ExportRecipe
+from edgeembed.files import whole_folder
 
 PRECISION = "int8"
 
@@ -72,11 +64,9 @@ def requantise(bundle: Path, out: Path, data: Path, recipe: ExportRecipe, *, not
         transformer=is_transformer(model),
     )
     checker.fp32 = checker.judged(bundle / reference.path, reference_ND, "fp32")
-    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    shutil.copytree(bundle, partial)
-    try:
-        made = make_file(model, PRECISION, partial, images, checker, recipe, search=True)
+    with whole_folder(out) as folder:
+        shutil.copytree(bundle, folder, dirs_exist_ok=True)
+        made = make_file(model, PRECISION, folder, images, checker, recipe, search=True)
         if reasons := made.checked.verdict.reasons:
             require_nothing_refused([Refused(precision=PRECISION, path=made.path.name, reasons=reasons)])
         (facts,) = made.facts(checker)
@@ -84,11 +74,7 @@ def requantise(bundle: Path, out: Path, data: Path, recipe: ExportRecipe, *, not
         files = tuple(file for file in manifest.files if file.path != new.path)
         changed = manifest.model_copy(update={"files": (*files, new)})
         text = notes.read_text() if notes else notes_in((bundle / CARD).read_text(), manifest)
-        changed = write_bundle(partial, changed, model_card(changed, text))
-        replace_folder(out, partial)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return changed
+        return write_bundle(folder, changed, model_card(changed, text))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import numpy as np
 
 from edgeembed.arrays import FloatArray
 from edgeembed.data.manifest import read_manifest
-from edgeembed.device.embeddings import shorten
+from edgeembed.device.embedding_space import shorten
 from edgeembed.device.encodings import ENCODINGS, decode
 from edgeembed.evaluation import EmbeddedRows, RetrievalProtocol
 from edgeembed.network.model_files import load_model

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from edgeembed.device.embedder import Embedder
+    from edgeembed.device.search import Index
 
 __version__ = "0.1.0"
-__all__ = ["Embedder", "__version__"]
+__all__ = ["Embedder", "Index", "__version__"]
 
 # Official builds of ONNX Runtime send usage data and keep an identifier of the machine in the user's cache, unless this
-# is set before their first import; who wants that sets it to 0.
+# is set before they are first imported. Set it to 0 to allow that.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 
@@ -22,4 +23,8 @@ def __getattr__(name: str) -> object:
         from edgeembed.device.embedder import Embedder
 
         return Embedder
+    if name == "Index":
+        from edgeembed.device.search import Index
+
+        return Index
     raise AttributeError(f"module 'edgeembed' has no attribute {name!r}")

@@ -7,25 +7,26 @@ from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """A user's mistake: names the thing, the value and the remedy. Exit code 2."""
+    """A mistake of the user; the message names the thing, its value and what to do. Exit code 2."""
 
 
 class CheckFailed(RuntimeError):
-    """Work ran and its result is not acceptable: a gate, a checksum, a verification. Exit code 1."""
+    """A result that is not acceptable: a gate that failed, a wrong checksum, a failed verification. Exit code 1."""
 
 
 class WriteFailed(OSError):
-    """Something could not be written to the end, as on a full disk: names the path, the reason and the remedy.
+    """A file or folder that could not be written completely, for example on a full disk; exit code 1.
 
-    What was there before is still there. Exit code 1.
+    The message names the path, the reason and what to do. An earlier file or folder at that path is unchanged.
     """
 
 
-LISTED_CHOICES = 20
+MAX_LISTED_CHOICES = 20
 
 
 def did_you_mean(name: str, choices: Iterable[str], *, similarity: float = 0.6) -> str:
-    """The most similar choice, as a question; empty where none is similar enough (0..1)."""
+    """A question that names the most similar choice; empty where none reaches `similarity` (0..1)."""
+    # A single suggestion: a list of all similar names would be longer to read than the choices.
     nearest = difflib.get_close_matches(name, list(choices), n=1, cutoff=similarity)
     return f"did you mean {nearest[0]!r}?" if nearest else ""
 
@@ -33,8 +34,8 @@ def did_you_mean(name: str, choices: Iterable[str], *, similarity: float = 0.6) 
 def unknown_choice(
     kind: str, value: str, choices: Iterable[str], remedy: str = "", *, similarity: float = 0.4
 ) -> UserError:
-    """An error for a name that is not among `choices`, with the nearest valid one that is similar enough (0..1)."""
+    """The error for a name that is not among `choices`: it suggests the most similar one, or lists the choices."""
     names = sorted(choices)
-    listed = ", ".join(names[:LISTED_CHOICES]) + (", ..." if len(names) > LISTED_CHOICES else "")
+    listed = ", ".join(names[:MAX_LISTED_CHOICES]) + (", ..." if len(names) > MAX_LISTED_CHOICES else "")
     hint = did_you_mean(value, names, similarity=similarity) or f"choose one of {listed}"
     return UserError(f"unknown {kind} {value!r}: {hint}{' ' + remedy if remedy else ''}")

@@ -1,8 +1,8 @@
-"""Which extra brings a package that the base install leaves out, so that an error can name the command for it."""
+"""Which extra installs which optional package, so that an error can name the command that installs it."""
 
 from __future__ import annotations
 
-BASE = ("numpy", "onnxruntime", "PIL", "pydantic", "safetensors", "typer")
+BASE_PACKAGES = ("numpy", "onnxruntime", "PIL", "pydantic", "safetensors", "typer")
 SMALLEST_EXTRA = {
     "cuda": "tensorrt",
     "cv2": "train",
@@ -26,27 +26,29 @@ SMALLEST_EXTRA = {
     "torchvision": "train",
     "yaml": "train",
 }
-"""By the name that is imported. Where several extras bring a package, the one that brings the fewest others."""
+"""Extra by the name that is imported. Where several extras install a package, the one with the fewest others."""
 
-WITH_TORCH = ("train", "export")
-"""Extras with which pip downloads gigabytes of CUDA libraries, unless it is told where torch's CPU wheels are."""
+EXTRAS_WITH_TORCH = ("train", "export")
+"""Extras for which pip downloads gigabytes of CUDA libraries unless it is told where torch's CPU wheels are."""
 
 
-def is_known(module: str) -> bool:
-    """Whether a module, by the name that is imported, belongs to a package that this one asks for."""
+def is_dependency(module: str) -> bool:
+    """Whether a module, by the name that is imported, belongs to a dependency of edgeembed, optional or not."""
+    # "torch.utils" belongs to the package "torch".
     package = module.partition(".")[0]
-    return package in BASE or package in SMALLEST_EXTRA
+    return package in BASE_PACKAGES or package in SMALLEST_EXTRA
 
 
-def needed(module: str) -> str:
-    """The end of a sentence for a package that is not installed: `needs ..., which ... provides`, and the command."""
+def install_hint(module: str) -> str:
+    """For an error: `needs the package P, which the extra [E] provides: in a clone of edgeembed, pip install ...`."""
     package = module.partition(".")[0]
-    if package not in SMALLEST_EXTRA and package not in BASE:
+    if package not in SMALLEST_EXTRA and package not in BASE_PACKAGES:
         return f"needs the package {package}"
-    if package in BASE:
+    if package in BASE_PACKAGES:
         return f"needs the package {package}, which the base install provides: in a clone of edgeembed, pip install ."
     extra = SMALLEST_EXTRA[package]
-    without_gpu = " (without an NVIDIA GPU, as README says under Installing)" if extra in WITH_TORCH else ""
+    # The README gives the command that installs torch without CUDA libraries.
+    without_gpu = " (without an NVIDIA GPU, as README says under Installing)" if extra in EXTRAS_WITH_TORCH else ""
     return (
         f"needs the package {package}, which the extra [{extra}] provides: "
         f"in a clone of edgeembed, pip install '.[{extra}]'{without_gpu}"

@@ -1,6 +1,6 @@
-"""Folders that one process at a time writes to: a run that trains, a store that is filled.
+"""A lock on a folder that only one process at a time may write to: a training run, a store of teacher embeddings.
 
-The operating system holds the lock and frees it when the process ends, however it ends.
+It is a lock of the operating system on a file in the folder, which ends with the process, however that ends.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from io import FileIO
 from pathlib import Path
 
 from edgeembed.errors import UserError
-from edgeembed.files import make_folders, remove_folders, write_failure
+from edgeembed.files import make_folders, remove_empty_folders, write_failure
 
 if sys.platform == "win32":
     import msvcrt
@@ -26,17 +26,19 @@ else:
 
 log = logging.getLogger(__name__)
 
-NAME = ".lock"
-LOCKED_BYTE = 2**30  # Windows lets nobody read a locked byte: it lies behind what the file says
-HELD: set[FileIO] = set()
+LOCK_NAME = ".lock"
+LOCKED_BYTE = 2**30  # on Windows nobody can read a locked byte, so it lies behind the content
+OPEN_LOCK_FILES: set[FileIO] = set()
+"""Those of this process, so that a forked child can close its copies."""
 
 
 @contextlib.contextmanager
 def locked(folder: Path, *, instead: str) -> Iterator[None]:
-    """Within the block no other process, and no other thread, gets past `locked` with this folder.
+    """Holds the lock of a folder within the block, against other processes and other threads.
 
-    Raises UserError that names the process which holds it; `instead` is what the user can do other than wait. A folder
-    that is made for the lock goes with it unless something was put in. Raises WriteFailed where the disk is full.
+    Raises UserError where it is held already: the message names the process that holds it, and `instead` says what the
+    user can do other than wait. Raises WriteFailed where the disk is full. A folder that had to be made for the lock is
+    removed afterwards if it is still empty.
     """
     created = make_folders(folder)
     try:
@@ -44,22 +46,23 @@ def locked(folder: Path, *, instead: str) -> Iterator[None]:
         try:
             yield
         finally:
-            _release(file, folder / NAME)
+            _release(file, folder / LOCK_NAME)
     finally:
-        remove_folders(created)
+        remove_empty_folders(created)
 
 
 def check_unlocked(folder: Path, *, instead: str) -> None:
-    """Raises UserError where another process holds a folder now: a quick answer before long work."""
-    if os.path.lexists(folder / NAME):  # for a name that no file can have, too
+    """Raises UserError where another process holds the lock of a folder now: a quick check before long work."""
+    # Without a lock file nobody holds the lock, and taking it would make a folder that does not exist yet.
+    if os.path.lexists(folder / LOCK_NAME):  # `lexists` is False, not an error, for a name that no file can have
         with locked(folder, instead=instead):
             pass
 
 
 def _acquire(folder: Path, instead: str) -> FileIO:
-    path = folder / NAME
+    path = folder / LOCK_NAME
     while True:
-        file = path.open("a+b", buffering=0)  # a buffer that the disk has no room for would fail again on closing
+        file = path.open("a+b", buffering=0)  # on a full disk, a buffer would fail again when it is closed
         try:
             _lock(file)
         except (BlockingIOError, PermissionError):
@@ -68,11 +71,13 @@ def _acquire(folder: Path, instead: str) -> FileIO:
             raise UserError(f"{folder}: in use by {holder}: wait until it has ended, or {instead}") from None
         except OSError as error:
             log.warning("%s: cannot be locked here (%s): let no second process write to it", folder, error.strerror)
-        HELD.add(file)
+        # From here on this process holds the lock, or the file system has no locks at all.
+        OPEN_LOCK_FILES.add(file)
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(file.fileno()), path.stat()):
                 break
-        _close(file)  # the process that held it removed the file between our two calls
+        _close(file)  # the process that held the lock removed the file between open and lock: try again
+    # For the error message of the next process that wants the lock.
     facts = {
         "pid": os.getpid(),
         "host": platform.node(),
@@ -97,12 +102,12 @@ def _release(file: FileIO, path: Path) -> None:
 
 
 def _close(file: FileIO) -> None:
-    HELD.discard(file)
+    OPEN_LOCK_FILES.discard(file)
     file.close()
 
 
 def _holder(file: FileIO) -> str:
-    """Who holds a lock, by what it wrote into the file."""
+    """The process that holds a lock, from what it wrote into the lock file."""
     try:
         file.seek(0)
         facts = json.loads(file.read())
@@ -120,12 +125,12 @@ def _lock(file: FileIO) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-def _forget_in_child() -> None:
-    """A forked child, a decoding worker, shares the lock: it must not outlive the process that took it."""
-    for file in HELD:
+def _close_in_child() -> None:
+    """Closes the lock files in a forked child, such as a data worker, which would hold the locks longer."""
+    for file in OPEN_LOCK_FILES:
         file.close()
-    HELD.clear()
+    OPEN_LOCK_FILES.clear()
 
 
 if sys.platform != "win32":
-    os.register_at_fork(after_in_child=_forget_in_child)
+    os.register_at_fork(after_in_child=_close_in_child)

@@ -1,6 +1,6 @@
-"""What a person watches during a long run: a progress line on stderr, metrics.jsonl, TensorBoard.
+"""Progress of long work on stderr: a bar on a terminal, a line in the log now and then elsewhere.
 
-Whoever logs warnings only, as `--quiet` does, sees neither progress lines nor stages.
+Where only warnings are logged, as with `--quiet`, nothing is shown.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ log = logging.getLogger(__name__)
 
 ItemT = TypeVar("ItemT")
 
-LOG_EVERY_SECONDS = 30.0  # between lines where stderr is a file
-FORECAST_AFTER_SECONDS = 3.0  # of steps behind the first, whose time holds much that comes once
+LOG_EVERY_SECONDS = 30.0  # between lines where stderr is no terminal
+FORECAST_AFTER_SECONDS = 3.0  # not counting the first step, which includes work that is done only once
 
 
 def duration(seconds: float) -> str:
-    """A time in the unit that a person would choose: 45 s, 12 min, 3.4 h, 5.2 days."""
+    """A time with a unit that is easy to read: 45 s, 12 min, 3.4 h, 5.2 days."""
     for unit, size, limit in (("s", 1.0, 120.0), ("min", 60.0, 7200.0), ("h", 3600.0, 172800.0)):
         if seconds < limit:
             return f"{seconds / size:.{1 if unit == 'h' else 0}f} {unit}"
@@ -32,8 +32,8 @@ def duration(seconds: float) -> str:
 
 
 def progress_bar(note: str = "") -> Progress:
-    """A rich progress line on stderr; silent where stderr is not a terminal, or only warnings are logged."""
-    from rich.console import Console  # not in the base install, which needs `stage` alone
+    """A progress bar of rich on stderr; it shows nothing where stderr is no terminal or only warnings are logged."""
+    from rich.console import Console  # rich is not in the base install, which uses only `stage`
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -57,8 +57,8 @@ def progress_bar(note: str = "") -> Progress:
 
 
 def track(items: Iterable[ItemT], text: str, *, total: int) -> Iterator[ItemT]:
-    """Passes items on while a progress line counts them; where stderr is a file, lines say how long it will take."""
-    if importlib.util.find_spec("rich") is not None:  # the base install lacks it
+    """Yields the items and shows the progress; where stderr is no terminal, log lines say how long it will take."""
+    if importlib.util.find_spec("rich") is not None:  # the base install does not have rich
         with progress_bar() as progress:
             if progress.console.is_terminal:
                 yield from progress.track(items, total=total, description=text)
@@ -76,7 +76,7 @@ def track(items: Iterable[ItemT], text: str, *, total: int) -> Iterator[ItemT]:
 
 @contextlib.contextmanager
 def counter(text: str, *, total: int) -> Iterator[Callable[[int], None]]:
-    """A function that shows how many of `total` are done; it shows nothing where rich is not installed."""
+    """Yields a function that shows how many of `total` are done; it shows nothing where rich is not installed."""
     if importlib.util.find_spec("rich") is None:
         yield lambda _done: None
         return
@@ -87,7 +87,7 @@ def counter(text: str, *, total: int) -> Iterator[Callable[[int], None]]:
 
 @contextlib.contextmanager
 def stage(text: str) -> Iterator[None]:
-    """Logs what is being done and, afterwards, how long it took."""
+    """Logs `text` at the start of the block, and at its end how long it took."""
     started = time.monotonic()
     log.info("%s ...", text)
     yield

@@ -1,4 +1,4 @@
-"""Run folders without torch: whole-or-absent files, metrics log, what machine ran, which run is the latest."""
+"""Run folders, which hold the recipe, log, checkpoints and result of a training run; needs no torch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from edgeembed.locks import check_unlocked, locked
 from edgeembed.machine import environment
 from edgeembed.model_json import read_origin
 
-ANOTHER_FOLDER = "choose another --out"
+CHOOSE_ANOTHER_OUT = "choose another --out"
 
 KINDS_OF_FOLDER = {
     "bundle.json": "a bundle",
@@ -24,12 +24,12 @@ KINDS_OF_FOLDER = {
     "targets.json": "a store of teacher embeddings",
     "config.yaml": "an unfinished run",
 }
-"""What a folder is that holds a file of this name, the first that applies."""
+"""What a folder is, by a file that it holds; the first that matches."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunFolder:
-    """Where a training run keeps its recipe, log, checkpoints and result."""
+    """Paths inside the folder of a training run, and the checks before a run starts or resumes there."""
 
     path: Path
 
@@ -39,7 +39,7 @@ class RunFolder:
 
     @property
     def inputs(self) -> Path:
-        """What was trained on and, for a student, with which teacher."""
+        """The file that names the training data and, for a student, the teacher."""
         return self.path / "inputs.json"
 
     @property
@@ -56,41 +56,45 @@ class RunFolder:
 
     @property
     def finished(self) -> bool:
+        """Whether the run ended and its model was written."""
         return self.model_json.is_file()
 
     def checkpoints(self) -> list[Path]:
-        """Whole checkpoints, oldest first."""
+        """The checkpoints, oldest first; unfinished ones have hidden names."""
+        # The trailing slash matches folders only. Numbers are zero-padded, so that sorting by name sorts by step.
         return sorted(path for path in self.path.glob("checkpoints/step-*/") if path.name[5:].isdigit())
 
     def last_step(self) -> int:
-        """How many steps the newest checkpoint holds; 0 where there is none."""
+        """The training step of the newest checkpoint; 0 where there is none."""
         checkpoints = self.checkpoints()
         return int(checkpoints[-1].name.removeprefix("step-")) if checkpoints else 0
 
     @property
     def started(self) -> bool:
-        """Whether a run was begun here, or a finished one put here."""
+        """Whether the folder holds a run, finished or not."""
         return self.config.exists() or self.finished
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Within the block no other process trains here. Raises UserError that names the process which does."""
+        """Holds the lock of the folder within the block. Raises UserError that names the process that holds it."""
         check_output_folder(self.path)
-        with locked(self.path, instead=ANOTHER_FOLDER):
+        # Checked before locking, so that a folder that cannot be written gives the clearer error.
+        with locked(self.path, instead=CHOOSE_ANOTHER_OUT):
             yield
 
     def check_unlocked(self) -> None:
-        """Raises UserError where another process trains here now: a quick answer before long work."""
-        check_unlocked(self.path, instead=ANOTHER_FOLDER)
+        """Raises UserError where another process trains in this folder now: a quick check before long work."""
+        check_unlocked(self.path, instead=CHOOSE_ANOTHER_OUT)
 
     def check_start(self, *, resume: bool) -> None:
-        """Raises UserError where a run cannot be begun or resumed here, whatever its recipe; quick, before long work.
+        """Raises UserError where a run cannot start, or resume, in this folder: a quick check before long work.
 
-        A run without checkpoints, as a failed start leaves it, starts again in its folder.
+        A run that has no checkpoint yet may be started again in its folder.
         """
         check_output_folder(self.path)
         if self.config.is_dir():
             raise UserError(f"{self.config}: is a folder, expected the file of a run: choose another --out")
+        # Only a run that was begun has a recipe to resume with.
         if resume and not self.config.exists():
             what = "holds no run to resume (no config.yaml)" if self.path.exists() else "no such run to resume"
             raise UserError(f"{self.path}: {what}: correct the folder, or leave --resume out to begin a run")
@@ -100,7 +104,8 @@ class RunFolder:
             raise UserError(f"{self.path}: holds a run already: add --resume to continue it, or choose another --out")
 
     def begin(self, config_yaml: str, inputs: Mapping[str, Any]) -> None:
-        """Writes what a run, new or resumed, is made of, and removes what a killed process left unfinished."""
+        """Writes recipe, inputs and environment of a run; removes what a killed process left unfinished."""
+        # Hidden names are those that `whole_folder` and `whole_file` write under.
         for stale in self.path.glob("checkpoints/.*"):
             shutil.rmtree(stale, ignore_errors=True)
         for stale in self.path.glob(".*.tmp"):
@@ -109,11 +114,12 @@ class RunFolder:
         write_json(self.inputs, inputs)
         write_json(self.path / "environment.json", environment())
 
-    def forget_metrics_after(self, step: int) -> None:
-        """Drops logged lines that a resumed run will write again, and a line cut off by a kill."""
+    def drop_metrics_after(self, step: int) -> None:
+        """Removes lines of metrics.jsonl that a resumed run writes again, and a line that a kill left incomplete."""
         if not self.metrics.exists():
             return
         kept = []
+        # A resumed run starts at its last checkpoint and logs the steps after it a second time.
         for line in self.metrics.read_text(encoding="utf-8").splitlines():
             with contextlib.suppress(json.JSONDecodeError):
                 if json.loads(line)["step"] <= step:
@@ -129,10 +135,11 @@ class RunFolder:
             raise write_failure(error, self.metrics) from error
 
 
-def what_is(path: Path) -> str:
-    """What a path holds, for an error where something else was expected."""
+def describe_folder(path: Path) -> str:
+    """What lies at a path, for the error message where something else was expected."""
     if not path.is_dir():
         return "a file" if path.exists() else "no such file or folder"
+    # A finished run also holds config.yaml, by which KINDS_OF_FOLDER recognises an unfinished one.
     if (path / "model.json").is_file():
         return f"a finished {read_origin(path / 'model.json').role} run"
     for name, what in KINDS_OF_FOLDER.items():
@@ -142,11 +149,11 @@ def what_is(path: Path) -> str:
 
 
 def require_run(path: Path, *, role: str | None = None) -> None:
-    """Raises UserError for a path that is not a finished run, or one of another role ("teacher" or "student").
+    """Raises UserError for a path that is not a finished run, or not one of `role` ("teacher" or "student").
 
-    Needs no torch: a command can call it before it imports what takes seconds.
+    It needs no torch, so that a command can call it before an import that takes seconds.
     """
-    what = what_is(path)
+    what = describe_folder(path)
     if not RunFolder(path=path).finished:
         raise UserError(f"{path}: holds no finished run ({what}): name a run folder, or finish it with --resume")
     origin = read_origin(RunFolder(path=path).model_json)
@@ -157,15 +164,17 @@ def require_run(path: Path, *, role: str | None = None) -> None:
 
 
 def require_teacher(path: Path) -> None:
-    """Raises UserError for a path that no student can learn from: neither a teacher run nor imported embeddings."""
+    """Raises UserError for a path that is no teacher: neither a teacher run nor a store of teacher embeddings."""
+    # Imported embeddings are stored in the same form as teacher embeddings that edgeembed computed.
     if not (path / "targets.json").is_file():
         require_run(path, role="teacher")
 
 
 def latest_run(role: str, root: Path = Path("runs")) -> Path:
-    """The most recently finished run of a role ("teacher" or "student") below a folder."""
+    """The most recently finished run of a role ("teacher" or "student") below a folder; UserError where none is."""
     finished = [path for path in root.glob("**/model.json") if read_origin(path).role == role]
     if not finished:
         command = "teacher-train" if role == "teacher" else "distill"
         raise UserError(f"no finished {role} run under {root}/: run `edgeembed {command}` first, or name its folder")
+    # model.json is the last file that a run writes, so that its time is when the run finished.
     return max(finished, key=lambda path: path.stat().st_mtime).parent

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -69,9 +70,11 @@ def empty_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mo
 
 def pretend_cpu_flags(monkeypatch: pytest.MonkeyPatch, flags: list[str]) -> None:
     """Makes edgeembed see an x86 CPU with these instruction sets."""
-    facts = {**runtimes.this_machine(), "architecture": "x86_64", "system": "Linux-6.1", "cpu_flags": flags}
+    facts = dataclasses.replace(
+        runtimes.this_machine(), architecture="x86_64", system="Linux-6.1", cpu_flags=tuple(flags)
+    )
     for module in (runtimes, fastest_cache):
-        monkeypatch.setattr(module, "this_machine", lambda: facts)
+        monkeypatch.setattr(module, "this_machine", lambda: machine)
 
 
 @pytest.fixture

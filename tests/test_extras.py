@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeembed.extras import BASE, SMALLEST_EXTRA, needed
+from edgeembed.extras import BASE_PACKAGES, SMALLEST_EXTRA, install_hint
 
 ROOT = Path(__file__).parent.parent
 NOT_FOR_USERS = {"all", "dev"}
@@ -65,8 +65,8 @@ def test_the_extras_are_read_as_they_are_written() -> None:
 def test_every_imported_package_is_of_the_base_install_or_has_its_extra_named() -> None:
     found = imported()
     assert {"torch", "cv2", "onnxsim", "jinja2", "openvino", "tensorrt"} <= found
-    assert not found - set(BASE) - set(SMALLEST_EXTRA)
-    assert {DISTRIBUTIONS.get(name, name) for name in BASE} == declared()[""]
+    assert not found - set(BASE_PACKAGES) - set(SMALLEST_EXTRA)
+    assert {DISTRIBUTIONS.get(name, name) for name in BASE_PACKAGES} == declared()[""]
 
 
 @pytest.mark.parametrize("package", sorted(SMALLEST_EXTRA))
@@ -89,9 +89,9 @@ def test_all_is_everything_that_trains_exports_and_measures_and_bench_needs_no_t
 
 
 def test_a_module_is_told_by_its_package_and_the_command_to_install_it() -> None:
-    assert needed("torch.utils") == (
+    assert install_hint("torch.utils") == (
         "needs the package torch, which the extra [train] provides: in a clone of edgeembed, pip install '.[train]' "
         "(without an NVIDIA GPU, as README says under Installing)"
     )
-    assert needed("numpy").endswith("in a clone of edgeembed, pip install .")
-    assert needed("somebodys.package") == "needs the package somebodys"
+    assert install_hint("numpy").endswith("in a clone of edgeembed, pip install .")
+    assert install_hint("somebodys.package") == "needs the package somebodys"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,8 +16,12 @@ from edgeembed.errors import UserError, WriteFailed
 from edgeembed.files import (
     check_output_file,
     check_output_folder,
+    read_json,
+    remove_folder,
+    replace_folder,
     size_text,
     whole_file,
+    whole_folder,
     write_atomically,
     write_failure,
 )
@@ -215,6 +220,24 @@ def test_a_full_disk_is_named_with_what_is_needed_and_free(tmp_path: Path, monke
     assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
 
 
+def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    write_atomically(tmp_path / "deep" / "x.txt", "one")
+    assert (tmp_path / "deep" / "x.txt").read_text() == "one"
+    with pytest.raises(TypeError):
+        write_atomically(tmp_path / "deep" / "x.txt", 5)  # type: ignore[arg-type]
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["x.txt"]
+    assert (tmp_path / "deep" / "x.txt").read_text() == "one"
+
+
+@pytest.mark.parametrize(("content", "told"), [("{", "not valid JSON"), ("[1]", "expected a JSON object")])
+def test_json_that_is_none_is_refused(tmp_path: Path, content: str, told: str) -> None:
+    (tmp_path / "x.json").write_text(content)
+    with pytest.raises(UserError, match=told):
+        read_json(tmp_path / "x.json")
+    with pytest.raises(UserError, match="no such file"):
+        read_json(tmp_path / "missing.json")
+
+
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit, ValueError])
 def test_a_write_that_is_stopped_leaves_what_was_there(tmp_path: Path, stop: type[BaseException]) -> None:
     (tmp_path / "x.txt").write_text("old")
@@ -247,3 +270,109 @@ def test_an_error_that_names_its_own_file_stays_as_it_is(tmp_path: Path) -> None
 )
 def test_sizes_are_read_at_a_glance(count: int, text: str) -> None:
     assert size_text(count) == text
+
+
+def content_of(folder: Path) -> dict[str, str]:
+    return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def earlier(tmp_path: Path) -> Path:
+    """A folder that another one is to replace."""
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "x.txt").write_text("earlier")
+    return tmp_path / "out"
+
+
+def test_a_folder_replaces_the_earlier_one_as_a_whole(tmp_path: Path, earlier: Path) -> None:
+    with whole_folder(earlier) as folder:
+        (folder / "deep").mkdir()
+        (folder / "deep" / "y.txt").write_text("new")
+        assert content_of(earlier) == {"x.txt": "earlier"}
+    assert content_of(earlier) == {"deep/y.txt": "new"}
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_folder_is_made_with_those_above_it(tmp_path: Path) -> None:
+    with whole_folder(tmp_path / "a" / "b") as folder:
+        (folder / "x.txt").write_text("new")
+    assert content_of(tmp_path) == {"a/b/x.txt": "new"}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege")
+def test_the_folder_that_a_link_points_to_is_replaced(tmp_path: Path, earlier: Path) -> None:
+    (tmp_path / "link").symlink_to("out")
+    with whole_folder(tmp_path / "link") as folder:
+        (folder / "x.txt").write_text("new")
+    assert (tmp_path / "link").is_symlink()
+    assert content_of(earlier) == {"x.txt": "new"}
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit, ValueError])
+def test_a_folder_whose_block_fails_leaves_the_earlier_one(
+    tmp_path: Path, earlier: Path, stop: type[BaseException]
+) -> None:
+    def fill_half() -> None:
+        with whole_folder(earlier) as folder:
+            (folder / "y.txt").write_text("half")
+            raise stop
+
+    with pytest.raises(stop):
+        fill_half()
+    assert content_of(earlier) == {"x.txt": "earlier"}
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_block_that_removes_its_folder_leaves_the_earlier_one(tmp_path: Path, earlier: Path) -> None:
+    with whole_folder(earlier) as folder:
+        (folder / "y.txt").write_text("half")
+        shutil.rmtree(folder)
+    assert content_of(earlier) == {"x.txt": "earlier"}
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.usefixtures("files_of_at_most_5000_bytes")
+@pytest.mark.parametrize("write", [lambda path: write_atomically(path, "x" * 10_000), lambda path: write_plainly(path)])
+def test_a_full_disk_is_reported_with_the_final_path_and_leaves_the_earlier_folder(
+    tmp_path: Path, earlier: Path, write: Callable[[Path], None]
+) -> None:
+    def fill() -> None:
+        with whole_folder(earlier, needed=10_000) as folder:
+            write(folder / "y.txt")
+
+    with pytest.raises(WriteFailed, match="cannot be written: File too large") as failure:
+        fill()
+    assert str(failure.value).startswith(str(earlier))
+    assert ".partial" not in str(failure.value)
+    assert content_of(earlier) == {"x.txt": "earlier"}
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def write_plainly(path: Path) -> None:
+    with path.open("wb", buffering=0) as file:
+        for _ in range(10):
+            file.write(bytes(1000))
+
+
+def test_a_removed_folder_is_gone_with_its_content(tmp_path: Path, earlier: Path) -> None:
+    remove_folder(earlier)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_older_folder_is_kept_where_it_cannot_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, partial = tmp_path / "bundle", tmp_path / ".1-a.partial"
+    for folder, content in ((out, "older"), (partial, "newer")):
+        folder.mkdir()
+        (folder / "bundle.json").write_text(content)
+    rename = Path.rename
+
+    def overtaken(self: Path, target: Path) -> Path:
+        if self == partial:
+            (target / "of another process").mkdir(parents=True)
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", overtaken)
+    with pytest.raises(OSError, match="not empty"):
+        replace_folder(out, partial)
+    assert (tmp_path / ".1-a.old" / "bundle.json").read_text() == "older"
+    assert (partial / "bundle.json").read_text() == "newer"

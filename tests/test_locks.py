@@ -50,7 +50,7 @@ def test_the_second_process_is_told_who_holds_the_folder(tmp_path: Path, holder:
         pass
     with pytest.raises(UserError, match=told):
         check_unlocked(tmp_path / "run", instead=ANOTHER)
-    assert (tmp_path / "run" / locks.NAME).is_file()  # the one who was refused takes nothing away
+    assert (tmp_path / "run" / locks.LOCK_NAME).is_file()  # the one who was refused takes nothing away
 
 
 @pytest.mark.parametrize("how", ["SIGKILL", "SIGTERM", "SIGINT"])
@@ -59,14 +59,14 @@ def test_a_folder_is_free_however_its_holder_ends(tmp_path: Path, holder: subpro
     holder.wait()
     check_unlocked(tmp_path / "run", instead=ANOTHER)
     with locked(tmp_path / "run", instead=ANOTHER):
-        facts = json.loads((tmp_path / "run" / locks.NAME).read_text())
+        facts = json.loads((tmp_path / "run" / locks.LOCK_NAME).read_text())
         assert (facts["pid"], facts["host"]) == (os.getpid(), platform.node())
-    assert not (tmp_path / "run" / locks.NAME).exists()
+    assert not (tmp_path / "run" / locks.LOCK_NAME).exists()
 
 
 def test_nothing_is_left_of_a_lock_and_a_folder_made_for_it(tmp_path: Path) -> None:
     with locked(tmp_path / "new" / "run", instead=ANOTHER):
-        assert [path.name for path in (tmp_path / "new" / "run").iterdir()] == [locks.NAME]
+        assert [path.name for path in (tmp_path / "new" / "run").iterdir()] == [locks.LOCK_NAME]
     assert list(tmp_path.iterdir()) == []
     with locked(tmp_path / "new" / "run", instead=ANOTHER):
         (tmp_path / "new" / "run" / "config.yaml").touch()
@@ -129,7 +129,7 @@ def test_where_nothing_can_be_locked_work_goes_on_with_a_warning(
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"pid": 5}', b"\xff\xfe"])
 def test_a_holder_that_left_no_readable_name_is_another_process(tmp_path: Path, content: bytes) -> None:
     with locked(tmp_path, instead=ANOTHER):
-        (tmp_path / locks.NAME).write_bytes(content)
+        (tmp_path / locks.LOCK_NAME).write_bytes(content)
         with pytest.raises(UserError, match="in use by another process"):
             check_unlocked(tmp_path, instead=ANOTHER)
 

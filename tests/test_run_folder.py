@@ -1,37 +1,15 @@
-"""Run folders: whole files, logs that survive a kill, the latest run."""
+"""Run folders: logs that survive a kill, checks of a path that should be a run, the latest run."""
 
 from __future__ import annotations
 
 import json
 import os
-import threading
 from pathlib import Path
 
 import pytest
 
 from edgeembed.errors import UserError
-from edgeembed.files import read_json, write_atomically
-from edgeembed.machine import environment, machine, package_versions
-from edgeembed.run_folder import RunFolder, latest_run
-from edgeembed.signals import stop_request
-
-
-def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
-    write_atomically(tmp_path / "deep" / "x.txt", "one")
-    assert (tmp_path / "deep" / "x.txt").read_text() == "one"
-    with pytest.raises(TypeError):
-        write_atomically(tmp_path / "deep" / "x.txt", 5)  # type: ignore[arg-type]
-    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["x.txt"]
-    assert (tmp_path / "deep" / "x.txt").read_text() == "one"
-
-
-@pytest.mark.parametrize(("content", "told"), [("{", "not valid JSON"), ("[1]", "expected a JSON object")])
-def test_json_that_is_none_is_refused(tmp_path: Path, content: str, told: str) -> None:
-    (tmp_path / "x.json").write_text(content)
-    with pytest.raises(UserError, match=told):
-        read_json(tmp_path / "x.json")
-    with pytest.raises(UserError, match="no such file"):
-        read_json(tmp_path / "missing.json")
+from edgeembed.run_folder import RunFolder, describe_folder, latest_run, require_run, require_teacher
 
 
 def test_lines_after_the_checkpoint_and_torn_ones_are_forgotten(tmp_path: Path) -> None:
@@ -40,7 +18,7 @@ def test_lines_after_the_checkpoint_and_torn_ones_are_forgotten(tmp_path: Path) 
         run.log({"step": step, "loss": 0.5})
     with run.metrics.open("a") as file:
         file.write('{"step": 4, "lo')
-    run.forget_metrics_after(2)
+    run.drop_metrics_after(2)
     assert [json.loads(line)["step"] for line in run.metrics.read_text().splitlines()] == [1, 2]
 
 
@@ -55,20 +33,35 @@ def test_the_latest_finished_run_of_a_role_is_found(tmp_path: Path) -> None:
     assert latest_run("student", tmp_path) == tmp_path / "c"
 
 
-def test_the_machine_and_versions_are_described() -> None:
-    assert machine()["cores"] >= 1
-    assert {"python", "numpy", "onnxruntime"} <= set(package_versions())
-    assert set(environment()) == {"machine", "versions", "command"}
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("bundle.json", "{}", "a bundle"),
+        ("source.json", "{}", "imported embeddings"),
+        ("targets.json", "{}", "a store of teacher embeddings"),
+        ("config.yaml", "", "an unfinished run"),
+        ("model.json", '{"role": "student", "teacher": {"path": "runs/t"}}', "a finished student run"),
+        ("notes.txt", "", "a folder without a run or a bundle"),
+    ],
+)
+def test_a_folder_that_is_no_teacher_run_is_described(tmp_path: Path, name: str, content: str, told: str) -> None:
+    (tmp_path / name).write_text(content)
+    assert describe_folder(tmp_path) == told
+    with pytest.raises(UserError, match=told):
+        require_run(tmp_path, role="teacher")
 
 
-def test_outside_the_main_thread_a_loop_runs_without_being_told_to_stop() -> None:
-    found: list[int | None] = []
+def test_paths_that_are_no_folder_are_described(tmp_path: Path) -> None:
+    (tmp_path / "x").touch()
+    assert describe_folder(tmp_path / "x") == "a file"
+    assert describe_folder(tmp_path / "y") == "no such file or folder"
 
-    def loop() -> None:
-        with stop_request() as request:
-            found.append(request.signum)
 
-    thread = threading.Thread(target=loop)
-    thread.start()
-    thread.join()
-    assert found == [None]
+def test_a_student_is_refused_as_a_teacher_by_the_name_of_its_teacher(tmp_path: Path) -> None:
+    (tmp_path / "model.json").write_text('{"role": "student", "teacher": {"path": "runs/t"}}')
+    with pytest.raises(UserError, match="expected a teacher run: it was distilled from runs/t"):
+        require_teacher(tmp_path)
+    require_run(tmp_path, role="student")
+    require_run(tmp_path)
+    (tmp_path / "targets.json").write_text("{}")
+    require_teacher(tmp_path)  # a store of teacher embeddings

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgeembed.device.bundle import BundleFile, BundleManifest, read_bundle, verified_file
-from edgeembed.device.runtimes import READ_ONNX, is_installed
+from edgeembed.device.bundle import read_bundle, verified_file
+from edgeembed.device.bundle_schema import BundleFile, BundleManifest
+from edgeembed.device.runtimes import ONNX_RUNTIMES, is_installed
 from edgeembed.errors import UserError
 
 RUNNABLE = (".onnx", ".plan", ".engine")
@@ -76,5 +77,5 @@ def find_candidates(folders: Sequence[Path]) -> list[Candidate]:
 
 def runtimes_for(file: BundleFile) -> list[str]:
     """The runtime that a file was exported for, and for an ONNX file every other installed one that reads ONNX."""
-    others = [name for name in READ_ONNX if is_installed(name)] if file.path.endswith(".onnx") else []
+    others = [name for name in ONNX_RUNTIMES if is_installed(name)] if file.path.endswith(".onnx") else []
     return list(dict.fromkeys([file.runtime, *others]))

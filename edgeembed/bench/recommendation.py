@@ -1,6 +1,7 @@
 """Which file and runtime of each bundle to use on this machine: a bench recommends it, and with --remember keeps it.
 
-The rule is that of `edgeembed doctor`: the fastest pair of file and runtime that `fastest_cache.refusal` accepts.
+The rule is that of `edgeembed doctor`: the fastest pair of file and runtime for which `fastest_cache.rejection_reason`
+has no reason.
 """
 
 from __future__ import annotations
@@ -11,19 +12,20 @@ from pathlib import Path
 
 from edgeembed.bench.candidates import Candidate
 from edgeembed.bench.report_schema import Recommendation, RefusedFile, Row
-from edgeembed.device.bundle import BundleManifest, fp32_file
-from edgeembed.device.embedder import choose_pair
+from edgeembed.device.bundle import fp32_file
+from edgeembed.device.bundle_schema import BundleManifest
+from edgeembed.device.embedder import choose_runnable_file
 from edgeembed.device.runtimes.fastest_cache import (
     REFERENCE_RUNTIME,
     Agreement,
-    Measured,
-    Pair,
+    Measurement,
+    RunnableFile,
     agree,
-    fastest_right,
-    recall,
-    refusal,
-    remember,
-    verified_pairs,
+    fastest_accepted,
+    load_fastest,
+    rejection_reason,
+    store_fastest,
+    verified_runnable_files,
 )
 from edgeembed.errors import UserError
 from edgeembed.evaluation import EmbeddedRows
@@ -35,7 +37,7 @@ def recommend(
     embedded: Mapping[Candidate, EmbeddedRows], rows: Sequence[Row], *, threads: int, keep: bool
 ) -> list[Recommendation]:
     """For each bundle, from rows of batch 1 on all cores; with `keep` it becomes this machine's default."""
-    by_folder: dict[Path, list[tuple[Candidate, Measured]]] = {}
+    by_folder: dict[Path, list[tuple[Candidate, Measurement]]] = {}
     for candidate in embedded:
         pairs = by_folder.setdefault(candidate.folder, [])
         row = row_of(candidate, rows, threads)
@@ -44,20 +46,22 @@ def recommend(
     return [_recommend(pairs, folder, threads, keep) for folder, pairs in by_folder.items() if pairs]
 
 
-def _recommend(pairs: Sequence[tuple[Candidate, Measured]], folder: Path, threads: int, keep: bool) -> Recommendation:
+def _recommend(
+    pairs: Sequence[tuple[Candidate, Measurement]], folder: Path, threads: int, keep: bool
+) -> Recommendation:
     bundle, name = pairs[0][0].bundle, pairs[0][0].name
     verified = [measured for candidate, measured in pairs if is_verified(candidate)]
-    best = fastest_right(bundle, verified)
-    # Before `recall`, so that `in_use` is the default after this bench.
+    best = fastest_accepted(bundle, verified)
+    # Before `load_fastest`, so that `in_use` is the default after this bench.
     if keep and verified:
-        remember(folder, bundle, verified, threads=threads)
+        store_fastest(folder, bundle, verified, threads=threads)
     default = unmeasured_default(bundle)  # for machines that have measured nothing
     if best is not None:
         choice: tuple[str, str] | None = (best.path, best.runtime)
     else:
         choice = None if default is None else (default.file.path, default.runtime)
     chosen = next((pair for pair in pairs if (pair[1].path, pair[1].runtime) == choice), None)
-    in_use = recall(folder, bundle, threads=threads) or default
+    in_use = load_fastest(folder, bundle, threads=threads) or default
     return Recommendation(
         name=name,
         folder=str(folder),
@@ -84,10 +88,10 @@ def _recommend(pairs: Sequence[tuple[Candidate, Measured]], folder: Path, thread
     )
 
 
-def unmeasured_default(bundle: BundleManifest) -> Pair | None:
+def unmeasured_default(bundle: BundleManifest) -> RunnableFile | None:
     """What an `Embedder` opens where nothing was measured; None where it refuses the bundle."""
     try:
-        return choose_pair(bundle, None, None, None)
+        return choose_runnable_file(bundle, None, None, None)
     except UserError as error:
         log.warning("%s: has no default on this machine: %s", bundle.name, error)
         return None
@@ -96,21 +100,21 @@ def unmeasured_default(bundle: BundleManifest) -> Pair | None:
 def is_verified(candidate: Candidate) -> bool:
     return any(
         (pair.file.path, pair.runtime) == (candidate.file.path, candidate.runtime)
-        for pair in verified_pairs(candidate.bundle)
+        for pair in verified_runnable_files(candidate.bundle)
     )
 
 
-def reason_against(candidate: Candidate, measured: Measured) -> str | None:
+def reason_against(candidate: Candidate, measured: Measurement) -> str | None:
     """Why a measured pair must not become the default; None where it may."""
     if candidate.file.accepted_worse:
         return "its export's gate refused it, and it was written with --accept-worse"
     if not is_verified(candidate):
         return f"it was not verified in {candidate.runtime} when it was exported"
-    return refusal(candidate.file, measured.agreement)
+    return rejection_reason(candidate.file, measured.agreement)
 
 
-def measured_in(row: Row, candidate: Candidate, agreement: Agreement) -> Measured:
-    return Measured(
+def measured_in(row: Row, candidate: Candidate, agreement: Agreement) -> Measurement:
+    return Measurement(
         path=candidate.file.path,
         runtime=candidate.runtime,
         provider=row.provider,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from edgeembed.bench.examples import Example, as_sheet
 from edgeembed.bench.report_schema import Report
-from edgeembed.extras import needed
+from edgeembed.extras import install_hint
 from edgeembed.files import write_atomically, write_json
 
 log = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ def write_report(out: Path, report: Report, examples: Sequence[Example]) -> None
         write_atomically(out / "examples.png", sheet.getvalue())
     missing = next((name for name in PAGE_NEEDS if importlib.util.find_spec(name) is None), None)
     if missing is not None:
-        log.info("report: %s; no report.html or pareto.png: that %s", out / "report.json", needed(missing))
+        log.info("report: %s; no report.html or pareto.png: that %s", out / "report.json", install_hint(missing))
         return
     from edgeembed.bench.page import write_page  # needs packages of the extra [bench]
 

@@ -17,7 +17,7 @@ import numpy as np
 from edgeembed.arrays import UInt8Array
 from edgeembed.bench.report_schema import ByIndex, CosineToTeacher, DataFacts, DomainCounts, ValueT
 from edgeembed.data.manifest import Manifest, Rows
-from edgeembed.device.embeddings import shorten
+from edgeembed.device.embedding_space import shorten
 from edgeembed.device.image_sources import decode_ahead
 from edgeembed.device.images import ImageError
 from edgeembed.device.runtimes import Session

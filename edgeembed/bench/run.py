@@ -28,10 +28,10 @@ from edgeembed.bench.rows import TimingPlan, student_rows, with_roofline
 from edgeembed.bench.summary import best_student
 from edgeembed.bench.untrained import UntrainedBaselines
 from edgeembed.data.manifest import Manifest, Rows
-from edgeembed.device.runtimes.fastest_cache import Pair, open_file_of
+from edgeembed.device.runtimes.fastest_cache import RunnableFile, open_runnable_file
 from edgeembed.errors import CheckFailed
 from edgeembed.evaluation import EmbeddedRows, RetrievalProtocol, warn_if_collapsed
-from edgeembed.machine import machine, package_versions
+from edgeembed.machine import describe_machine, package_versions
 from edgeembed.progress import stage
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def bench(
     Raises CheckFailed for a file that is not what its bundle says or when nothing can run, UserError for a bundle of
     another space than the teacher's. Files that cannot run here are listed in `skipped`.
     """
-    system = Machine.model_validate(machine())
+    system = Machine.model_validate(describe_machine(), from_attributes=True)
     candidates = find_candidates(bundles)
     teacher_run: Teacher | None = None
     if teacher is not None:
@@ -169,7 +169,9 @@ def embed_candidates(
         dim = candidate.bundle.embedding.dim
         try:
             with stage(f"embedding {len(files)} images with {candidate.label}"):
-                session = open_file_of(candidate.folder, Pair(file=candidate.file, runtime=candidate.runtime))
+                session = open_runnable_file(
+                    candidate.folder, RunnableFile(file=candidate.file, runtime=candidate.runtime)
+                )
                 embedded[candidate] = embed_with_session(session, decoded[size], protocol.rows, dim=dim)
         except Exception as error:  # a runtime may raise anything: the report names the reason
             # In the runtime that a file was exported for, a failed check ends the bench; elsewhere it is skipped.

@@ -16,7 +16,7 @@ from edgeembed.bench.retrieval import RetrievalQuality
 from edgeembed.bench.rows import LoadedNetwork, TimingPlan, build_row, measure_times
 from edgeembed.bench.untrained import UntrainedBaselines
 from edgeembed.data.manifest import Rows
-from edgeembed.device.embeddings import long_space_id
+from edgeembed.device.embedding_space import long_space_id
 from edgeembed.errors import UserError
 from edgeembed.evaluation import EmbeddedRows, RetrievalProtocol
 from edgeembed.files import sha256_of

@@ -12,7 +12,7 @@ from edgeembed.bench.candidates import Candidate
 from edgeembed.bench.report_schema import ByIndex, Figures
 from edgeembed.bench.retrieval import TeacherReference, measure_quality
 from edgeembed.data.manifest import Rows
-from edgeembed.device.bundle import BundleManifest
+from edgeembed.device.bundle_schema import BundleManifest
 from edgeembed.errors import UserError
 from edgeembed.evaluation import EmbeddedRows, RetrievalProtocol
 from edgeembed.model_json import Architecture, EmbeddingDescription, InputDescription, NetworkDescription, parse

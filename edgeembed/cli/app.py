@@ -23,7 +23,7 @@ from edgeembed.cli.help import CommandGroup
 from edgeembed.cli.streams import StderrHandler
 from edgeembed.cli.usage import usage_message
 from edgeembed.errors import CheckFailed, UserError
-from edgeembed.extras import is_known, needed
+from edgeembed.extras import install_hint, is_dependency
 from edgeembed.texts import read_as_utf8
 
 EXIT_DONE, EXIT_FAILED, EXIT_MISUSE, EXIT_INTERRUPTED = 0, 1, 2, 130
@@ -149,8 +149,8 @@ def report_error(error: BaseException, arguments: Sequence[str] = ()) -> int:
         code, message = EXIT_MISUSE, usage_message(error, arguments)
     elif isinstance(error, UserError):
         code = EXIT_MISUSE
-    elif isinstance(error, ModuleNotFoundError) and is_known(error.name or ""):
-        code, message = EXIT_MISUSE, f"this command {needed(error.name or '')}"
+    elif isinstance(error, ModuleNotFoundError) and is_dependency(error.name or ""):
+        code, message = EXIT_MISUSE, f"this command {install_hint(error.name or '')}"
     elif isinstance(error, MemoryError):
         code, message = EXIT_FAILED, f"out of memory: {message}"
     elif code is None:

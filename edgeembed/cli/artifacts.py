@@ -16,7 +16,7 @@ from edgeembed.cli.options import Json
 from edgeembed.cli.tables import print_table
 
 if TYPE_CHECKING:
-    from edgeembed.device.bundle import BundleManifest
+    from edgeembed.device.bundle_schema import BundleManifest
 
 log = logging.getLogger(__name__)
 
@@ -165,16 +165,16 @@ def run_once(path: Path, manifest: BundleManifest) -> str:
     """Embeds two grey images. Raises CheckFailed where the output differs from what bundle.json describes."""
     import numpy as np
 
-    from edgeembed.device.bundle import require_shapes, require_unit
+    from edgeembed.device.bundle import check_shapes, check_unit_length
     from edgeembed.device.runtimes import open_session
     from edgeembed.errors import CheckFailed
 
     session = open_session(path)
-    require_shapes(path, manifest, session.input_shape, session.output_shape)
+    check_shapes(path, manifest, session.input_shape, session.output_shape)
     embedding_ND = session.run(np.full((2, manifest.input.height, manifest.input.width, 3), 127, np.uint8))
     if embedding_ND.shape != (2, manifest.embedding.dim):
         raise CheckFailed(f"{path}: returns {embedding_ND.shape}, expected (2, {manifest.embedding.dim})")
-    require_unit(path, embedding_ND)
+    check_unit_length(path, embedding_ND)
     return f"sha256 right, runs on {session.runtime} {session.provider}"
 
 

@@ -32,10 +32,10 @@ def diff_artifacts(
     differ.
     """
     from edgeembed.cli.inputs import gather_images
-    from edgeembed.device.comparison import compare, open_sides
+    from edgeembed.device.comparison import compare, open_compared_files
     from edgeembed.texts import printable
 
-    side_a, side_b = open_sides(a, b)
+    side_a, side_b = open_compared_files(a, b)
     files = gather_images(data) if data else None
     result = compare(
         side_a, side_b, files, threads=threads, on_skip=lambda reason: log.warning("skipped: %s", printable(reason))

@@ -52,13 +52,13 @@ def doctor(
 
     from edgeembed.device.embedder import default_bundle
     from edgeembed.errors import UserError
-    from edgeembed.machine import machine, package_versions
+    from edgeembed.machine import describe_machine, package_versions
 
     if no_measure and images is not None:
         raise UserError("--images: files are compared only when they are measured: leave out --no-measure")
     compared = [] if no_measure else comparison_images(images)
     result: dict[str, Any] = {
-        "machine": machine(),
+        "machine": describe_machine().to_json(),
         "versions": package_versions(),
         "onnxruntime_providers": onnxruntime.get_available_providers(),
     }
@@ -113,7 +113,7 @@ def comparison_images(folder: Path | None) -> list[Path | Image]:
     """An even sample of the images in a folder, or synthetic ones. Raises UserError where the folder has too few."""
     from edgeembed.data.comparison_images import NUM_IMAGES, rendered_images
     from edgeembed.device.image_files import find_images
-    from edgeembed.device.runtimes.fastest_cache import LEAST_IMAGES
+    from edgeembed.device.runtimes.fastest_cache import MIN_IMAGES
     from edgeembed.errors import UserError
 
     if folder is None:
@@ -121,43 +121,46 @@ def comparison_images(folder: Path | None) -> list[Path | Image]:
     if not folder.is_dir():
         raise UserError(f"--images {folder}: {'is a file' if folder.exists() else 'no such folder'}, expected a folder")
     files = find_images(folder)
-    if len(files) < LEAST_IMAGES:
-        raise UserError(f"--images {folder}: holds {len(files)} images, expected at least {LEAST_IMAGES}")
+    if len(files) < MIN_IMAGES:
+        raise UserError(f"--images {folder}: holds {len(files)} images, expected at least {MIN_IMAGES}")
     count = min(len(files), NUM_IMAGES)
     return [files[at * len(files) // count] for at in range(count)]
 
 
 def measure(folder: Path, images: Sequence[Path | Image], threads: int | None) -> dict[str, Any]:
     """Compares and times each verified file of a bundle in each runtime, and stores the fastest one as the default."""
-    import numpy as np
 
     from edgeembed.device.bundle import read_bundle
     from edgeembed.device.embedder import verified_with_weights
-    from edgeembed.device.image_sources import decode_ahead
-    from edgeembed.device.images import ImageError
+    from edgeembed.device.image_sources import decode_all
     from edgeembed.device.runtimes import available_cores
-    from edgeembed.device.runtimes.fastest_cache import LEAST_IMAGES, measure_pairs, refusal, remember, verified_pairs
+    from edgeembed.device.runtimes.fastest_cache import (
+        MIN_IMAGES,
+        measure_runnable_files,
+        rejection_reason,
+        store_fastest,
+        verified_runnable_files,
+    )
     from edgeembed.errors import UserError
 
     manifest = read_bundle(folder)
     files = {file.path: file for file in manifest.files}
-    pairs = verified_pairs(manifest)
+    files_and_runtimes = verified_runnable_files(manifest)
     # Checksums before anything is timed: a damaged file must not become the default.
-    for path in dict.fromkeys(pair.file.path for pair in pairs):
+    for path in dict.fromkeys(one.file.path for one in files_and_runtimes):
         verified_with_weights(folder, manifest, files[path])
-    pixels = []
-    for decoded in decode_ahead(images, lambda _: (manifest.input.height, manifest.input.width)):
-        if isinstance(decoded, ImageError):
-            log.warning("skipped: %s", decoded)
-        else:
-            pixels.append(decoded)
-    if len(pixels) < LEAST_IMAGES:
-        raise UserError(f"--images: {len(pixels)} of {len(images)} can be decoded, expected at least {LEAST_IMAGES}")
+    pixels_NHWC, _ = decode_all(images, manifest.input.height, manifest.input.width)
+    num_images = len(pixels_NHWC)
+    if num_images < MIN_IMAGES:
+        raise UserError(f"--images: {num_images} of {len(images)} can be decoded, expected at least {MIN_IMAGES}")
     log.info(
-        "comparing on %d images and timing %d pairs of file and runtime of %s", len(pixels), len(pairs), manifest.name
+        "comparing on %d images and timing %d pairs of file and runtime of %s",
+        num_images,
+        len(files_and_runtimes),
+        manifest.name,
     )
-    measured = measure_pairs(folder, manifest, np.stack(pixels), threads=threads)
-    fastest = remember(folder, manifest, measured, threads=threads)
+    measured = measure_runnable_files(folder, manifest, pixels_NHWC, threads=threads)
+    fastest = store_fastest(folder, manifest, measured, threads=threads)
     if fastest is None:
         log.warning(
             "%s: no file agrees with fp32 on this machine: fp32 in ONNX Runtime stays the default", manifest.name
@@ -171,7 +174,7 @@ def measure(folder: Path, images: Sequence[Path | Image], threads: int | None) -
             "cosine_p1": one.agreement.cosine_p1,
             "relative_error_p50": one.agreement.relative_error_p50,
             "chosen": one is fastest,
-            "refused": refusal(files[one.path], one.agreement),
+            "refused": rejection_reason(files[one.path], one.agreement),
             "not_shown": files[one.path].not_shown.get(one.runtime),
         }
         for one in measured
@@ -179,6 +182,6 @@ def measure(folder: Path, images: Sequence[Path | Image], threads: int | None) -
     return {
         "bundle": manifest.name,
         "threads": threads or available_cores(),
-        "images": len(pixels),
+        "images": len(pixels_NHWC),
         "timed": rows,
     }

@@ -52,7 +52,7 @@ def embed(
     from edgeembed.cli.models import describe_model, open_model
     from edgeembed.device.embedder import embed_images
     from edgeembed.device.embeddings import Embeddings, check_destination, check_paths, relative_paths, write_embeddings
-    from edgeembed.device.plain_progress import ImageCount
+    from edgeembed.device.plain_progress import ImageProgress
     from edgeembed.errors import UserError
     from edgeembed.texts import printable
 
@@ -65,7 +65,7 @@ def embed(
     log.info("embedding %d images with %s", len(files), describe_model(network))
 
     skipped: list[str] = []
-    count = ImageCount(len(files))
+    count = ImageProgress(len(files))
 
     def skip(reason: str) -> None:
         skipped.append(reason)

@@ -16,7 +16,7 @@ from edgeembed.errors import UserError
 from edgeembed.files import check_output_folder
 
 if TYPE_CHECKING:
-    from edgeembed.device.bundle import BundleManifest
+    from edgeembed.device.bundle_schema import BundleManifest
     from edgeembed.export.gate import Refused
     from edgeembed.export.recipe import ExportRecipe
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Protocol
 from edgeembed.arrays import FloatArray, UInt8Array
 from edgeembed.device.bundle import read_bundle
 from edgeembed.device.embedder import Embedder, PixelModel, bundled_artifacts
-from edgeembed.device.embeddings import Embeddings, long_space_id
+from edgeembed.device.embedding_space import long_space_id
+from edgeembed.device.embeddings import Embeddings
 from edgeembed.device.image_sources import ImageSource
 from edgeembed.errors import UserError
 

@@ -58,8 +58,9 @@ def search(
     """Find the images of an index that are most similar to each query image."""
     from edgeembed.cli.inputs import gather_images
     from edgeembed.cli.models import describe_model, model_of_index, open_model
-    from edgeembed.device.embeddings import read_embeddings, require_same_space
-    from edgeembed.device.search import check_sheet, contact_sheet
+    from edgeembed.device.contact_sheet import check_sheet, contact_sheet
+    from edgeembed.device.embedding_space import require_same_space
+    from edgeembed.device.embeddings import read_embeddings
     from edgeembed.errors import UserError
     from edgeembed.files import check_output_file
 
@@ -108,11 +109,11 @@ def find_results(
     network: Model, queries: Sequence[str], stored: Embeddings, index_files: Sequence[str], k: int
 ) -> list[list[Result]]:
     """The k best results for each query image, best first; fewer where the index is smaller."""
-    from edgeembed.device.embedder import embed_images, refuse
-    from edgeembed.device.embeddings import shorten
+    from edgeembed.device.embedder import embed_images, raise_image_error
+    from edgeembed.device.embedding_space import shorten
     from edgeembed.device.search import Index
 
-    embedding_QD, _ = embed_images(network, queries, on_skip=refuse)
+    embedding_QD, _ = embed_images(network, queries, on_skip=raise_image_error)
     if stored.space_id != network.space_id:  # the same space, but one side keeps only its leading dimensions
         embedding_QD = shorten(embedding_QD, dim := min(network.dim, stored.embedding_ND.shape[1]))
         stored = replace(stored, embedding_ND=shorten(stored.embedding_ND, dim))
@@ -140,7 +141,7 @@ def as_json_object(result: Result) -> dict[str, Any]:
 
 def print_results(queries: Sequence[str], results: Sequence[Sequence[Result]]) -> None:
     """Prints each query, then one line for each of its results."""
-    from edgeembed.device.search import similarity_texts
+    from edgeembed.device.contact_sheet import similarity_texts
     from edgeembed.texts import printable
 
     for query, row in zip(queries, results, strict=True):

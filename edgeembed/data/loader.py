@@ -25,7 +25,7 @@ from edgeembed.data.manifest import Rows
 from edgeembed.data.shapes import Shapes
 from edgeembed.device.images import ImageError, load_pixels, load_rgb
 from edgeembed.errors import UserError
-from edgeembed.machine import machine
+from edgeembed.machine import describe_machine
 from edgeembed.progress import track
 
 log = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ class CanvasLoader:
                 kept_B = image_B[[image not in self.unreadable for image in image_B]] if self.unreadable else image_B
                 yield Batch(image_B=kept_B, canvas_BCHW=stack([self.memory[image] for image in kept_B]))
             return
-        workers = min(self.workers, machine()["cores"])
+        workers = min(self.workers, describe_machine().cores)
         loader: DataLoader[DecodedBatch] = DataLoader(
             _BatchDataset(self.files, self.shapes_N2, image_batches, self.reduced),
             batch_size=None,

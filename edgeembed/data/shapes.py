@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from edgeembed.device.orientation import SWAPS_SIDES, orientation_of
+from edgeembed.device.orientation import SIDE_SWAPPING_ORIENTATIONS, orientation_of
 
 Shapes = npt.NDArray[np.int64]  # (N, 2): height and width in pixels
 
@@ -49,7 +49,7 @@ def read_aspect(file: str) -> float:
         with warnings.catch_warnings(), Image.open(file) as image:
             warnings.simplefilter("ignore")
             width, height = image.size
-            sideways = orientation_of(image) in SWAPS_SIDES
+            sideways = orientation_of(image) in SIDE_SWAPPING_ORIENTATIONS
     except Exception:  # any error comes again, and is reported, when the file is decoded
         return 1.0
     return height / width if sideways else width / height

@@ -1,4 +1,4 @@
-"""What sets two bundles, or two precisions of one, apart: facts, files, operators, and what they say of real images."""
+"""Compares two bundles, or two files of one: metadata, files, operators, and embeddings of the same images."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ import numpy as np
 from PIL import Image
 
 from edgeembed.arrays import FloatArray
-from edgeembed.device.bundle import MANIFEST, BundleFile, BundleManifest, choose_file, read_bundle
+from edgeembed.device.bundle import choose_file, read_bundle
+from edgeembed.device.bundle_schema import MANIFEST, BundleFile, BundleManifest
 from edgeembed.device.embedder import Embedder, embed_images, verified_with_weights
 from edgeembed.device.image_sources import ImageSource
 from edgeembed.device.runtimes import has_int8_dot_product
 from edgeembed.errors import UserError
-from edgeembed.extras import needed
+from edgeembed.extras import install_hint
 from edgeembed.metrics import top_k
 
 SYNTHETIC_SCENES, SYNTHETIC_VIEWS, SYNTHETIC_PX = 16, 4, 256
@@ -26,21 +27,23 @@ COMPARED_FILE_FACTS = ("bytes", "sha256", "opset", "parity", "retrieval")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Side:
-    """One of the two: a bundle, and the file of it whose graph and embeddings are compared."""
+class ComparedFile:
+    """A bundle, and the file of it whose graph and embeddings are compared."""
 
     folder: Path
     manifest: BundleManifest
     file: BundleFile
 
     def describe(self) -> dict[str, str]:
+        """The keys of the result that identify this file."""
         return {"folder": str(self.folder), "name": self.manifest.name, "precision": self.file.precision}
 
 
-def open_sides(a: str, b: str) -> tuple[Side, Side]:
-    """Two sides from `FOLDER` or `FOLDER:PRECISION`.
+def open_compared_files(a: str, b: str) -> tuple[ComparedFile, ComparedFile]:
+    """The two files that are named as `FOLDER` or `FOLDER:PRECISION`.
 
-    Without a precision: the one that the other side names, else fp32 where both hold it, else each one's default here.
+    Without a precision it is the one that the other name gives, else fp32 where both bundles hold it, else the default
+    of each bundle on this machine.
     """
     (folder_a, named_a), (folder_b, named_b) = split_precision(a), split_precision(b)
     manifests = read_bundle(folder_a), read_bundle(folder_b)
@@ -50,14 +53,15 @@ def open_sides(a: str, b: str) -> tuple[Side, Side]:
     for folder, manifest, named, other, precisions in zip(
         (folder_a, folder_b), manifests, (named_a, named_b), (named_b, named_a), held, strict=True
     ):
-        wanted = named or (other if other in precisions else shared)
-        file = choose_file(manifest, wanted, has_int8_dot_product=has_int8_dot_product())
-        sides.append(Side(folder=folder, manifest=manifest, file=file))
+        precision = named or (other if other in precisions else shared)
+        file = choose_file(manifest, precision, has_int8_dot_product=has_int8_dot_product())
+        sides.append(ComparedFile(folder=folder, manifest=manifest, file=file))
     return sides[0], sides[1]
 
 
 def split_precision(text: str) -> tuple[Path, str | None]:
-    """A folder's own name may hold a colon, so that what exists is taken as it is."""
+    """Folder and precision of a name; a bundle whose folder name contains a colon is recognised."""
+    # A drive letter of Windows has a colon, too, which a slash or backslash follows.
     folder, colon, precision = text.rpartition(":")
     if not colon or not folder or "/" in precision or "\\" in precision or (Path(text) / MANIFEST).is_file():
         return Path(text), None
@@ -65,53 +69,55 @@ def split_precision(text: str) -> tuple[Path, str | None]:
 
 
 def compare(
-    a: Side,
-    b: Side,
+    a: ComparedFile,
+    b: ComparedFile,
     images: Sequence[ImageSource] | None = None,
     *,
     on_skip: Callable[[str], None],
     threads: int | None = None,
 ) -> dict[str, Any]:
-    """Everything that differs; `facts`, `files` and `operators` hold only what does. Without images, synthetic ones."""
+    """Every difference of two files and their bundles, as JSON; without `images`, synthetic ones are embedded."""
+    # Checksums first: a damaged file would show up as puzzling differences.
     for side in (a, b):
         verified_with_weights(side.folder, side.manifest, side.file)
     return {
         "a": a.describe(),
         "b": b.describe(),
-        "facts": differing_facts(a.manifest, b.manifest),
-        "files": differing_files(a, b),
-        "operators": differing_operators(a, b),
+        "facts": fact_differences(a.manifest, b.manifest),
+        "files": file_differences(a, b),
+        "operators": operator_differences(a, b),
         "embeddings": compare_embeddings(a, b, images, on_skip=on_skip, threads=threads),
     }
 
 
-def differing_facts(a: BundleManifest, b: BundleManifest) -> dict[str, list[Any]]:
-    """Dotted key to [a, b], for all that the manifests say but of their files; None where one says nothing."""
+def fact_differences(a: BundleManifest, b: BundleManifest) -> dict[str, list[Any]]:
+    """Dotted key to its values [a, b] wherever the two bundle.json differ, apart from their lists of files."""
     flat_a, flat_b = (
         flatten(manifest.model_dump(by_alias=True, mode="json", exclude={"files", "card"})) for manifest in (a, b)
     )
-    return differing(flat_a, flat_b)
+    return differences(flat_a, flat_b)
 
 
-def differing_files(a: Side, b: Side) -> dict[str, dict[str, list[Any]]]:
-    """Name to what differs of it: the two chosen files, then every other of the same precision and kind."""
+def file_differences(a: ComparedFile, b: ComparedFile) -> dict[str, dict[str, list[Any]]]:
+    """File name to its differences: first the two chosen files, then every file by its name in both bundles."""
     pairs: list[tuple[str, BundleFile | None, BundleFile | None]] = []
     if a.file.precision != b.file.precision:
         pairs.append((f"{a.file.path} against {b.file.path}", a.file, b.file))
+    # `dict.fromkeys` keeps the order of the bundles and drops duplicates.
     by_path_a, by_path_b = ({file.path: file for file in side.manifest.files} for side in (a, b))
     pairs += [(path, by_path_a.get(path), by_path_b.get(path)) for path in dict.fromkeys([*by_path_a, *by_path_b])]
-    found = {}
+    result = {}
     for name, *both in pairs:
         flat_a, flat_b = (
             flatten(file.model_dump(mode="json", include=set(COMPARED_FILE_FACTS))) if file else {} for file in both
         )
-        if changes := differing(flat_a, flat_b):
-            found[name] = changes
-    return found
+        if changes := differences(flat_a, flat_b):
+            result[name] = changes
+    return result
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested objects as one, with dotted keys; keys of nothing are left out."""
+    """Nested objects as one with dotted keys; keys whose value is None are left out."""
     if not isinstance(value, dict):
         return {} if value is None else {prefix: value}
     flat: dict[str, Any] = {}
@@ -120,14 +126,15 @@ def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def differing(a: dict[str, Any], b: dict[str, Any]) -> dict[str, list[Any]]:
+def differences(a: dict[str, Any], b: dict[str, Any]) -> dict[str, list[Any]]:
+    """Key to its values [a, b] wherever they differ; None stands for a missing key."""
     return {key: [a.get(key), b.get(key)] for key in dict.fromkeys([*a, *b]) if a.get(key) != b.get(key)}
 
 
-def differing_operators(a: Side, b: Side) -> dict[str, Any]:
-    """How many nodes of each type, where the counts differ; says so where `onnx`, which reads graphs, is missing."""
+def operator_differences(a: ComparedFile, b: ComparedFile) -> dict[str, Any]:
+    """Number of nodes of each operator type where the numbers differ; the reason where `onnx` is not installed."""
     if importlib.util.find_spec("onnx") is None:
-        return {"compared": False, "reason": needed("onnx")}
+        return {"compared": False, "reason": install_hint("onnx")}
     counts_a, counts_b = (count_operators(side.folder / side.file.path) for side in (a, b))
     totals = [sum(counts_a.values()), sum(counts_b.values())]
     types = sorted({*counts_a, *counts_b})
@@ -136,32 +143,42 @@ def differing_operators(a: Side, b: Side) -> dict[str, Any]:
 
 
 def count_operators(path: Path) -> Counter[str]:
+    """Number of nodes of each operator type in an ONNX file, functions included."""
     import onnx
 
+    # The operators are in the graph; the weights, which may be large, are not install_hint.
     model = onnx.load(path, load_external_data=False)
     return Counter(node.op_type for part in (model.graph, *model.functions) for node in part.node)
 
 
 def compare_embeddings(
-    a: Side, b: Side, images: Sequence[ImageSource] | None, *, on_skip: Callable[[str], None], threads: int | None
+    a: ComparedFile,
+    b: ComparedFile,
+    images: Sequence[ImageSource] | None,
+    *,
+    on_skip: Callable[[str], None],
+    threads: int | None,
 ) -> dict[str, Any]:
-    """Both models on the same images: cosine of each pair, largest difference of a number, and who is nearest."""
+    """Agreement of the embeddings of the same images; the reason where the two models cannot be compared."""
     space_a, space_b = a.manifest.space_id, b.manifest.space_id
+    # Embeddings of two spaces have nothing in common, so that a cosine between them means nothing.
     if space_a != space_b:
-        reason = f"spaces {space_a} and {space_b}: numbers of two spaces mean different things"
+        reason = f"spaces {space_a} and {space_b}: embeddings of two spaces cannot be compared"
         return {"compared": False, "reason": reason}
     dim_a, dim_b = a.manifest.embedding.dim, b.manifest.embedding.dim
     if dim_a != dim_b:
         return {"compared": False, "reason": f"{dim_a} and {dim_b} embedding dimensions"}
     source = "given" if images is not None else "synthetic patches and noise, seed 0, no photographs"
-    listed = synthetic_images() if images is None else images
+    sources = synthetic_images() if images is None else images
+    # Mostly the same images fail in both, so that they are reported once.
     embedded_a, embedded_b = (
-        embed_images(Embedder(side.folder, precision=side.file.precision, threads=threads), listed, on_skip=skip)
-        for side, skip in ((a, on_skip), (b, ignore))  # the same files fail on both sides
+        embed_images(Embedder(side.folder, precision=side.file.precision, threads=threads), sources, on_skip=skip)
+        for side, skip in ((a, on_skip), (b, skip_silently))
     )
+    # The two files may need different image sizes, so that an image could fail in one of them only.
     common, rows_a, rows_b = np.intersect1d(embedded_a[1], embedded_b[1], return_indices=True)
     if not len(common):
-        raise UserError(f"none of {len(listed)} images can be decoded: name others with --data")
+        raise UserError(f"none of {len(sources)} images can be decoded: name others with --data")
     return {"compared": True, "source": source, **agreement(embedded_a[0][rows_a], embedded_b[0][rows_b])}
 
 
@@ -185,12 +202,13 @@ def agreement(a_ND: FloatArray, b_ND: FloatArray) -> dict[str, Any]:
     }
 
 
-def ignore(_: str) -> None:
-    """For what was said once already."""
+def skip_silently(_: str) -> None:
+    """An `on_skip` that reports nothing."""
 
 
 def synthetic_images() -> list[ImageSource]:
-    """Scenes of coloured patches, each in views that differ in position, light and noise: there on every device."""
+    """Images of coloured patches, several views of each, which differ in position, brightness and noise."""
+    # A fixed seed, so that two runs compare the same images.
     rng = np.random.default_rng(0)
     images: list[ImageSource] = []
     for _ in range(SYNTHETIC_SCENES):

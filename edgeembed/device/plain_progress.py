@@ -1,4 +1,4 @@
-"""A progress line on stderr that needs nothing but the standard library, for work on a device."""
+"""A progress line on stderr that needs only the standard library, for work on a device."""
 
 from __future__ import annotations
 
@@ -8,26 +8,28 @@ import time
 
 log = logging.getLogger(__name__)
 
-SILENT_SECONDS = 2.0  # short work needs no progress
+SILENT_SECONDS = 2.0  # for work that takes less, nothing is shown
 REDRAW_SECONDS = 0.2
-LOG_EVERY_SECONDS = 15.0  # where stderr is a file
+LOG_EVERY_SECONDS = 15.0  # where stderr is no terminal
 
 
-class ImageCount:
-    """Called with the number of images done; draws on a terminal, writes a line now and then elsewhere.
+class ImageProgress:
+    """Shows the number of images done: a line on a terminal, elsewhere a line in the log now and then.
 
-    `total` is None where it is not known how many images come. With `always` the line is drawn whatever the level
-    of the log, and nothing is written where stderr is no terminal.
+    `total` is None where the number of images is not known. With `always` the line is drawn at any log level, and
+    nothing is logged where stderr is no terminal.
     """
 
     def __init__(self, total: int | None, *, always: bool = False) -> None:
         self.total, self.always = total, always
         self.on_terminal = sys.stderr.isatty()
         self.started = time.monotonic()
+        # As if a line had just been shown, so that the first one appears after SILENT_SECONDS.
         self.shown = self.started + SILENT_SECONDS - (REDRAW_SECONDS if self.on_terminal else LOG_EVERY_SECONDS)
         self.drawn = False
 
     def __call__(self, done: int) -> None:
+        """Shows that `done` images are done, unless something was shown very recently."""
         now = time.monotonic()
         if now - self.shown < (REDRAW_SECONDS if self.on_terminal else LOG_EVERY_SECONDS):
             return

@@ -1,120 +1,56 @@
-"""Exact nearest neighbours on a device, and a picture of what was found."""
+"""Exact search for the images whose embeddings are most similar to a query's, with numpy alone."""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+import numpy as np
 
 from edgeembed.arrays import FloatArray, IntArray
-from edgeembed.device.embeddings import Embeddings
-from edgeembed.device.images import MAX_PIXELS, ImageError, load_rgb
-from edgeembed.errors import UserError, unknown_choice
-from edgeembed.files import write_atomically
+from edgeembed.device.embeddings import Embeddings, read_embeddings, read_npy
 from edgeembed.metrics import top_k
-
-Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
-
-SHEET_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
-TILE_PX, GAP_PX, MARGIN_PX, CAPTION_PX, FRAME_PX = 176, 12, 20, 44, 4
-FONT_PX = 13
-PAPER, INK, FADED, EMPTY, ACCENT = "#ffffff", "#1c1e21", "#6b7178", "#e9ebee", "#d9480f"
 
 
 class Index:
-    """Stored embeddings, ready to be searched; 100,000 images take some milliseconds a query."""
+    """Embeddings ready to be searched; among 100,000 images a search takes some milliseconds for each query.
 
-    def __init__(self, embeddings: Embeddings) -> None:
-        self.embeddings = embeddings
+        index = edgeembed.Index.open("embeddings.safetensors")
+        positions, similarities = index.search(edgeembed.Embedder().embed("query.jpg"), k=5)
+        index.paths[positions[0, 0]]  # the image that is most similar to the query
+
+    `paths`, `labels` and `space_id` are those of `Embeddings`; all are None where the index was opened from a .npy
+    file, which holds vectors only, and `labels` also where the images were embedded without labels.
+    """
+
+    def __init__(self, embeddings: Embeddings | FloatArray) -> None:
+        """`embeddings` are `Embeddings`, or unit vectors (N, D) alone."""
+        self.paths: tuple[str, ...] | None = None
+        self.labels: tuple[str | None, ...] | None = None
+        self.space_id: str | None = None
+        if isinstance(embeddings, Embeddings):
+            self.embedding_ND = embeddings.embedding_ND
+            self.paths, self.labels, self.space_id = embeddings.paths, embeddings.labels, embeddings.space_id
+        else:
+            self.embedding_ND = embeddings
+
+    @classmethod
+    def open(cls, path: str | Path) -> Index:
+        """Opens a file that `edgeembed embed` wrote: .safetensors, .parquet (needs pyarrow) or .npy.
+
+        Raises UserError for a file that is missing, damaged or of another kind.
+        """
+        path = Path(path)
+        return cls(read_npy(path) if path.suffix == ".npy" else read_embeddings(path))
 
     def __len__(self) -> int:
-        return len(self.embeddings.paths)
+        return len(self.embedding_ND)
 
     def search(self, query_QD: FloatArray, k: int) -> tuple[IntArray, FloatArray]:
-        """Positions (Q, k) in the index and their cosine similarities, best first; k is at most the index's size."""
-        return top_k(query_QD, self.embeddings.embedding_ND, min(k, len(self)))
+        """Positions in the index, (Q, k) int64, and cosine similarities, (Q, k) float32, of the k best, best first.
 
-
-def similarity_texts(similarities: Sequence[float]) -> list[str]:
-    """Of one query's results, with as many digits as tell different ones apart: from 4 to the 7 of float32 below 1."""
-    for digits in (4, 5, 6, 7):
-        texts = [f"{similarity:.{digits}f}" for similarity in similarities]
-        if len(set(texts)) == len(set(similarities)):
-            break
-    return texts
-
-
-def check_sheet(path: Path) -> None:
-    """Raises UserError, before any work is done, for a picture that `contact_sheet` could not write."""
-    if path.suffix.lower() not in SHEET_FORMATS:
-        raise unknown_choice("picture suffix", path.suffix, SHEET_FORMATS, f"({path})")
-
-
-def contact_sheet(rows: Sequence[tuple[str, Sequence[tuple[str, float]]]], out: Path) -> None:
-    """Draws one line a query: the query, framed, then (file, similarity) pairs from left to right.
-
-    A file that cannot be decoded here becomes a grey tile that says so. Raises UserError for a sheet of more pixels
-    than an image viewer is likely to take.
-    """
-    check_sheet(out)
-    columns = 1 + max((len(results) for _, results in rows), default=0)
-    width = 2 * MARGIN_PX + columns * (TILE_PX + GAP_PX)  # the query stands a second gap apart
-    height = 2 * MARGIN_PX + len(rows) * (TILE_PX + CAPTION_PX + GAP_PX) - GAP_PX
-    if width * height > MAX_PIXELS or max(width, height) > 65_000:
-        raise UserError(f"{out}: the sheet would have {width} x {height} pixels: ask for fewer queries or results")
-    sheet = Image.new("RGB", (width, height), PAPER)
-    draw = ImageDraw.Draw(sheet)
-    for row, (query, results) in enumerate(rows):
-        top = MARGIN_PX + row * (TILE_PX + CAPTION_PX + GAP_PX)
-        if row:
-            middle = top - GAP_PX // 2
-            draw.line((MARGIN_PX, middle, width - MARGIN_PX, middle), EMPTY)
-        _draw_tile(sheet, (MARGIN_PX, top), query, "query", ACCENT)
-        frame = (MARGIN_PX - FRAME_PX, top - FRAME_PX, MARGIN_PX + TILE_PX + FRAME_PX - 1, top + TILE_PX + FRAME_PX - 1)
-        draw.rectangle(frame, outline=ACCENT, width=FRAME_PX)
-        texts = similarity_texts([similarity for _, similarity in results])
-        for column, ((path, _), text) in enumerate(zip(results, texts, strict=True), 1):
-            left = MARGIN_PX + GAP_PX + column * (TILE_PX + GAP_PX)
-            _draw_tile(sheet, (left, top), path, f"{column}.  {text}", INK)
-    sink = io.BytesIO()
-    sheet.save(sink, SHEET_FORMATS[out.suffix.lower()])
-    write_atomically(out, sink.getvalue())
-
-
-def _draw_tile(sheet: Image.Image, corner: tuple[int, int], path: str, caption: str, ink: str) -> None:
-    """A thumbnail with its caption and file name below."""
-    left, top = corner
-    sheet.paste(_thumbnail(path), corner)
-    draw = ImageDraw.Draw(sheet)
-    font = _font()
-    draw.text((left, top + TILE_PX + 6), caption, fill=ink, font=font)
-    name = _shortened(Path(path).name, font, TILE_PX)
-    draw.text((left, top + TILE_PX + 8 + FONT_PX + 4), name, fill=FADED, font=font)
-
-
-def _thumbnail(path: str) -> Image.Image:
-    tile = Image.new("RGB", (TILE_PX, TILE_PX), EMPTY)
-    try:
-        image = ImageOps.contain(load_rgb(path, at_least_px=2 * TILE_PX), (TILE_PX, TILE_PX))
-    except ImageError:
-        reason = "not readable" if Path(path).exists() else "not on this device"
-        ImageDraw.Draw(tile).text((TILE_PX // 2, TILE_PX // 2), reason, fill=FADED, font=_font(), anchor="mm")
-        return tile
-    tile.paste(image, ((TILE_PX - image.width) // 2, (TILE_PX - image.height) // 2))
-    return tile
-
-
-def _font() -> Font:
-    return ImageFont.load_default(FONT_PX)
-
-
-def _shortened(name: str, font: Font, width_px: int) -> str:
-    """Leaves out the middle of a name that is too wide: numbers and suffix at its end tell files apart."""
-    name = name.encode("utf-8", "replace").decode()
-    shown, kept = name, len(name)
-    while font.getlength(shown) > width_px and kept > 2:
-        kept -= 1
-        shown = f"{name[: kept // 2]}...{name[len(name) - kept + kept // 2 :]}"
-    return shown
+        Where k is larger than the index there are as many columns as the index has images. Images that are equally
+        similar come in the order of the index. Raises UserError for queries that are not (Q, D), that have another
+        number of dimensions than the index or that hold NaN, and for a k below 1.
+        """
+        # Exact search: on a device, an approximate index pays off only for far more images.
+        return top_k(np.asarray(query_QD), self.embedding_ND, min(k, len(self)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from edgeembed.device.bundle import SCHEMA
+from edgeembed.device.bundle_schema import SCHEMA
 from edgeembed.machine import package_versions
 from edgeembed.model_json import ModelOrigin, to_json
 from edgeembed.network.model import Network

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from edgeembed.device.bundle import ONNX, BundleFile, BundleManifest, CpuRequirement, fp32_file
+from edgeembed.device.bundle import fp32_file
+from edgeembed.device.bundle_schema import ONNX, BundleFile, BundleManifest, CpuRequirement
 from edgeembed.spread import Spread, describe
 
 USE = """## Use

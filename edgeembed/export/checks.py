@@ -12,8 +12,9 @@ import onnx
 
 from edgeembed.arrays import FloatArray, UInt8Array
 from edgeembed.chance import beside_chance
-from edgeembed.device.bundle import MapLoss, parity
-from edgeembed.device.runtimes import READ_ONNX, Session, is_installed, open_session
+from edgeembed.device.bundle import parity
+from edgeembed.device.bundle_schema import MapLoss
+from edgeembed.device.runtimes import ONNX_RUNTIMES, Session, is_installed, open_session
 from edgeembed.errors import CheckFailed, UserError
 from edgeembed.evaluation import ScoredQueries
 from edgeembed.export.gate import Verdict, judge, map_loss
@@ -144,7 +145,7 @@ class Checker:
     def check_others(self, path: Path, precision: str) -> dict[str, Any]:
         """`runtimes` of bundle.json: the same file and gate in the other runtimes; a failure there refuses nothing."""
         found: dict[str, Any] = {}
-        for runtime in READ_ONNX:
+        for runtime in ONNX_RUNTIMES:
             if runtime == OWN_RUNTIME or not is_installed(runtime):
                 continue
             try:

@@ -12,9 +12,9 @@ from typing import Any
 
 import onnx
 
-from edgeembed.device.bundle import BundleFile, BundleManifest, Quantisation, write_bundle
-from edgeembed.device.embeddings import short_space_id
-from edgeembed.device.packing import replace_folder
+from edgeembed.device.bundle import write_bundle
+from edgeembed.device.bundle_schema import BundleFile, BundleManifest, Quantisation
+from edgeembed.device.embedding_space import short_space_id
 from edgeembed.errors import UserError
 from edgeembed.export.baselines import measure_baselines, run_torch
 from edgeembed.export.bundle_facts import bundle_facts
@@ -27,7 +27,7 @@ from edgeembed.export.int8.quantise import int8_attempts
 from edgeembed.export.onnx import MAX_PROTOBUF_BYTES, OPSET, save, to_onnx
 from edgeembed.export.recipe import ExportRecipe
 from edgeembed.export.tensorrt.engines import build_all
-from edgeembed.files import sha256_of, temporary_name, write_failure
+from edgeembed.files import sha256_of, whole_folder
 from edgeembed.model_json import ModelOrigin
 from edgeembed.network.model import EnsembleModel, Network
 from edgeembed.network.model_files import load_model
@@ -83,14 +83,13 @@ def export_run(
         untrained_map=baselines.untrained_map,
     )
 
-    partial = out.with_name(temporary_name(".partial"))
-    partial.mkdir(parents=True)
-    try:
+    with whole_folder(out) as folder:
         made: list[Made] = []
         for precision in precisions:
-            one = make_file(fp32, precision, partial, images, checker, recipe, search=not accept_worse)
+            one = make_file(fp32, precision, folder, images, checker, recipe, search=not accept_worse)
             if precision == "fp32":
                 if one.checked.verdict.reasons and (one.checked.broken or not accept_worse):
+                    shutil.rmtree(folder)  # so that an earlier bundle stays
                     return None, [one.refused()]
                 checker.fp32 = one.checked
             made.append(one)
@@ -100,17 +99,12 @@ def export_run(
         files, refused = written_files(made, checker, accept_worse=accept_worse)
         if tensorrt:
             passed = [BundleFile.model_validate(item) for item in files]
-            built, missed = build_all(partial, passed, checker, recipe.engine, accept_worse=accept_worse)
+            built, missed = build_all(folder, passed, checker, recipe.engine, accept_worse=accept_worse)
             files, refused = [*files, *built], [*refused, *missed]
         scores = (checker.fp32 or made[0].checked).scores
         described = bundle_facts(model, macs, origin, name, licence, files, baselines.facts(scores))
         manifest = BundleManifest.model_validate(described)
-        manifest = write_bundle(partial, manifest, model_card(manifest, notes))
-        replace_folder(out, partial)
-    except OSError as error:
-        raise write_failure(error, out) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        manifest = write_bundle(folder, manifest, model_card(manifest, notes))
     warn_not_shown(manifest.files)
     return manifest, refused
 

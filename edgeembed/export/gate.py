@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from edgeembed.device.bundle import MapLoss, Parity
+from edgeembed.device.bundle_schema import MapLoss, Parity
 from edgeembed.errors import CheckFailed
 from edgeembed.evaluation import ScoredQueries
 from edgeembed.export.recipe import Thresholds

@@ -12,7 +12,7 @@ import numpy as np
 
 from edgeembed.arrays import FloatArray, UInt8Array
 from edgeembed.data.manifest import Manifest, Rows, read_manifest
-from edgeembed.device.images import ImageError, load_pixels
+from edgeembed.device.image_sources import decode_all
 from edgeembed.errors import UserError
 from edgeembed.evaluation import EmbeddedRows, RetrievalProtocol, ScoredQueries
 from edgeembed.export.gate import LEAST_CLASSES
@@ -63,7 +63,7 @@ class GateImages:
             return None
         height = self.pixels_NHWC.shape[1]
         with stage(f"reading {len(more)} more images of the {evaluation.split} protocol"):
-            pixels_NHWC, kept = decode(evaluation.manifest, more, height)
+            pixels_NHWC, kept = decode_rows(evaluation.manifest, more, height)
         return dataclasses.replace(
             self,
             pixels_NHWC=np.concatenate([self.pixels_NHWC, pixels_NHWC]),
@@ -129,9 +129,9 @@ def gate_images(size_px: int, macs: int, origin: ModelOrigin, data: Path | None,
     wanted = min(recipe.int8.calibration_images, max(LEAST_IMAGES, num_first // 4))
     calibration, choosing = to_calibrate(train if train.size else judged, wanted, recipe.int8.choosing_images)
     with stage(f"reading {len(rows)} images of the {evaluation.split} protocol and {len(calibration)} to calibrate"):
-        pixels_NHWC, kept = require_readable(*decode(manifest, rows, size_px), rows)
-        calibration_NHWC, _ = require_readable(*decode(manifest, calibration, size_px), calibration)
-        choosing_NHWC, _ = require_readable(*decode(manifest, choosing, size_px), choosing)
+        pixels_NHWC, kept = require_readable(*decode_rows(manifest, rows, size_px), rows)
+        calibration_NHWC, _ = require_readable(*decode_rows(manifest, calibration, size_px), calibration)
+        choosing_NHWC, _ = require_readable(*decode_rows(manifest, choosing, size_px), choosing)
     return GateImages(
         calibration_NHWC=calibration_NHWC,
         choosing_NHWC=choosing_NHWC,
@@ -159,17 +159,9 @@ def sample_evenly(count: int, wanted: int) -> Rows:
     return np.unique(np.linspace(0, count - 1, min(count, wanted)).round().astype(np.int64))
 
 
-def decode(manifest: Manifest, rows: Rows, size_px: int) -> tuple[UInt8Array, Rows]:
-    """(M, H, W, 3) and the positions of the M rows that could be read."""
-    pixels, kept = [], []
-    for position, row in enumerate(rows):
-        try:
-            pixels.append(load_pixels(manifest.files[row], size_px, size_px))
-            kept.append(position)
-        except ImageError as error:
-            log.warning("skipped: %s", error)
-    pixels_NHWC = np.stack(pixels) if pixels else np.zeros((0, size_px, size_px, 3), dtype=np.uint8)
-    return pixels_NHWC, np.array(kept, dtype=np.int64)
+def decode_rows(manifest: Manifest, rows: Rows, size_px: int) -> tuple[UInt8Array, Rows]:
+    """Pixels (M, size, size, 3) of the M rows that can be decoded, and their positions (M,) in `rows`."""
+    return decode_all([manifest.files[row] for row in rows], size_px, size_px)
 
 
 def require_readable(pixels_NHWC: UInt8Array, kept: Rows, rows: Rows) -> tuple[UInt8Array, Rows]:

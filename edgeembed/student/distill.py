@@ -121,7 +121,7 @@ def _train(
     if state:  # what `auto` finds on this machine is not what the run began with
         student.starting_weights = state.get("starting_weights", recipe.student.weights)
     resume_scale(scaler, state)
-    run.forget_metrics_after(first_step)
+    run.drop_metrics_after(first_step)
     most_visits = int(visits.visits_per_epoch_V.max())  # of an image in an epoch
     num_visits = train.epochs * most_visits
     num_views = min(recipe.targets.views, num_visits)

@@ -130,7 +130,7 @@ def _train(recipe: TeacherRecipe, manifest: Manifest, run: RunFolder, *, resume:
     suit_convolutions(trained, device)
     set_allocator(sum(parameter.nbytes for parameter in trained.parameters()))
     first_step = run.last_step() if resume else 0
-    run.forget_metrics_after(first_step)
+    run.drop_metrics_after(first_step)
     size_K = class_sizes(classes, manifest)
     finished = model if average is None else average
 

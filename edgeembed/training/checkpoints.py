@@ -6,16 +6,14 @@ its optimiser is 7.6 GB on disk.
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from edgeembed.errors import UserError, WriteFailed
-from edgeembed.files import read_json, sync_folder, write_failure, write_json
+from edgeembed.errors import UserError
+from edgeembed.files import read_json, remove_folder, whole_folder, write_json
 from edgeembed.network.tensor_files import iterate_tensors, load_module, save_tensors
 from edgeembed.run_folder import RunFolder
 
@@ -30,35 +28,20 @@ def save_checkpoint(
     state: Mapping[str, Any],
 ) -> None:
     """Publishes checkpoints/step-XXXXXXXX by rename and removes all but the newest `keep`."""
-    folder = run.path / "checkpoints"
-    final = folder / f"step-{step:08d}"
+    final = run.path / "checkpoints" / f"step-{step:08d}"
     if final.exists():
         return
-    partial = folder / f".{final.name}.{os.getpid()}"
-    try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        save_tensors(partial / "model.safetensors", model.state_dict())
+    with whole_folder(final) as unfinished:
+        save_tensors(unfinished / "model.safetensors", model.state_dict())
         names = {id(parameter): name for name, parameter in model.named_parameters()}
         slots: dict[str, Tensor] = {}
         for parameter, values in (item for optimizer in optimizers for item in optimizer.state.items()):
             for key, value in values.items():
                 slots[f"{names[id(parameter)]}:{key}"] = value if isinstance(value, Tensor) else torch.tensor(value)
-        save_tensors(partial / "optimizer.safetensors", slots)
-        write_json(partial / "state.json", {"step": step, **state})
-        sync_folder(partial)
-        partial.rename(final)
-        sync_folder(folder)
-    except WriteFailed as error:
-        raise WriteFailed(str(error).replace(str(partial), str(final))) from error
-    except OSError as error:
-        raise write_failure(error, final) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        save_tensors(unfinished / "optimizer.safetensors", slots)
+        write_json(unfinished / "state.json", {"step": step, **state})
     for old in run.checkpoints()[:-keep]:
-        removed = folder / f".{old.name}.{os.getpid()}"  # a half removed checkpoint must not look like a whole one
-        old.rename(removed)
-        shutil.rmtree(removed)
+        remove_folder(old)
 
 
 def load_checkpoint(

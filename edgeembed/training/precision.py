@@ -18,7 +18,7 @@ import torch.nn.functional as F
 import yaml
 
 from edgeembed.errors import UserError
-from edgeembed.machine import machine
+from edgeembed.machine import describe_machine
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ def native_precision(device: str) -> tuple[str, str]:
         return ("bf16", name) if capability >= BF16_CAPABILITY else ("fp16", f"{name} has no bf16; the loss is scaled")
     if device != "cpu":
         return "fp32", "other formats are not tried there"
-    if CPU_BF16_FLAGS.isdisjoint(machine()["cpu_flags"]):
+    if CPU_BF16_FLAGS.isdisjoint(describe_machine().cpu_flags):
         return "fp32", "this CPU has no bf16 units"
     factor = time_in_fp32("bf16")
     if factor > EMULATED_FACTOR:

@@ -14,7 +14,7 @@ from edgeembed.bench import roofline, run
 from edgeembed.bench.latency import Budget
 from edgeembed.data.manifest import Manifest, ManifestRow, build_manifest, write_manifest
 from edgeembed.data.synthetic import render_view
-from edgeembed.device.bundle import UNSEALED_SCHEMA
+from edgeembed.device.bundle_schema import SCHEMA_WITHOUT_CHECKSUM
 from edgeembed.files import sha256_of, write_json
 from edgeembed.model_json import ModelOrigin, TrainingData
 from edgeembed.run_folder import RunFolder
@@ -72,7 +72,7 @@ def write_bundle(folder: Path, *, space_id: str = SPACE, extra: dict[str, str] |
     write_json(
         folder / "bundle.json",
         {
-            "schema": UNSEALED_SCHEMA,
+            "schema": SCHEMA_WITHOUT_CHECKSUM,
             "name": folder.name,
             "space_id": space_id,
             "embedding": {"dim": DIM, "normalised": True, "metric": "cosine"},

@@ -18,9 +18,9 @@ from edgeembed.bench.run import bench
 from edgeembed.bench.summary import best_student
 from edgeembed.data.manifest import Manifest
 from edgeembed.device.bundle import read_bundle
+from edgeembed.device.checksummed_json import write_checksummed
 from edgeembed.device.embedder import Embedder
 from edgeembed.device.runtimes import fastest_cache
-from edgeembed.device.sealed_json import write_sealed
 from edgeembed.evaluation import EmbeddedRows
 from edgeembed.files import sha256_of, write_json
 from tests.bench.conftest import tiny_onnx, write_bundle
@@ -83,7 +83,7 @@ def lines_of(found: Recommendation) -> list[str]:
 
 
 def used(folder: Path) -> tuple[str, str] | None:
-    pair = fastest_cache.recall(folder, read_bundle(folder), threads=2)
+    pair = fastest_cache.load_fastest(folder, read_bundle(folder), threads=2)
     return None if pair is None else (pair.file.path, pair.runtime)
 
 
@@ -140,7 +140,7 @@ def test_a_recommended_file_whose_loss_was_not_shown_is_recommended_with_that(
     loss |= {"queries_needed": 300, "classes_needed": 40}
     for file in value["files"]:
         file["retrieval"] = {"map_loss": loss}
-    write_sealed(folder / "bundle.json", value)
+    write_checksummed(folder / "bundle.json", value)
     lines = lines_of(recommended({"onnxruntime": (2.0, 1.0)}))
     assert lines[1].startswith(
         "tiny: when model.fp32.onnx in onnxruntime was exported, its loss of mAP was not shown: 16 matched queries of "

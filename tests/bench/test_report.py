@@ -16,9 +16,9 @@ from edgeembed.bench.run import bench
 from edgeembed.bench.summary import best_student, file_summaries, headline, megabytes, milliseconds
 from edgeembed.bench.terminal import print_summary
 from edgeembed.data.manifest import Manifest
-from edgeembed.device.runtimes import READ_ONNX
+from edgeembed.device.runtimes import ONNX_RUNTIMES
 from edgeembed.errors import CheckFailed, UserError
-from edgeembed.machine import machine
+from edgeembed.machine import describe_machine
 from edgeembed.metrics import not_scored
 from tests.bench.conftest import SPACE, write_bundle
 
@@ -84,8 +84,8 @@ def test_every_key_is_there(report: dict[str, Any]) -> None:
 
 def test_the_student_has_a_row_for_every_batch_and_thread_count(report: dict[str, Any]) -> None:
     rows = [row for row in report["rows"] if row["role"] == "student"]
-    threads = sorted({1, machine()["cores"]})
-    every = [(runtime, count, batch) for runtime in READ_ONNX for count in threads for batch in (1, 8)]
+    threads = sorted({1, describe_machine().cores})
+    every = [(runtime, count, batch) for runtime in ONNX_RUNTIMES for count in threads for batch in (1, 8)]
     assert [(row["runtime"], row["threads"], row["batch"]) for row in rows] == every
     assert {(row["runtime"], row["provider"]) for row in rows} == {
         ("onnxruntime", "CPUExecutionProvider"),
@@ -104,7 +104,7 @@ def test_the_student_has_a_row_for_every_batch_and_thread_count(report: dict[str
 
 def test_the_teacher_is_measured_in_torch(report: dict[str, Any]) -> None:
     rows = [row for row in report["rows"] if row["role"] == "teacher"]
-    assert [row["threads"] for row in rows] == sorted({1, machine()["cores"]})
+    assert [row["threads"] for row in rows] == sorted({1, describe_machine().cores})
     for row in rows:
         assert (row["runtime"], row["precision"], row["batch"]) == ("torch", "fp32", 1)
         assert (row["retrieval"]["asymmetric"], row["retention"], row["cosine_to_teacher"]) == (None, None, None)

@@ -15,7 +15,7 @@ from edgeembed.bench.report_schema import ByIndex
 from edgeembed.bench.retrieval import choose_protocol, measure_quality
 from edgeembed.bench.untrained import UntrainedBaselines, architecture_of
 from edgeembed.data.manifest import Manifest
-from edgeembed.device.bundle import EvaluationFacts
+from edgeembed.device.bundle_schema import EvaluationFacts
 from edgeembed.evaluation import RetrievalProtocol
 from tests.bench.conftest import CLASSES, VIEWS
 

@@ -11,9 +11,9 @@ import pytest
 
 from edgeembed.cli.doctor import replacement_text
 from edgeembed.device.bundle import read_bundle
+from edgeembed.device.checksummed_json import write_checksummed
 from edgeembed.device.embedder import Embedder
 from edgeembed.device.runtimes import available_cores, fastest_cache
-from edgeembed.device.sealed_json import write_sealed
 from tests.conftest import Outcome
 from tests.device.conftest import pattern
 from tests.device.runtimes.conftest import hurried, make_bundle
@@ -71,7 +71,7 @@ def test_doctor_names_the_files_whose_loss_is_not_shown(edgeembed: Run, make_bun
     for file in value["files"]:
         if file["precision"] == "int8":
             file["retrieval"] = {"map_loss": {**loss, "queries_needed": 300}}
-    write_sealed(folder / "bundle.json", value)
+    write_checksummed(folder / "bundle.json", value)
     message = (
         "not shown: 16 matched queries of 8 classes, about 300 needed if it loses nothing: mAP is 0.00 points "
         "[-1.00, 1.00] below fp32's"
@@ -195,7 +195,7 @@ def test_doctor_compares_on_the_users_own_images(edgeembed: Run, make_bundle: Ma
     assert "--images: 15 of 16 can be decoded, expected at least 16" in outcome.stderr
     assert "no such folder" in edgeembed("doctor", folder, "--images", tmp_path / "nowhere").stderr
     assert "is a file, expected a folder" in edgeembed("doctor", folder, "--images", images / "1.png").stderr
-    assert fastest_cache.recall(folder, read_bundle(folder)) is not None  # what was remembered holds
+    assert fastest_cache.load_fastest(folder, read_bundle(folder)) is not None  # what was remembered holds
 
 
 @pytest.mark.parametrize(

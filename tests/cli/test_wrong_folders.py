@@ -12,7 +12,7 @@ import pytest
 
 from edgeembed.device.embedder import default_bundle
 from edgeembed.errors import UserError
-from edgeembed.run_folder import require_run, require_teacher, what_is
+from edgeembed.run_folder import describe_folder, require_run, require_teacher
 from tests.conftest import Outcome
 
 Run = Callable[..., Outcome]
@@ -54,7 +54,7 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 )
 @pytest.mark.usefixtures("folders")
 def test_each_kind_of_folder_is_known(name: str, what: str) -> None:
-    assert what_is(Path(name)) == what
+    assert describe_folder(Path(name)) == what
     if name != "teacher":
         with pytest.raises(UserError, match=what):
             require_run(Path(name), role="teacher")

@@ -11,7 +11,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from edgeembed.device.bundle import SCHEMA, BundleManifest, write_bundle
+from edgeembed.device.bundle import write_bundle
+from edgeembed.device.bundle_schema import SCHEMA, BundleManifest
 from edgeembed.files import sha256_of
 
 SIZE_PX, DIM = 32, 64

@@ -129,7 +129,9 @@ def test_embed_replaces_a_file_only_when_it_has_another(
     edgeembed: Run, bundle: Path, photos: Path, stored: Path
 ) -> None:
     before = stored.read_bytes()
-    assert edgeembed("embed", photos / "bad", "--model", bundle, "--out", stored).code == 2
+    failed = edgeembed("embed", photos / "bad", "--model", bundle, "--out", stored)
+    assert failed.code == 2
+    assert "none of 3 images can be decoded, first" in one_line(failed.stderr)
     assert stored.read_bytes() == before
     assert edgeembed("embed", photos / "photo0.png", "--model", bundle, "--out", stored).code == 0
     assert len(read_embeddings(stored).paths) == 1
@@ -219,7 +221,9 @@ def test_artifacts_lists_and_verifies_what_is_bundled(
 ) -> None:
     monkeypatch.setattr(embedder_module, "ARTIFACTS", tmp_path)
     assert json.loads(edgeembed("artifacts", "--json").stdout) == {"artifacts": []}
-    assert edgeembed("artifacts", "verify").code == 2
+    nothing = edgeembed("artifacts", "verify")
+    assert nothing.code == 2
+    assert one_line(nothing.stderr).startswith("error: ")
     make_bundle("one")
     rows = json.loads(edgeembed("artifacts", "list", "--json").stdout)["artifacts"]
     assert [(row["name"], row["precision"], row["space_id"], row["licence"]) for row in rows] == [

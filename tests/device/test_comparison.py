@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from edgeembed.device import comparison
-from edgeembed.device.comparison import agreement, open_sides, synthetic_images
+from edgeembed.device.comparison import agreement, open_compared_files, synthetic_images
 from edgeembed.device.embedder import Embedder
 from edgeembed.errors import UserError
 from tests.device.conftest import tiny_network, write_manifest
@@ -85,7 +85,7 @@ def test_sides_name_their_precision_after_a_colon(
     odd = make_bundle("with:int8")
 
     def precisions(a: object, b: object) -> tuple[str, str]:
-        side_a, side_b = open_sides(str(a), str(b))
+        side_a, side_b = open_compared_files(str(a), str(b))
         return side_a.file.precision, side_b.file.precision
 
     monkeypatch.setattr(comparison, "has_int8_dot_product", lambda: True)
@@ -95,7 +95,7 @@ def test_sides_name_their_precision_after_a_colon(
     assert precisions(f"{odd}:int8", odd) == ("int8", "int8")
     assert precisions(odd, f"{folder}:fp32") == ("fp32", "fp32")
     with pytest.raises(UserError, match="no precision 'int4'"):
-        open_sides(f"{folder}:int4", str(folder))
+        open_compared_files(f"{folder}:int4", str(folder))
 
 
 def test_a_damaged_side_is_refused(make_bundle: MakeBundle, bundle: Path, edgeembed: Run) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 import warnings
@@ -178,8 +179,10 @@ def test_fp32_is_chosen_where_nothing_was_measured(
 def test_int8_dot_products_are_known_by_cpu_flags(
     monkeypatch: pytest.MonkeyPatch, architecture: str, system: str, flags: list[str], expected: bool
 ) -> None:
-    facts = {"architecture": architecture, "system": system, "cpu_flags": flags}
-    monkeypatch.setattr(runtimes, "this_machine", lambda: facts)
+    machine = dataclasses.replace(
+        runtimes.this_machine(), architecture=architecture, system=system, cpu_flags=tuple(flags)
+    )
+    monkeypatch.setattr(runtimes, "this_machine", lambda: machine)
     assert has_int8_dot_product() is expected
 
 
@@ -196,7 +199,9 @@ def test_a_changed_byte_is_found_before_anything_is_parsed(
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
-    monkeypatch.setattr(embedder_module, "open_file_of", lambda *_, **__: pytest.fail("parsed an unverified file"))
+    monkeypatch.setattr(
+        embedder_module, "open_runnable_file", lambda *_, **__: pytest.fail("parsed an unverified file")
+    )
     with pytest.raises(CheckFailed, match=r"model\.fp32\.onnx: sha256"):
         Embedder(folder, precision="fp32")
 

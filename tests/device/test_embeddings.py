@@ -17,14 +17,8 @@ import pytest
 import safetensors.numpy
 
 from edgeembed.device import embeddings as embeddings_module
-from edgeembed.device.embeddings import (
-    SCHEMA,
-    Embeddings,
-    read_embeddings,
-    relative_paths,
-    require_same_space,
-    write_embeddings,
-)
+from edgeembed.device.embedding_space import require_same_space
+from edgeembed.device.embeddings import SCHEMA, Embeddings, read_embeddings, relative_paths, write_embeddings
 from edgeembed.errors import UserError
 
 Tensors = dict[str, Any]
@@ -105,7 +99,7 @@ def test_two_vectors_of_one_path_are_refused_by_name_when_written_and_when_read(
         write_embeddings(file, twice)
     assert not file.exists()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(embeddings_module, "require_sound", lambda *_: None)
+        patch.setattr(embeddings_module, "check_embeddings", lambda *_: None)
         write_embeddings(file, twice)
     with pytest.raises(UserError, match=rf"e{suffix}: embeddings 1 and 3 are both of 'b\.jpg'"):
         read_embeddings(file)

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeembed.device.bundle import CARD, BundleManifest, read_bundle
+from edgeembed.device.bundle import read_bundle
+from edgeembed.device.bundle_schema import CARD, BundleManifest
 from edgeembed.device.embedder import Embedder, default_bundle
 from edgeembed.export.card import model_card, notes_in
 from tests.device.conftest import DIM, SIZE_PX, pattern, tiny_network, write_manifest

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from edgeembed.arrays import UInt8Array
 from edgeembed.data.manifest import ManifestRow, build_manifest, write_manifest
+from edgeembed.device import image_sources
 from edgeembed.device.images import ImageError
 from edgeembed.export import checks
-from edgeembed.export import gate_images as gate_images_module
 from edgeembed.export.checks import Checker
 from edgeembed.export.gate_images import GateImages, gate_images
 from edgeembed.export.recipe import ExportRecipe, GateSection, Thresholds
@@ -20,12 +21,12 @@ NUM_CLASSES = 400
 FP32, INT8 = Path("model.fp32.onnx"), Path("model.int8.onnx")
 
 
-def painted(path: str, height: int, width: int) -> UInt8Array:
-    """A picture whose bytes are the number of its class and its own; every 50th file is damaged."""
-    label, number = map(int, Path(path).stem.split("_"))
+def painted(path: Path) -> Image.Image:
+    """An image whose pixels are the number of its class and its own; every 50th file is damaged."""
+    label, number = map(int, path.stem.split("_"))
     if label % 50 == 49:
         raise ImageError(f"{path}: damaged")
-    return np.full((height, width, 3), (label // 256, label % 256, number), dtype=np.uint8)
+    return Image.new("RGB", (2, 2), (label // 256, label % 256, number))
 
 
 def embed(session: str, pixels_NHWC: UInt8Array) -> np.ndarray:
@@ -43,7 +44,7 @@ embedded: dict[str, list[bytes]] = {}
 
 @pytest.fixture
 def manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(gate_images_module, "load_pixels", painted)
+    monkeypatch.setattr(image_sources, "load_rgb", painted)
     monkeypatch.setattr(checks, "open_session", lambda path, **_: path.name)
     monkeypatch.setattr(checks, "run_session", embed)
     embedded.clear()

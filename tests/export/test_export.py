@@ -17,7 +17,8 @@ import pytest
 import torch
 
 from edgeembed.data.manifest import read_manifest, write_manifest
-from edgeembed.device.bundle import BundleManifest, Quantisation, read_bundle
+from edgeembed.device.bundle import read_bundle
+from edgeembed.device.bundle_schema import BundleManifest, Quantisation
 from edgeembed.device.embedder import Embedder, default_bundle
 from edgeembed.errors import UserError
 from edgeembed.evaluation import RetrievalProtocol

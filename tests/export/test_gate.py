@@ -7,7 +7,8 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 import pytest
 
-from edgeembed.device.bundle import BundleFile, MapLoss, Parity, map_loss_in, parity, read_bundle
+from edgeembed.device.bundle import parity, read_bundle
+from edgeembed.device.bundle_schema import BundleFile, MapLoss, Parity, map_loss_in
 from edgeembed.device.embedder import default_bundle
 from edgeembed.evaluation import ScoredQueries
 from edgeembed.export.gate import Verdict, judge, least_queries, map_loss, queries_needed

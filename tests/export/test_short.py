@@ -13,7 +13,8 @@ import pytest
 from edgeembed.data.manifest import read_manifest
 from edgeembed.device.bundle import read_bundle
 from edgeembed.device.embedder import Embedder
-from edgeembed.device.embeddings import read_embeddings, shorten
+from edgeembed.device.embedding_space import shorten
+from edgeembed.device.embeddings import read_embeddings
 from edgeembed.files import read_json, write_json
 from tests.conftest import Outcome
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import shutil
@@ -14,6 +15,7 @@ import torch
 import yaml
 
 from edgeembed.errors import UserError
+from edgeembed.machine import describe_machine
 from edgeembed.run_folder import RunFolder
 from edgeembed.training import precision as module
 from edgeembed.training.device import pick_device
@@ -31,7 +33,8 @@ Run = Callable[..., Outcome]
 
 def on_cpu(monkeypatch: pytest.MonkeyPatch, *, flags: list[str], factor: float) -> None:
     """A CPU with these flags, on which a step in bf16 or fp16 takes `factor` times as long as in fp32."""
-    monkeypatch.setattr(module, "machine", lambda: {"cpu_flags": flags})
+    machine = dataclasses.replace(describe_machine(), cpu_flags=tuple(flags))
+    monkeypatch.setattr(module, "describe_machine", lambda: machine)
     monkeypatch.setattr(module, "time_in_fp32", lambda _precision: factor)
 
 

@@ -1,4 +1,4 @@
-"""One door to whatever runs a network on this device; each runtime is imported only when it is asked for."""
+"""Opens a network file in ONNX Runtime, OpenVINO or TensorRT; each runtime is imported only when it is used."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import Any, Protocol
 
 from edgeembed.arrays import FloatArray, UInt8Array
 from edgeembed.errors import UserError, unknown_choice
-from edgeembed.machine import machine
+from edgeembed.machine import Machine, describe_machine
 
+# As /proc/cpuinfo names them; see machine.CPU_FLAGS.
 X86_INT8_FLAGS = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
 ARM_INT8_FLAGS = frozenset({"asimddp", "i8mm"})
 
@@ -20,41 +21,43 @@ RUNTIMES = {
     "openvino": "edgeembed.device.runtimes.openvino",
     "tensorrt": "edgeembed.device.runtimes.tensorrt",
 }
-"""By the name of the package that runs the network: the module whose `open_file` opens a file with it. ONNX Runtime is
-the one of the base install, and the one that every exported file must run on."""
-READ_ONNX = ("onnxruntime", "openvino")
-"""The runtimes whose files are ONNX files."""
+"""Runtime, by the name of its Python package, and the module whose `open_file` opens a file in it. ONNX Runtime is in
+the base install, and every exported ONNX file must run in it."""
+ONNX_RUNTIMES = ("onnxruntime", "openvino")
+"""The runtimes that run ONNX files."""
 
 
 class Session(Protocol):
-    """A network that was opened once and runs many times."""
+    """An open network file, which can be run many times."""
 
     runtime: str
     provider: str
-    """The one that really runs, which may not be the one asked for."""
+    """The device or execution provider that the network runs on."""
     threads: int
     input_shape: tuple[int | None, ...]
-    """(N, H, W, 3) as the graph declares it; a name or None stands for what is free."""
+    """(N, H, W, 3) as the graph declares it; None for a dynamic dimension."""
     output_shape: tuple[int | None, ...]
 
     def run(self, image_NHWC: UInt8Array) -> FloatArray:
-        """RGB pixels, 0..255, to unit vectors (N, D)."""
+        """Unit vectors (N, D) of RGB pixels (N, H, W, 3), 0..255."""
         ...
 
 
 def open_session(
     path: Path, *, runtime: str = "onnxruntime", threads: int | None = None, provider: str | None = None
 ) -> Session:
-    """Opens a network file, on all available cores unless `threads` says otherwise, on the CPU unless `provider` does
-    (ONNX Runtime: cuda, coreml, ...; OpenVINO: a device such as gpu).
+    """Opens a network file; by default on the CPU with all available cores.
 
-    Raises UserError for an unknown runtime, for a provider that the installed runtime does not offer and for a file
-    that is not a network of ours; CheckFailed where the provider is offered but another one does the work.
+    `provider` is an execution provider of ONNX Runtime (cuda, coreml, ...) or a device of OpenVINO (gpu, npu).
+
+    Raises UserError for an unknown runtime, for a provider that the installed runtime does not offer, and for a file
+    whose inputs and outputs are not those of an exported network; CheckFailed where ONNX Runtime offers the provider
+    but runs no operator on it.
     """
     if threads is not None and threads < 1:
         raise UserError(f"threads is {threads}: expected at least 1")
-    opened: Session = import_runtime(runtime).open_file(path, threads=threads or available_cores(), provider=provider)
-    return opened
+    session: Session = import_runtime(runtime).open_file(path, threads=threads or available_cores(), provider=provider)
+    return session
 
 
 def import_runtime(runtime: str) -> Any:
@@ -65,27 +68,29 @@ def import_runtime(runtime: str) -> Any:
 
 
 def is_installed(runtime: str) -> bool:
-    """Whether a runtime can be asked for, found out without importing it."""
+    """Whether a runtime is known and installed; it is not imported."""
+    # Importing a runtime takes much longer than looking for its package.
     return runtime in RUNTIMES and importlib.util.find_spec(runtime) is not None
 
 
 def available_cores() -> int:
-    """Cores that this process may run on."""
-    return int(this_machine()["cores"])
+    """Number of cores that this process may run on."""
+    return this_machine().cores
 
 
 def has_int8_dot_product() -> bool:
-    """Whether int8 products accumulate without saturating, and fast: VNNI or AMX on x86, DotProd or I8MM on ARM.
+    """Whether the CPU has int8 dot products, fast and without saturation: VNNI or AMX on x86, DotProd or I8MM on ARM.
 
-    False where the system does not tell (Windows): fp32 is the safe choice.
+    False where the system does not tell (Windows), because fp32 is the safe choice.
     """
-    facts = this_machine()
-    if facts["architecture"] == "arm64" and str(facts["system"]).startswith("macOS"):
-        return True  # every Apple M chip has DotProd; macOS has no /proc/cpuinfo to say so
-    return not (X86_INT8_FLAGS | ARM_INT8_FLAGS).isdisjoint(facts["cpu_flags"])
+    machine = this_machine()
+    if machine.architecture == "arm64" and machine.system.startswith("macOS"):
+        return True  # every Apple M chip has DotProd, and macOS has no /proc/cpuinfo
+    # Neither set is empty on a CPU that has the instructions, whichever its architecture is.
+    return not (X86_INT8_FLAGS | ARM_INT8_FLAGS).isdisjoint(machine.cpu_flags)
 
 
 @functools.cache
-def this_machine() -> dict[str, Any]:
-    """What `machine` says, asked once a process."""
-    return machine()
+def this_machine() -> Machine:
+    """The facts of this machine, read once in a process."""
+    return describe_machine()

@@ -1,4 +1,4 @@
-"""The few calls of CUDA's runtime that an engine needs, through cuda-python: no torch on the device."""
+"""The calls of the CUDA runtime that a TensorRT engine needs, through cuda-python instead of torch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from edgeembed.errors import CheckFailed, UserError
 
 
 def import_cudart() -> ModuleType:
-    """cuda-python's module of the CUDA runtime, which has another name in its releases before 12.8.
+    """Imports cuda-python's module of the CUDA runtime, which has another name before release 12.8.
 
     Raises ModuleNotFoundError where cuda-python is not installed.
     """
@@ -25,8 +25,8 @@ def import_cudart() -> ModuleType:
     return runtime  # type: ignore[no-any-return]
 
 
-class Device:
-    """The current GPU: a stream of its own, memory on both sides of the bus, graphs of what was put into the stream."""
+class CudaDevice:
+    """The current GPU with one stream, memory on the GPU and pinned memory on the host, and CUDA graphs."""
 
     def __init__(self) -> None:
         """Raises UserError where no GPU can be used."""
@@ -38,6 +38,7 @@ class Device:
             raise UserError(
                 f"no NVIDIA GPU can be used here ({error}): engines run on the GPU they were built on"
             ) from None
+        # Bytes or text, depending on the release of cuda-python.
         name = properties.name
         self.name = (name.decode() if isinstance(name, bytes) else str(name)).rstrip("\0")
         self.compute_capability = f"{properties.major}.{properties.minor}"
@@ -45,36 +46,39 @@ class Device:
         self._release: list[Callable[[], Any]] = [lambda: self._cudart.cudaStreamDestroy(self.stream)]
 
     def allocate(self, num_bytes: int) -> int:
-        """Memory on the GPU, kept as long as this object; its address."""
+        """Allocates memory on the GPU, which is freed with this object; returns its address."""
         address = int(self._call("cudaMalloc", num_bytes))
         self._release.append(lambda: self._cudart.cudaFree(address))
         return address
 
     def allocate_pinned(self, num_bytes: int) -> UInt8Array:
-        """Memory of the host that the GPU reads and writes by itself, (num_bytes,); valid as long as this object."""
+        """Allocates pinned host memory, (num_bytes,), which the GPU accesses directly; it is freed with this object."""
         address = int(self._call("cudaMallocHost", num_bytes))
         self._release.append(lambda: self._cudart.cudaFreeHost(address))
         return np.ctypeslib.as_array((ctypes.c_uint8 * num_bytes).from_address(address))
 
     def upload(self, address: int, pinned: UInt8Array) -> None:
-        """Puts a copy to the GPU into the stream."""
+        """Enqueues a copy from the host to the GPU."""
+        # Asynchronous copies run beside kernels only from pinned memory.
         kind = self._cudart.cudaMemcpyKind.cudaMemcpyHostToDevice
         self._call("cudaMemcpyAsync", address, pinned.ctypes.data, pinned.nbytes, kind, self.stream)
 
     def download(self, pinned: UInt8Array, address: int) -> None:
-        """Puts a copy from the GPU into the stream."""
+        """Enqueues a copy from the GPU to the host."""
         kind = self._cudart.cudaMemcpyKind.cudaMemcpyDeviceToHost
         self._call("cudaMemcpyAsync", pinned.ctypes.data, address, pinned.nbytes, kind, self.stream)
 
     def synchronise(self) -> None:
-        """Waits for all that was put into the stream."""
+        """Waits until everything enqueued in the stream is done."""
         self._call("cudaStreamSynchronize", self.stream)
 
     def capture(self, enqueue: Callable[[], None]) -> Callable[[], None]:
-        """What `enqueue` puts into the stream, as one launch: many small kernels cost more to start than to run.
+        """Captures what `enqueue` enqueues as a CUDA graph; returns a function that launches it.
 
-        Raises CheckFailed where it cannot be captured; the stream is usable then as before.
+        One launch for many small kernels is faster, as they cost more to start than to run. Raises CheckFailed where
+        the work cannot be captured; the stream can be used as before then.
         """
+        # Thread-local, so that calls of other threads do not break the capture.
         mode = self._cudart.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         self._call("cudaStreamBeginCapture", self.stream, mode)
         try:
@@ -82,7 +86,7 @@ class Device:
         finally:
             status, graph = self._cudart.cudaStreamEndCapture(self.stream)
         if int(status) != 0:
-            self._cudart.cudaGetLastError()  # it would be told to the next call
+            self._cudart.cudaGetLastError()  # clears the error, which the next call would return otherwise
             raise CheckFailed(f"CUDA: the work cannot be captured ({status.name})")
         try:
             executable = self._call("cudaGraphInstantiate", graph, 0)
@@ -92,12 +96,13 @@ class Device:
         return lambda: self._call("cudaGraphLaunch", executable, self.stream)
 
     def close(self) -> None:
-        """Gives back everything, the newest first."""
+        """Frees everything, in reverse order of allocation."""
+        # The stream was created first and is destroyed last.
         while self._release:
             self._release.pop()()
 
     def _call(self, name: str, *arguments: Any) -> Any:
-        """The value that a call returns beside its status. Raises CheckFailed with the status where it is an error."""
+        """Returns the value of a function of the CUDA runtime. Raises CheckFailed where its status is an error."""
         status, *values = getattr(self._cudart, name)(*arguments)
         if int(status) != 0:
             raise CheckFailed(f"CUDA: {name}: {status.name}")

@@ -1,8 +1,9 @@
 """Finds the fastest file and runtime of a bundle whose embeddings are right on this machine, and caches the choice.
 
-What is faster cannot be told from a CPU's name: int8 against fp32 depends on its dot products, one runtime against the
-other on the network. Nor is what passed the exporter's gate right everywhere: int8 products saturate on some CPUs. So a
-pair becomes the default only after its embeddings were compared with the fp32 file's on this machine.
+The name of a CPU does not tell which is fastest: int8 against fp32 depends on the CPU's int8 dot products, and one
+runtime against another on the network. Nor is a file that passed the export gate right on every machine, because int8
+products saturate on some CPUs. So a file in a runtime becomes the default of a machine only after its embeddings were
+compared there with those of the fp32 file.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from typing import Any
 import numpy as np
 
 from edgeembed.arrays import FloatArray, UInt8Array
-from edgeembed.device.bundle import ONNX, PLAN, BundleFile, BundleManifest, fp32_file, parity
+from edgeembed.device.bundle import fp32_file, parity
+from edgeembed.device.bundle_schema import ONNX, PLAN, BundleFile, BundleManifest
 from edgeembed.device.runtimes import (
     Session,
     available_cores,
@@ -39,20 +41,20 @@ log = logging.getLogger(__name__)
 
 DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt")
 ROUNDS = 5
-WARMUP_SECONDS, TURN_SECONDS = 0.1, 0.3  # of each candidate in each round
-MOST_REMEMBERED = 100
+WARMUP_SECONDS, TIMED_SECONDS = 0.1, 0.3  # for each file and runtime in each round
+MAX_ENTRIES = 100
 REFERENCE_RUNTIME = "onnxruntime"
-"""The runtime in which the fp32 file gives the embeddings that all others are compared with."""
-LEAST_COSINE_P1 = 0.99
-"""The 1st percentile over images of the cosine to the fp32 file's embeddings that a default must reach. int8 of a
-MobileNetV4-small keeps .998, and .93 where products saturate (ONNX Runtime, Grocery Store)."""
-LEAST_IMAGES = 16
-"""With fewer, the 1st percentile says nothing."""
+"""The runtime of the fp32 file that gives the reference embeddings."""
+MIN_COSINE_P1 = 0.99
+"""What the 1st percentile over images of the cosine to the fp32 file's embeddings must reach. An int8
+MobileNetV4-small was measured at .998, and at .93 on a CPU where products saturate (ONNX Runtime, Grocery Store)."""
+MIN_IMAGES = 16
+"""With fewer images a 1st percentile means nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pair:
-    """A file of a bundle in one runtime."""
+class RunnableFile:
+    """A file of a bundle, and the runtime that runs it."""
 
     file: BundleFile
     runtime: str
@@ -60,10 +62,10 @@ class Pair:
 
 @dataclass(frozen=True, kw_only=True)
 class Agreement:
-    """How close a pair's embeddings are to those of the bundle's fp32 file in ONNX Runtime, on this machine.
+    """How close embeddings are to those of the bundle's fp32 file in ONNX Runtime on this machine.
 
     `cosine_p1`: 1st percentile over `images` images; None where there is no fp32 file to compare with.
-    `relative_error_p50`: as in `bundle.Parity`.
+    `relative_error_p50`: as in `bundle_schema.Parity`.
     """
 
     cosine_p1: float | None
@@ -72,8 +74,8 @@ class Agreement:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measured:
-    """A file (by its path inside the bundle) in a runtime: median time of one image in milliseconds, and agreement."""
+class Measurement:
+    """What was measured of a file in a runtime; `path` is relative to the bundle, `p50_ms` the median for one image."""
 
     path: str
     runtime: str
@@ -82,13 +84,13 @@ class Measured:
     agreement: Agreement
 
 
-def verified_pairs(manifest: BundleManifest) -> list[Pair]:
-    """Each ONNX file and engine in its own runtime and in those whose check it passed, where they are installed.
+def verified_runnable_files(manifest: BundleManifest) -> list[RunnableFile]:
+    """Every ONNX file and engine, with its own runtime and each other one whose gate it passed, if installed.
 
-    A file that its gate refused and that was written all the same is in none: it is used where it is asked for.
+    A file that failed its gate (`accepted_worse`) is left out: it is used only where its precision is given.
     """
     return [
-        Pair(file=file, runtime=runtime)
+        RunnableFile(file=file, runtime=runtime)
         for file in manifest.files
         if file.path.endswith((ONNX, PLAN)) and not file.accepted_worse
         for runtime in (file.runtime, *(name for name, check in file.runtimes.items() if check.passed))
@@ -96,19 +98,19 @@ def verified_pairs(manifest: BundleManifest) -> list[Pair]:
     ]
 
 
-def refusal(file: BundleFile, agreement: Agreement) -> str | None:
+def rejection_reason(file: BundleFile, agreement: Agreement) -> str | None:
     """Why a file must not become this machine's default in the runtime that was measured; None where it may.
 
-    The one rule, whoever measured: what `edgeembed bench` recommends, and what it or `edgeembed doctor` remembers.
+    `edgeembed bench` recommends and `edgeembed doctor` stores by this one rule.
     """
     if file.needs_int8_dot_products and not has_int8_dot_product():
         return "its 8-bit weights need int8 dot products, which this CPU is not known to have: export again with 7 bits"
     if agreement.cosine_p1 is None:
         return "there are no embeddings of an fp32 file in ONNX Runtime to compare with"
-    if agreement.images < LEAST_IMAGES:
-        return f"compared on {agreement.images} images only, expected at least {LEAST_IMAGES}"
-    if not agreement.cosine_p1 >= LEAST_COSINE_P1:  # NaN is not
-        return f"cosine p1 to the fp32 file's embeddings is {agreement.cosine_p1:.4f}, below {LEAST_COSINE_P1:g}"
+    if agreement.images < MIN_IMAGES:
+        return f"compared on {agreement.images} images only, expected at least {MIN_IMAGES}"
+    if not agreement.cosine_p1 >= MIN_COSINE_P1:  # so that NaN is rejected
+        return f"cosine p1 to the fp32 file's embeddings is {agreement.cosine_p1:.4f}, below {MIN_COSINE_P1:g}"
     return error_beside_spread(agreement.relative_error_p50)
 
 
@@ -120,113 +122,121 @@ def agree(reference_ND: FloatArray | None, embedding_ND: FloatArray) -> Agreemen
     return Agreement(cosine_p1=found.cosine_p1, images=len(reference_ND), relative_error_p50=found.relative_error_p50)
 
 
-def measure_pairs(
+def measure_runnable_files(
     folder: Path, manifest: BundleManifest, image_NHWC: UInt8Array, *, threads: int | None = None
-) -> list[Measured]:
-    """Compares every verified pair's embeddings of the images with the fp32 file's, and times one image in it.
+) -> list[Measurement]:
+    """Times one image in every verified file and runtime, and compares the embeddings with the fp32 file's.
 
-    On all cores unless `threads` says otherwise; a few seconds for each pair. The pairs take turns, so that whatever
-    else the machine does meets all of them alike: the median over rounds of the median of a turn. The caller has
-    verified the files. Raises CheckFailed where none runs.
+    It takes a few seconds for each, on all cores unless `threads` is given. They take turns, so that other load on the
+    machine slows all of them alike; a latency is the median over rounds of each round's median. The caller has verified
+    the files. Raises CheckFailed where none can be opened.
     """
-    opened: list[tuple[Pair, Session, FloatArray]] = []
-    for pair in verified_pairs(manifest):
+    opened: list[tuple[RunnableFile, Session, FloatArray]] = []
+    for runnable in verified_runnable_files(manifest):
         try:
-            session = open_file_of(folder, pair, threads=threads)
-            opened.append((pair, session, embed_each(session, image_NHWC)))
+            # A runtime that fails must not keep the others from being measured.
+            session = open_runnable_file(folder, runnable, threads=threads)
+            opened.append((runnable, session, embed_one_by_one(session, image_NHWC)))
         except (ImportError, UserError, CheckFailed) as error:
-            log.warning("not measured: %s in %s: %s", pair.file.path, pair.runtime, error)
+            log.warning("not measured: %s in %s: %s", runnable.file.path, runnable.runtime, error)
     if not opened:
         raise CheckFailed(f"{folder}: no file can be opened here in a runtime that it was verified in")
-    embedded = {(pair.file.path, pair.runtime): embedding_ND for pair, _, embedding_ND in opened}
+    # Without the fp32 file in ONNX Runtime there is no reference: then every file is rejected.
+    embedded = {(runnable.file.path, runnable.runtime): embedding_ND for runnable, _, embedding_ND in opened}
     fp32 = fp32_file(manifest)
     reference_ND = None if fp32 is None else embedded.get((fp32.path, REFERENCE_RUNTIME))
-    turns_ms = [[turn_ms(session, image_NHWC[:1]) for _, session, _ in opened] for _ in range(ROUNDS)]
+    # Rounds are the outer loop: a slow phase of the machine then costs every file one round, not one file all.
+    rounds_ms = [[median_latency_ms(session, image_NHWC[:1]) for _, session, _ in opened] for _ in range(ROUNDS)]
     return [
-        Measured(
-            path=pair.file.path,
-            runtime=pair.runtime,
+        Measurement(
+            path=runnable.file.path,
+            runtime=runnable.runtime,
             provider=session.provider,
             p50_ms=float(p50_ms),
             agreement=agree(reference_ND, embedding_ND),
         )
-        for (pair, session, embedding_ND), p50_ms in zip(opened, np.median(turns_ms, axis=0), strict=True)
+        for (runnable, session, embedding_ND), p50_ms in zip(opened, np.median(rounds_ms, axis=0), strict=True)
     ]
 
 
-def embed_each(session: Session, image_NHWC: UInt8Array) -> FloatArray:
-    """(N, D), one image at a time, as on a device."""
+def embed_one_by_one(session: Session, image_NHWC: UInt8Array) -> FloatArray:
+    """Embeddings (N, D), computed one image at a time, as on a device."""
     return np.concatenate([session.run(image_NHWC[i : i + 1]) for i in range(len(image_NHWC))])
 
 
-def open_file_of(folder: Path, pair: Pair, *, threads: int | None = None, provider: str | None = None) -> Session:
-    """A session of a verified file. Raises UserError for an engine that was built for another GPU or TensorRT."""
-    if pair.file.path.endswith(PLAN):
-        import_runtime(pair.runtime).require_built_here(pair.file)
-    return open_session(folder / pair.file.path, runtime=pair.runtime, threads=threads, provider=provider)
+def open_runnable_file(
+    folder: Path, runnable: RunnableFile, *, threads: int | None = None, provider: str | None = None
+) -> Session:
+    """Opens a session of a verified file. Raises UserError for an engine that was built for another GPU or TensorRT."""
+    # An engine of another GPU fails with a message that few can read, so this is checked first.
+    if runnable.file.path.endswith(PLAN):
+        import_runtime(runnable.runtime).require_built_here(runnable.file)
+    return open_session(folder / runnable.file.path, runtime=runnable.runtime, threads=threads, provider=provider)
 
 
-def turn_ms(session: Session, image_NHWC: UInt8Array) -> float:
-    """The median of one turn in milliseconds, after a warm-up in which the threads of others come to rest."""
-    warm = time.perf_counter() + WARMUP_SECONDS
+def median_latency_ms(session: Session, image_NHWC: UInt8Array) -> float:
+    """Median time of one call; the warm-up before lets the threads of the session that ran before come to rest."""
+    warmup_end = time.perf_counter() + WARMUP_SECONDS
     session.run(image_NHWC)
-    while time.perf_counter() < warm:
+    while time.perf_counter() < warmup_end:
         session.run(image_NHWC)
     samples_s: list[float] = []
-    ends = time.perf_counter() + TURN_SECONDS
-    while not samples_s or time.perf_counter() < ends:
+    end = time.perf_counter() + TIMED_SECONDS
+    while not samples_s or time.perf_counter() < end:
         started = time.perf_counter()
         session.run(image_NHWC)
         samples_s.append(time.perf_counter() - started)
     return 1e3 * float(np.median(samples_s))
 
 
-def fastest_right(manifest: BundleManifest, measured: Sequence[Measured]) -> Measured | None:
-    """The fastest measured pair that `refusal` does not refuse: what is recommended and what is remembered.
+def fastest_accepted(manifest: BundleManifest, measured: Sequence[Measurement]) -> Measurement | None:
+    """The fastest measurement that `rejection_reason` does not reject.
 
-    None where all are refused: the default is then what an `Embedder` opens on a machine where nothing was measured.
+    None where it rejects all: an `Embedder` then opens what it opens on a machine where nothing was measured.
     """
     files = {file.path: file for file in manifest.files}
-    allowed = [one for one in measured if refusal(files[one.path], one.agreement) is None]
+    allowed = [one for one in measured if rejection_reason(files[one.path], one.agreement) is None]
     return min(allowed, key=lambda one: one.p50_ms, default=None)
 
 
-def remember(
-    folder: Path, manifest: BundleManifest, measured: Sequence[Measured], *, threads: int | None = None
-) -> Measured | None:
-    """Keeps `fastest_right` for later starts on this machine, and returns it.
+def store_fastest(
+    folder: Path, manifest: BundleManifest, measured: Sequence[Measurement], *, threads: int | None = None
+) -> Measurement | None:
+    """Stores `fastest_accepted` in the user's cache, for later starts on this machine, and returns it.
 
-    None where all are refused: nothing is remembered any more, but what was is kept where these images cannot tell.
-    Where it cannot be written, a warning says so.
+    Where every measurement is rejected, an earlier entry is removed and None returned. Where the images were too few to
+    judge, the earlier entry stays. A cache that cannot be written is only warned about.
     """
-    if all(one.agreement.cosine_p1 is None or one.agreement.images < LEAST_IMAGES for one in measured):
+    # A measurement on too few images proves nothing, not even that the stored choice is wrong.
+    if all(one.agreement.cosine_p1 is None or one.agreement.images < MIN_IMAGES for one in measured):
         return None
-    fastest = fastest_right(manifest, measured)
-    known = read_cache()
-    known.pop(key := cache_key(folder, threads), None)  # the newest comes last
+    # Read and written without a lock: two processes at once cost at most one entry, which is measured again.
+    fastest = fastest_accepted(manifest, measured)
+    entries = read_cache()
+    entries.pop(key := cache_key(folder, threads), None)  # the newest comes last
     if fastest is not None:
-        known[key] = {
+        entries[key] = {
             "bundle": folder.resolve().name,
             "fastest": {"path": fastest.path, "runtime": fastest.runtime, **asdict(fastest.agreement)},
             "measured": [asdict(one) for one in measured],
         }
     try:
-        write_json(cache_file(), dict(list(known.items())[-MOST_REMEMBERED:]))
+        write_json(cache_file(), dict(list(entries.items())[-MAX_ENTRIES:]))
     except OSError as error:
-        log.warning("%s: what is fastest here cannot be remembered (%s)", cache_file(), error)
+        log.warning("%s: what is fastest here cannot be stored (%s)", cache_file(), error)
     return fastest
 
 
-def recall(folder: Path, manifest: BundleManifest, *, threads: int | None = None) -> Pair | None:
-    """What was measured as the fastest of this very bundle on this machine, if it was, and the rule still allows it.
+def load_fastest(folder: Path, manifest: BundleManifest, *, threads: int | None = None) -> RunnableFile | None:
+    """The stored fastest file and runtime of this bundle on this machine; None where there is none.
 
-    What an earlier version remembered without comparing embeddings, or without the spread that an error is held
-    against, does not count.
+    `rejection_reason` is applied again, as its rule may have changed since. Entries of earlier versions, which did not
+    compare embeddings or did not hold the error against their spread, are ignored.
     """
-    known = read_cache()
-    if not known:
+    entries = read_cache()
+    if not entries:  # the common case on a new machine, without hashing bundle.json
         return None
-    match known.get(cache_key(folder, threads)):
+    match entries.get(cache_key(folder, threads)):
         case {
             "fastest": {
                 "path": path,
@@ -237,30 +247,36 @@ def recall(folder: Path, manifest: BundleManifest, *, threads: int | None = None
             }
         }:
             agreement = Agreement(cosine_p1=cosine_p1, images=images, relative_error_p50=relative_error)
-            pairs = [pair for pair in verified_pairs(manifest) if refusal(pair.file, agreement) is None]
-            return next((pair for pair in pairs if (pair.file.path, pair.runtime) == (path, runtime)), None)
+            for runnable in verified_runnable_files(manifest):
+                if (runnable.file.path, runnable.runtime) == (path, runtime):
+                    return None if rejection_reason(runnable.file, agreement) else runnable
     return None
 
 
 def cache_file() -> Path:
+    """Where the choices are stored, one entry for each `cache_key`."""
     return cache_folder() / "fastest.json"
 
 
 def read_cache() -> dict[str, Any]:
-    """What is remembered, by key; nothing where the file is missing, damaged or not ours to read."""
+    """The entries by `cache_key`; empty where the file is missing, damaged or not readable."""
     try:
         return read_json(cache_file())
     except (UserError, OSError) as error:
-        log.debug("nothing remembered: %s", error)
+        log.debug("no stored choices: %s", error)
         return {}
 
 
 def cache_key(folder: Path, threads: int | None) -> str:
-    """Changes with everything that could make another choice faster: bundle, processor, threads, runtimes."""
+    """A hash of everything that decides what is fastest: bundle, processor, number of threads, runtime versions."""
     machine = this_machine()
     facts: Mapping[str, Any] = {
+        # bundle.json holds the checksums of all files, so that its own stands for the whole bundle.
         "bundle": sha256_of(folder / "bundle.json"),
-        **{name: machine[name] for name in ("cpu", "architecture", "cores", "cpu_flags")},
+        "cpu": machine.cpu,
+        "architecture": machine.architecture,
+        "cores": machine.cores,
+        "cpu_flags": machine.cpu_flags,
         "threads": threads or available_cores(),
         "versions": runtime_versions(),
     }
@@ -268,6 +284,7 @@ def cache_key(folder: Path, threads: int | None) -> str:
 
 
 def runtime_versions() -> dict[str, str]:
+    """Versions of the installed runtimes, without importing any."""
     versions = {}
     for name in DISTRIBUTIONS:
         with contextlib.suppress(metadata.PackageNotFoundError):

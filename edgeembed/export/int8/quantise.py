@@ -24,7 +24,7 @@ from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from edgeembed.arrays import FloatArray, UInt8Array
-from edgeembed.device.bundle import Quantisation
+from edgeembed.device.bundle_schema import Quantisation
 from edgeembed.export.int8.float_operators import hold_in_float
 from edgeembed.export.int8.residual_sums import part_from_edges
 from edgeembed.export.int8.stem import round_stem, stem_chain

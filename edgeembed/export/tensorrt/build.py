@@ -14,7 +14,7 @@ from typing import Any
 import onnx
 import tensorrt
 
-from edgeembed.device.runtimes.tensorrt import Log
+from edgeembed.device.runtimes.tensorrt import TensorRtLog
 from edgeembed.errors import CheckFailed
 from edgeembed.export.recipe import EngineSection
 from edgeembed.export.tensorrt.graph import for_tensorrt, parse_version, refusals
@@ -38,7 +38,7 @@ def build_engine(model: onnx.ModelProto, precision: str, settings: EngineSection
     graph = for_tensorrt(model, version)
     if reasons := refusals(graph, version):
         raise CheckFailed(f"TensorRT {tensorrt.__version__} does not take the {precision} file: {'; '.join(reasons)}")
-    heard = Log()
+    heard = TensorRtLog()
     builder = tensorrt.Builder(heard)
     network = builder.create_network(network_flags())
     parser = tensorrt.OnnxParser(network, heard)
@@ -141,7 +141,7 @@ class Inspected:
 
 def inspect_engine(plan: bytes) -> Inspected:
     """Reads the types of a plan's layers back."""
-    heard = Log()
+    heard = TensorRtLog()
     runtime = tensorrt.Runtime(heard)
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:

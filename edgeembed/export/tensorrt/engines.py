@@ -12,15 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 
 from edgeembed.arrays import FloatArray, UInt8Array
-from edgeembed.device.bundle import CARD, PLAN, BundleFile, BundleManifest, read_bundle, verified_file, write_bundle
+from edgeembed.device.bundle import read_bundle, verified_file, write_bundle
+from edgeembed.device.bundle_schema import CARD, PLAN, BundleFile, BundleManifest
 from edgeembed.device.embedder import verified_with_weights
 from edgeembed.device.image_files import find_images
-from edgeembed.device.images import ImageError, load_pixels
-from edgeembed.device.packing import replace_folder
+from edgeembed.device.image_sources import decode_all
 from edgeembed.device.runtimes import open_session
 from edgeembed.errors import CheckFailed, UserError
 from edgeembed.evaluation import ScoredQueries
@@ -28,8 +27,8 @@ from edgeembed.export.card import model_card, notes_in
 from edgeembed.export.checks import Checker, Judged, is_transformer, run_session
 from edgeembed.export.gate import Refused
 from edgeembed.export.recipe import EngineSection, ExportRecipe
-from edgeembed.extras import needed
-from edgeembed.files import sha256_of, temporary_name, write_failure
+from edgeembed.extras import install_hint
+from edgeembed.files import sha256_of, whole_folder
 from edgeembed.metrics import RetrievalScores
 from edgeembed.progress import stage
 
@@ -66,15 +65,10 @@ class Photographs:
 def photographs(folder: Path, size: tuple[int, int]) -> Photographs:
     """Images of a folder and those below it, spread over all of them by name."""
     files = find_images(folder)
-    pixels = []
-    for path in files[:: max(1, len(files) // PARITY_IMAGES)][:PARITY_IMAGES]:
-        try:
-            pixels.append(load_pixels(path, *size))
-        except ImageError as error:
-            log.warning("skipped: %s", error)
-    if not pixels:
+    pixels_NHWC, _ = decode_all(files[:: max(1, len(files) // PARITY_IMAGES)][:PARITY_IMAGES], *size)
+    if not len(pixels_NHWC):
         raise UserError(f"--data {folder}: holds no image that can be read")
-    return Photographs(pixels_NHWC=np.stack(pixels))
+    return Photographs(pixels_NHWC=pixels_NHWC)
 
 
 def build_all(
@@ -91,12 +85,14 @@ def build_all(
     """
     sources = [file for file in files if file.path.endswith(".onnx")]
     try:
-        from edgeembed.device.runtimes.cuda import Device
+        from edgeembed.device.runtimes.cuda import CudaDevice
         from edgeembed.export.tensorrt import build as engines
 
-        device = Device()
+        device = CudaDevice()
     except ModuleNotFoundError as error:
-        return [], [Refused(precision=RUNTIME, path=PLAN, reasons=(f"{needed(error.name or RUNTIME)} {WHERE_FROM}",))]
+        return [], [
+            Refused(precision=RUNTIME, path=PLAN, reasons=(f"{install_hint(error.name or RUNTIME)} {WHERE_FROM}",))
+        ]
     except (ImportError, OSError, UserError) as error:
         return [], [
             Refused(precision=RUNTIME, path=PLAN, reasons=(f"cannot be used here: {' '.join(str(error).split())}",))
@@ -179,26 +175,21 @@ def add_engines(
     )
     checker.fp32 = checker.judged(bundle / reference.path, reference_ND, "fp32")
     notes = notes_in((bundle / CARD).read_text(encoding="utf-8"), manifest) if (bundle / CARD).is_file() else ""
-    partial = out.with_name(temporary_name(".partial"))
-    try:
-        shutil.copytree(bundle, partial)
+    with whole_folder(out) as folder:
+        shutil.copytree(bundle, folder, dirs_exist_ok=True)
         made, refused = build_all(
-            partial,
+            folder,
             [onnx_files[name] for name in precisions],
             checker,
             recipe.engine,
             accept_worse=accept_worse,
         )
         if not made:
+            shutil.rmtree(folder)  # so that an earlier bundle stays
             return None, refused
         names = {item["path"] for item in made}
         kept = [file for file in manifest.files if file.path not in names]
         files = (*kept, *(BundleFile.model_validate(item) for item in made))
         manifest = manifest.model_copy(update={"files": files})
-        manifest = write_bundle(partial, manifest, model_card(manifest, notes))
-        replace_folder(out, partial)
-    except OSError as error:
-        raise write_failure(error, out) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        manifest = write_bundle(folder, manifest, model_card(manifest, notes))
     return manifest, refused

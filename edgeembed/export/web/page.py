@@ -15,14 +15,14 @@ from typing import Any
 
 import PIL
 
-from edgeembed.device.bundle import BundleFile, BundleManifest, read_bundle, verified_file
+from edgeembed.device.bundle import read_bundle, verified_file
+from edgeembed.device.bundle_schema import BundleFile, BundleManifest
 from edgeembed.device.embedder import Embedder
 from edgeembed.device.images import MAX_PIXELS
-from edgeembed.device.packing import replace_folder
 from edgeembed.errors import UserError
 from edgeembed.export.web.index import Picture, write_index
 from edgeembed.export.web.runtime import PACKAGE, VERSION, add_runtime
-from edgeembed.files import sha256_of, temporary_name, write_failure
+from edgeembed.files import sha256_of, whole_folder
 
 log = logging.getLogger(__name__)
 
@@ -45,33 +45,26 @@ def build_page(bundle: Path, out: Path, pictures: Sequence[Picture], *, precisio
     file = choose_web_file(manifest, precision)
     check_web_target(out)
     model = Embedder(bundle, precision=file.precision, runtime="onnxruntime")
-    partial = out.with_name(temporary_name(".partial"))
-    partial.mkdir(parents=True)
-    try:
-        (partial / "onnxruntime").mkdir()
-        add_runtime(partial / "onnxruntime")
-        shutil.copyfile(verified_file(bundle, file), partial / file.path)
+    with whole_folder(out) as folder:
+        (folder / "onnxruntime").mkdir()
+        add_runtime(folder / "onnxruntime")
+        shutil.copyfile(verified_file(bundle, file), folder / file.path)
         if manifest.card is not None:
-            shutil.copyfile(verified_file(bundle, manifest.card), partial / manifest.card.path)
-        num_pictures = write_index(partial, pictures, model)
+            shutil.copyfile(verified_file(bundle, manifest.card), folder / manifest.card.path)
+        num_pictures = write_index(folder, pictures, model)
         for path in sorted(STATIC_FILES.iterdir()):
             if path.name != SERVICE_WORKER:
-                shutil.copyfile(path, partial / path.name)
+                shutil.copyfile(path, folder / path.name)
         site = {
             "schema": SCHEMA,
             "model": model_facts(manifest, file),
             "index": {"file": "index.json", "vectors": "index.f32", "pictures": num_pictures},
             "picture": {"max_pixels": MAX_PIXELS, "tall_columns_first": resizes_columns_first()},
             "versions": {**manifest.versions, PACKAGE: VERSION},
-            "files": checksums(partial),
+            "files": checksums(folder),
         }
-        (partial / SITE).write_text(json.dumps(site, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        (partial / SERVICE_WORKER).write_text(filled_service_worker(partial), encoding="utf-8")
-        replace_folder(out, partial)
-    except OSError as error:
-        raise write_failure(error, out) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        (folder / SITE).write_text(json.dumps(site, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        (folder / SERVICE_WORKER).write_text(filled_service_worker(folder), encoding="utf-8")
     return site
 
 

@@ -20,7 +20,7 @@ from edgeembed.arrays import FloatArray
 from edgeembed.data.image_versions import images_id
 from edgeembed.data.manifest import Manifest, Rows
 from edgeembed.data.path_matching import path_key
-from edgeembed.device.embeddings import SCHEMA, Embeddings, paths_of, read_embeddings, write_embeddings
+from edgeembed.device.embeddings import SCHEMA, Embeddings, read_embeddings, unpack_texts, write_embeddings
 from edgeembed.errors import UserError
 from edgeembed.files import write_json
 from edgeembed.student.targets.store import TargetKey, TargetStore, open_existing
@@ -204,7 +204,7 @@ def _safetensors(path: Path) -> tuple[list[str], npt.NDArray[Any], dict[str, str
         raise UserError(f"{path}: not safetensors with embedding, paths and path_offsets ({error})") from None
     if np.issubdtype(offsets.dtype, np.integer):
         offsets = offsets.astype(np.int64)
-    return list(paths_of(path, blob, offsets)), embedding_ND, metadata
+    return list(unpack_texts(path, blob, offsets)), embedding_ND, metadata
 
 
 def read_bfloat16(path: Path, name: str) -> FloatArray:

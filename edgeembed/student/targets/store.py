@@ -25,7 +25,7 @@ import numpy.typing as npt
 from edgeembed.arrays import HalfArray
 from edgeembed.data.manifest import Rows
 from edgeembed.errors import UserError, WriteFailed
-from edgeembed.files import FULL, read_json, size_text, sync_folder, write_json
+from edgeembed.files import DISK_FULL_ERRNOS, read_json, size_text, sync_folder, write_json
 
 log = logging.getLogger(__name__)
 
@@ -179,7 +179,7 @@ class TargetStore:
                 temporary.unlink(missing_ok=True)
             sync_folder(self.folder)
         except OSError as error:
-            kind = WriteFailed if error.errno in FULL else UserError
+            kind = WriteFailed if error.errno in DISK_FULL_ERRNOS else UserError
             raise kind(
                 f"{self.folder}: targets cannot be stored ({error.strerror}; each view needs "
                 f"{size_text(HEADER_BYTES + size)}): set targets.store to another folder, or to none, so that the "

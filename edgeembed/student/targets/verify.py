@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from edgeembed.arrays import FloatArray
 from edgeembed.config import AugmentSection, MixSection
-from edgeembed.data.image_versions import images_id, image_key_of
+from edgeembed.data.image_versions import image_key_of, images_id
 from edgeembed.data.loader import open_canvases
 from edgeembed.data.manifest import Manifest
 from edgeembed.data.shapes import square_shapes

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from edgeembed.device.checksummed_json import write_checksummed
 from edgeembed.device.runtimes import fastest_cache
-from edgeembed.device.sealed_json import write_sealed
 from tests.device.conftest import tiny_network, write_manifest
 
 PARITY = {"cosine_p1": 1.0, "cosine_p50": 1.0, "max_abs": 0.0, "images": 8}
@@ -24,7 +24,7 @@ def say_quantised(folder: Path, quantisation: dict[str, Any] | None) -> None:
     for file in value["files"]:
         if file["precision"] == "int8":
             file["quantisation"] = quantisation
-    write_sealed(path, value)
+    write_checksummed(path, value)
 
 
 def say_verified(folder: Path, verdicts: dict[str, bool]) -> None:
@@ -35,7 +35,7 @@ def say_verified(folder: Path, verdicts: dict[str, bool]) -> None:
     for file in value["files"]:
         if file["path"] in verdicts:
             file["runtimes"] = {"openvino": {"parity": PARITY, "passed": verdicts[file["path"]]}}
-    write_sealed(path, value)
+    write_checksummed(path, value)
 
 
 @pytest.fixture
@@ -67,5 +67,5 @@ def make_bundle(tmp_path: Path) -> Callable[..., Path]:
 @pytest.fixture
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """No figure of these tests is about time, so none takes any."""
-    for name, value in {"ROUNDS": 1, "WARMUP_SECONDS": 0, "TURN_SECONDS": 0}.items():
+    for name, value in {"ROUNDS": 1, "WARMUP_SECONDS": 0, "TIMED_SECONDS": 0}.items():
         monkeypatch.setattr(fastest_cache, name, value)

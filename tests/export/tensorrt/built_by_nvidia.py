@@ -37,7 +37,7 @@ def main() -> None:
 
     heard: list[str] = []
     # TensorRT keeps the first logger that it is given.
-    builder.Log.log = lambda log, severity, message: hear(log, severity, message, heard)  # type: ignore[method-assign]
+    builder.TensorRtLog.log = lambda log, severity, message: hear(log, severity, message, heard)  # type: ignore[method-assign]
     found: dict[str, Any] = {"unknown": unknown_operators(builder, TAKEN_SINCE), "engines": {}}
     settings = EngineSection(opt_batch=2, workspace_mb=256, timing_cache=given.cache)
     for path in given.models:
@@ -66,7 +66,7 @@ def hear(log: Any, severity: Any, message: str, heard: list[str]) -> None:
 
 def empty_network(builder: Any) -> tuple[Any, Any]:
     """And the parser that fills it."""
-    log = builder.Log()
+    log = builder.TensorRtLog()
     network = real.Builder(log).create_network(builder.network_flags())
     return network, real.OnnxParser(network, log)
 

@@ -194,7 +194,7 @@ def main() -> None:
         load("edgeembed.device.runtimes.tensorrt", change),
         load("edgeembed.export.tensorrt.build", change),
     )
-    runner.Device = NoDevice
+    runner.CudaDevice = NoDevice
     from edgeembed.export.recipe import EngineSection
 
     with tempfile.TemporaryDirectory() as folder:

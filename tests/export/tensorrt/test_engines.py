@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from edgeembed.data.manifest import read_manifest
-from edgeembed.device.bundle import EngineFacts, parity, read_bundle, write_bundle
+from edgeembed.device.bundle import parity, read_bundle, write_bundle
+from edgeembed.device.bundle_schema import EngineFacts
 from edgeembed.device.embedder import Embedder, default_bundle
 from edgeembed.errors import CheckFailed, UserError
 from edgeembed.export.card import model_card, notes_in

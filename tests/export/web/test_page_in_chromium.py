@@ -20,9 +20,9 @@ from PIL import Image
 import edgeembed
 from edgeembed.arrays import FloatArray, UInt8Array
 from edgeembed.data.manifest import read_manifest
+from edgeembed.device.contact_sheet import similarity_texts
 from edgeembed.device.embedder import Embedder
 from edgeembed.device.images import load_pixels
-from edgeembed.device.search import similarity_texts
 from edgeembed.errors import CheckFailed
 from edgeembed.export.web import page as web_page
 from edgeembed.export.web.index import pictures_of
