@@ -20,8 +20,9 @@ from typing import Any
 
 import numpy as np
 
+from edgeembed.agreement import find_defect, measure_agreement
 from edgeembed.arrays import FloatArray, UInt8Array
-from edgeembed.device.bundle import ONNX, PLAN, BundleFile, BundleManifest, fp32_file, parity
+from edgeembed.device.bundle import ONNX, PLAN, BundleFile, BundleManifest, fp32_file
 from edgeembed.device.runtimes import (
     Session,
     available_cores,
@@ -62,13 +63,14 @@ class Pair:
 class Agreement:
     """How close a pair's embeddings are to those of the bundle's fp32 file in ONNX Runtime, on this machine.
 
-    `cosine_p1`: 1st percentile over `images` images; None where there is no fp32 file to compare with.
-    `relative_error_p50`: as in `bundle.Parity`.
+    `cosine_p1`: 1st percentile over `images` images; None where there is no fp32 file to compare with, and where the
+    embeddings are broken, for the reason in `defect`. `relative_error_p50`: as in `bundle.Parity`.
     """
 
     cosine_p1: float | None
     images: int
     relative_error_p50: float | None = None
+    defect: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +105,8 @@ def refusal(file: BundleFile, agreement: Agreement) -> str | None:
     """
     if file.needs_int8_dot_products and not has_int8_dot_product():
         return "its 8-bit weights need int8 dot products, which this CPU is not known to have: export again with 7 bits"
+    if agreement.defect is not None:
+        return agreement.defect
     if agreement.cosine_p1 is None:
         return "there are no embeddings of an fp32 file in ONNX Runtime to compare with"
     if agreement.images < LEAST_IMAGES:
@@ -113,10 +117,12 @@ def refusal(file: BundleFile, agreement: Agreement) -> str | None:
 
 
 def agree(reference_ND: FloatArray | None, embedding_ND: FloatArray) -> Agreement:
-    """Compares embeddings of the same images; vectors that are not of unit length agree with nothing."""
+    """Compares embeddings of the same images, where there are others to compare with."""
     if reference_ND is None:
         return Agreement(cosine_p1=None, images=len(embedding_ND))
-    found = parity(reference_ND, embedding_ND)
+    if defect := find_defect(embedding_ND, reference_ND.shape):
+        return Agreement(cosine_p1=None, images=len(reference_ND), defect=defect)
+    found = measure_agreement(reference_ND, embedding_ND)
     return Agreement(cosine_p1=found.cosine_p1, images=len(reference_ND), relative_error_p50=found.relative_error_p50)
 
 
@@ -199,7 +205,10 @@ def remember(
     None where all are refused: nothing is remembered any more, but what was is kept where these images cannot tell.
     Where it cannot be written, a warning says so.
     """
-    if all(one.agreement.cosine_p1 is None or one.agreement.images < LEAST_IMAGES for one in measured):
+    if all(
+        (one.agreement.cosine_p1 is None and one.agreement.defect is None) or one.agreement.images < LEAST_IMAGES
+        for one in measured
+    ):
         return None
     fastest = fastest_right(manifest, measured)
     known = read_cache()

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from edgeembed.agreement import measure_agreement
 from edgeembed.config import AugmentSection, MixSection
 from edgeembed.data.image_versions import images_id, kind_of
 from edgeembed.data.loader import open_canvases
@@ -167,29 +168,27 @@ def verify_targets(
     canvases = open_canvases(files, shapes_N2=square_shapes(len(files), augmentation["canvas_px"]), workers=workers)
     shapes_N2 = input_shapes(teacher, files, workers=workers)
     live = Answers(teacher, None, shapes_N2, precision=augmentation["precision"], device=device)
-    cosines = []
+    stored, answered = [], []
     samples = [
         (chosen[first : first + BATCH_SIZE, 0], chosen[first : first + BATCH_SIZE, 1])
         for first in range(0, len(chosen), BATCH_SIZE)
     ]
     for batch in track(replay.batches(canvases, samples), "computing targets again", total=len(samples)):
-        answer_BD = live.of(batch, np.arange(batch.image_B.size)).cpu().numpy()
-        stored_BD = store.read(batch.image_B, batch.view_B)[0].astype(np.float32)
-        norm_B = np.linalg.norm(stored_BD, axis=1) * np.linalg.norm(answer_BD, axis=1)
-        cosines.append((stored_BD * answer_BD).sum(axis=1) / norm_B)
-    cosine_P = np.concatenate(cosines) if cosines else np.zeros(0, np.float32)
-    if cosine_P.size == 0:
+        answered.append(live.of(batch, np.arange(batch.image_B.size)).cpu().numpy())
+        stored.append(store.read(batch.image_B, batch.view_B)[0].astype(np.float32))
+    if not sum(map(len, stored)):
         raise CheckFailed(f"{folder}: holds no targets that could be compared: run `edgeembed targets build`")
+    agreement = measure_agreement(np.concatenate(stored), np.concatenate(answered), normalise=True)
     result = {
         "store": str(folder),
         "known": len(known),
-        "compared": int(cosine_P.size),
-        "cosine_min": float(cosine_P.min()),
-        "cosine_p1": float(np.percentile(cosine_P, 1)),
+        "compared": agreement.images,
+        "cosine_min": agreement.cosine_min,
+        "cosine_p1": agreement.cosine_p1,
     }
-    if not cosine_P.min() >= SAME_COSINE:
+    if not agreement.cosine_min >= SAME_COSINE:  # NaN is not
         raise CheckFailed(
-            f"{folder}: the teacher now answers with a cosine of {cosine_P.min():.5f} to what is stored, "
+            f"{folder}: the teacher now answers with a cosine of {agreement.cosine_min:.5f} to what is stored, "
             f"at least {SAME_COSINE} was expected: images or software changed, delete the folder"
         )
     return result
