@@ -41,10 +41,10 @@ def main() -> None:
             quantiser = int8.Quantiser(model, pixels_NHWC[::2], Path(folder), settings)
             in_int8 = quantiser.quantise(METHOD)
             held = quantiser.quantise(METHOD, keep_float=depthwise(model))
-            hold, int8.hold_in_float = int8.hold_in_float, lambda _: None
+            hold, int8.keep_float_weights = int8.keep_float_weights, lambda _: None
             not_held = quantiser.quantise(METHOD, keep_float=depthwise(model))
-            int8.hold_in_float = hold
-        found = [int8.distance(one, pixels_NHWC[1::2], expected_ND) for one in (in_int8, held, not_held)]
+            int8.keep_float_weights = hold
+        found = [int8.mean_cosine_distance(one, pixels_NHWC[1::2], expected_ND) for one in (in_int8, held, not_held)]
         print(f"| {path.parent.name} | {' | '.join(f'{value:.5f}' for value in found)} |")
 
 

@@ -14,7 +14,7 @@ from edgeembed.arrays import Float64Array, FloatArray
 from edgeembed.spread import relative_errors
 
 UNIT_TOLERANCE = 1e-3
-"""Largest difference from 1 of the length of an embedding. A norm that overflows in float16 gives zeros, for example."""
+"""Largest difference of an embedding's length from 1. A norm that overflows in float16, for example, gives zeros."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,9 @@ class EmbeddingAgreement:
     relative_error_p50: float | None
 
 
-def measure_agreement(reference_ND: FloatArray, candidate_ND: FloatArray, *, normalise: bool = False) -> EmbeddingAgreement:
+def measure_agreement(
+    reference_ND: FloatArray, candidate_ND: FloatArray, *, normalise: bool = False
+) -> EmbeddingAgreement:
     """Compares two embeddings, (N, D), of the same N >= 1 images.
 
     Both must have unit length, so that the inner product is the cosine; `normalise` divides by their lengths, for

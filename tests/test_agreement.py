@@ -34,7 +34,8 @@ def test_the_figures_are_those_of_all_pairs() -> None:
 def test_lengths_are_divided_out_where_that_is_asked_for() -> None:
     lengths_N1 = DRAW.uniform(0.5, 2.0, size=(200, 1)).astype(np.float32)
     plain, scaled = (
-        measure_agreement(REFERENCE, candidate_ND, normalise=True) for candidate_ND in (CANDIDATE, lengths_N1 * CANDIDATE)
+        measure_agreement(REFERENCE, candidate_ND, normalise=True)
+        for candidate_ND in (CANDIDATE, lengths_N1 * CANDIDATE)
     )
     assert (plain.cosine_min, plain.cosine_p50) == pytest.approx((scaled.cosine_min, scaled.cosine_p50))
     assert measure_agreement(REFERENCE, lengths_N1 * CANDIDATE).cosine_min != pytest.approx(plain.cosine_min)

@@ -90,7 +90,10 @@ def test_the_same_relative_error_changes_as_many_neighbours_in_both() -> None:
 def test_a_constant_network_is_no_division_by_zero() -> None:
     constant_ND = unit(np.ones((20, 8)))
     assert measure_agreement(constant_ND, constant_ND).relative_error_p50 == 0.0
-    assert error_beside_spread(measure_agreement(constant_ND, with_error(constant_ND, 0.9999)).relative_error_p50) is not None
+    assert (
+        error_beside_spread(measure_agreement(constant_ND, with_error(constant_ND, 0.9999)).relative_error_p50)
+        is not None
+    )
     assert is_collapsed(spread_of(constant_ND))
 
 

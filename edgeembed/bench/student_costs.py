@@ -11,7 +11,7 @@ import torch
 
 from edgeembed.bench.latency import measure
 from edgeembed.device.runtimes import open_session
-from edgeembed.export.onnx import save, to_onnx
+from edgeembed.export.onnx import save_onnx, to_onnx
 from edgeembed.student.names import timm_name
 from edgeembed.student.zoo import build_student, count_macs, require_student_size
 
@@ -30,7 +30,7 @@ def describe_student(name: str, *, size_px: int, threads: int | None) -> dict[st
     if threads is not None:
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "model.onnx"
-            save(to_onnx(model, {}), file)
+            save_onnx(to_onnx(model, {}), file)
             session = open_session(file, threads=threads)
             image_NHWC = np.zeros((1, size_px, size_px, 3), np.uint8)
             p50_ms = measure(lambda: session.run(image_NHWC), min_samples=30, min_seconds=0.5, max_seconds=5.0).p50

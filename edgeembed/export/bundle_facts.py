@@ -1,4 +1,4 @@
-"""What bundle.json says of the network, its teacher and its data."""
+"""Collects what bundle.json records of a network, its teacher and its data."""
 
 from __future__ import annotations
 
@@ -18,7 +18,11 @@ def bundle_facts(
     files: list[dict[str, Any]],
     evaluation: dict[str, Any],
 ) -> dict[str, Any]:
-    """Everything of bundle.json; `macs` of one image."""
+    """Returns the content of bundle.json.
+
+    `facts`: model.json of the run. `macs`: multiply-accumulates for one image. `files` and `evaluation` are entries as
+    bundle.json holds them.
+    """
     network = {
         "name": facts.get("alias") or model.name,
         "backbone": model.name,
@@ -53,6 +57,6 @@ def bundle_facts(
 
 
 def without_paths(facts: dict[str, Any]) -> dict[str, Any]:
-    """A bundle travels: where its run and data lay on one machine stays there."""
+    """Removes the paths of this machine, which mean nothing where the bundle is used."""
     kept = {key: value for key, value in facts.items() if key not in ("path", "manifest")}
     return {key: without_paths(value) if isinstance(value, dict) else value for key, value in kept.items()}

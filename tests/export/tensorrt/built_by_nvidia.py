@@ -33,12 +33,12 @@ def main() -> None:
     sys.modules["tensorrt"] = module
     from edgeembed.export.recipe import EngineSection
     from edgeembed.export.tensorrt import build as builder
-    from edgeembed.export.tensorrt.graph import TAKEN_SINCE
+    from edgeembed.export.tensorrt.rewrite import SUPPORTED_SINCE
 
     heard: list[str] = []
     # TensorRT keeps the first logger that it is given.
     builder.Log.log = lambda log, severity, message: hear(log, severity, message, heard)  # type: ignore[method-assign]
-    found: dict[str, Any] = {"unknown": unknown_operators(builder, TAKEN_SINCE), "engines": {}}
+    found: dict[str, Any] = {"unknown": unknown_operators(builder, SUPPORTED_SINCE), "engines": {}}
     settings = EngineSection(opt_batch=2, workspace_mb=256, timing_cache=given.cache)
     for path in given.models:
         model = onnx.load(path)
@@ -80,7 +80,7 @@ def unknown_operators(builder: Any, operators: Any) -> list[str]:
 def products(builder: Any, model: onnx.ModelProto, version: tuple[int, int]) -> dict[str, int]:
     """How many convolutions and matrix products the parsed network has, by the type that they read."""
     network, parser = empty_network(builder)
-    assert parser.parse(builder.for_tensorrt(model, version).SerializeToString())
+    assert parser.parse(builder.rewrite_for_tensorrt(model, version).SerializeToString())
     layers = [network.get_layer(position) for position in range(network.num_layers)]
     kinds = (real.LayerType.CONVOLUTION, real.LayerType.MATRIX_MULTIPLY)
     return dict(Counter(layer.get_input(0).dtype.name for layer in layers if layer.type in kinds))

@@ -25,7 +25,7 @@ from edgeembed.export.fp16 import to_fp16
 from edgeembed.export.int8.quantise import Quantiser
 from edgeembed.export.onnx import to_onnx
 from edgeembed.export.recipe import Int8Section
-from edgeembed.export.tensorrt.graph import for_tensorrt, refusals
+from edgeembed.export.tensorrt.rewrite import rewrite_for_tensorrt, unsupported_features
 from edgeembed.student.names import ALIASES
 from edgeembed.student.zoo import build_student
 from tests.export.tensorrt.wheels import fetch
@@ -148,7 +148,7 @@ def test_every_student_is_built(nvidia: tuple[str, Build], name: str, tmp_path: 
     assert paths[2].stat().st_size < 0.35 * paths[0].stat().st_size
     for path in paths:
         for tensorrt in ((8, 5), (8, 6), (10, 3), (11, 4)):
-            assert refusals(for_tensorrt(onnx.load(path), tensorrt), tensorrt) == []
+            assert unsupported_features(rewrite_for_tensorrt(onnx.load(path), tensorrt), tensorrt) == []
     for path, engine in zip(paths, build(*paths)["engines"].values(), strict=True):
         expected = name in NOT_COMPILED or (".int8." in path.name and version == WITHOUT_INT8_CONVOLUTIONS)
         assert ("refused" in engine) <= expected, engine
