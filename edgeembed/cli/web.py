@@ -20,15 +20,15 @@ def page_pictures(source: Path, out: Path, index: Path | None) -> list[Picture]:
 
     `source` is a run, whose own images are the default, or a bundle, which does not say where its images lie.
     """
-    from edgeembed.export.web.index import pictures_of, pictures_of_run
+    from edgeembed.export.web.index import find_pictures, find_pictures_of_run
     from edgeembed.export.web.page import check_web_target
 
     check_web_target(out)
     if index is not None:
-        return pictures_of(index)
+        return find_pictures(index)
     if (source / "bundle.json").is_file():
         raise UserError(f"{source}: a bundle holds no images: name pictures for the page with --web-index FOLDER")
-    return pictures_of_run(source)
+    return find_pictures_of_run(source)
 
 
 def make_page(bundle: Path, out: Path, pictures: Sequence[Picture], precision: str | None) -> dict[str, Any]:

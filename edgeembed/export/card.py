@@ -111,7 +111,7 @@ class ComparisonColumns:
         figures = ((known.chance or {}).get("map"), untrained.get("map"))
         sentences = ["chance: a random ranking; untrained: the same network with random weights, in its own index."]
         if known.not_scored is not None:
-            sentences = [f"Retrieval was not scored, the gate decided by cosine alone: {known.not_scored}."]
+            sentences = [f"Retrieval was not scored, files were judged by cosine alone: {known.not_scored}."]
         if known.spread is not None:
             spread = Spread(**known.spread.model_dump())
             warned = "**The embedding space is collapsed**, small errors change results: " if known.collapsed else ""

@@ -346,7 +346,7 @@ def test_an_export_that_cannot_be_scored_is_decided_by_cosine_and_says_so(
     assert manifest.files[0].retrieval is None
     assert "the gate decides by cosine alone, retrieval is not scored" in caplog.text
     card = (tmp_path / "b" / "MODEL_CARD.md").read_text()
-    assert "Retrieval was not scored, the gate decided by cosine alone" in card
+    assert "Retrieval was not scored, files were judged by cosine alone" in card
     assert "| not scored |" in card
 
 

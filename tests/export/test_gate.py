@@ -41,7 +41,7 @@ def scored(average_precision_Q: np.ndarray, class_Q: Sequence[Hashable]) -> Scor
 
 
 def gate_result_of(lost_Q: np.ndarray, class_Q: Sequence[Hashable] | None = None, limit: float = 0.005) -> GateResult:
-    """The gate's result for a file that loses that much average precision in each query; by default each query has its own class."""
+    """The gate's result for a file that loses so much average precision in each query; by default of its own class."""
     classes = range(len(lost_Q)) if class_Q is None else class_Q
     before, after = (scored(0.9 - lost, classes) for lost in (0 * lost_Q, lost_Q))
     return apply_gate(GOOD, measure_map_loss(before, after, limit), Thresholds(map_loss=limit))

@@ -1,4 +1,4 @@
-"""Which operators are quantised: products with weights everywhere; attention, norms and the unit norm stay in float32."""
+"""Which operators are quantised: products with weights are; attention, norms and the unit norm stay in float32."""
 
 from __future__ import annotations
 

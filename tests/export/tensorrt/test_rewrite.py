@@ -1,4 +1,4 @@
-"""Files that leave are said to each TensorRT in the operators, types and opset that its parser reads."""
+"""Exported files are rewritten with the operators, types and opset that the parser of each TensorRT takes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def pixels() -> np.ndarray:
 
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize(("precision", "least"), [("fp32", 0.99999), ("int8", 0.98)])
-def test_the_bundled_files_are_taken_and_embed_as_before(
+def test_the_bundled_files_are_supported_and_embed_as_before(
     pixels: np.ndarray, version: tuple[int, int], precision: str, least: float
 ) -> None:
     model = onnx.load(default_bundle() / f"model.{precision}.onnx")
@@ -39,7 +39,7 @@ def test_the_bundled_files_are_taken_and_embed_as_before(
     assert np.einsum("nd,nd->n", before, after).min() > least
 
 
-def test_int8_is_symmetric_and_what_its_zero_point_cut_off_is_rectified() -> None:
+def test_int8_becomes_symmetric_and_a_relu_cuts_off_what_the_zero_point_did() -> None:
     nodes = [
         helper.make_node("Cast", ["image"], ["x"], name="cast", to=TensorProto.FLOAT),
         helper.make_node("Sub", ["x", "mean"], ["y"], name="sub"),
@@ -49,13 +49,13 @@ def test_int8_is_symmetric_and_what_its_zero_point_cut_off_is_rectified() -> Non
     model = model_of(nodes, {"mean": np.float32(100), "scale": np.float32(0.5), "point": np.uint8(0)})
     pixels = np.array([[[[0, 100, 150]]]], np.uint8)
     graph = rewrite_for_tensorrt(model, (10, 3))
-    kinds = {tensor.data_type for tensor in graph.graph.initializer}
-    assert TensorProto.UINT8 not in kinds
+    types = {tensor.data_type for tensor in graph.graph.initializer}
+    assert TensorProto.UINT8 not in types
     np.testing.assert_allclose(run(graph, {"image": pixels}).ravel(), [0, 0, 50], atol=0.5)
 
 
 @pytest.mark.parametrize("stored", [np.uint8(131), np.array([[[[120, 128, 140]]]], np.uint8)])
-def test_rounded_constants_that_are_no_weights_are_said_in_float(stored: np.ndarray) -> None:
+def test_quantised_constants_that_are_no_weights_become_float(stored: np.ndarray) -> None:
     nodes = [
         helper.make_node("Cast", ["image"], ["x"], name="cast", to=TensorProto.FLOAT),
         helper.make_node("DequantizeLinear", ["stored", "scale", "point"], ["constant"], name="dq"),
@@ -68,7 +68,7 @@ def test_rounded_constants_that_are_no_weights_are_said_in_float(stored: np.ndar
     np.testing.assert_array_equal(run(graph, {"image": pixels}), run(model, {"image": pixels}))
 
 
-def test_a_range_for_each_channel_of_what_a_layer_reads_is_said_as_one() -> None:
+def test_equal_scales_per_channel_of_an_input_become_one_scale() -> None:
     nodes = [
         helper.make_node("Cast", ["image"], ["x"], name="cast", to=TensorProto.FLOAT),
         helper.make_node("QuantizeLinear", ["x", "scale", "point"], ["q"], name="q"),
@@ -82,7 +82,7 @@ def test_a_range_for_each_channel_of_what_a_layer_reads_is_said_as_one() -> None
     np.testing.assert_allclose(run(graph, {"image": pixels}), pixels, atol=2.1)
 
 
-def test_a_part_of_a_shape_and_axes_are_said_to_8_as_it_reads_them() -> None:
+def test_for_8_partial_shapes_become_slices_and_axes_attributes() -> None:
     nodes = [
         helper.make_node("Cast", ["image"], ["x"], name="cast", to=TensorProto.FLOAT),
         helper.make_node("Shape", ["x"], ["n"], name="shape", start=0, end=1),
@@ -98,7 +98,7 @@ def test_a_part_of_a_shape_and_axes_are_said_to_8_as_it_reads_them() -> None:
     np.testing.assert_allclose(run(model, {"image": pixels}), run(graph, {"image": pixels}))
 
 
-def test_gelu_is_written_out_for_8_and_kept_for_10() -> None:
+def test_gelu_is_decomposed_for_8_and_kept_for_10() -> None:
     nodes = [
         helper.make_node("Cast", ["image"], ["x"], name="cast", to=TensorProto.FLOAT),
         helper.make_node("Mul", ["x", "scale"], ["y"], name="mul"),
@@ -120,20 +120,20 @@ def test_gelu_is_written_out_for_8_and_kept_for_10() -> None:
         ("Relu", (7, 2), "TensorRT 7.2 is older than 8.5"),
     ],
 )
-def test_what_a_version_does_not_take_is_named_with_the_reason(op: str, version: tuple[int, int], reason: str) -> None:
+def test_an_unsupported_operator_is_named_with_the_reason(op: str, version: tuple[int, int], reason: str) -> None:
     cast = helper.make_node("Cast", ["image"], ["x"], name="cast", to=TensorProto.FLOAT)
     node = helper.make_node(op, ["x"], ["embedding"], name="op")
     assert reason in unsupported_features(model_of([cast, node], {}), version)
 
 
-def test_pixels_that_are_read_as_uint8_and_newer_opsets_are_refused() -> None:
+def test_uint8_consumers_other_than_a_cast_and_newer_opsets_are_unsupported() -> None:
     model = model_of([helper.make_node("Identity", ["image"], ["embedding"], name="same")], {}, opset=21)
     found = "; ".join(unsupported_features(model, (10, 3)))
     assert "takes uint8 only into a Cast" in found
     assert "opset 21" in found
 
 
-def test_parts_and_sizes_are_said_to_8_as_opset_17_has_them() -> None:
+def test_for_8_splits_and_resizes_are_those_of_opset_17() -> None:
     nodes = [
         helper.make_node("Cast", ["image"], ["x"], name="cast", to=TensorProto.FLOAT),
         helper.make_node("Split", ["x"], ["a", "b"], name="split", axis=-1, num_outputs=2),
@@ -152,12 +152,12 @@ def test_parts_and_sizes_are_said_to_8_as_opset_17_has_them() -> None:
         rewrite_for_tensorrt(model_of(nodes, {"scales": np.array([1, 2, 2, 1], np.float32)}), (8, 5))
 
 
-def test_what_8_cannot_be_told_is_refused() -> None:
+def test_a_split_of_unknown_size_cannot_be_written_for_8() -> None:
     nodes = [
         helper.make_node("Cast", ["image"], ["x"], name="cast", to=TensorProto.FLOAT),
         helper.make_node("Split", ["x"], ["embedding", "rest"], name="split", axis=2, num_outputs=2),
     ]
-    with pytest.raises(CheckFailed, match="cannot be said in opset 17"):
+    with pytest.raises(CheckFailed, match="cannot be written in opset 17"):
         rewrite_for_tensorrt(model_of(nodes, {}), (8, 6))
 
 
@@ -175,7 +175,7 @@ def model_of(nodes: list[onnx.NodeProto], constants: dict[str, np.ndarray], opse
 
 
 @pytest.mark.parametrize("version", [(8, 5), (8, 6)])
-def test_a_file_of_a_transformer_is_taken_by_8(version: tuple[int, int]) -> None:
+def test_layer_norms_and_batch_shapes_of_a_transformer_are_supported_by_8(version: tuple[int, int]) -> None:
     nodes = [
         helper.make_node("Transpose", ["image"], ["t"], name="t", perm=[0, 3, 1, 2]),
         helper.make_node("Shape", ["image"], ["n"], name="shape", start=0, end=1),
