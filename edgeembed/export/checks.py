@@ -20,6 +20,7 @@ from edgeembed.errors import CheckFailed, UserError
 from edgeembed.evaluation import ScoredQueries
 from edgeembed.export.gate import GateResult, apply_gate, measure_map_loss
 from edgeembed.export.recipe import GateSection
+from edgeembed.files import sha256_of
 from edgeembed.metrics import RetrievalScores
 from edgeembed.progress import stage
 
@@ -162,6 +163,17 @@ class Checker:
             if not result.is_broken:
                 found[runtime] = {**result.facts(self.images), "passed": not result.gate_result.reasons}
         return found
+
+
+def file_facts(path: Path, precision: str, runtime: str) -> dict[str, Any]:
+    """Returns the keys of a file's entry in bundle.json that describe the file itself, without any figure."""
+    return {
+        "path": path.name,
+        "runtime": runtime,
+        "precision": precision,
+        "sha256": sha256_of(path),
+        "bytes": path.stat().st_size,
+    }
 
 
 def is_transformer(model: onnx.ModelProto) -> bool:

@@ -11,14 +11,13 @@ from typing import Any
 import onnx
 
 from edgeembed.device.bundle import Quantisation
-from edgeembed.export.checks import GATE_RUNTIME, Checker, CheckResult
+from edgeembed.export.checks import GATE_RUNTIME, Checker, CheckResult, file_facts
 from edgeembed.export.fp16 import to_fp16
 from edgeembed.export.gate import GateResult, RefusedFile
 from edgeembed.export.gate_images import GateImages
 from edgeembed.export.int8.quantise import int8_candidates
 from edgeembed.export.onnx import OPSET, save_onnx
 from edgeembed.export.recipe import ExportRecipe
-from edgeembed.files import sha256_of
 from edgeembed.progress import stage
 
 
@@ -65,7 +64,7 @@ class ExportedFile:
 
     def facts(self, checker: Checker) -> list[dict[str, Any]]:
         """Its entries of `files` in bundle.json; the file is also checked in the other installed runtimes."""
-        graph, *weights = [stored_file_facts(part, self.precision) for part in self.parts()]
+        graph, *weights = [self._part_facts(part) for part in self.parts()]
         measured = {
             **self.check.facts(checker.images),
             # Each runtime holds the weights again: 20 GB in all for ViT-H-14, whose weights lie in a second file.
@@ -74,6 +73,10 @@ class ExportedFile:
             "accepted_worse": self.gate_result.reasons,
         }
         return [{**graph, **measured}, *weights]
+
+    def _part_facts(self, part: Path) -> dict[str, Any]:
+        opset = OPSET if part == self.path else None
+        return {**file_facts(part, self.precision, GATE_RUNTIME), "opset": opset}
 
 
 def export_precision(
@@ -148,15 +151,3 @@ def write_best(
     if best[1] is not exported:
         save_onnx(best[0], path)
     return best[1]
-
-
-def stored_file_facts(path: Path, precision: str) -> dict[str, Any]:
-    """The entry of one file in `files` of bundle.json, without figures."""
-    return {
-        "path": path.name,
-        "runtime": GATE_RUNTIME,
-        "precision": precision,
-        "sha256": sha256_of(path),
-        "bytes": path.stat().st_size,
-        "opset": OPSET if path.suffix == ".onnx" else None,
-    }

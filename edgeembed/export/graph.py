@@ -53,11 +53,6 @@ class Graph:
         """The nodes that have a tensor among their inputs, each once, in the order of the file."""
         return self._consumers.get(tensor, [])
 
-    def is_produced_by(self, tensor: str, op_type: str) -> bool:
-        """Whether a node of that type computes a tensor."""
-        node = self.producer(tensor)
-        return node is not None and node.op_type == op_type
-
     def array(self, constant: str) -> npt.NDArray[Any]:
         """The value of a constant. Raises KeyError for a tensor that is not one."""
         value: npt.NDArray[Any] = numpy_helper.to_array(self.constants[constant])

@@ -34,11 +34,11 @@ from edgeembed.device.runtimes import open_session
 from edgeembed.errors import CheckFailed, UserError
 from edgeembed.evaluation import ScoredQueries
 from edgeembed.export.card import model_card, notes_in
-from edgeembed.export.checks import Checker, ComparisonImages, is_transformer, run_session
+from edgeembed.export.checks import Checker, ComparisonImages, file_facts, is_transformer, run_session
 from edgeembed.export.gate import RefusedFile
 from edgeembed.export.recipe import EngineSection, ExportRecipe
 from edgeembed.extras import needed
-from edgeembed.files import sha256_of, temporary_name, write_failure
+from edgeembed.files import temporary_name, write_failure
 from edgeembed.metrics import RetrievalScores
 from edgeembed.progress import stage
 
@@ -135,11 +135,7 @@ def build_engines(
                 continue
         engines.append(
             {
-                "path": path.name,
-                "runtime": RUNTIME,
-                "precision": file.precision,
-                "sha256": sha256_of(path),
-                "bytes": path.stat().st_size,
+                **file_facts(path, file.precision, RUNTIME),
                 **result.facts(checker.images),
                 "accepted_worse": reasons,
                 "engine": {

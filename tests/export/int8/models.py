@@ -36,3 +36,8 @@ def int8_weights(model: onnx.ModelProto) -> list[np.ndarray]:
         if stored is not None and stored.data_type == TensorProto.INT8:
             found.append(onnx.numpy_helper.to_array(stored))
     return found
+
+
+def is_produced_by(graph: Graph, tensor: str, op_type: str) -> bool:
+    node = graph.producer(tensor)
+    return node is not None and node.op_type == op_type

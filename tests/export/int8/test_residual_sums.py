@@ -10,7 +10,7 @@ import pytest
 from edgeembed.export.graph import Graph
 from edgeembed.export.int8.quantise import Quantiser, embed, mean_cosine_distance
 from edgeembed.export.int8.residual_sums import DENOMINATOR
-from tests.export.int8.models import MINMAX, PIXELS_32, exported_student
+from tests.export.int8.models import MINMAX, PIXELS_32, exported_student, is_produced_by
 
 
 def test_no_sum_of_two_bytes_is_a_tie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -34,7 +34,7 @@ def tie_distances(graph: Graph) -> list[float]:
     """For each quantised Add, how close any sum of two bytes comes to halfway between two integers of the result."""
     distances = []
     for node in graph.nodes:
-        if node.op_type != "Add" or not all(graph.is_produced_by(name, "DequantizeLinear") for name in node.input):
+        if node.op_type != "Add" or not all(is_produced_by(graph, name, "DequantizeLinear") for name in node.input):
             continue
         first, second = (
             (np.arange(256) - float(graph.array(summand.input[2]))) * float(graph.array(summand.input[1]))
