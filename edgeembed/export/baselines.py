@@ -71,6 +71,7 @@ def measure_baselines(model: Network, images: GateImages, reference_ND: FloatArr
     `reference_ND`: the model's embeddings of the first images. `macs`: multiply-accumulates for one image.
     """
     evaluation = images.evaluation
+    # Few classes lower the effective dimension that a healthy space has.
     num_classes = len(evaluation.manifest.class_names(images.rows)) if evaluation.not_scored is None else None
     spread = spread_of(reference_ND)
     if (warning := collapse_warning(model.name, spread, num_classes=num_classes)) is not None:
@@ -88,6 +89,7 @@ def measure_untrained(model: Network, images: GateImages, macs: int) -> list[dic
 
     Empty where nothing can be scored or the network is too large.
     """
+    # The gate prefers val and the bench test, so that they mostly have different images.
     gate, bench = images.evaluation, choose_split(images.evaluation.manifest, "test", "val")
     if gate.not_scored is not None and bench.not_scored is not None:
         return []
@@ -100,6 +102,7 @@ def measure_untrained(model: Network, images: GateImages, macs: int) -> list[dic
             scored = images.score(embed_with_torch(untrained, images.pixels_NHWC))
         if scored is not None:
             measured.append({"fingerprint": gate.fingerprint, "split": gate.split, "figures": scored.scores.figures})
+    # The bench would otherwise need torch, which it does not on a device, to measure this itself.
     if bench.not_scored is None and bench.fingerprint != gate.fingerprint:
         figures = score_untrained(untrained, bench, macs)
         if figures is not None:
@@ -124,7 +127,7 @@ def score_untrained(untrained: Network, bench: EvaluationSet, macs: int) -> dict
             untrained, bench.files, batch_size=BATCH, workers=0, device="cpu", precision="fp32"
         )
     if len(kept) < len(bench.rows):
-        return None
+        return None  # the bench may read what this machine cannot, and would compare figures of other images
     return score_queries(
         embedding_ND, bench.rows, embedding_ND, bench.rows, bench.manifest, bench.query, bench.index
     ).scores.figures

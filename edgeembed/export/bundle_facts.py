@@ -32,7 +32,7 @@ def bundle_facts(
         "weights": facts.get("weights"),
         "role": facts["role"],
     }
-    teacher = facts.get("teacher")
+    teacher = facts.get("teacher")  # a teacher's own bundle has none
     return {
         "schema": SCHEMA,
         "name": name,

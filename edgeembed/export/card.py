@@ -151,6 +151,7 @@ def model_card(manifest: BundleManifest, notes: str = "") -> str:
         f"|---|---|---|---|---|{columns.rule}---|---|",
         *(file_row(file, columns) for file in manifest.files),
     ]
+    # Everything between the table and `## Use` is remarks and notes: `notes_in` relies on it.
     for file in manifest.files:
         lines += file_remarks(file)
     lines += columns.remarks
@@ -184,6 +185,7 @@ def notes_in(card: str, manifest: BundleManifest) -> str:
 
     They stand between the table of files and `## Use`. Earlier versions worded the rest differently.
     """
+    # Remarks are taken out by their beginnings, because earlier versions worded them differently.
     card = without_remarks(card, manifest)
     columns = ComparisonColumns.of(manifest)
     table = "\n".join(file_row(file, columns) for file in manifest.files) + "\n"

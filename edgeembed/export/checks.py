@@ -118,6 +118,7 @@ class Checker:
                 break
             log.info("%s: %s", precision, result.gate_result.not_shown)
             self.images, self.untrained_map = larger, None
+            # Both files must be scored on the same queries, because the loss is paired.
             if self.fp32 is not None:
                 self.fp32 = self.extend(self.fp32, "fp32")
             result = self.extend(result, precision)
@@ -132,6 +133,7 @@ class Checker:
     def evaluate(self, path: Path, embedding_ND: FloatArray, precision: str) -> CheckResult:
         """Returns the check of a file from its embeddings of all images, (N, D)."""
         compared_ND = embedding_ND[: self.images.num_parity]
+        # Before any figure: a cosine or an mAP of such vectors would say nothing.
         if defect := find_defect(compared_ND, self.reference_ND.shape):
             result = GateResult(parity=None, map_loss=None, reasons=(defect,))
             return CheckResult(path=path, embedding_ND=embedding_ND, gate_result=result, scored=None)
@@ -139,6 +141,7 @@ class Checker:
         scored = self.images.score(embedding_ND)
         thresholds = self.gate.thresholds_for(precision, transformer=self.transformer)
         loss: MapLoss | None = None
+        # The fp32 file itself has no loss of mAP: it is compared with torch alone.
         reference = None if self.fp32 is None or self.fp32.path == path else self.fp32.scored
         if reference is not None and scored is not None:
             loss = measure_map_loss(reference, scored, thresholds.map_loss)
@@ -153,6 +156,7 @@ class Checker:
         """Returns `runtimes` of bundle.json: the gate's figures in other runtimes, which refuse nothing."""
         found: dict[str, Any] = {}
         for runtime in READ_ONNX:
+            # A runtime that is missing here is not listed: the file is then never its default.
             if runtime == GATE_RUNTIME or not is_installed(runtime):
                 continue
             try:
@@ -177,6 +181,7 @@ def file_facts(path: Path, precision: str, runtime: str) -> dict[str, Any]:
 
 
 def is_transformer(model: onnx.ModelProto) -> bool:
+    # By the graph, so that it is known for a finished bundle too, without its network.
     return any(node.op_type in ("Softmax", "Attention") for node in model.graph.node)
 
 

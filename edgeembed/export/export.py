@@ -58,7 +58,7 @@ def export_run(
     if dim is not None and dim != model.dim:
         facts = shorten_embedding(run_path, model, facts, dim)
     require_exportable(run_path, model, precisions)
-    check_target(out)
+    check_target(out)  # before minutes of work
     macs = count_macs(model)
     images = read_gate_images(model.size_px, macs, facts, data, recipe)
     name = name or out.name
@@ -81,6 +81,7 @@ def export_run(
         exported: list[ExportedFile] = []
         for precision in precisions:
             file = export_precision(fp32, precision, partial, images, checker, recipe, search=not accept_worse)
+            # fp32 comes first: all other files are compared with it, so that nothing is exported without it.
             if precision == "fp32":
                 if file.gate_result.reasons and (file.check.is_broken or not accept_worse):
                     return None, [file.as_refused()]
@@ -90,6 +91,7 @@ def export_run(
         if checker.images is not images:  # they were too few and were enlarged
             baselines = measure_baselines(model, checker.images, reference_ND, macs)
         files, refused = keep_accepted(exported, checker, accept_worse=accept_worse)
+        # Engines are built of the files that stay, and pass the same gate.
         if tensorrt:
             passed = [BundleFile.model_validate(item) for item in files]
             engines, refused_engines = build_engines(partial, passed, checker, recipe.engine, accept_worse=accept_worse)
@@ -117,6 +119,7 @@ def keep_accepted(
     files: list[dict[str, Any]] = []
     refused: list[RefusedFile] = []
     for file in exported:
+        # The checker has extended the check of fp32 itself, whenever it added images.
         if checker.fp32 is not None and file.precision == "fp32":
             file = dataclasses.replace(file, check=checker.fp32)
         else:
@@ -171,6 +174,7 @@ def shorten_embedding(run_path: Path, model: Network, facts: dict[str, Any], dim
         raise UserError(f"--dim {dim}: {run_path} has {model.dim} embedding dimensions")
     model.keep_dimensions(dim)
     architecture = {**facts["architecture"], "params": sum(parameter.numel() for parameter in model.parameters())}
+    # Another space id, so that a short query is not compared with whole embeddings before they are shortened.
     return {**facts, "space_id": short_space_id(str(facts["space_id"]), dim), "architecture": architecture}
 
 

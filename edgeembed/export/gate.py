@@ -89,6 +89,7 @@ def measure_map_loss(reference: ScoredQueries, candidate: ScoredQueries, limit: 
     How difficult a query is cancels in its difference, so that few queries show a small loss.
     """
     difference_Q = reference.average_precision_Q - candidate.average_precision_Q
+    # Resampled by class too: queries of one class rise and fall together.
     (intervals,) = mean_intervals(difference_Q[:, None], reference.class_Q)
     loss = MapLoss(
         value=float(difference_Q.mean()),
@@ -127,6 +128,7 @@ def queries_needed(num_queries: int, num_classes: int, half_width: float, limit:
     The result has two significant digits. `half_width` of the interval was measured with `num_queries`. It narrows with
     the square root of their number, as long as more queries mean more classes and not larger ones.
     """
+    # Three lower bounds: the rule of three, the width of the interval, the number of classes.
     by_spread = num_queries * (POWER_FACTOR * half_width / max(limit, SMALLEST_LIMIT)) ** 2
     by_classes = num_queries * MIN_CLASSES / num_classes
     needed = max(min_queries(limit), by_spread, by_classes if num_classes < MIN_CLASSES else 0)

@@ -55,6 +55,7 @@ class GateImages:
         that a loss is within its limit. Where val is too small, test is not added: it stays held out.
         """
         num_images = min(2 * self.num_images, self.max_images)
+        # Whether the largest sample could decide is asked first, or doubling would be in vain.
         largest = sample_classes(self.protocol, self.max_images)
         evaluation = sample_classes(self.protocol, num_images)
         new_rows = np.setdiff1d(evaluation.rows, self.evaluation.rows)
@@ -68,6 +69,7 @@ class GateImages:
         return dataclasses.replace(
             self,
             pixels_NHWC=np.concatenate([self.pixels_NHWC, pixels_NHWC]),
+            # New rows come last, so that embeddings of the earlier ones are kept.
             rows=np.concatenate([self.rows, new_rows[kept]]),
             evaluation=restrict(
                 self.protocol,
@@ -129,6 +131,7 @@ def read_gate_images(
     # The images that are compared with torch come first; they are spread over all classes.
     first = spread_positions(len(gate_rows), num_parity)
     rows = np.concatenate([gate_rows[first], np.delete(gate_rows, first)])
+    # Never from the gate's images where there is a train split: a file must not be fitted to its own test.
     num_calibration = min(recipe.int8.calibration_images, max(MIN_IMAGES, first_images // 4))
     calibration, selection = split_calibration(
         train if train.size else gate_rows, num_calibration, recipe.int8.choosing_images

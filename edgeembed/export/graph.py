@@ -31,7 +31,7 @@ class Graph:
         for node in self.proto.node:
             for name in node.output:
                 self._producers[name] = node
-            for name in dict.fromkeys(node.input):
+            for name in dict.fromkeys(node.input):  # a node may read a tensor twice
                 self._consumers.setdefault(name, []).append(node)
 
     @property
@@ -71,6 +71,7 @@ class Graph:
     def remove_unused_constants(self) -> None:
         """Removes the constants that no node has as an input and that are no output of the graph."""
         used = {name for node in self.proto.node for name in node.input} | {item.name for item in self.proto.output}
+        # By position: `remove` compares whole tensors, weights included.
         for position in reversed(range(len(self.proto.initializer))):
             if self.proto.initializer[position].name not in used:
                 del self.proto.initializer[position]

@@ -64,6 +64,7 @@ def to_onnx(model: Network, metadata: Mapping[str, str]) -> onnx.ModelProto:
         )
     assert program is not None
     traced = program.model_proto
+    # onnxsim passes the model through one protobuf message, which a large one does not fit.
     if not is_large(traced):
         traced, same = onnxsim.simplify(traced)
         if not same:
@@ -116,6 +117,7 @@ def use_global_average_pool(model: onnx.ModelProto) -> None:
     for node in graph.nodes:
         if node.op_type != "ReduceMean" or len(node.input) != 2 or node.input[1] not in graph.constants:
             continue
+        # Negative axes count from the end of N, C, H, W.
         axes = sorted(axis % 4 for axis in graph.array(node.input[1]).tolist())
         if axes == [2, 3] and attributes_of(node).get("keepdims", 1) == 1 and ranks.get(node.input[0]) == 4:
             node.op_type = "GlobalAveragePool"
@@ -126,7 +128,7 @@ def use_global_average_pool(model: onnx.ModelProto) -> None:
 def annotate(model: onnx.ModelProto, metadata: Mapping[str, str]) -> onnx.ModelProto:
     """Sets the metadata, names the batch dimension N, removes what the tracer noted and infers all shapes again."""
     graph = model.graph
-    del graph.value_info[:]
+    del graph.value_info[:]  # inferred again below, with the batch named N
     for node in graph.node:
         del node.metadata_props[:]
         node.doc_string = ""

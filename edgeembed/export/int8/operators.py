@@ -45,6 +45,7 @@ def choose_operators(model: onnx.ModelProto) -> QuantisedOperators:
     graph = Graph(model)
     stem = next((node.name for node in stem_chain(graph)[-1:]), None)
     first_convolution = next((node.name for node in graph.nodes if node.op_type == "Conv"), None)
+    # The first convolution reads pixels: either `quantise_stem` takes it, or it stays in float32.
     excluded = {
         first_convolution,
         *(node.name for node in graph.nodes if node.op_type in UNIT_NORM),
@@ -93,6 +94,7 @@ def attention_and_norms(graph: Graph) -> set[str]:
     pending = [node for node in graph.nodes if node.op_type in ATTENTION_AND_NORMS]
     while pending:
         node = pending.pop()
+        # The search ends at residual sums, or it would run along the residual stream through the whole network.
         if node.op_type == "Add" and not any(name in graph.constants for name in node.input):
             sums.append(node)
             continue

@@ -78,6 +78,7 @@ def int8_candidates(
         log.info("int8: calibration by %s is used (mean 1 - cosine: %s)", best, listed)
         yield quantiser.candidate(best)
 
+        # Only if the gate refuses the first: measuring each operator alone takes minutes.
         worst_first = quantiser.rank_operators(best, selection_NHWC[:RANKING_IMAGES], expected_ND[:RANKING_IMAGES])
         count, max_count = 1, int(settings.max_float_share * len(worst_first))
         while count <= max_count:
@@ -134,11 +135,12 @@ class Quantiser:
             quantised = onnx.load(
                 self._quantise_static(method, [name for name in nodes if name != self.operators.stem])
             )
+        # In this order: the stem is quantised apart, after the passes that read ONNX Runtime's scales.
         avoid_rounding_ties(quantised)
         keep_float_weights(quantised)
         if self.operators.stem in nodes:
             quantise_stem(quantised, self.calibration_NHWC, reduce_range=self.reduce_range)
-        del quantised.metadata_props[:]
+        del quantised.metadata_props[:]  # those of the quantiser
         onnx.helper.set_model_props(quantised, self.metadata)
         return quantised
 

@@ -30,6 +30,7 @@ def avoid_rounding_ties(model: onnx.ModelProto) -> None:
     graph = Graph(model)
     fixed: set[str] = set()
     for node in graph.nodes:
+        # A sum that is quantised once and read by nothing else, of two tensors that are quantised themselves.
         consumers = [consumer for consumer in graph.consumers(node.output[0]) if node.op_type == "Add"]
         if [consumer.op_type for consumer in consumers] != ["QuantizeLinear"]:
             continue
@@ -40,6 +41,7 @@ def avoid_rounding_ties(model: onnx.ModelProto) -> None:
         kept, other, total = *scales, consumers[0].input[1]
         if other in fixed or len({kept, other, total}) < 3:
             continue
+        # Rounding down here and up below widens scales only, so that no value is cut off.
         multiple = max(1, math.floor(DENOMINATOR * scale_of(graph, kept) / scale_of(graph, total)))
         set_scale(graph, total, scale_of(graph, kept) * DENOMINATOR / multiple)
         multiple = math.ceil(DENOMINATOR * scale_of(graph, other) / scale_of(graph, total))
@@ -57,6 +59,7 @@ def set_scale(graph: Graph, name: str, scale: float) -> None:
     The scale of a bias is the product of the scales of the layer's input and weights.
     """
     ratio = scale / scale_of(graph, name)
+    # Biases are int32 with a scale of their own, which must stay the product of the two others.
     dequantized = [
         node.output[0] for node in graph.consumers(name) if node.op_type == "DequantizeLinear" and node.input[1] == name
     ]

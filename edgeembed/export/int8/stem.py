@@ -34,6 +34,7 @@ def stem_chain(graph: Graph) -> list[onnx.NodeProto]:
     chain: list[onnx.NodeProto] = []
     tensor = graph.image
     for op_type in STEM_OP_TYPES:
+        # A ViT also reads the size of the batch from the image, which changes nothing here.
         consumers = [node for node in graph.consumers(tensor) if node.op_type != "Shape"]
         if [node.op_type for node in consumers] != [op_type]:
             return []
@@ -63,6 +64,7 @@ def quantise_stem(model: onnx.ModelProto, pixels_NHWC: UInt8Array, *, reduce_ran
     rounded_KP = round_with_feedback(weight_KP / scale_K[:, None], covariance_PP, max_weight)
     mean_error_K = (rounded_KP * scale_K[:, None] - weight_KP) @ mean_P
     bias_K = sum(biases) + (weight_KCHW.sum((2, 3)) * (zero_point - mean_C)).sum(1) - mean_error_K
+    # The names are part of exported files.
     constants = {
         "stem_range": np.float32(1),
         "stem_grey": np.uint8(zero_point),
@@ -118,6 +120,7 @@ def round_with_feedback(weight_KP: Float64Array, covariance_PP: Float64Array, ma
     """Rounds weights to whole numbers so that products with inputs of that covariance change least (GPTQ)."""
     size = len(covariance_PP)
     damping = DAMPING * max(float(np.trace(covariance_PP)) / size, 1e-8)
+    # Row i of this factor says how much each later weight has to move for an error of weight i.
     upper_PP = np.linalg.cholesky(np.linalg.inv(covariance_PP + damping * np.eye(size))).T
     remaining_KP, rounded_KP = weight_KP.copy(), np.zeros_like(weight_KP)
     for i in range(size):

@@ -108,6 +108,7 @@ def build_engines(
     except (ImportError, OSError, UserError) as error:
         reason = f"cannot be used here: {' '.join(str(error).split())}"
         return [], [RefusedFile(precision=RUNTIME, path=PLAN, reasons=(reason,))]
+    # An engine that fails leaves the others and the ONNX files as they are.
     engines: list[dict[str, Any]] = []
     refused: list[RefusedFile] = []
     for file in files:
@@ -119,6 +120,7 @@ def build_engines(
             with stage(f"building the {file.precision} engine with TensorRT on {device.name}"):
                 model = onnx.load(folder / file.path)
                 plan = build.build_engine(model, file.precision, settings)
+            # The types are read back first: an fp16 engine that computes in fp32 would pass the gate.
             layers = build.inspect_engine(plan)
             log.info("%s engine: %d layers, products with weights: %s", file.precision, layers.layers, layers.products)
             build.require_precision(layers, file.precision, model)
@@ -142,7 +144,7 @@ def build_engines(
                     **build.engine_facts(settings, layers),
                     "gpu": device.name,
                     "compute_capability": device.compute_capability,
-                    "onnx_sha256": file.sha256,
+                    "onnx_sha256": file.sha256,  # reading the bundle refuses an engine of another file
                 },
             }
         )
@@ -165,6 +167,7 @@ def add_engines(
     compared with those of the bundle's fp32 file in ONNX Runtime, which was compared with torch when it was exported.
     """
     manifest = read_bundle(bundle)
+    # All files, since the whole bundle is copied and sealed again.
     for file in manifest.files:
         verified_file(bundle, file)
     onnx_files = {file.precision: file for file in manifest.files if file.path.endswith(ONNX)}
@@ -182,6 +185,7 @@ def add_engines(
         images=images, reference_ND=reference_ND[: images.num_parity], gate=recipe.gate, transformer=transformer
     )
     checker.fp32 = checker.evaluate(bundle / reference.path, reference_ND, "fp32")
+    # The card is written anew with the engines; notes that the user gave stay.
     notes = notes_in((bundle / CARD).read_text(encoding="utf-8"), manifest) if (bundle / CARD).is_file() else ""
     partial = out.with_name(temporary_name(".partial"))
     try:
@@ -196,6 +200,7 @@ def add_engines(
         if not engines:
             return None, refused
         names = {item["path"] for item in engines}
+        # An engine of an earlier build is replaced by the new one of its precision.
         kept = [file for file in manifest.files if file.path not in names]
         files = (*kept, *(BundleFile.model_validate(item) for item in engines))
         manifest = manifest.model_copy(update={"files": files})

@@ -45,6 +45,7 @@ def decompose_layer_norm(graph: Graph) -> None:
             ("Div", [f"{y}_centred", f"{y}_deviation"], f"{y}_normal"),
             ("Mul", [f"{y}_normal", node.input[1]], f"{y}_unshifted" if has_bias else y),
         ]
+        # Names start with the output's, so that they are unique in the graph.
         if has_bias:
             steps.append(("Add", [f"{y}_unshifted", node.input[2]], y))
         return [new_node(op_type, inputs, output) for op_type, inputs, output in steps]
@@ -88,7 +89,7 @@ def float16_tensors(graph: Graph) -> set[str]:
 
 def downgrade_to_opset_17(model: onnx.ModelProto) -> None:
     """Writes a model in opset 17, in place. Raises CheckFailed for a model that needs something newer."""
-    set_split_sizes(model)
+    set_split_sizes(model)  # first, as it needs shape inference in the opset of the file
     graph = Graph(model)
     slice_partial_shapes(graph)
     move_axes_to_attribute(graph)
@@ -99,6 +100,7 @@ def downgrade_to_opset_17(model: onnx.ModelProto) -> None:
     for opset in model.opset_import:
         if not opset.domain:
             opset.version = OPSET
+    # What is left of newer opsets, an attribute or an input, is an error of the checker.
     try:
         onnx.checker.check_model(model)
     except onnx.checker.ValidationError as error:
@@ -133,6 +135,7 @@ def slice_partial_shapes(graph: Graph) -> None:
         parameters = [
             graph.add_constant(f"{output}_{name}", np.array([value], np.int64)) for name, value in limits.items()
         ]
+        # The Slice takes over the name, so that the consumers of the shape stay as they are.
         node.output[0] = f"{output}_whole"
         del node.attribute[:]
         return [node, new_node("Slice", [node.output[0], *parameters], output)]

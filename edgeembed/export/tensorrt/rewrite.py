@@ -57,6 +57,7 @@ def rewrite_for_tensorrt(model: onnx.ModelProto, version: Version) -> onnx.Model
     """
     copy = copy_model(model)
     graph = Graph(copy)
+    # Pixels first: their DequantizeLinear would otherwise be taken for that of an activation.
     cast_dequantized_pixels(graph)
     move_cast_first(graph)
     make_quantisation_symmetric(graph)
@@ -167,6 +168,7 @@ def make_quantisation_symmetric(graph: Graph) -> None:
             nodes += dequantize_constant(graph, node, float_constants)
             continue
         if node.op_type in ("QuantizeLinear", "DequantizeLinear") and is_uint8(graph, node.input[2]):
+            # uint8 with a zero point of 0 held no negative value; int8 does.
             if node.op_type == "QuantizeLinear" and graph.array(node.input[2]).flat[0] == 0:
                 rectified = f"{node.input[0]}_rectified_{len(nodes)}"
                 nodes.append(new_node("Relu", [node.input[0]], rectified))

@@ -96,6 +96,7 @@ def pick_of_each_label(pictures: Sequence[Picture], max_pictures: int) -> list[P
     labels = [by_label[label] for label in sorted(by_label)]
     if len(labels) > max_pictures:
         labels = [labels[i * len(labels) // max_pictures] for i in range(max_pictures)]
+    # zip_longest gives one of each label a round; short labels are padded with None.
     rounds = itertools.chain.from_iterable(itertools.zip_longest(*labels))
     return list(itertools.islice((picture for picture in rounds if picture is not None), max_pictures))
 
@@ -114,6 +115,7 @@ def write_index(folder: Path, pictures: Sequence[Picture], model: Embedder) -> i
         name = f"thumbnails/{number:03d}.webp"
         make_thumbnail(picture.path).save(folder / name, quality=THUMBNAIL_QUALITY)
         entries.append({"label": picture.label, "thumbnail": name})
+    # Little-endian float32, row by row, as the browser's Float32Array reads it.
     vectors: FloatArray = np.ascontiguousarray(embedding_ND, dtype="<f4")
     (folder / "index.f32").write_bytes(vectors.tobytes())
     index = {"schema": SCHEMA, "space_id": model.space_id, "dim": model.dim, "pictures": entries}

@@ -47,6 +47,7 @@ def build_page(bundle: Path, out: Path, pictures: Sequence[Picture], *, precisio
     file = choose_web_file(manifest, precision)
     check_web_target(out)
     model = Embedder(bundle, precision=file.precision, runtime="onnxruntime")
+    # The index is embedded with the page's own file and runtime: cosines then mean the same in both.
     partial = out.with_name(temporary_name(".partial"))
     partial.mkdir(parents=True)
     try:
@@ -68,6 +69,7 @@ def build_page(bundle: Path, out: Path, pictures: Sequence[Picture], *, precisio
             "files": checksums(partial),
         }
         (partial / SITE).write_text(json.dumps(site, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        # Last, as it lists the checksums of all other files.
         (partial / SERVICE_WORKER).write_text(filled_service_worker(partial), encoding="utf-8")
         replace_folder(out, partial)
     except OSError as error:
@@ -138,6 +140,6 @@ def filled_service_worker(folder: Path) -> str:
         ("const FILES = {};", f"const FILES = {files};"),
         ('const VERSION = "";', f'const VERSION = "{hashlib.sha256(files.encode()).hexdigest()[:16]}";'),
     ):
-        assert text.count(empty) == 1, empty
+        assert text.count(empty) == 1, empty  # or the page would silently not work offline
         text = text.replace(empty, filled)
     return text
