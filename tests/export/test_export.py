@@ -1,4 +1,4 @@
-"""Exports: self-contained, annotated, equal to torch on real pixels, refused when worse, replaced whole."""
+"""Exports are self-contained, annotated, equal to torch on real pixels, refused when worse, and replaced whole."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from tests.export.int8.models import int8_weights, to_int8
 Run = Callable[..., Outcome]
 PIXELS = np.random.default_rng(0).integers(0, 256, (12, 64, 64, 3), dtype=np.uint8)
 
-# Ranges that cut off nearly half of what they were taken from, and a gate that only the float file could pass.
+# A calibration that cuts off nearly half of the values, and a gate that only a float file could pass.
 HARMED = as_options(["int8.calibration=percentile", "int8.percentile=51", "gate.int8.cosine_p50=1.0"])
 
 
@@ -150,8 +150,14 @@ def test_a_refused_precision_is_left_out_with_exit_1(
     assert "operators alone" in caplog.text
     assert "Collecting" not in outcome.stdout
     assert [file.precision for file in read_bundle(tmp_path / "b").files] == ["fp32"]
-    assert edgeembed(*arguments, "--out", tmp_path / "none", "--set", "gate.fp32.cosine_p1=1.0").code in (0, 1)
     assert not list(tmp_path.glob(".*"))
+
+
+def test_where_fp32_is_refused_nothing_is_written(edgeembed: Run, tiny_student: Path, tmp_path: Path) -> None:
+    outcome = edgeembed("export", tiny_student, "--out", tmp_path / "b", "--set", "gate.fp32.relative_error_p50=0")
+    assert outcome.code == 1
+    assert "error: fp32 refused: error is 0.000 of the mean distance between images" in outcome.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_worse_file_is_written_where_that_is_accepted_and_says_so(
@@ -159,7 +165,8 @@ def test_a_worse_file_is_written_where_that_is_accepted_and_says_so(
 ) -> None:
     (tmp_path / "notes.md").write_text("Trained on rendered things.")
     arguments = ("export", tiny_student, "--out", tmp_path / "b", *HARMED)
-    assert edgeembed(*arguments, "--notes", tmp_path / "nothing.md").code == 2
+    refused = edgeembed(*arguments, "--notes", tmp_path / "nothing.md")
+    assert (refused.code, "nothing.md: cannot be read (No such file" in refused.stderr) == (2, True)
     outcome = edgeembed(*arguments, "--accept-worse", "--notes", tmp_path / "notes.md")
     assert outcome.code == 0, outcome.stderr
     assert "int8 is worse than promised, and accepted: cosine p50" in caplog.text
@@ -170,20 +177,22 @@ def test_a_worse_file_is_written_where_that_is_accepted_and_says_so(
     assert "Trained on rendered things." in card
 
 
-def test_operators_stay_in_float_until_the_gate_holds(edgeembed: Run, tiny_student: Path, tmp_path: Path) -> None:
+def test_operators_return_to_float32_until_the_gate_passes(edgeembed: Run, tiny_student: Path, tmp_path: Path) -> None:
     first = tmp_path / "first"
     assert edgeembed("export", tiny_student, "--out", first, "--set", "gate.int8={}").code == 0
     (file,) = (file for file in read_bundle(first).files if file.precision == "int8")
     assert file.parity is not None
     assert file.quantisation is not None
     assert file.quantisation.float_operators == ()
-    wanted = file.parity.cosine_p50 + 0.3 * (1 - file.parity.cosine_p50)
+    threshold = file.parity.cosine_p50 + 0.3 * (1 - file.parity.cosine_p50)
     second = tmp_path / "second"
-    assert edgeembed("export", tiny_student, "--out", second, "--set", f"gate.int8={{cosine_p50: {wanted}}}").code == 0
+    assert (
+        edgeembed("export", tiny_student, "--out", second, "--set", f"gate.int8={{cosine_p50: {threshold}}}").code == 0
+    )
     (file,) = (file for file in read_bundle(second).files if file.precision == "int8")
     assert file.parity is not None
     assert file.quantisation is not None
-    assert file.parity.cosine_p50 >= wanted
+    assert file.parity.cosine_p50 >= threshold
     assert file.quantisation.float_operators
 
 
@@ -201,7 +210,9 @@ def test_weights_above_the_limit_of_one_message_lie_beside_the_graph(
     assert sha256_of(tmp_path / "b" / "model.fp32.onnx.data") == files["model.fp32.onnx.data"].sha256
     assert Embedder(tmp_path / "b").embed_pixels(PIXELS[:2, :32, :32]).shape == (2, 64)
     (tmp_path / "b" / "model.fp32.onnx.data").unlink()
-    assert edgeembed("artifacts", "verify", tmp_path / "b").code == 1
+    verified = edgeembed("artifacts", "verify", tmp_path / "b")
+    assert verified.code == 1
+    assert "model.fp32.onnx.data: named in bundle.json but missing" in verified.stdout + verified.stderr
 
 
 @pytest.mark.parametrize(("budget", "num_images"), [(1e20, 120), (1.0, 64)])

@@ -17,8 +17,9 @@ from edgeembed.export.graph import Graph, attributes_of
 from edgeembed.export.int8.stem import stem_chain
 
 ATTENTION_AND_NORMS = ("MatMul", "Softmax", "LayerNormalization", "InstanceNormalization", "GroupNormalization")
-UNIT_NORM = ("ReduceL2", "Div", "Clip", "Sub", "Cast")
+UNIT_NORM_AND_INPUT = ("ReduceL2", "Div", "Clip", "Sub", "Cast")
 FLOAT_OUTPUTS = ("Gemm", "MatMul")
+"""Their output is not quantised: norms, softmax and sums in float32 follow, or the unit norm."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +49,7 @@ def choose_operators(model: onnx.ModelProto) -> QuantisedOperators:
     # The first convolution reads pixels: either `quantise_stem` takes it, or it stays in float32.
     excluded = {
         first_convolution,
-        *(node.name for node in graph.nodes if node.op_type in UNIT_NORM),
+        *(node.name for node in graph.nodes if node.op_type in UNIT_NORM_AND_INPUT),
         *multiplied_depthwise(graph),
         *(attention_and_norms(graph) - set(weight_products(graph))),
     }

@@ -64,14 +64,18 @@ def test_without_tensorrt_a_bundle_stays_as_it_is(edgeembed: Run, bundle: Path, 
     assert {path.name: sha256_of(path) for path in bundle.iterdir()} == before
 
 
-def test_a_bundle_needs_images_to_compare_its_engines_on(edgeembed: Run, bundle: Path, tmp_path: Path) -> None:
-    assert edgeembed("export", bundle).code == 2
-    outcome = edgeembed("export", bundle, "--tensorrt")
-    assert outcome.code == 2
-    assert "--data" in outcome.stderr
+def test_a_bundle_needs_images_to_compare_its_engines_on(
+    edgeembed: Run, bundle: Path, photographs: Path, tmp_path: Path
+) -> None:
     (tmp_path / "empty").mkdir()
-    assert edgeembed("export", bundle, "--tensorrt", "--data", tmp_path / "empty").code == 2
-    assert edgeembed("export", bundle, "--tensorrt", "--data", tmp_path / "empty", "--precision", "fp16").code == 2
+    for arguments, message in (
+        ((), "is a bundle already"),
+        (("--tensorrt",), "give a folder of them with --data"),
+        (("--tensorrt", "--data", tmp_path / "empty"), "empty: holds no image that can be read"),
+        (("--tensorrt", "--data", photographs, "--precision", "fp16"), "has no fp16 file, it holds fp32, int8"),
+    ):
+        outcome = edgeembed("export", bundle, *arguments)
+        assert (outcome.code, message in outcome.stderr) == (2, True), outcome.stderr
 
 
 def with_engine(bundle: Path, *, onnx_sha256: str) -> None:
