@@ -144,9 +144,10 @@ def write_best(
         # the best so far is refused.
         if best is None or best_rank == Rank.REFUSED or rank < best_rank:
             best = model, exported
-        too_few_images = exported.gate_result.queries_needed is not None
-        if not search or rank == Rank.PASSED or (rank == Rank.WITHIN_LIMIT and too_few_images):
+        if not search or rank == Rank.PASSED:
             break
+        if rank == Rank.WITHIN_LIMIT and exported.gate_result.queries_needed is not None:
+            break  # the images are too few to pass any file
     assert best is not None
     if best[1] is not exported:
         save_onnx(best[0], path)
