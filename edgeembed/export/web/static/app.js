@@ -169,7 +169,7 @@ async function start() {
   const { model, pictures } = await callWorker("describe");
   element("about").textContent =
     `${pictures} pictures, embedded by ${model.name} (${model.precision}, space ${model.space_id}).`;
-  if (latest === 0) say("Ready."); // else a search was started while the model was loading
+  if (latest === 0) showStatus("Ready."); // else a search was started while the model was loading
 }
 
 const ready = start();
