@@ -20,7 +20,7 @@ from edgeembed.device.bundle import read_bundle, verified_file
 from edgeembed.device.bundle_schema import BundleFile, BundleManifest
 from edgeembed.device.runtimes import open_session
 from edgeembed.evaluation import ScoredQueries
-from edgeembed.export.gate import map_loss
+from edgeembed.export.gate import measure_map_loss
 
 ROUNDS = 7
 
@@ -41,7 +41,7 @@ def p50_ms(paths: dict[str, Path], manifest: BundleManifest) -> dict[str, float]
 
 def line(name: str, file: BundleFile, ms: float, ms_fp32: float, found: ScoredQueries, fp32: ScoredQueries) -> str:
     assert file.parity is not None
-    loss, gate_loss = map_loss(fp32, found), file.map_loss
+    loss, gate_loss = measure_map_loss(fp32, found), file.measure_map_loss
     quantisation = file.quantisation
     cells = [
         name,

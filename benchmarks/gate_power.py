@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeembed.device.bundle_schema import MapLoss, Parity
-from edgeembed.export.gate import judge, with_limit
+from edgeembed.export.gate import apply_gate, check_against_limit
 from edgeembed.export.recipe import Thresholds
 from edgeembed.intervals import mean_intervals
 
@@ -119,7 +119,7 @@ def rates(case: Case, size: int, *, by_class: bool, limit: float, draws: int) ->
         loss = MapLoss(
             value=float(lost_Q.mean()), ci95=intervals.wider, matched_queries=size, classes=len(set(classes))
         )
-        count[judge(AGREES, with_limit(loss, limit), Thresholds(map_loss=limit)).outcome] += 1
+        count[apply_gate(AGREES, check_against_limit(loss, limit), Thresholds(map_loss=limit)).outcome] += 1
         count["lenient"] += not (loss.value > limit and intervals.over_queries[0] > 0.0)
         count["strict"] += loss.ci95[0] > limit
     passed, refused, not_shown, lenient, strict = (100 * number / draws for number in count.values())

@@ -19,11 +19,12 @@ from pathlib import Path
 
 import numpy as np
 
+from edgeembed.agreement import measure_agreement
 from edgeembed.arrays import UInt8Array
 from edgeembed.bench.retrieval import DecodedFiles, choose_protocol, embed_with_session
 from edgeembed.data.comparison_images import rendered_images
 from edgeembed.data.manifest import read_manifest
-from edgeembed.device.bundle import fp32_file, parity, read_bundle
+from edgeembed.device.bundle import fp32_file, read_bundle
 from edgeembed.device.bundle_schema import BundleFile
 from edgeembed.device.image_files import find_images
 from edgeembed.device.images import load_pixels, squash
@@ -74,9 +75,8 @@ def agree(bundles: list[Path], runtimes: list[str], photos: Path, num_photos: in
                 session = open_alone(bundle, file, runtime)
                 for name, image_NHWC in sets.items():
                     embedding_ND = embed_each(session, image_NHWC)
-                    found = parity(expected[name], embedding_ND)
-                    least = float((expected[name] * embedding_ND).sum(1).min())
-                    figures = f"{found.cosine_p1:.4f} | {found.cosine_p50:.4f} | {least:.4f}"
+                    found = measure_agreement(expected[name], embedding_ND)
+                    figures = f"{found.cosine_p1:.4f} | {found.cosine_p50:.4f} | {found.cosine_min:.4f}"
                     print(f"| {bundle.name}/{file.path} | {runtime} | {name} | {figures} |", flush=True)
 
 

@@ -74,7 +74,7 @@ def pretend_cpu_flags(monkeypatch: pytest.MonkeyPatch, flags: list[str]) -> None
         runtimes.this_machine(), architecture="x86_64", system="Linux-6.1", cpu_flags=tuple(flags)
     )
     for module in (runtimes, fastest_cache):
-        monkeypatch.setattr(module, "this_machine", lambda: machine)
+        monkeypatch.setattr(module, "this_machine", lambda: facts)
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edgeembed.device.bundle import parity
+from edgeembed.agreement import measure_agreement
 from edgeembed.metrics import top_k
 from edgeembed.spread import (
     MOST_RELATIVE_ERROR,
@@ -63,12 +63,12 @@ def test_one_image_or_numbers_that_are_not_finite_have_no_spread() -> None:
     assert spread_of(HEALTHY[:1]) is None
     assert spread_of(np.full((3, 4), np.nan, np.float32)) is None
     assert relative_errors(HEALTHY[:1], HEALTHY[:1]) is None
-    assert parity(HEALTHY[:1], HEALTHY[:1]).relative_error_p50 is None
+    assert measure_agreement(HEALTHY[:1], HEALTHY[:1]).relative_error_p50 is None
 
 
 def test_a_high_cosine_hides_changed_neighbours_in_a_collapsed_space_and_the_relative_error_shows_them() -> None:
     collapsed, healthy = (with_error(each, 0.998) for each in (COLLAPSED, HEALTHY))
-    in_collapsed, in_healthy = parity(COLLAPSED, collapsed), parity(HEALTHY, healthy)
+    in_collapsed, in_healthy = measure_agreement(COLLAPSED, collapsed), measure_agreement(HEALTHY, healthy)
     assert in_collapsed.cosine_p50 == pytest.approx(0.998, abs=3e-4)
     assert in_healthy.cosine_p50 == pytest.approx(0.998, abs=3e-4)
     assert same_nearest(COLLAPSED, collapsed) < 0.6 < 0.75 < same_nearest(HEALTHY, healthy)
@@ -89,8 +89,11 @@ def test_the_same_relative_error_changes_as_many_neighbours_in_both() -> None:
 
 def test_a_constant_network_is_no_division_by_zero() -> None:
     constant_ND = unit(np.ones((20, 8)))
-    assert parity(constant_ND, constant_ND).relative_error_p50 == 0.0
-    assert error_beside_spread(parity(constant_ND, with_error(constant_ND, 0.9999)).relative_error_p50) is not None
+    assert measure_agreement(constant_ND, constant_ND).relative_error_p50 == 0.0
+    assert (
+        error_beside_spread(measure_agreement(constant_ND, with_error(constant_ND, 0.9999)).relative_error_p50)
+        is not None
+    )
     assert is_collapsed(spread_of(constant_ND))
 
 

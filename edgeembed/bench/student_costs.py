@@ -11,7 +11,7 @@ import torch
 
 from edgeembed.bench.latency import Budget
 from edgeembed.device.runtimes import open_session
-from edgeembed.export.onnx import save, to_onnx
+from edgeembed.export.onnx import save_onnx, to_onnx
 from edgeembed.network.model import num_params
 from edgeembed.student.aliases import timm_model_name
 from edgeembed.student.zoo import build_student, count_macs, require_student_size
@@ -43,7 +43,7 @@ def measure_student(name: str, *, size_px: int, threads: int | None) -> StudentC
     if threads is not None:
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "model.onnx"
-            save(to_onnx(model, {}), file)
+            save_onnx(to_onnx(model, {}), file)
             session = open_session(file, threads=threads)
             image_NHWC = np.zeros((1, size_px, size_px, 3), np.uint8)
             p50_ms = BUDGET.measure(lambda: session.run(image_NHWC)).p50

@@ -141,7 +141,8 @@ def describe_files(folder: Path) -> list[dict[str, Any]]:
 
 def verify_files(folder: Path) -> list[dict[str, Any]]:
     """One row for each file: whether its checksum is right and, for ONNX, whether it runs and gives unit vectors."""
-    from edgeembed.device.bundle import BundleFile, read_bundle, stored_files, verified_file
+    from edgeembed.device.bundle import read_bundle, stored_files, verified_file
+    from edgeembed.device.bundle_schema import BundleFile
     from edgeembed.device.embedder import verified_with_weights
     from edgeembed.errors import CheckFailed, UserError
 

@@ -17,10 +17,10 @@ from edgeembed.files import check_output_folder
 
 if TYPE_CHECKING:
     from edgeembed.device.bundle_schema import BundleManifest
-    from edgeembed.export.gate import Refused
+    from edgeembed.export.gate import RefusedFile
     from edgeembed.export.recipe import ExportRecipe
 
-    Exported = tuple[BundleManifest | None, list[Refused]]
+    Exported = tuple[BundleManifest | None, list[RefusedFile]]
 
 log = logging.getLogger(__name__)
 
@@ -155,18 +155,18 @@ def export_engines(
 ) -> Exported:
     """Builds engines from the files of a finished bundle, without torch, and compares them on images of a folder."""
     from edgeembed.device.bundle import read_bundle
-    from edgeembed.export.tensorrt.engines import add_engines, photographs
+    from edgeembed.export.tensorrt.engines import add_engines, read_unlabelled_images
 
     check_output_folder(out, replaced=True)
     if data is None:
         raise UserError(f"{bundle}: engines are compared with its files on images: give a folder of them with --data")
     spec = read_bundle(bundle).input
-    images = photographs(data, (spec.height, spec.width))
+    images = read_unlabelled_images(data, (spec.height, spec.width))
     names = [name.strip() for name in precision.split(",") if name.strip()]
     return add_engines(bundle, out, images, recipe=recipe, precisions=names, accept_worse=accept_worse)
 
 
-def drop_accepted(refused: list[Refused], manifest: BundleManifest) -> list[Refused]:
+def drop_accepted(refused: list[RefusedFile], manifest: BundleManifest) -> list[RefusedFile]:
     """The refused files that were not written even with --accept-worse; the written ones are logged."""
     written = {file.path for file in manifest.files}
     for item in refused:

@@ -27,15 +27,15 @@ def choose_pictures(source: Path, out: Path | None, index: Path | None, precisio
             raise UserError("--web-index and --web-precision are of a web page: add --web FOLDER")
         return []
     check_output_folder(out, option="--web", replaced=True)
-    from edgeembed.export.web.index import pictures_of, pictures_of_run
+    from edgeembed.export.web.index import find_pictures, find_pictures_of_run
     from edgeembed.export.web.page import check_web_target
 
     check_web_target(out)
     if index is not None:
-        return pictures_of(index)
+        return find_pictures(index)
     if (source / "bundle.json").is_file():
         raise UserError(f"{source}: a bundle holds no images: name pictures for the page with --web-index FOLDER")
-    return pictures_of_run(source)
+    return find_pictures_of_run(source)
 
 
 def write_page(bundle: Path, out: Path, pictures: Sequence[Picture], precision: str | None) -> dict[str, Any]:

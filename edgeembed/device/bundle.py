@@ -7,10 +7,10 @@ import unicodedata
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-import numpy as np
-import numpy.typing as npt
 from pydantic import ValidationError
 
+from edgeembed.agreement import find_defect
+from edgeembed.arrays import FloatArray
 from edgeembed.device.bundle_schema import (
     CARD,
     MANIFEST,
@@ -20,14 +20,12 @@ from edgeembed.device.bundle_schema import (
     SCHEMA_WITHOUT_CHECKSUM,
     BundleFile,
     BundleManifest,
-    Parity,
     StoredFile,
 )
 from edgeembed.device.checksummed_json import damaged_file_error, read_checksummed, write_checksummed
 from edgeembed.errors import CheckFailed, UserError
 from edgeembed.files import sha256_of, write_atomically
 from edgeembed.run_folder import describe_folder
-from edgeembed.spread import relative_errors
 
 PACKED_SUFFIX = ".edgeembed.zip"
 LENGTH_TOLERANCE = 1e-3
@@ -170,34 +168,10 @@ def check_shapes(
         raise CheckFailed(f"{path}: gives {output_shape[1]} dimensions, bundle.json says {dim}: export it again")
 
 
-def check_unit_length(path: Path, embedding_ND: npt.NDArray[np.float32]) -> None:
-    """Raises CheckFailed for vectors that are not of length 1: search, an inner product, would rank them wrongly."""
-    length_N = np.sqrt(np.einsum("nd,nd->n", embedding_ND, embedding_ND))
-    wrong_W = length_N[~(np.abs(length_N - 1) < LENGTH_TOLERANCE)]  # NaN is wrong too
-    if len(wrong_W):
-        raise CheckFailed(f"{path}: gives vectors of length {wrong_W[0]:.4f}, expected 1: export it again")
-
-
-def are_unit(embedding_ND: npt.NDArray[np.float32]) -> bool:
-    """Whether all vectors have length 1: a norm that overflows in float16 gives zeros, which a median overlooks."""
-    length_N = np.sqrt(np.einsum("nd,nd->n", embedding_ND, embedding_ND, dtype=np.float64))
-    return bool((np.abs(length_N - 1) < LENGTH_TOLERANCE).all())  # NaN is not
-
-
-def parity(reference_ND: npt.NDArray[np.float32], candidate_ND: npt.NDArray[np.float32]) -> Parity:
-    """Agreement of two embeddings of the same images; both are unit vectors."""
-    if candidate_ND.shape != reference_ND.shape or not are_unit(candidate_ND):
-        return Parity(cosine_p1=-1.0, cosine_p50=-1.0, max_abs=2.0, images=len(reference_ND))  # unit vectors' worst
-    cosine_N = np.einsum("nd,nd->n", reference_ND.astype(np.float64), candidate_ND.astype(np.float64))
-    p1, p50 = np.percentile(cosine_N, [1, 50])
-    error_N = relative_errors(reference_ND, candidate_ND)
-    return Parity(
-        cosine_p1=float(p1),
-        cosine_p50=float(p50),
-        relative_error_p50=None if error_N is None else float(np.median(error_N)),
-        max_abs=float(np.abs(reference_ND - candidate_ND).max()),
-        images=len(reference_ND),
-    )
+def check_unit_length(path: Path, embedding_ND: FloatArray) -> None:
+    """Raises CheckFailed for vectors that an inner product cannot compare, which search would rank wrongly."""
+    if defect := find_defect(embedding_ND):
+        raise CheckFailed(f"{path}: {defect}: export it again")
 
 
 def fp32_file(manifest: BundleManifest) -> BundleFile | None:

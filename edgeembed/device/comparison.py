@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from edgeembed.agreement import measure_agreement
 from edgeembed.arrays import FloatArray
 from edgeembed.device.bundle import choose_file, read_bundle
 from edgeembed.device.bundle_schema import MANIFEST, BundleFile, BundleManifest
@@ -184,20 +185,18 @@ def compare_embeddings(
 
 def agreement(a_ND: FloatArray, b_ND: FloatArray) -> dict[str, Any]:
     """Figures over N images; `same_nearest` is None for one image alone, which has no neighbour."""
-    cosine_N = np.sum(a_ND.astype(np.float64) * b_ND, axis=1)
-    cosine_N /= np.linalg.norm(a_ND, axis=1) * np.linalg.norm(b_ND, axis=1)
-    p1, p50 = np.percentile(cosine_N, [1, 50])
+    found = measure_agreement(a_ND, b_ND, normalise=True)
     same_nearest = None
     if len(a_ND) > 1:
         own = np.arange(len(a_ND), dtype=np.int64)
         nearest_a, nearest_b = (top_k(each, each, 1, query_id=own, index_id=own)[0][:, 0] for each in (a_ND, b_ND))
         same_nearest = int(np.sum(nearest_a == nearest_b))
     return {
-        "images": len(a_ND),
-        "cosine_min": float(cosine_N.min()),
-        "cosine_p1": float(p1),
-        "cosine_p50": float(p50),
-        "max_abs": float(np.abs(a_ND - b_ND).max()),
+        "images": found.images,
+        "cosine_min": found.cosine_min,
+        "cosine_p1": found.cosine_p1,
+        "cosine_p50": found.cosine_p50,
+        "max_abs": found.max_abs,
         "same_nearest": same_nearest,
     }
 

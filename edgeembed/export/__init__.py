@@ -1,1 +1,1 @@
-"""Turns a run into files for a device, none of which is silently worse."""
+"""Exports a run as ONNX files and TensorRT engines; the gate refuses a file that is worse than its limits allow."""

@@ -1,4 +1,4 @@
-"""What the figures of an export are compared with: a random ranking, an untrained network, the spread of embeddings."""
+"""Measures what the figures of an export are read against: chance, an untrained network, the spread of embeddings."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from edgeembed.training.validation import embed_files
 
 log = logging.getLogger(__name__)
 
-MOST_MACS = 1e12
-"""Of an untrained network on the images that the bench will measure on: minutes on one core, paid once for all."""
+MAX_UNTRAINED_MACS = 1e12
+"""Most multiply-accumulates for the untrained network on the images of the bench: minutes on one core, once."""
 
 
-def run_torch(model: Network, pixels_NHWC: UInt8Array) -> FloatArray:
-    """(N, D) of the network itself."""
+def embed_with_torch(model: Network, pixels_NHWC: UInt8Array) -> FloatArray:
+    """Embeddings (N, D) of the network itself, before any export."""
     with torch.inference_mode():
         batches = torch.from_numpy(pixels_NHWC).permute(0, 3, 1, 2).split(BATCH)
         return np.concatenate([model(batch).numpy() for batch in batches])
@@ -36,7 +36,7 @@ def run_torch(model: Network, pixels_NHWC: UInt8Array) -> FloatArray:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Baselines:
-    """`untrained` holds one entry for each evaluation set, as in bundle.json, that of the gate's images first."""
+    """What `evaluation` of bundle.json says beside the counts: `untrained` has an entry for each evaluation set."""
 
     evaluation: RetrievalProtocol
     untrained: list[dict[str, Any]]
@@ -45,12 +45,12 @@ class Baselines:
 
     @property
     def untrained_map(self) -> float | None:
-        """On the gate's images."""
-        first = next((one for one in self.untrained if one["fingerprint"] == self.evaluation.fingerprint), None)
-        return None if first is None else first["figures"]["map"]
+        """mAP of the untrained network on the gate's images, where it was measured."""
+        fingerprint = self.evaluation.fingerprint
+        return next((one["figures"]["map"] for one in self.untrained if one["fingerprint"] == fingerprint), None)
 
     def facts(self, scores: RetrievalScores | None) -> dict[str, Any]:
-        """`evaluation` of bundle.json; `scores` are those of any file, whose chance is that of all."""
+        """Returns `evaluation` of bundle.json; `scores` are those of any file, as chance is the same for all files."""
         reason = self.evaluation.not_scored
         if reason is None and scores is None:
             reason = "none of the queries whose images can be read has a match"
@@ -66,11 +66,12 @@ class Baselines:
 
 
 def measure_baselines(model: Network, images: GateImages, reference_ND: FloatArray, macs: int) -> Baselines:
-    """Embeds the gate's images with an untrained network, and those of the bench where they cost little.
+    """Measures the baselines on the gate's images, and warns where the embedding space is collapsed.
 
-    `reference_ND`: the model's own embeddings of the first images; a collapsed space is logged.
+    `reference_ND`: the model's embeddings of the first images. `macs`: multiply-accumulates for one image.
     """
     evaluation = images.evaluation
+    # Few classes lower the effective dimension that a healthy space has.
     num_classes = len(evaluation.manifest.class_names(images.rows)) if evaluation.not_scored is None else None
     spread = spread_of(reference_ND)
     if (warning := collapse_warning(model.name, spread, num_classes=num_classes)) is not None:
@@ -84,10 +85,11 @@ def measure_baselines(model: Network, images: GateImages, reference_ND: FloatArr
 
 
 def measure_untrained(model: Network, images: GateImages, macs: int) -> list[dict[str, Any]]:
-    """Scores of the same architecture with random weights on the gate's images and on those of the bench.
+    """Scores the architecture with random weights on the gate's images, and on those of the bench where that is cheap.
 
-    `macs`: multiply-accumulates for one image. Empty where nothing can be scored or the network is too large.
+    Empty where nothing can be scored or the network is too large.
     """
+    # The gate prefers val and the bench test, so that they mostly have different images.
     gate = images.evaluation
     bench = RetrievalProtocol.of_first_scorable(gate.manifest, "test", "val")
     if gate.not_scored is not None and bench.not_scored is not None:
@@ -95,23 +97,26 @@ def measure_untrained(model: Network, images: GateImages, macs: int) -> list[dic
     untrained = untrained_network(model.describe())
     if untrained is None:
         return []
-    found = []
+    measured = []
     if gate.not_scored is None:
-        with stage(f"embedding {len(images.rows)} images with an untrained {model.name}, to compare with"):
-            scored = images.score(run_torch(untrained, images.pixels_NHWC))
+        with stage(f"embedding {len(images.rows)} images with an untrained {model.name} for comparison"):
+            scored = images.score(embed_with_torch(untrained, images.pixels_NHWC))
         if scored is not None:
-            found.append({"fingerprint": gate.fingerprint, "split": gate.split, "figures": scored.scores.figures})
+            measured.append({"fingerprint": gate.fingerprint, "split": gate.split, "figures": scored.scores.figures})
+    # The bench would otherwise need torch, which it does not on a device, to measure this itself.
     if bench.not_scored is None and bench.fingerprint != gate.fingerprint:
-        figures = untrained_on(untrained, bench, macs)
+        figures = score_untrained(untrained, bench, macs)
         if figures is not None:
-            found.append({"fingerprint": bench.fingerprint, "split": bench.split, "figures": figures})
-    return found
+            measured.append({"fingerprint": bench.fingerprint, "split": bench.split, "figures": figures})
+    return measured
 
 
-def untrained_on(untrained: Network, bench: RetrievalProtocol, macs: int) -> dict[str, float | None] | None:
-    """The figures on the images that the bench will measure on; None where they cost much or are not all there."""
-    if (cost := macs * len(bench.rows)) > MOST_MACS:
-        log.info("%s: an untrained network is not measured, it would cost %.2g MACs", bench.split, cost)
+def score_untrained(untrained: Network, bench: RetrievalProtocol, macs: int) -> dict[str, float | None] | None:
+    """Scores an untrained network on the images of the bench; None where that is expensive or an image is missing."""
+    if (cost := macs * len(bench.rows)) > MAX_UNTRAINED_MACS:
+        log.info(
+            "%s: an untrained network is not measured, that would take %.2g multiply-accumulates", bench.split, cost
+        )
         return None
     try:
         bench.manifest.take(bench.rows).require_files()
@@ -123,6 +128,6 @@ def untrained_on(untrained: Network, bench: RetrievalProtocol, macs: int) -> dic
             untrained, bench.files, batch_size=BATCH, workers=0, device="cpu", precision="fp32"
         )
     if len(kept) < len(bench.rows):
-        return None
+        return None  # the bench may read what this machine cannot, and would compare figures of other images
     embedded = EmbeddedRows(embedding_ND=embedding_ND, row_N=bench.rows)
     return bench.score(embedded, embedded).scores.figures

@@ -1,4 +1,4 @@
-"""What bundle.json says of the network, its teacher and its data."""
+"""Collects what bundle.json records of a network, its teacher and its data."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ def bundle_facts(
     files: list[dict[str, Any]],
     evaluation: dict[str, Any],
 ) -> dict[str, Any]:
-    """Everything of bundle.json; `macs` of one image."""
+    """Returns the content of bundle.json.
+
+    `macs`: multiply-accumulates for one image. `files` and `evaluation` are entries as bundle.json holds them.
+    """
     description = model.describe()
     network = {
         "name": origin.alias or model.name,

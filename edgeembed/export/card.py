@@ -1,4 +1,4 @@
-"""The model card: what a bundle is, what it learnt from, how good it is, under which licence."""
+"""Writes the model card of a bundle: what it is, what it was trained on, how good it is, under which licence."""
 
 from __future__ import annotations
 
@@ -61,10 +61,10 @@ The network knows the kinds of things that its training images show; elsewhere i
 
 WEIGHTS = {
     "none": "random",
-    "auto": "not recorded: published ones where they could be downloaded, else random",
-    "pretrained": "published ones of the network, from timm",
+    "auto": "not recorded: pretrained ones where they could be downloaded, else random",
+    "pretrained": "pretrained ones of the network, from timm",
 }
-"""What a run may record in place of its starting weights, and what that means."""
+"""The values of `weights` in a run that name no file, and what the card says instead."""
 
 CPUS: dict[CpuRequirement, str] = {
     "any": "right on every CPU",
@@ -72,13 +72,14 @@ CPUS: dict[CpuRequirement, str] = {
 }
 
 
-def remarks(file: BundleFile) -> list[str]:
-    """A line below the table: how int8 was quantised, what the gate could not show, and why it refused the file."""
+def file_remarks(file: BundleFile) -> list[str]:
+    """Lines below the table of files: how int8 was quantised, what the gate could not show, why it refused the file."""
     parts = []
     if file.quantisation is not None:
         quantised = file.quantisation
         parts.append(
-            f"static ranges by {quantised.calibration}, {len(quantised.float_operators)} operators back in float"
+            f"static quantisation (QDQ), calibration by {quantised.calibration}, "
+            f"{len(quantised.float_operators)} operators left in float32"
         )
         parts.append(f"{'7-bit' if quantised.reduce_range else '8-bit'} weights, {CPUS[quantised.cpus]}")
     if file.map_loss is not None and file.runtime not in file.not_shown:
@@ -91,8 +92,9 @@ def remarks(file: BundleFile) -> list[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class ComparisonColumns:
-    """The columns and remarks that retrieval is read beside; empty for bundles of versions that did not measure them,
-    whose cards must not change.
+    """The columns and remarks with chance and the untrained network, to compare retrieval with.
+
+    Empty for bundles of earlier versions, which did not measure them and whose cards must not change.
     """
 
     missing: str = "-"
@@ -125,14 +127,14 @@ class ComparisonColumns:
 
 
 def model_card(manifest: BundleManifest, notes: str = "") -> str:
-    """Markdown for MODEL_CARD.md, from what the manifest holds; nothing in it is assumed."""
+    """Returns MODEL_CARD.md, from nothing but what the manifest holds; `notes` are added behind the files."""
     student, teacher, data = manifest.student or {}, manifest.teacher or {}, manifest.data or {}
     columns = ComparisonColumns.of(manifest)
     weights = student.get("weights") or "not recorded"
     lines = [
         f"# {manifest.name}",
         "",
-        f"Image embeddings of {manifest.embedding.dim} numbers for visual search on small devices.",
+        f"Image embeddings of {manifest.embedding.dim} dimensions for visual search on small devices.",
         "",
         "| | |",
         "|---|---|",
@@ -148,18 +150,19 @@ def model_card(manifest: BundleManifest, notes: str = "") -> str:
         "",
         f"| file | precision | bytes | cosine to torch p1 / p50 | mAP |{columns.header} recall@1 | measured on |",
         f"|---|---|---|---|---|{columns.rule}---|---|",
-        *(row_of(file, columns) for file in manifest.files),
+        *(file_row(file, columns) for file in manifest.files),
     ]
+    # Everything between the table and `## Use` is remarks and notes: `notes_in` relies on it.
     for file in manifest.files:
-        lines += remarks(file)
+        lines += file_remarks(file)
     lines += columns.remarks
     if notes:
         lines += ["", notes.strip()]
     return "\n".join([*lines, "", how_to_use(manifest), LIMITS])
 
 
-def row_of(file: BundleFile, columns: ComparisonColumns) -> str:
-    """A file's line in the table of files."""
+def file_row(file: BundleFile, columns: ComparisonColumns) -> str:
+    """Returns a file's line in the table of files."""
     agreement = f"{file.parity.cosine_p1:.5f} / {file.parity.cosine_p50:.5f}" if file.parity else "-"
     scores = file.retrieval or {}
     map_, recall = (f"{scores[key]:.4f}" if key in scores else columns.missing for key in ("map", "recall_at_1"))
@@ -170,7 +173,7 @@ def row_of(file: BundleFile, columns: ComparisonColumns) -> str:
 
 
 def how_to_use(manifest: BundleManifest) -> str:
-    """Code that runs as it stands, in edgeembed and, where there is an ONNX file, in ONNX Runtime alone."""
+    """Returns the section `Use`: code for edgeembed and, where there is an ONNX file, for ONNX Runtime alone."""
     height, width = manifest.input.height, manifest.input.width
     file = fp32_file(manifest) or next((file for file in manifest.files if file.path.endswith(ONNX)), None)
     plain = PLAIN.format(height=height, width=width, path=file.path) if file is not None else ""
@@ -179,18 +182,20 @@ def how_to_use(manifest: BundleManifest) -> str:
 
 
 def notes_in(card: str, manifest: BundleManifest) -> str:
-    """The notes of a card that `model_card` wrote for a manifest; empty where it is not such a card.
+    """Returns the notes of a card that `model_card` wrote for a manifest; empty where it is not such a card.
 
-    They stand between the table of files and `## Use`. How the rest is worded is another matter in earlier versions.
+    They stand between the table of files and `## Use`. Earlier versions worded the rest differently.
     """
+    # Remarks are taken out by their beginnings, because earlier versions worded them differently.
     card = without_remarks(card, manifest)
     columns = ComparisonColumns.of(manifest)
-    table = "\n".join(row_of(file, columns) for file in manifest.files) + "\n"
+    table = "\n".join(file_row(file, columns) for file in manifest.files) + "\n"
     start, end = card.find(table), card.rfind("\n## Use\n")
     is_ours = card.startswith(f"# {manifest.name}\n") and card.endswith(LIMITS) and 0 <= start <= end
     return card[start + len(table) : end].replace("\n".join(columns.remarks), "", 1).strip() if is_ours else ""
 
 
 def without_remarks(card: str, manifest: BundleManifest) -> str:
+    """Removes the lines that `file_remarks` wrote."""
     starts = tuple(f"`{file.path}`: " for file in manifest.files)
     return "".join(line for line in card.splitlines(keepends=True) if not line.startswith(starts))

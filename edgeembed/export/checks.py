@@ -1,7 +1,8 @@
-"""Runs a written file on real images, in every installed runtime, and passes its figures to the gate."""
+"""Runs a written file on real images, in every installed runtime, and applies the gate to its figures."""
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,28 +11,30 @@ from typing import Any, Protocol
 import numpy as np
 import onnx
 
+from edgeembed.agreement import find_defect, measure_agreement
 from edgeembed.arrays import FloatArray, UInt8Array
 from edgeembed.chance import beside_chance
-from edgeembed.device.bundle import parity
-from edgeembed.device.bundle_schema import MapLoss
+from edgeembed.device.bundle_schema import MapLoss, Parity
 from edgeembed.device.runtimes import ONNX_RUNTIMES, Session, is_installed, open_session
 from edgeembed.errors import CheckFailed, UserError
 from edgeembed.evaluation import ScoredQueries
-from edgeembed.export.gate import Verdict, judge, map_loss
+from edgeembed.export.gate import GateResult, apply_gate, measure_map_loss
 from edgeembed.export.recipe import GateSection
+from edgeembed.files import sha256_of
 from edgeembed.metrics import RetrievalScores
 from edgeembed.progress import stage
 
 log = logging.getLogger(__name__)
 
 BATCH = 16
-OWN_RUNTIME = "onnxruntime"
+GATE_RUNTIME = "onnxruntime"
+"""The runtime whose figures decide whether an ONNX file is written; those of other runtimes are recorded only."""
 
 
-class Judged(Protocol):
-    """The gate's images, (N, H, W, 3) uint8, and their labels, where there are any.
+class ComparisonImages(Protocol):
+    """Images that files are compared on, (N, H, W, 3) uint8, and their labels, where there are any.
 
-    The embeddings of the first `num_parity` are compared with torch one by one.
+    Only the embeddings of the first `num_parity` images are compared with torch.
     """
 
     @property
@@ -44,16 +47,16 @@ class Judged(Protocol):
 
     def summary(self, scores: RetrievalScores, /) -> dict[str, Any]: ...
 
-    def grown(self, num_queries: int, /) -> Judged | None: ...
+    def enlarged(self, num_queries: int, /) -> ComparisonImages | None: ...
 
 
 @dataclass(frozen=True, kw_only=True)
-class Checked:
-    """A file in one runtime: the embeddings of all images of the gate, (N, D), their retrieval, and the verdict."""
+class CheckResult:
+    """The embeddings of all images by one file in one runtime, (N, D), their retrieval, and the gate's result."""
 
     path: Path
     embedding_ND: FloatArray
-    verdict: Verdict
+    gate_result: GateResult
     scored: ScoredQueries | None
 
     @property
@@ -61,37 +64,37 @@ class Checked:
         return None if self.scored is None else self.scored.scores
 
     @property
-    def broken(self) -> bool:
-        """Whether it gives NaN or another shape, which nobody can accept."""
-        return self.verdict.parity.cosine_p1 == -1.0
+    def is_broken(self) -> bool:
+        return self.gate_result.is_broken
 
-    def facts(self, images: Judged) -> dict[str, Any]:
-        """`parity` and `retrieval` of bundle.json."""
+    def facts(self, images: ComparisonImages) -> dict[str, Any]:
+        """`parity` and `retrieval` of a file's entry in bundle.json; a broken file has none."""
+        assert self.gate_result.parity is not None, "a broken file is never written"
         retrieval = None if self.scores is None else images.summary(self.scores)
-        loss = self.verdict.map_loss
+        loss = self.gate_result.map_loss
         if retrieval is not None and loss is not None:
             retrieval["map_loss"] = loss.model_dump(mode="json")
-        return {"parity": self.verdict.parity.model_dump(), "retrieval": retrieval}
+        return {"parity": self.gate_result.parity.model_dump(), "retrieval": retrieval}
 
 
 @dataclass(kw_only=True)
 class Checker:
-    """Compares every file of an export with torch and, as soon as `fp32` is set, with the fp32 file.
+    """Compares each file of an export with torch and, as soon as `fp32` is set, with the fp32 file.
 
     `images` are replaced by a larger sample where they are too few to show whether a loss is within its limit.
     """
 
-    images: Judged
+    images: ComparisonImages
     reference_ND: FloatArray
     gate: GateSection
     transformer: bool
     untrained_map: float | None = None
-    """Of the untrained network on `images`, where it was measured."""
-    fp32: Checked | None = None
+    """mAP of the untrained network on `images`, where it was measured."""
+    fp32: CheckResult | None = None
 
     def check(
-        self, path: Path, precision: str, *, runtime: str = OWN_RUNTIME, earlier: Checked | None = None
-    ) -> Checked:
+        self, path: Path, precision: str, *, runtime: str = GATE_RUNTIME, earlier: CheckResult | None = None
+    ) -> CheckResult:
         """Embeds all images, or only the new ones where `earlier` is a check of the same file on fewer images.
 
         Raises the runtime's error where the file does not run.
@@ -102,79 +105,103 @@ class Checker:
             embedding_ND = run_session(open_session(path, runtime=runtime), pixels_NHWC)
         if known_MD is not None:
             embedding_ND = np.concatenate([known_MD, embedding_ND])
-        checked = self.judged(path, embedding_ND, precision)
-        log.info("%s in %s: %s", precision, runtime, describe(checked, self.untrained_map))
-        return checked
+        result = self.evaluate(path, embedding_ND, precision)
+        log.info("%s in %s: %s", precision, runtime, describe(result, self.untrained_map))
+        return result
 
-    def check_until_shown(self, path: Path, precision: str) -> Checked:
-        """Doubles the images until they show whether the loss is within its limit, or there are not enough of them."""
-        checked = self.check(path, precision)
-        while (needed := checked.verdict.queries_needed) is not None:
-            larger = self.images.grown(needed)
+    def check_on_enough_images(self, path: Path, precision: str) -> CheckResult:
+        """Doubles the images until they show whether the loss is within its limit, or there are no more of them."""
+        result = self.check(path, precision)
+        while (needed := result.gate_result.queries_needed) is not None:
+            larger = self.images.enlarged(needed)
             if larger is None:
                 break
-            log.info("%s: %s", precision, checked.verdict.not_shown)
+            log.info("%s: %s", precision, result.gate_result.not_shown)
             self.images, self.untrained_map = larger, None
+            # Both files must be scored on the same queries, because the loss is paired.
             if self.fp32 is not None:
-                self.fp32 = self.on_all_images(self.fp32, "fp32")
-            checked = self.on_all_images(checked, precision)
-        return checked
+                self.fp32 = self.extend(self.fp32, "fp32")
+            result = self.extend(result, precision)
+        return result
 
-    def on_all_images(self, checked: Checked, precision: str) -> Checked:
-        """The check of a file, extended to the images that were added after it."""
-        if len(checked.embedding_ND) == len(self.images.pixels_NHWC):
-            return checked
-        return self.check(checked.path, precision, earlier=checked)
+    def extend(self, result: CheckResult, precision: str) -> CheckResult:
+        """Extends the check of a file to the images that were added after it."""
+        if len(result.embedding_ND) == len(self.images.pixels_NHWC):
+            return result
+        return self.check(result.path, precision, earlier=result)
 
-    def judged(self, path: Path, embedding_ND: FloatArray, precision: str) -> Checked:
-        """The check of a file from its embeddings of all images, (N, D)."""
-        agreement = parity(self.reference_ND, embedding_ND[: self.images.num_parity])
+    def evaluate(self, path: Path, embedding_ND: FloatArray, precision: str) -> CheckResult:
+        """Returns the check of a file from its embeddings of all images, (N, D)."""
+        compared_ND = embedding_ND[: self.images.num_parity]
+        # Before any figure: a cosine or an mAP of such vectors would say nothing.
+        if defect := find_defect(compared_ND, self.reference_ND.shape):
+            result = GateResult(parity=None, map_loss=None, reasons=(defect,))
+            return CheckResult(path=path, embedding_ND=embedding_ND, gate_result=result, scored=None)
+        parity = Parity.model_validate(dataclasses.asdict(measure_agreement(self.reference_ND, compared_ND)))
         scored = self.images.score(embedding_ND)
-        wanted = self.gate.of(precision, transformer=self.transformer)
+        thresholds = self.gate.thresholds_for(precision, transformer=self.transformer)
         loss: MapLoss | None = None
+        # The fp32 file itself has no loss of mAP: it is compared with torch alone.
         reference = None if self.fp32 is None or self.fp32.path == path else self.fp32.scored
         if reference is not None and scored is not None:
-            loss = map_loss(reference, scored, wanted.map_loss)
-        return Checked(
+            loss = measure_map_loss(reference, scored, thresholds.map_loss)
+        return CheckResult(
             path=path,
             embedding_ND=embedding_ND,
-            verdict=judge(agreement, loss, wanted),
+            gate_result=apply_gate(parity, loss, thresholds),
             scored=scored,
         )
 
-    def check_others(self, path: Path, precision: str) -> dict[str, Any]:
-        """`runtimes` of bundle.json: the same file and gate in the other runtimes; a failure there refuses nothing."""
+    def check_other_runtimes(self, path: Path, precision: str) -> dict[str, Any]:
+        """Returns `runtimes` of bundle.json: the gate's figures in other runtimes, which refuse nothing."""
         found: dict[str, Any] = {}
         for runtime in ONNX_RUNTIMES:
-            if runtime == OWN_RUNTIME or not is_installed(runtime):
+            # A runtime that is missing here is not listed: the file is then never its default.
+            if runtime == GATE_RUNTIME or not is_installed(runtime):
                 continue
             try:
-                checked = self.check(path, precision, runtime=runtime)
+                result = self.check(path, precision, runtime=runtime)
             except (CheckFailed, UserError) as error:
                 log.warning("%s does not run in %s: %s", path.name, runtime, error)
                 continue
-            if not checked.broken:
-                found[runtime] = {**checked.facts(self.images), "passed": not checked.verdict.reasons}
+            if not result.is_broken:
+                found[runtime] = {**result.facts(self.images), "passed": not result.gate_result.reasons}
         return found
 
 
+def file_facts(path: Path, precision: str, runtime: str) -> dict[str, Any]:
+    """Returns the keys of a file's entry in bundle.json that describe the file itself, without any figure."""
+    return {
+        "path": path.name,
+        "runtime": runtime,
+        "precision": precision,
+        "sha256": sha256_of(path),
+        "bytes": path.stat().st_size,
+    }
+
+
 def is_transformer(model: onnx.ModelProto) -> bool:
+    # By the graph, so that it is known for a finished bundle too, without its network.
     return any(node.op_type in ("Softmax", "Attention") for node in model.graph.node)
 
 
-def describe(checked: Checked, untrained_map: float | None) -> str:
-    agreement, loss = checked.verdict.parity, checked.verdict.map_loss
-    figures = f"cosine p1 {agreement.cosine_p1:.5f}, p50 {agreement.cosine_p50:.5f}"
-    if agreement.relative_error_p50 is not None:
-        figures += f", error {agreement.relative_error_p50:.5f} of the distance between images"
-    scores = checked.scores
+def describe(result: CheckResult, untrained_map: float | None) -> str:
+    """One line for the log: the figures, and what the gate made of them."""
+    parity, loss = result.gate_result.parity, result.gate_result.map_loss
+    if parity is None:
+        return f"{', '.join(result.gate_result.reasons)}: {result.gate_result.outcome}"
+    figures = f"cosine p1 {parity.cosine_p1:.5f}, p50 {parity.cosine_p50:.5f}"
+    if parity.relative_error_p50 is not None:
+        figures += f", error {parity.relative_error_p50:.5f} of the distance between images"
+    scores = result.scores
     chance = None if scores is None else scores.chance["map"]
     figures += f", {beside_chance(None if scores is None else scores.map, chance=chance, untrained=untrained_map)}"
     if loss is not None:
         figures += f", {loss.points} below fp32"
-    return f"{figures}: {checked.verdict.outcome}"
+    return f"{figures}: {result.gate_result.outcome}"
 
 
 def run_session(session: Session, pixels_NHWC: UInt8Array) -> FloatArray:
+    """Embeddings (N, D) in batches."""
     starts = range(0, len(pixels_NHWC), BATCH)
     return np.concatenate([session.run(pixels_NHWC[i : i + BATCH]) for i in starts])

@@ -1,4 +1,4 @@
-"""The real images that calibration and the gate of an export use."""
+"""Reads the real images that calibration and the gate of an export use."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from edgeembed.data.manifest import Manifest, Rows, read_manifest
 from edgeembed.device.image_sources import decode_all
 from edgeembed.errors import UserError
 from edgeembed.evaluation import EmbeddedRows, RetrievalProtocol, ScoredQueries
-from edgeembed.export.gate import LEAST_CLASSES
+from edgeembed.export.gate import MIN_CLASSES
 from edgeembed.export.gate_sample import sample_classes
 from edgeembed.export.recipe import ExportRecipe
 from edgeembed.metrics import RetrievalScores
@@ -25,58 +25,62 @@ from edgeembed.progress import stage
 log = logging.getLogger(__name__)
 
 PARITY_IMAGES = 256
-LEAST_IMAGES = 64
-FIRST_SHARE = 0.25  # of gate.max_macs: small losses need no more images, and most files lose little
+MIN_IMAGES = 64
+FIRST_SHARE = 0.25
+"""Share of `gate.max_macs` for the first sample: most files lose little, and small losses need no more images."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GateImages:
-    """Decoded images, (N, H, W, 3) uint8, for calibration, for the choice between calibrations, and for the gate.
+    """Decoded images, (N, H, W, 3) uint8: for calibration, for the choice between calibration methods, for the gate.
 
-    `pixels_NHWC` are those of the gate; the first `num_parity` are compared with torch one by one. `evaluation` is a
-    sample of the protocol `planned` with at most `num_taken` images. `grown` may enlarge it to `most_images`.
+    `pixels_NHWC` are the gate's, of the rows `rows`; the first `num_parity` are compared with torch one by one.
+    `evaluation` is a sample of the whole protocol with at most `num_images` images; `enlarged` samples up to
+    `max_images`.
     """
 
     calibration_NHWC: UInt8Array
-    choosing_NHWC: UInt8Array
+    selection_NHWC: UInt8Array
     pixels_NHWC: UInt8Array
     num_parity: int
     rows: Rows
     evaluation: RetrievalProtocol
-    planned: RetrievalProtocol
-    num_taken: int
-    most_images: int
+    protocol: RetrievalProtocol
+    num_images: int
+    max_images: int
 
-    def grown(self, num_queries: int) -> GateImages | None:
-        """The same with twice as many images, the new ones last.
+    def enlarged(self, num_queries: int) -> GateImages | None:
+        """Returns the same images and as many new ones behind them.
 
-        None where even `most_images` images have fewer than `num_queries` matched queries, or too few classes to show
-        that a loss is within its limit. All images are of one split: where val is too small, test stays held out.
+        None where even `max_images` images have fewer than `num_queries` matched queries, or too few classes to show
+        that a loss is within its limit. Where val is too small, test is not added: it stays held out.
         """
-        num_taken = min(2 * self.num_taken, self.most_images)
-        most = sample_classes(self.planned, self.most_images)
-        evaluation = sample_classes(self.planned, num_taken)
-        more = np.setdiff1d(evaluation.rows, self.evaluation.rows)
-        if len(more) == 0 or len(most.query) - most.queries_without_match < num_queries:
+        num_images = min(2 * self.num_images, self.max_images)
+        # Whether the largest sample could decide is asked first, or doubling would be in vain.
+        largest = sample_classes(self.protocol, self.max_images)
+        evaluation = sample_classes(self.protocol, num_images)
+        new_rows = np.setdiff1d(evaluation.rows, self.evaluation.rows)
+        if len(new_rows) == 0 or len(largest.query) - largest.queries_without_match < num_queries:
             return None
-        if len({most.manifest.class_of(row) for row in most.query.tolist()}) < LEAST_CLASSES:
+        if len({largest.manifest.class_of(row) for row in largest.query.tolist()}) < MIN_CLASSES:
             return None
         height = self.pixels_NHWC.shape[1]
-        with stage(f"reading {len(more)} more images of the {evaluation.split} protocol"):
-            pixels_NHWC, kept = decode_rows(evaluation.manifest, more, height)
+        with stage(f"reading {len(new_rows)} more images of the {evaluation.split} protocol"):
+            pixels_NHWC, kept = decode_rows(evaluation.manifest, new_rows, height)
         return dataclasses.replace(
             self,
             pixels_NHWC=np.concatenate([self.pixels_NHWC, pixels_NHWC]),
-            rows=np.concatenate([self.rows, more[kept]]),
-            evaluation=self.planned.restrict(
+            # New rows come last, so that embeddings of the earlier ones are kept.
+            rows=np.concatenate([self.rows, new_rows[kept]]),
+            evaluation=self.protocol.restrict(
                 np.union1d(self.evaluation.query, evaluation.query),
                 np.union1d(self.evaluation.index, evaluation.index),
             ),
-            num_taken=num_taken,
+            num_images=num_images,
         )
 
     def score(self, embedding_ND: FloatArray) -> ScoredQueries | None:
-        """Retrieval of a file's embeddings, (N, D), on the gate's split; None where nothing can be scored."""
+        """Scores a file's embeddings, (N, D), on the gate's split; None where nothing can be scored."""
         if self.evaluation.not_scored is not None or not np.isfinite(embedding_ND).all():
             return None
         embedded = EmbeddedRows(embedding_ND=embedding_ND, row_N=self.rows)
@@ -97,66 +101,70 @@ class GateImages:
         }
 
 
-def gate_images(size_px: int, macs: int, origin: ModelOrigin, data: Path | None, recipe: ExportRecipe) -> GateImages:
-    """Calibration images from train, gate images from val where it can be scored, else from test.
+def read_gate_images(
+    size_px: int, macs: int, origin: ModelOrigin, data: Path | None, recipe: ExportRecipe
+) -> GateImages:
+    """Reads calibration images from train, and gate images from val where it can be scored, else from test.
 
-    `macs`, multiply-accumulates of the network for one image, and `gate.max_macs` give their number; a quarter of it is
-    taken at first (see `GateImages.grown`). Where neither split can be scored, images are compared with torch alone.
-    Raises UserError without a manifest, or where no image of it can be read.
+    Their number follows from `macs`, the multiply-accumulates of the network for one image, and from `gate.max_macs`; a
+    quarter is taken first (see `GateImages.enlarged`). Where neither split can be scored, the gate's images are only
+    compared with torch. Raises UserError without a manifest, or where no image of it can be read.
     """
     known = origin.data and origin.data.manifest
     if data is None and not known:
-        raise UserError("the run does not say which data it saw: give a manifest with --data")
+        raise UserError("the run does not record its data: give a manifest with --data")
     manifest = read_manifest(data or Path(str(known)))
     train = manifest.rows("train")
-    planned = RetrievalProtocol.of_first_scorable(manifest, "val", "test")
-    most_images, num_first = (
-        max(LEAST_IMAGES, int(share * recipe.gate.max_macs / macs)) for share in (1.0, FIRST_SHARE)
+    protocol = RetrievalProtocol.of_first_scorable(manifest, "val", "test")
+    max_images, first_images = (
+        max(MIN_IMAGES, int(share * recipe.gate.max_macs / macs)) for share in (1.0, FIRST_SHARE)
     )
-    most_images = min(recipe.gate.max_images, most_images)
-    num_taken = min(recipe.gate.max_images, num_first)
-    evaluation = sample_classes(planned, num_taken)
+    max_images, num_images = (min(recipe.gate.max_images, count) for count in (max_images, first_images))
+    evaluation = sample_classes(protocol, num_images)
     if evaluation.not_scored is not None:
-        log.warning("the gate judges by cosine alone, retrieval is not scored: %s", evaluation.not_scored)
-    num_parity = min(PARITY_IMAGES, num_taken)
-    judged = evaluation.rows
-    if judged.size == 0:
-        there = train if train.size else np.arange(len(manifest))
-        judged = there[sample_evenly(len(there), num_parity)]
-    # Images spread over all of the gate's come first: those are compared with torch.
-    spread = sample_evenly(len(judged), num_parity)
-    rows = np.concatenate([judged[spread], np.delete(judged, spread)])
-    wanted = min(recipe.int8.calibration_images, max(LEAST_IMAGES, num_first // 4))
-    calibration, choosing = to_calibrate(train if train.size else judged, wanted, recipe.int8.choosing_images)
+        log.warning("the gate decides by cosine alone, retrieval is not scored: %s", evaluation.not_scored)
+    num_parity = min(PARITY_IMAGES, num_images)
+    gate_rows = evaluation.rows
+    if gate_rows.size == 0:
+        available = train if train.size else np.arange(len(manifest))
+        gate_rows = available[spread_positions(len(available), num_parity)]
+    # The images that are compared with torch come first; they are spread over all classes.
+    first = spread_positions(len(gate_rows), num_parity)
+    rows = np.concatenate([gate_rows[first], np.delete(gate_rows, first)])
+    # Never from the gate's images where there is a train split: a file must not be fitted to its own test.
+    num_calibration = min(recipe.int8.calibration_images, max(MIN_IMAGES, first_images // 4))
+    calibration, selection = split_calibration(
+        train if train.size else gate_rows, num_calibration, recipe.int8.choosing_images
+    )
     with stage(f"reading {len(rows)} images of the {evaluation.split} protocol and {len(calibration)} to calibrate"):
         pixels_NHWC, kept = require_readable(*decode_rows(manifest, rows, size_px), rows)
         calibration_NHWC, _ = require_readable(*decode_rows(manifest, calibration, size_px), calibration)
-        choosing_NHWC, _ = require_readable(*decode_rows(manifest, choosing, size_px), choosing)
+        selection_NHWC, _ = require_readable(*decode_rows(manifest, selection, size_px), selection)
     return GateImages(
         calibration_NHWC=calibration_NHWC,
-        choosing_NHWC=choosing_NHWC,
+        selection_NHWC=selection_NHWC,
         pixels_NHWC=pixels_NHWC,
         num_parity=min(num_parity, len(pixels_NHWC)),
         rows=rows[kept],
         evaluation=evaluation,
-        planned=planned,
-        num_taken=num_taken,
-        most_images=most_images,
+        protocol=protocol,
+        num_images=num_images,
+        max_images=max_images,
     )
 
 
-def to_calibrate(rows: Rows, wanted: int, choosing: int) -> tuple[Rows, Rows]:
-    """Rows to take ranges from, and others to choose between ranges (the same where there are too few)."""
-    drawn = rows[sample_evenly(len(rows), wanted + choosing)]
-    if len(drawn) <= choosing:
+def split_calibration(rows: Rows, num_calibration: int, num_selection: int) -> tuple[Rows, Rows]:
+    """Draws rows to calibrate on, and others to choose a method on; the same for both where there are too few."""
+    drawn = rows[spread_positions(len(rows), num_calibration + num_selection)]
+    if len(drawn) <= num_selection:
         return drawn, drawn
-    apart = sample_evenly(len(drawn), min(choosing, len(drawn) // 4 or 1))
-    return np.delete(drawn, apart), drawn[apart]
+    selection = spread_positions(len(drawn), min(num_selection, len(drawn) // 4 or 1))
+    return np.delete(drawn, selection), drawn[selection]
 
 
-def sample_evenly(count: int, wanted: int) -> Rows:
-    """`wanted` positions spread over 0..count-1."""
-    return np.unique(np.linspace(0, count - 1, min(count, wanted)).round().astype(np.int64))
+def spread_positions(size: int, count: int) -> Rows:
+    """Returns up to `count` positions that lie evenly spread over 0..size-1."""
+    return np.unique(np.linspace(0, size - 1, min(size, count)).round().astype(np.int64))
 
 
 def decode_rows(manifest: Manifest, rows: Rows, size_px: int) -> tuple[UInt8Array, Rows]:
@@ -165,6 +173,7 @@ def decode_rows(manifest: Manifest, rows: Rows, size_px: int) -> tuple[UInt8Arra
 
 
 def require_readable(pixels_NHWC: UInt8Array, kept: Rows, rows: Rows) -> tuple[UInt8Array, Rows]:
+    """Passes on what `decode_images` returned. Raises UserError where it could read none of the rows."""
     if len(kept) == 0:
         raise UserError(f"none of {len(rows)} images of the manifest can be read: give another manifest with --data")
     return pixels_NHWC, kept

@@ -1,4 +1,7 @@
-"""Torch to one self-contained ONNX graph: uint8 photographs in, unit vectors out, constants and norm inside."""
+"""Converts a torch network to a self-contained ONNX graph: uint8 images in, unit-length embeddings out.
+
+The normalisation of the input and the L2 norm of the output are inside the graph.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +16,11 @@ import numpy as np
 import onnx
 import onnxsim
 import torch
-from onnx import numpy_helper, shape_inference
+from onnx import shape_inference
 from torch import Tensor, nn
 
 from edgeembed.errors import CheckFailed
+from edgeembed.export.graph import Graph, attributes_of
 from edgeembed.network.model import Network
 from edgeembed.student.zoo import fuse
 
@@ -26,7 +30,7 @@ TRACE_BATCH = 2  # a batch of 1 would be baked in
 
 
 class DeviceGraph(nn.Module):
-    """What a device runs: (N, H, W, 3) uint8 RGB to (N, D) float32."""
+    """The network with the input that a device has: (N, H, W, 3) uint8 RGB to (N, D) float32."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -41,7 +45,8 @@ class DeviceGraph(nn.Module):
 def to_onnx(model: Network, metadata: Mapping[str, str]) -> onnx.ModelProto:
     """Traces, simplifies and annotates a network in eval mode.
 
-    One above 2 GB, the limit of a protobuf message (ViT-H-14), is not simplified; `save` puts its weights beside it.
+    A network above 2 GB, the limit of a protobuf message, such as ViT-H-14, is not simplified, and `save_onnx` writes
+    its weights to a second file.
     """
     pixels = torch.zeros((TRACE_BATCH, model.size_px, model.size_px, 3), dtype=torch.uint8)
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
@@ -59,73 +64,71 @@ def to_onnx(model: Network, metadata: Mapping[str, str]) -> onnx.ModelProto:
         )
     assert program is not None
     traced = program.model_proto
+    # onnxsim passes the model through one protobuf message, which a large one does not fit.
     if not is_large(traced):
         traced, same = onnxsim.simplify(traced)
         if not same:
-            raise CheckFailed("onnxsim changed what the graph computes: a fault of the exporter, please report it")
-        name_pooling(traced)
-    fold_scale(traced)
+            raise CheckFailed("onnxsim changed what the graph computes: a bug of the exporter, please report it")
+        use_global_average_pool(traced)
+    fold_std_into_convolution(traced)
     return annotate(traced, metadata)
 
 
 def is_large(model: onnx.ModelProto) -> bool:
-    """Whether its weights do not fit into one protobuf message."""
+    """Whether the weights of a model do not fit into one protobuf message."""
     return sum(len(tensor.raw_data) for tensor in model.graph.initializer) > MAX_PROTOBUF_BYTES
 
 
-def fold_scale(model: onnx.ModelProto) -> None:
-    """Moves the division by the standard deviation into the first convolution's weights.
+def fold_std_into_convolution(model: onnx.ModelProto) -> None:
+    """Moves the division of the image by the standard deviation into the weights of the first convolution, in place.
 
-    Exact with zero padding, since 0 / std = 0; the subtraction of the mean stays, as folding it would not be.
+    Exact with zero padding, since 0 / std = 0. The subtraction of the mean stays: folding it would change the border.
     """
-    graph = model.graph
-    constants = {tensor.name: tensor for tensor in graph.initializer}
-    for division in graph.node:
-        if division.op_type != "Div" or division.input[1] not in constants:
+    graph = Graph(model)
+    for division in graph.nodes:
+        if division.op_type != "Div" or division.input[1] not in graph.constants:
             continue
-        std = numpy_helper.to_array(constants[division.input[1]])
-        users = [node for node in graph.node if division.output[0] in node.input]
-        if std.shape[-3:] != (3, 1, 1) or len(users) != 1 or users[0].op_type != "Conv":
+        std = graph.array(division.input[1])
+        consumers = graph.consumers(division.output[0])
+        if std.shape[-3:] != (3, 1, 1) or [node.op_type for node in consumers] != ["Conv"]:
             continue
-        weight = constants.get(users[0].input[1])
-        if weight is None:
+        (convolution,) = consumers
+        weight = convolution.input[1]
+        if weight not in graph.constants:
             continue
-        folded = numpy_helper.to_array(weight) / std.reshape(1, 3, 1, 1)
-        weight.CopyFrom(numpy_helper.from_array(folded.astype(np.float32), weight.name))
-        users[0].input[0] = division.input[0]
-        graph.node.remove(division)
-        if not any(division.input[1] in node.input for node in graph.node):
-            graph.initializer.remove(constants[division.input[1]])
+        graph.set_constant(weight, (graph.array(weight) / std.reshape(1, 3, 1, 1)).astype(np.float32))
+        convolution.input[0] = division.input[0]
+        graph.replace({division.output[0]: []})
+        graph.remove_unused_constants()
         return
 
 
-def name_pooling(model: onnx.ModelProto) -> None:
-    """Says GlobalAveragePool where the tracer wrote a mean over rows and columns.
+def use_global_average_pool(model: onnx.ModelProto) -> None:
+    """Turns each mean over rows and columns, which the tracer writes as a ReduceMean, into a GlobalAveragePool.
 
-    The same numbers, but ONNX Runtime leaves its blocked layout of convolutions for a ReduceMean, and comes back.
+    The numbers are the same, but for a ReduceMean ONNX Runtime leaves its blocked layout of convolutions and comes
+    back.
     """
-    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    graph = Graph(model)
     ranks = {
         value.name: len(value.type.tensor_type.shape.dim)
         for value in shape_inference.infer_shapes(model).graph.value_info
     }
-    for node in model.graph.node:
-        if node.op_type != "ReduceMean" or len(node.input) != 2 or node.input[1] not in constants:
+    for node in graph.nodes:
+        if node.op_type != "ReduceMean" or len(node.input) != 2 or node.input[1] not in graph.constants:
             continue
-        axes = sorted(axis % 4 for axis in numpy_helper.to_array(constants[node.input[1]]).tolist())
-        keeps = all(item.i == 1 for item in node.attribute if item.name == "keepdims")
-        if axes == [2, 3] and keeps and ranks.get(node.input[0]) == 4:
+        # Negative axes count from the end of N, C, H, W.
+        axes = sorted(axis % 4 for axis in graph.array(node.input[1]).tolist())
+        if axes == [2, 3] and attributes_of(node).get("keepdims", 1) == 1 and ranks.get(node.input[0]) == 4:
             node.op_type = "GlobalAveragePool"
             del node.input[1:], node.attribute[:]
-    unused = [tensor for name, tensor in constants.items() if not any(name in node.input for node in model.graph.node)]
-    for tensor in unused:
-        model.graph.initializer.remove(tensor)
+    graph.remove_unused_constants()
 
 
 def annotate(model: onnx.ModelProto, metadata: Mapping[str, str]) -> onnx.ModelProto:
-    """Sets the metadata, names the batch N, drops the tracer's traces and infers every shape afresh."""
+    """Sets the metadata, names the batch dimension N, removes what the tracer noted and infers all shapes again."""
     graph = model.graph
-    del graph.value_info[:]
+    del graph.value_info[:]  # inferred again below, with the batch named N
     for node in graph.node:
         del node.metadata_props[:]
         node.doc_string = ""
@@ -137,16 +140,16 @@ def annotate(model: onnx.ModelProto, metadata: Mapping[str, str]) -> onnx.ModelP
     graph.name, model.producer_name, model.producer_version = "edgeembed", "edgeembed", ""
     onnx.helper.set_model_props(model, dict(sorted(metadata.items())))
     if is_large(model):
-        return model  # neither passes through one message; ONNX Runtime checks it as it loads
+        return model  # shape inference and the checker need one message; ONNX Runtime checks the graph as it loads
     inferred = shape_inference.infer_shapes(model)
     onnx.checker.check_model(inferred, full_check=True)
     return inferred
 
 
-def save(model: onnx.ModelProto, path: Path) -> None:
-    """Writes one self-contained file, or, above 2 GB, the graph and beside it `NAME.data` with the weights."""
+def save_onnx(model: onnx.ModelProto, path: Path) -> None:
+    """Writes one self-contained file; above 2 GB the graph and, beside it, `NAME.data` with the weights."""
     if is_large(model):
         onnx.save(model, path, save_as_external_data=True, location=f"{path.name}.data", size_threshold=1024)
-        onnx.load_external_data_for_model(model, str(path.parent))  # saving emptied it
+        onnx.load_external_data_for_model(model, str(path.parent))  # saving removed the weights from it
         return
     path.write_bytes(model.SerializeToString(deterministic=True))

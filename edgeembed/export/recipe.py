@@ -1,4 +1,4 @@
-"""The keys of an export recipe: how int8 ranges are found, and the limits that a file must pass."""
+"""The keys of an export recipe: int8 calibration, the limits that a file must pass, TensorRT engines."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PRECISIONS = ("fp32", "fp16", "int8")
 
 
 def parse_precisions(text: str) -> list[str]:
-    """A comma-separated list; fp32 comes first whether named or not, as the others are made from it."""
+    """Parses a comma-separated list; fp32 comes first whether named or not, as the others are converted from it."""
     names = [name.strip() for name in text.split(",") if name.strip()]
     for name in names:
         if name not in PRECISIONS:
@@ -27,10 +27,10 @@ class Thresholds(Section):
     """Limits of the files of one precision, each measured with the file itself; None sets no limit.
 
     `cosine_p1` and `cosine_p50`: percentiles over images of the cosine to torch. `map_loss`: largest loss of mAP
-    against the fp32 file, in 0..1 (see gate.py). A file passes where the upper end of the loss's 95 % interval is
-    within it, and is refused where the loss is above it and the lower end above 0; otherwise the loss is not shown.
+    against the fp32 file, in 0..1. A file passes where the upper end of the loss's 95 % interval is within it, and is
+    refused where the loss is above it and the lower end above 0; otherwise the loss is not shown (see gate.py).
     `relative_error_p50`: median over images of 1 - cosine, as a share of its mean between different images; a cosine
-    alone says little of a space in which all images lie close together.
+    alone says little in a space in which all images lie close together.
     """
 
     cosine_p1: float | None = Field(
@@ -53,7 +53,7 @@ class Thresholds(Section):
 
 
 class GateSection(Section):
-    """Thresholds by precision, and on how many images they are measured.
+    """Thresholds for each precision, and the number of images that they are measured on.
 
     The first sample takes a quarter of the multiply-accumulates of `max_macs`: at least 64 images and at most
     `max_images`, some 570 for ViT-B/16 and 64 for ViT-H-14. Calibration takes a quarter as many. Where the sample does
@@ -70,28 +70,31 @@ class GateSection(Section):
         default=4e13, gt=0.0, description="multiply-accumulates that a measurement may take, which limits its images"
     )
 
-    def of(self, precision: str, *, transformer: bool) -> Thresholds:
-        known = {"fp32": self.fp32, "fp16": self.fp16, "int8": self.int8_transformer if transformer else self.int8}
-        return known[precision]
+    def thresholds_for(self, precision: str, *, transformer: bool) -> Thresholds:
+        thresholds = {"fp32": self.fp32, "fp16": self.fp16, "int8": self.int8_transformer if transformer else self.int8}
+        return thresholds[precision]
 
 
 class Int8Section(Section):
-    """Static ranges from training images, and the search for operators that int8 hurts.
+    """Static quantisation: calibration on training images, and the search for operators that int8 hurts.
 
-    Ranges are taken from at most `calibration_images` (see `gate.max_macs`). `calibration` auto: each method's file is
-    compared with the fp32 one on `choosing_images` that no range was taken from. `reduce_range` (7-bit weights, whose
-    products saturate on no CPU; those of 8-bit weights do on x86 without VNNI) auto: on every machine, and 8 bits only
-    where all files with 7 bits are refused. `max_float_share`: of the operators, those that may go back to float
-    until the gate holds.
+    At most `calibration_images` are used (see `gate.max_macs`). `calibration` auto: the file of each method is compared
+    with the fp32 file on `choosing_images` that were not used to calibrate. `reduce_range`: 7-bit weights, whose
+    products saturate on no CPU, as those of 8-bit weights do on x86 without VNNI; auto: 7 bits, and 8 bits only where
+    all files with 7 bits are refused. `max_float_share`: largest share of the operators that may return to float32
+    until the gate passes.
     """
 
     calibration: Literal["auto", "minmax", "percentile", "entropy"] = Field(
-        default="auto", description="how ranges are found; auto: all methods are tried and compared"
+        default="auto", description="calibration method; auto: all methods are tried and compared"
     )
-    calibration_images: int = Field(default=512, ge=1, description="most training images that ranges are taken from")
-    choosing_images: int = Field(default=96, ge=1, description="images on which the files of the methods are compared")
+    calibration_images: int = Field(default=512, ge=1, description="most training images to calibrate on")
+    choosing_images: int = Field(default=96, ge=1, description="images on which the calibration methods are compared")
     percentile: float = Field(
-        default=99.99, gt=50.0, le=100.0, description="of the absolute values, where calibration is percentile"
+        default=99.99,
+        gt=50.0,
+        le=100.0,
+        description="percentile of the absolute values, where calibration is percentile",
     )
     reduce_range: Literal["auto"] | bool = Field(
         default="auto",
@@ -101,20 +104,21 @@ class Int8Section(Section):
         default=0.5,
         ge=0.0,
         le=1.0,
-        description="largest share of the operators that may return to float until the gate passes",
+        description="largest share of the operators that may return to float32 until the gate passes",
     )
 
-    def reduced_ranges(self) -> tuple[bool, ...]:
-        """Values of `reduce_range` to try, one after the other, until a file passes."""
+    def reduce_range_choices(self) -> tuple[bool, ...]:
+        """Returns the values of `reduce_range` to try, one after the other, until a file passes."""
+        # 8 bits last: such a file is wrong on x86 CPUs without VNNI.
         return (True, False) if self.reduce_range == "auto" else (self.reduce_range,)
 
 
 class EngineSection(Section):
-    """TensorRT engines: batches that they take, and what building them may use.
+    """TensorRT engines: their batch sizes, and what a build may use.
 
-    `timing_cache`: a file in which the measurements of one build are kept for the next. `hardware_compatible`: for
-    every GPU from Ampere on, not this one alone; `version_compatible`: for later releases of the same major version
-    too. Both cost speed.
+    `timing_cache`: a file that keeps the measurements of one build for the next. `hardware_compatible`: the engine runs
+    on every GPU from Ampere on, not on this one alone; `version_compatible`: also in later releases of the same major
+    version. Both cost speed.
     """
 
     opt_batch: int = Field(default=1, ge=1, description="batch size that a TensorRT engine is fastest at")
@@ -133,14 +137,14 @@ class EngineSection(Section):
     )
 
     @model_validator(mode="after")
-    def _fastest_batch_is_allowed(self) -> EngineSection:
+    def _opt_batch_is_within_max_batch(self) -> EngineSection:
         if self.opt_batch > self.max_batch:
             raise ValueError(f"opt_batch {self.opt_batch} is above max_batch {self.max_batch}")
         return self
 
 
 class ExportRecipe(Section):
-    """Everything that decides an export, beside the run and its images."""
+    """Everything that decides an export besides the run and its images."""
 
     description: str = Field(default="", description="free text")
     gate: GateSection = GateSection()

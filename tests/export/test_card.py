@@ -1,4 +1,4 @@
-"""The model card: its code runs as it stands, and it says which weights a network began with."""
+"""The model card: its code runs as it stands, it names the starting weights, and its notes are found again."""
 
 from __future__ import annotations
 
@@ -64,16 +64,16 @@ def test_a_bundle_without_an_onnx_file_has_no_code_for_onnx_runtime(bundle: Path
         ("none", "random"),
         ("mobilenetv4_conv_small.e2400_r224_in1k (timm)", "mobilenetv4_conv_small.e2400_r224_in1k (timm)"),
         ("file mine.safetensors", "file mine.safetensors"),
-        ("auto", "not recorded: published ones where they could be downloaded, else random"),
+        ("auto", "not recorded: pretrained ones where they could be downloaded, else random"),
         (None, "not recorded"),
     ],
 )
-def test_the_card_says_which_weights_a_network_began_with(bundle: Path, recorded: str | None, shown: str) -> None:
+def test_the_card_names_the_starting_weights(bundle: Path, recorded: str | None, shown: str) -> None:
     card = model_card(with_student(read_bundle(bundle), weights=recorded))
     assert f"| starting weights | {shown} |" in card
 
 
-def test_notes_are_found_again_in_cards_of_any_wording(bundle: Path) -> None:
+def test_notes_are_found_in_cards_of_any_wording(bundle: Path) -> None:
     manifest = read_bundle(bundle)
     card = model_card(manifest, "## Where from\n\nA market.")
     assert notes_in(card, manifest) == "## Where from\n\nA market."
@@ -94,7 +94,7 @@ def test_the_bundled_card_is_that_of_its_manifest() -> None:
 
 @pytest.mark.training
 @pytest.mark.parametrize(("reachable", "named"), [(True, "test_resnet.r160_in1k (timm)"), (False, "none")])
-def test_a_student_knows_the_weights_that_auto_found(
+def test_a_student_records_the_weights_that_auto_chose(
     monkeypatch: pytest.MonkeyPatch, reachable: bool, named: str
 ) -> None:
     from edgeembed.errors import UserError

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from edgeembed.device import image_sources
 from edgeembed.device.images import ImageError
 from edgeembed.export import checks
 from edgeembed.export.checks import Checker
-from edgeembed.export.gate_images import GateImages, gate_images
+from edgeembed.export.gate_images import GateImages, read_gate_images
 from edgeembed.export.recipe import ExportRecipe, GateSection, Thresholds
 
 NUM_CLASSES = 400
@@ -61,7 +62,7 @@ def manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def images_of(manifest: Path, num_images: int) -> GateImages:
     """`num_images` are paid for, a quarter of them at first."""
     recipe = ExportRecipe(gate=GateSection(max_macs=num_images))
-    return gate_images(2, 1, {}, manifest, recipe)
+    return read_gate_images(2, 1, {}, manifest, recipe)
 
 
 def checker_of(gate: GateImages) -> Checker:
@@ -76,10 +77,10 @@ def test_whole_classes_of_val_are_taken_until_a_loss_is_shown_to_be_small(manife
     checker = checker_of(images_of(manifest, 600))
     assert checker.fp32 is not None
     first = checker.images.pixels_NHWC
-    checked = checker.check_until_shown(INT8, "int8")
-    loss = checked.verdict.map_loss
+    checked = checker.check_on_enough_images(INT8, "int8")
+    loss = checked.gate_result.map_loss
     assert loss is not None
-    assert (checked.verdict.outcome, loss.shown, loss.value) == ("passed", True, 0.0)
+    assert (checked.gate_result.outcome, loss.shown, loss.value) == ("passed", True, 0.0)
     assert loss.matched_queries == len(checker.images.pixels_NHWC) == len(checked.embedding_ND) > 500
     assert (checker.images.pixels_NHWC[: len(first)] == first).all()  # those that torch embedded stay first
     assert len(checker.fp32.embedding_ND) == len(checked.embedding_ND)
@@ -92,9 +93,9 @@ def test_no_image_is_added_where_the_largest_sample_is_too_small(manifest: Path)
     for num_images in (280, 20):  # below 300 queries, and 64 at least
         gate = images_of(manifest, num_images)
         checker = checker_of(gate)
-        checked = checker.check_until_shown(INT8, "int8")
-        assert checked.verdict.outcome == "NOT SHOWN"
-        assert checked.verdict.queries_needed == 300
+        checked = checker.check_on_enough_images(INT8, "int8")
+        assert checked.gate_result.outcome == "NOT SHOWN"
+        assert checked.gate_result.queries_needed == 300
         assert checker.images is gate
 
 
@@ -105,28 +106,50 @@ def test_no_image_is_added_of_too_few_classes(manifest: Path, tmp_path: Path) ->
         for number in range(100)
     ]
     write_manifest(manifest, build_manifest(tmp_path, rows, source="test"))
-    assert images_of(manifest, 2000).grown(300) is None
+    assert images_of(manifest, 2000).enlarged(300) is None
 
 
 def test_test_stays_held_out_where_val_is_too_small(manifest: Path) -> None:
     everything = images_of(manifest, 1_000_000)
     assert everything.evaluation.split == "val"
     assert len(everything.rows) == (NUM_CLASSES - 8) * 3  # 8 classes are damaged
-    assert everything.grown(10) is None
+    assert everything.enlarged(10) is None
 
 
 def test_a_file_that_was_checked_on_fewer_images_is_checked_on_the_others_too(manifest: Path) -> None:
     checker = checker_of(images_of(manifest, 600))
     earlier = checker.check(Path("model.fp16.onnx"), "fp16")
-    checker.check_until_shown(INT8, "int8")
-    extended = checker.on_all_images(earlier, "fp16")
+    checker.check_on_enough_images(INT8, "int8")
+    extended = checker.extend(earlier, "fp16")
     assert len(extended.embedding_ND) == len(checker.images.pixels_NHWC) > len(earlier.embedding_ND)
-    assert checker.on_all_images(extended, "fp16") is extended
+    assert checker.extend(extended, "fp16") is extended
+
+
+@pytest.mark.parametrize(
+    ("change", "defect"),
+    [
+        (lambda embedding_ND: embedding_ND * np.nan, "gives vectors of length nan, expected 1"),
+        (lambda embedding_ND: embedding_ND[:, :8], "gives an output of shape (64, 8), expected (64, 32)"),
+        (lambda embedding_ND: 0 * embedding_ND, "gives vectors of length 0.0000, expected 1"),
+    ],
+)
+def test_a_broken_file_is_refused_by_its_defect_whatever_the_thresholds(
+    manifest: Path, change: Callable[[np.ndarray], np.ndarray], defect: str
+) -> None:
+    checker = checker_of(images_of(manifest, 20))
+    checker.gate = GateSection(int8=Thresholds())
+    assert checker.fp32 is not None
+    sound_ND = checker.fp32.embedding_ND
+    assert not checker.evaluate(INT8, sound_ND, "int8").is_broken
+    result = checker.evaluate(INT8, change(sound_ND), "int8")
+    assert result.is_broken
+    assert (result.gate_result.reasons, result.gate_result.outcome, result.scored) == ((defect,), "REFUSED", None)
+    assert checks.describe(result, None) == f"{defect}: REFUSED"
 
 
 def test_the_sample_and_its_counts_agree(manifest: Path) -> None:
     gate = images_of(manifest, 600)
-    larger = gate.grown(300)
+    larger = gate.enlarged(300)
     assert larger is not None
     scored = larger.score(embed("x", larger.pixels_NHWC))
     assert scored is not None

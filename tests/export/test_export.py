@@ -1,4 +1,4 @@
-"""Exports: self-contained, annotated, equal to torch on real pixels, refused when worse, replaced whole."""
+"""Exports are self-contained, annotated, equal to torch on real pixels, refused when worse, and replaced whole."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,23 +22,24 @@ from edgeembed.device.embedder import Embedder, default_bundle
 from edgeembed.errors import UserError
 from edgeembed.evaluation import RetrievalProtocol
 from edgeembed.export import export as export_module
+from edgeembed.export import exported_files
 from edgeembed.export import onnx as onnx_module
 from edgeembed.export.card import model_card, notes_in
 from edgeembed.export.export import export_run
 from edgeembed.export.fp16 import to_fp16
-from edgeembed.export.gate_images import gate_images
+from edgeembed.export.gate_images import read_gate_images
 from edgeembed.export.onnx import to_onnx
-from edgeembed.export.recipe import ExportRecipe, GateSection, Int8Section, parse_precisions
+from edgeembed.export.recipe import ExportRecipe, GateSection, parse_precisions
 from edgeembed.files import sha256_of
 from edgeembed.network.model_files import load_model
 from edgeembed.student.zoo import build_student, count_macs
 from tests.conftest import Outcome, as_options
-from tests.export.int8.test_quantise import int8_weights, to_int8
+from tests.export.int8.models import int8_weights, to_int8
 
 Run = Callable[..., Outcome]
 PIXELS = np.random.default_rng(0).integers(0, 256, (12, 64, 64, 3), dtype=np.uint8)
 
-# Ranges that cut off nearly half of what they were taken from, and a gate that only the float file could pass.
+# A calibration that cuts off nearly half of the values, and a gate that only a float file could pass.
 HARMED = as_options(["int8.calibration=percentile", "int8.percentile=51", "gate.int8.cosine_p50=1.0"])
 
 
@@ -48,7 +48,7 @@ def all_val(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All 120 images as the val split, which has 12 of them otherwise."""
     table = read_manifest(tiny_data)
     everything = dataclasses.replace(table, split=("val",) * len(table))
-    write_manifest(path := tmp_path_factory.mktemp("judged") / "manifest.parquet", everything)
+    write_manifest(path := tmp_path_factory.mktemp("all_val") / "manifest.parquet", everything)
     return path
 
 
@@ -148,11 +148,17 @@ def test_a_refused_precision_is_left_out_with_exit_1(
     outcome = edgeembed(*arguments, "--out", tmp_path / "b")
     assert outcome.code == 1
     assert "error: int8 refused: cosine p50" in outcome.stderr
-    assert "operators does alone" in caplog.text
+    assert "operators alone" in caplog.text
     assert "Collecting" not in outcome.stdout
     assert [file.precision for file in read_bundle(tmp_path / "b").files] == ["fp32"]
-    assert edgeembed(*arguments, "--out", tmp_path / "none", "--set", "gate.fp32.cosine_p1=1.0").code in (0, 1)
     assert not list(tmp_path.glob(".*"))
+
+
+def test_where_fp32_is_refused_nothing_is_written(edgeembed: Run, tiny_student: Path, tmp_path: Path) -> None:
+    outcome = edgeembed("export", tiny_student, "--out", tmp_path / "b", "--set", "gate.fp32.relative_error_p50=0")
+    assert outcome.code == 1
+    assert "error: fp32 refused: error is 0.000 of the mean distance between images" in outcome.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_worse_file_is_written_where_that_is_accepted_and_says_so(
@@ -160,7 +166,8 @@ def test_a_worse_file_is_written_where_that_is_accepted_and_says_so(
 ) -> None:
     (tmp_path / "notes.md").write_text("Trained on rendered things.")
     arguments = ("export", tiny_student, "--out", tmp_path / "b", *HARMED)
-    assert edgeembed(*arguments, "--notes", tmp_path / "nothing.md").code == 2
+    refused = edgeembed(*arguments, "--notes", tmp_path / "nothing.md")
+    assert (refused.code, "nothing.md: cannot be read (No such file" in refused.stderr) == (2, True)
     outcome = edgeembed(*arguments, "--accept-worse", "--notes", tmp_path / "notes.md")
     assert outcome.code == 0, outcome.stderr
     assert "int8 is worse than promised, and accepted: cosine p50" in caplog.text
@@ -171,20 +178,22 @@ def test_a_worse_file_is_written_where_that_is_accepted_and_says_so(
     assert "Trained on rendered things." in card
 
 
-def test_operators_stay_in_float_until_the_gate_holds(edgeembed: Run, tiny_student: Path, tmp_path: Path) -> None:
+def test_operators_return_to_float32_until_the_gate_passes(edgeembed: Run, tiny_student: Path, tmp_path: Path) -> None:
     first = tmp_path / "first"
     assert edgeembed("export", tiny_student, "--out", first, "--set", "gate.int8={}").code == 0
     (file,) = (file for file in read_bundle(first).files if file.precision == "int8")
     assert file.parity is not None
     assert file.quantisation is not None
     assert file.quantisation.float_operators == ()
-    wanted = file.parity.cosine_p50 + 0.3 * (1 - file.parity.cosine_p50)
+    threshold = file.parity.cosine_p50 + 0.3 * (1 - file.parity.cosine_p50)
     second = tmp_path / "second"
-    assert edgeembed("export", tiny_student, "--out", second, "--set", f"gate.int8={{cosine_p50: {wanted}}}").code == 0
+    assert (
+        edgeembed("export", tiny_student, "--out", second, "--set", f"gate.int8={{cosine_p50: {threshold}}}").code == 0
+    )
     (file,) = (file for file in read_bundle(second).files if file.precision == "int8")
     assert file.parity is not None
     assert file.quantisation is not None
-    assert file.parity.cosine_p50 >= wanted
+    assert file.parity.cosine_p50 >= threshold
     assert file.quantisation.float_operators
 
 
@@ -194,7 +203,7 @@ def test_weights_above_the_limit_of_one_message_lie_beside_the_graph(
     monkeypatch.setattr(onnx_module, "MAX_PROTOBUF_BYTES", 100_000)
     monkeypatch.setattr(export_module, "MAX_PROTOBUF_BYTES", 100_000)
     refused = edgeembed("export", tiny_student, "--out", tmp_path / "b", "--precision", "int8")
-    assert (refused.code, "int8 is made for networks below" in refused.stderr) == (2, True)
+    assert (refused.code, "int8 needs a network below" in refused.stderr) == (2, True)
     assert edgeembed("export", tiny_student, "--out", tmp_path / "b", "--precision", "fp32").code == 0
     files = {file.path: file for file in read_bundle(tmp_path / "b").files}
     assert list(files) == ["model.fp32.onnx", "model.fp32.onnx.data"]
@@ -202,17 +211,19 @@ def test_weights_above_the_limit_of_one_message_lie_beside_the_graph(
     assert sha256_of(tmp_path / "b" / "model.fp32.onnx.data") == files["model.fp32.onnx.data"].sha256
     assert Embedder(tmp_path / "b").embed_pixels(PIXELS[:2, :32, :32]).shape == (2, 64)
     (tmp_path / "b" / "model.fp32.onnx.data").unlink()
-    assert edgeembed("artifacts", "verify", tmp_path / "b").code == 1
+    verified = edgeembed("artifacts", "verify", tmp_path / "b")
+    assert verified.code == 1
+    assert "model.fp32.onnx.data: named in bundle.json but missing" in verified.stdout + verified.stderr
 
 
-@pytest.mark.parametrize(("budget", "judged"), [(1e20, 120), (1.0, 64)])
-def test_the_gate_judges_on_as_many_images_as_it_can_pay_for(
-    tiny_student: Path, all_val: Path, budget: float, judged: int
+@pytest.mark.parametrize(("budget", "num_images"), [(1e20, 120), (1.0, 64)])
+def test_the_gate_takes_as_many_images_as_it_can_afford(
+    tiny_student: Path, all_val: Path, budget: float, num_images: int
 ) -> None:
     model, origin = load_model(tiny_student)
     recipe = ExportRecipe(gate=GateSection(max_macs=budget))
-    images = gate_images(model.size_px, count_macs(model), origin, all_val, recipe)
-    assert len(images.rows) == images.num_parity == judged
+    images = read_gate_images(model.size_px, count_macs(model), origin, all_val, recipe)
+    assert len(images.rows) == images.num_parity == num_images
     assert np.isin(images.evaluation.query, images.rows).all()
     assert np.isin(images.evaluation.index, images.rows).all()
 
@@ -241,39 +252,6 @@ def test_a_file_whose_loss_is_not_shown_is_written_with_a_warning(
     assert "not shown" not in results["model.fp32.onnx"]
 
 
-PASSES, REFUSES = {"reasons": (), "not_shown": None}, {"reasons": ("worse",), "not_shown": None}
-TOO_FEW = {"reasons": (), "not_shown": "few", "within": True, "queries_needed": 300}
-NEAR_LIMIT = {"reasons": (), "not_shown": "near", "within": True, "queries_needed": None}
-ABOVE_LIMIT = {"reasons": (), "not_shown": "few", "within": False, "queries_needed": 300}
-
-
-@pytest.mark.parametrize(
-    ("verdicts", "tried", "taken"),
-    [
-        ([REFUSES, PASSES, PASSES], 2, 1),
-        ([REFUSES, TOO_FEW, PASSES], 2, 1),  # no file can be shown with so few queries: the fastest is taken
-        ([ABOVE_LIMIT, ABOVE_LIMIT, TOO_FEW], 3, 2),
-        ([NEAR_LIMIT, REFUSES, PASSES], 3, 2),  # there are enough queries to show less loss
-        ([NEAR_LIMIT, NEAR_LIMIT, REFUSES], 3, 0),  # more float need not be better, and costs speed
-        ([ABOVE_LIMIT, REFUSES, NEAR_LIMIT], 3, 2),
-        ([ABOVE_LIMIT, REFUSES, REFUSES], 3, 0),
-        ([REFUSES, REFUSES, REFUSES], 3, 2),
-    ],
-)
-def test_the_search_for_int8_ends_where_a_file_passes_or_no_file_could_be_shown(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, verdicts: list[dict[str, Any]], tried: int, taken: int
-) -> None:
-    saved: list[int] = []
-    monkeypatch.setattr(export_module, "save", lambda converted, _: saved.append(converted))
-    left = iter(verdicts)
-    checker: Any = SimpleNamespace(check_until_shown=lambda *_: SimpleNamespace(verdict=SimpleNamespace(**next(left))))
-    found: Any = ((number, None) for number in range(len(verdicts)))
-    made = export_module.first_passing(found, "int8", tmp_path, checker, search=True)
-    assert len(verdicts) - len(list(left)) == tried
-    assert made.checked.verdict == SimpleNamespace(**verdicts[taken])
-    assert saved[-1] == taken  # what is on disk
-
-
 def test_a_failing_export_leaves_the_old_bundle(
     bundle: Path, tiny_student: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -282,7 +260,7 @@ def test_a_failing_export_leaves_the_old_bundle(
     def full_disk(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(export_module, "save", full_disk)
+    monkeypatch.setattr(exported_files, "save_onnx", full_disk)
     with pytest.raises(OSError, match="No space left"):
         export_run(tiny_student, bundle, precisions=["fp32"])
     assert sha256_of(bundle / "bundle.json") == before
@@ -313,38 +291,6 @@ def test_a_run_that_is_not_finished_is_refused(edgeembed: Run, tmp_path: Path) -
     outcome = edgeembed("export", tmp_path / "nothing")
     assert outcome.code == 2
     assert "holds no finished run" in outcome.stderr
-
-
-@pytest.mark.parametrize(
-    ("reduce_range", "passing", "tried"),
-    [
-        ("auto", {True, False}, [True]),
-        ("auto", {False}, [True, False]),
-        ("auto", set(), [True, False]),
-        (True, {False}, [True]),
-        (False, {True, False}, [False]),
-    ],
-)
-def test_8_bit_weights_are_tried_only_where_no_file_with_7_bits_passes(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, reduce_range: Any, passing: set[bool], tried: list[bool]
-) -> None:
-    def judged(found: bool, *_: object, **__: object) -> Any:
-        reasons = () if found in passing else ("worse",)
-        return SimpleNamespace(checked=SimpleNamespace(verdict=SimpleNamespace(reasons=reasons)), tried=found)
-
-    seen: list[bool] = []
-
-    def attempts(*_: object, reduce_range: bool) -> bool:
-        seen.append(reduce_range)
-        return reduce_range
-
-    monkeypatch.setattr(export_module, "attempts", attempts)
-    monkeypatch.setattr(export_module, "first_passing", judged)
-    recipe = ExportRecipe(int8=Int8Section(reduce_range=reduce_range))
-    nothing: Any = None
-    made: Any = export_module.make_file(nothing, "int8", tmp_path, nothing, nothing, recipe, search=True)
-    assert seen == tried
-    assert made.tried is tried[-1]
 
 
 def test_the_card_says_for_which_cpus_int8_is_right_and_keeps_the_notes_of_older_cards(bundle: Path) -> None:
@@ -395,7 +341,7 @@ def test_figures_are_recorded_beside_chance_and_an_untrained_network(bundle: Pat
 
 
 @pytest.mark.parametrize("case", ["train only", "one image a label", "no labels"])
-def test_an_export_that_cannot_be_scored_is_judged_by_cosine_and_says_so(
+def test_an_export_that_cannot_be_scored_is_decided_by_cosine_and_says_so(
     tiny_data: Path, tiny_student: Path, tmp_path: Path, case: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     table = read_manifest(tiny_data)
@@ -412,7 +358,7 @@ def test_an_export_that_cannot_be_scored_is_judged_by_cosine_and_says_so(
     assert "val: " in str(manifest.evaluation.not_scored)
     assert (manifest.evaluation.untrained, manifest.evaluation.chance) == ((), None)
     assert manifest.files[0].retrieval is None
-    assert "the gate judges by cosine alone, retrieval is not scored" in caplog.text
+    assert "the gate decides by cosine alone, retrieval is not scored" in caplog.text
     card = (tmp_path / "b" / "MODEL_CARD.md").read_text()
     assert "Retrieval was not scored, files were judged by cosine alone" in card
     assert "| not scored |" in card

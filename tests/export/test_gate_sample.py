@@ -11,7 +11,7 @@ import pytest
 
 from edgeembed.data.manifest import Manifest, ManifestRow, build_manifest
 from edgeembed.evaluation import RetrievalProtocol, have_match
-from edgeembed.export.gate_sample import even_share, sample_classes
+from edgeembed.export.gate_sample import max_per_class, sample_classes
 
 
 def manifest_of(sizes: dict[str, tuple[int, int]]) -> Manifest:
@@ -94,7 +94,7 @@ def test_a_query_that_is_an_index_image_too_has_another_match() -> None:
     assert have_match(manifest, sample.query, sample.index).all()
 
 
-def test_the_even_share_is_the_largest_cap_that_fits() -> None:
-    assert even_share(np.array([3, 3, 1000]), 26) == 20
-    assert even_share(np.array([3, 3, 1000]), 2) == 0
-    assert even_share(np.array([5, 5]), 100) == 5
+def test_the_max_per_class_is_the_largest_cap_that_fits() -> None:
+    assert max_per_class(np.array([3, 3, 1000]), 26) == 20
+    assert max_per_class(np.array([3, 3, 1000]), 2) == 0
+    assert max_per_class(np.array([5, 5]), 100) == 5

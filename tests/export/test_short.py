@@ -1,4 +1,4 @@
-"""Short embeddings: prefixes of an ordered space, exported as such, and searched in indexes of the whole."""
+"""Short embeddings: the leading dimensions of a PCA-rotated space are exported, and searched in indexes of all."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def short(edgeembed: Run, tiny_student: Path, tmp_path: Path) -> Path:
     return out
 
 
-def test_a_short_bundle_gives_the_beginning_of_the_whole_embedding(
+def test_a_short_bundle_gives_the_leading_dimensions_of_the_embedding(
     edgeembed: Run, short: Path, tiny_student: Path, tiny_data: Path, tmp_path: Path
 ) -> None:
     manifest = read_bundle(short)
@@ -53,7 +53,7 @@ def test_it_searches_the_index_of_the_teacher_and_the_other_way_round(
         assert len(json.loads(found.stdout)["queries"][0]["results"]) == 5
 
 
-def test_bench_holds_it_against_its_teacher(
+def test_bench_compares_it_with_its_teacher(
     edgeembed: Run, short: Path, tiny_teacher: Path, tiny_data: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "report"
@@ -65,7 +65,7 @@ def test_bench_holds_it_against_its_teacher(
     assert student["cosine_to_teacher"]["p50"] <= 1.0
 
 
-def test_lengths_that_cannot_be_had_are_refused(edgeembed: Run, tiny_student: Path, tmp_path: Path) -> None:
+def test_dimensions_that_cannot_be_exported_are_refused(edgeembed: Run, tiny_student: Path, tmp_path: Path) -> None:
     outcome = edgeembed("export", tiny_student, "--out", tmp_path / "b", "--dim", 65)
     assert (outcome.code, "has 64 embedding dimensions" in outcome.stderr) == (2, True)
     early = tmp_path / "early"
@@ -74,4 +74,4 @@ def test_lengths_that_cannot_be_had_are_refused(edgeembed: Run, tiny_student: Pa
     facts["embedding"]["ordered"] = False
     write_json(early / "model.json", facts)
     outcome = edgeembed("export", early, "--out", tmp_path / "b", "--dim", 16)
-    assert (outcome.code, "are not ordered by weight" in outcome.stderr) == (2, True)
+    assert (outcome.code, "is not PCA-rotated" in outcome.stderr) == (2, True)

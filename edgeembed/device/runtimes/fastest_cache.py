@@ -21,8 +21,9 @@ from typing import Any
 
 import numpy as np
 
+from edgeembed.agreement import find_defect, measure_agreement
 from edgeembed.arrays import FloatArray, UInt8Array
-from edgeembed.device.bundle import fp32_file, parity
+from edgeembed.device.bundle import fp32_file
 from edgeembed.device.bundle_schema import ONNX, PLAN, BundleFile, BundleManifest
 from edgeembed.device.runtimes import (
     Session,
@@ -64,13 +65,14 @@ class RunnableFile:
 class Agreement:
     """How close embeddings are to those of the bundle's fp32 file in ONNX Runtime on this machine.
 
-    `cosine_p1`: 1st percentile over `images` images; None where there is no fp32 file to compare with.
-    `relative_error_p50`: as in `bundle_schema.Parity`.
+    `cosine_p1`: 1st percentile over `images` images; None where there is no fp32 file to compare with, and where the
+    embeddings are broken, for the reason in `defect`. `relative_error_p50`: as in `bundle_schema.Parity`.
     """
 
     cosine_p1: float | None
     images: int
     relative_error_p50: float | None = None
+    defect: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +107,8 @@ def rejection_reason(file: BundleFile, agreement: Agreement) -> str | None:
     """
     if file.needs_int8_dot_products and not has_int8_dot_product():
         return "its 8-bit weights need int8 dot products, which this CPU is not known to have: export again with 7 bits"
+    if agreement.defect is not None:
+        return agreement.defect
     if agreement.cosine_p1 is None:
         return "there are no embeddings of an fp32 file in ONNX Runtime to compare with"
     if agreement.images < MIN_IMAGES:
@@ -115,10 +119,12 @@ def rejection_reason(file: BundleFile, agreement: Agreement) -> str | None:
 
 
 def agree(reference_ND: FloatArray | None, embedding_ND: FloatArray) -> Agreement:
-    """Compares embeddings of the same images; vectors that are not of unit length agree with nothing."""
+    """Compares embeddings of the same images, where there are others to compare with."""
     if reference_ND is None:
         return Agreement(cosine_p1=None, images=len(embedding_ND))
-    found = parity(reference_ND, embedding_ND)
+    if defect := find_defect(embedding_ND, reference_ND.shape):
+        return Agreement(cosine_p1=None, images=len(reference_ND), defect=defect)
+    found = measure_agreement(reference_ND, embedding_ND)
     return Agreement(cosine_p1=found.cosine_p1, images=len(reference_ND), relative_error_p50=found.relative_error_p50)
 
 
@@ -208,7 +214,10 @@ def store_fastest(
     judge, the earlier entry stays. A cache that cannot be written is only warned about.
     """
     # A measurement on too few images proves nothing, not even that the stored choice is wrong.
-    if all(one.agreement.cosine_p1 is None or one.agreement.images < MIN_IMAGES for one in measured):
+    if all(
+        (one.agreement.cosine_p1 is None and one.agreement.defect is None) or one.agreement.images < MIN_IMAGES
+        for one in measured
+    ):
         return None
     # Read and written without a lock: two processes at once cost at most one entry, which is measured again.
     fastest = fastest_accepted(manifest, measured)

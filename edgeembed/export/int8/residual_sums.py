@@ -1,8 +1,9 @@
-"""Residual sums that every processor rounds alike.
+"""Scales of residual sums with which every processor rounds to the same integers.
 
-The 65,536 sums of two bytes are computed in float32, in an order that is each processor's own: one that falls on the
-edge between two steps of the result is rounded up here and down there, wherever the same two bytes meet, and what
-follows drifts apart (a MobileNetV4-small in ONNX Runtime on x86 and in a browser: cosine p1 .9988).
+A quantised Add computes the 65,536 sums of two bytes in float32, in an order of operations that differs between
+processors. A sum that lies halfway between two integers of the output is then rounded up on one and down on another,
+for every pixel in which the same two bytes meet, and the results drift apart: cosine p1 .9988 of a MobileNetV4-small in
+ONNX Runtime on x86 against a browser. Here scales are changed by little, so that no sum lies halfway.
 """
 
 from __future__ import annotations
@@ -11,58 +12,64 @@ import math
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
 
-PARTS = 1023
-"""Both summands have steps of a whole number of such parts of the result's: the number is odd, so that no sum comes
-closer to an edge than half a part, and large, so that steps grow by little."""
+from edgeembed.export.graph import Graph
+
+DENOMINATOR = 1023
+"""The scales of both summands become whole multiples of 1/DENOMINATOR of the output's scale. It is odd, so that every
+sum is at least half a multiple away from halfway, and large, so that scales change by little.
+"""
 
 
-def part_from_edges(model: onnx.ModelProto) -> None:
-    """Widens the steps of what is summed, and of sums, until no sum of two bytes lies on an edge; in place.
+def avoid_rounding_ties(model: onnx.ModelProto) -> None:
+    """Widens the scales of residual sums and of their summands until no sum of two bytes is a tie; in place.
 
-    A tensor that was settled for one sum keeps its step in the next, as a residual stream does; a sum of two such is
-    left as it is.
+    A tensor whose scale was fixed for one sum keeps it in the next, as along a residual stream; a sum of two such
+    tensors is left as it is.
     """
-    graph = model.graph
-    makers = {output: node for node in graph.node for output in node.output}
-    settled: set[str] = set()
-    for node in graph.node:
-        readers = [reader for reader in graph.node if node.op_type == "Add" and node.output[0] in reader.input]
-        if [reader.op_type for reader in readers] != ["QuantizeLinear"]:
+    graph = Graph(model)
+    fixed: set[str] = set()
+    for node in graph.nodes:
+        # A sum that is quantised once and read by nothing else, of two tensors that are quantised themselves.
+        consumers = [consumer for consumer in graph.consumers(node.output[0]) if node.op_type == "Add"]
+        if [consumer.op_type for consumer in consumers] != ["QuantizeLinear"]:
             continue
-        summands = [makers.get(name) for name in node.input]
-        if not all(one and one.op_type == "DequantizeLinear" and one.input[0] in makers for one in summands):
+        summands = [graph.producer(name) for name in node.input]
+        if not all(item and item.op_type == "DequantizeLinear" and graph.producer(item.input[0]) for item in summands):
             continue
-        names = sorted((one.input[1] for one in summands if one), key=lambda name: name not in settled)
-        kept, other, total = *names, readers[0].input[1]
-        if other in settled or len({kept, other, total}) < 3:
+        scales = sorted((item.input[1] for item in summands if item), key=lambda name: name not in fixed)
+        kept, other, total = *scales, consumers[0].input[1]
+        if other in fixed or len({kept, other, total}) < 3:
             continue
-        parts = max(1, math.floor(PARTS * step_of(graph, kept) / step_of(graph, total)))
-        set_step(graph, total, step_of(graph, kept) * PARTS / parts)
-        parts = math.ceil(PARTS * step_of(graph, other) / step_of(graph, total))
-        set_step(graph, other, step_of(graph, total) * parts / PARTS)
-        settled |= {kept, other, total}
+        # Rounding down here and up below widens scales only, so that no value is cut off.
+        multiple = max(1, math.floor(DENOMINATOR * scale_of(graph, kept) / scale_of(graph, total)))
+        set_scale(graph, total, scale_of(graph, kept) * DENOMINATOR / multiple)
+        multiple = math.ceil(DENOMINATOR * scale_of(graph, other) / scale_of(graph, total))
+        set_scale(graph, other, scale_of(graph, total) * multiple / DENOMINATOR)
+        fixed |= {kept, other, total}
 
 
-def constant(graph: onnx.GraphProto, name: str) -> onnx.TensorProto:
-    found: onnx.TensorProto = next(tensor for tensor in graph.initializer if tensor.name == name)
-    return found
+def scale_of(graph: Graph, name: str) -> float:
+    return float(graph.array(name))
 
 
-def step_of(graph: onnx.GraphProto, name: str) -> float:
-    return float(numpy_helper.to_array(constant(graph, name)))
+def set_scale(graph: Graph, name: str, scale: float) -> None:
+    """Gives a tensor another scale, and follows with the integer biases of the layers that read the tensor.
 
-
-def set_step(graph: onnx.GraphProto, name: str, step: float) -> None:
-    """Gives a tensor another step, and the integer biases that are added to products with it."""
-    ratio = step / step_of(graph, name)
-    read = {node.output[0] for node in graph.node if node.op_type == "DequantizeLinear" and node.input[1] == name}
-    biases = {node.input[2] for node in graph.node if len(node.input) == 3 and node.input[0] in read}
-    for node in graph.node:
-        if node.op_type == "DequantizeLinear" and node.output[0] in biases:
-            rounded, scale = (constant(graph, part) for part in node.input[:2])
-            bias, steps = numpy_helper.to_array(rounded), numpy_helper.to_array(scale)
-            rounded.CopyFrom(numpy_helper.from_array(np.round(bias / ratio).astype(bias.dtype), rounded.name))
-            scale.CopyFrom(numpy_helper.from_array((steps * ratio).astype(steps.dtype), scale.name))
-    constant(graph, name).CopyFrom(numpy_helper.from_array(np.asarray(step, np.float32), name))
+    The scale of a bias is the product of the scales of the layer's input and weights.
+    """
+    ratio = scale / scale_of(graph, name)
+    # Biases are int32 with a scale of their own, which must stay the product of the two others.
+    dequantized = [
+        node.output[0] for node in graph.consumers(name) if node.op_type == "DequantizeLinear" and node.input[1] == name
+    ]
+    layers = [node for tensor in dequantized for node in graph.consumers(tensor)]
+    biases = {node.input[2] for node in layers if len(node.input) == 3 and node.input[0] in dequantized}
+    for bias in biases:
+        dequantize = graph.producer(bias)
+        if dequantize is not None and dequantize.op_type == "DequantizeLinear":
+            stored, bias_scale = dequantize.input[:2]
+            value, scales = graph.array(stored), graph.array(bias_scale)
+            graph.set_constant(stored, np.round(value / ratio).astype(value.dtype))
+            graph.set_constant(bias_scale, (scales * ratio).astype(scales.dtype))
+    graph.set_constant(name, np.asarray(scale, np.float32))

@@ -1,42 +1,40 @@
-"""What TensorRT 8 does not know, said in opset 17 and by formulas: for JetPack 5, which stays on 8.5."""
+"""Rewrites a graph in opset 17 without the operators that TensorRT 8 lacks: for JetPack 5, which stays on 8.5."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import helper, numpy_helper
+from onnx import helper
 
 from edgeembed.errors import CheckFailed
+from edgeembed.export.graph import Graph, attributes_of, new_node, remove_attributes
 
 OPSET = 17
-"""The newest that 8 reads. Of 18 it overlooks that reductions have their axes as an input."""
+"""The newest that TensorRT 8 reads. Of opset 18 it ignores that reductions take their axes as an input."""
 NEWER_ATTRIBUTES = {
     "noop_with_empty_axes": None,
     "saturate": None,
     "antialias": 0,
     "keep_aspect_ratio_policy": b"stretch",
 }
-"""Those of opsets 18 and 19, and the value at which they say what 17 does; None: any, as there are no empty axes and no
-float8 here.
+"""Attributes of opsets 18 and 19, and the value with which they mean what opset 17 does; None: any value, as exported
+files have no empty axes and no float8.
 """
 REDUCTIONS = ("ReduceL1", "ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSumSquare")
 
 
-def write_out_layer_norm(graph: onnx.GraphProto) -> None:
-    """LayerNormalization over the last axis in float32, where it stays in files of every precision, by its formula."""
-    nodes: list[onnx.NodeProto] = []
-    for node in graph.node:
-        said = {item.name: helper.get_attribute_value(item) for item in node.attribute}
-        if node.op_type != "LayerNormalization" or said.get("axis", -1) != -1 or len(node.output) > 1:
-            nodes.append(node)
-            continue
+def decompose_layer_norm(graph: Graph) -> None:
+    """Replaces each LayerNormalization over the last axis by its formula, in float32, its type in every precision."""
+
+    def replacement(node: onnx.NodeProto) -> list[onnx.NodeProto]:
+        attributes = attributes_of(node)
+        if node.op_type != "LayerNormalization" or attributes.get("axis", -1) != -1 or len(node.output) > 1:
+            return [node]
         x, y = node.input[0], node.output[0]
-        epsilon = np.asarray(said.get("epsilon", 1e-5), np.float32)
-        graph.initializer.append(numpy_helper.from_array(epsilon, f"{y}_epsilon"))
-        graph.initializer.append(numpy_helper.from_array(np.array([-1], np.int64), f"{y}_axes"))
+        has_bias = len(node.input) > 2
+        graph.add_constant(f"{y}_epsilon", np.asarray(attributes.get("epsilon", 1e-5), np.float32))
+        graph.add_constant(f"{y}_axes", np.array([-1], np.int64))
         steps = [
             ("ReduceMean", [x, f"{y}_axes"], f"{y}_mean"),
             ("Sub", [x, f"{y}_mean"], f"{y}_centred"),
@@ -45,124 +43,113 @@ def write_out_layer_norm(graph: onnx.GraphProto) -> None:
             ("Add", [f"{y}_variance", f"{y}_epsilon"], f"{y}_positive"),
             ("Sqrt", [f"{y}_positive"], f"{y}_deviation"),
             ("Div", [f"{y}_centred", f"{y}_deviation"], f"{y}_normal"),
-            ("Mul", [f"{y}_normal", node.input[1]], f"{y}_unshifted" if len(node.input) > 2 else y),
-            *([("Add", [f"{y}_unshifted", node.input[2]], y)] if len(node.input) > 2 else []),
+            ("Mul", [f"{y}_normal", node.input[1]], f"{y}_unshifted" if has_bias else y),
         ]
-        nodes += [helper.make_node(kind, reads, [made], name=made) for kind, reads, made in steps]
-    replace_nodes(graph, nodes)
+        # Names start with the output's, so that they are unique in the graph.
+        if has_bias:
+            steps.append(("Add", [f"{y}_unshifted", node.input[2]], y))
+        return [new_node(op_type, inputs, output) for op_type, inputs, output in steps]
+
+    graph.rewrite(replacement)
 
 
-def write_out_gelu(graph: onnx.GraphProto) -> None:
-    """Gelu as x / 2 (1 + erf(x / sqrt 2)), in the type of x."""
-    half = {tensor.name for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT16}
-    in_half = half_values(graph, half)
-    nodes: list[onnx.NodeProto] = []
-    for node in graph.node:
-        if node.op_type != "Gelu":
-            nodes.append(node)
-            continue
-        if any(item.name == "approximate" and item.s == b"tanh" for item in node.attribute):
-            nodes.append(node)
-            continue
-        dtype: npt.DTypeLike = np.float16 if node.input[0] in in_half else np.float32
+def decompose_gelu(graph: Graph) -> None:
+    """Replaces each exact Gelu by x / 2 (1 + erf(x / sqrt 2)), in the type of x; the tanh approximation is left."""
+    float16 = float16_tensors(graph)
+
+    def replacement(node: onnx.NodeProto) -> list[onnx.NodeProto]:
+        if node.op_type != "Gelu" or attributes_of(node).get("approximate") == b"tanh":
+            return [node]
         x, y = node.input[0], node.output[0]
+        dtype: npt.DTypeLike = np.float16 if x in float16 else np.float32
         for name, value in (("root", 0.5**0.5), ("one", 1.0), ("half", 0.5)):
-            graph.initializer.append(numpy_helper.from_array(np.asarray(value, dtype), f"{y}_{name}"))
-        nodes += [
-            helper.make_node("Mul", [x, f"{y}_root"], [f"{y}_scaled"], name=f"{y}_scaled"),
-            helper.make_node("Erf", [f"{y}_scaled"], [f"{y}_erf"], name=f"{y}_erf"),
-            helper.make_node("Add", [f"{y}_erf", f"{y}_one"], [f"{y}_plus"], name=f"{y}_plus"),
-            helper.make_node("Mul", [x, f"{y}_plus"], [f"{y}_product"], name=f"{y}_product"),
-            helper.make_node("Mul", [f"{y}_product", f"{y}_half"], [y], name=y),
+            graph.add_constant(f"{y}_{name}", np.asarray(value, dtype))
+        return [
+            new_node("Mul", [x, f"{y}_root"], f"{y}_scaled"),
+            new_node("Erf", [f"{y}_scaled"], f"{y}_erf"),
+            new_node("Add", [f"{y}_erf", f"{y}_one"], f"{y}_plus"),
+            new_node("Mul", [x, f"{y}_plus"], f"{y}_product"),
+            new_node("Mul", [f"{y}_product", f"{y}_half"], y),
         ]
-    replace_nodes(graph, nodes)
+
+    graph.rewrite(replacement)
 
 
-def shapes_whole(graph: onnx.GraphProto) -> None:
-    """A part of a shape as the whole, cut: TensorRT 8 overlooks the ends that Shape has since opset 15."""
-    nodes: list[onnx.NodeProto] = []
-    for node in graph.node:
-        ends = {item.name: item.i for item in node.attribute if item.name in ("start", "end")}
-        nodes.append(node)
-        if node.op_type != "Shape" or not ends:
-            continue
-        output, whole = node.output[0], f"{node.output[0]}_whole"
-        for name, value in (("start", ends.get("start", 0)), ("end", ends.get("end", 2**31 - 1)), ("axis", 0)):
-            graph.initializer.append(numpy_helper.from_array(np.array([value], np.int64), f"{output}_{name}"))
-        node.output[0] = whole
-        del node.attribute[:]
-        cut = [whole, *(f"{output}_{name}" for name in ("start", "end", "axis"))]
-        nodes.append(helper.make_node("Slice", cut, [output], name=output))
-    replace_nodes(graph, nodes)
+def float16_tensors(graph: Graph) -> set[str]:
+    """Names of the float16 tensors: constants, results of a Cast, and what is computed from either up to a Cast."""
+    found = {name for name, tensor in graph.constants.items() if tensor.data_type == onnx.TensorProto.FLOAT16}
+    for node in graph.nodes:
+        if node.op_type == "Cast":
+            if attributes_of(node)["to"] == onnx.TensorProto.FLOAT16:
+                found.update(node.output)
+        elif any(name in found for name in node.input):
+            found.update(node.output)
+    return found
 
 
-def splits_by_size(model: onnx.ModelProto) -> None:
-    """Splits into a number of equal parts, which opset 18 brought, by the parts' sizes, where shapes say them."""
-    if not any(node.op_type == "Split" and len(node.input) == 1 for node in model.graph.node):
-        return
-    inferred = onnx.shape_inference.infer_shapes(model).graph
-    shapes = {value.name: value.type.tensor_type.shape.dim for value in inferred.value_info}
-    for node in model.graph.node:
-        if node.op_type != "Split" or len(node.input) > 1:
-            continue
-        axis = next((item.i for item in node.attribute if item.name == "axis"), 0)
-        sides = [shapes[name][axis].dim_value if shapes.get(name) else 0 for name in node.output]
-        if all(sides):
-            sizes = f"{node.output[0]}_sizes"
-            model.graph.initializer.append(numpy_helper.from_array(np.array(sides, np.int64), sizes))
-            node.input.append(sizes)
-            kept = [item for item in node.attribute if item.name != "num_outputs"]
-            del node.attribute[:]
-            node.attribute.extend(kept)
-
-
-def say_in_opset_17(model: onnx.ModelProto) -> None:
-    """Raises CheckFailed for a model that needs something newer."""
-    splits_by_size(model)
-    shapes_whole(model.graph)
-    axes_as_attribute(model)
-    for node in model.graph.node:
-        for item in [item for item in node.attribute if item.name in NEWER_ATTRIBUTES]:
-            if NEWER_ATTRIBUTES[item.name] in (None, helper.get_attribute_value(item)):
-                node.attribute.remove(item)
+def downgrade_to_opset_17(model: onnx.ModelProto) -> None:
+    """Writes a model in opset 17, in place. Raises CheckFailed for a model that needs something newer."""
+    set_split_sizes(model)  # first, as it needs shape inference in the opset of the file
+    graph = Graph(model)
+    slice_partial_shapes(graph)
+    move_axes_to_attribute(graph)
+    for node in graph.nodes:
+        for name, value in attributes_of(node).items():
+            if name in NEWER_ATTRIBUTES and NEWER_ATTRIBUTES[name] in (None, value):
+                remove_attributes(node, name)
     for opset in model.opset_import:
         if not opset.domain:
             opset.version = OPSET
+    # What is left of newer opsets, an attribute or an input, is an error of the checker.
     try:
         onnx.checker.check_model(model)
     except onnx.checker.ValidationError as error:
-        raise CheckFailed(f"the graph cannot be said in opset {OPSET}: {first_line(error)}") from None
+        raise CheckFailed(f"the graph cannot be written in opset {OPSET}: {first_line(error)}") from None
 
 
-def axes_as_attribute(model: onnx.ModelProto) -> None:
-    """Reductions read their axes as an input since opset 18."""
-    constants = {tensor.name: tensor for tensor in model.graph.initializer}
-    for node in model.graph.node:
-        if node.op_type in REDUCTIONS and len(node.input) == 2 and node.input[1] in constants:
-            axes = numpy_helper.to_array(constants[node.input[1]]).tolist()
-            node.attribute.append(helper.make_attribute("axes", axes))
+def set_split_sizes(model: onnx.ModelProto) -> None:
+    """Gives each Split into a number of equal parts, which opset 18 introduced, the sizes of the parts, where known."""
+    graph = Graph(model)
+    splits = [node for node in graph.nodes if node.op_type == "Split" and len(node.input) == 1]
+    if not splits:
+        return
+    inferred = onnx.shape_inference.infer_shapes(model).graph
+    shapes = {value.name: value.type.tensor_type.shape.dim for value in inferred.value_info}
+    for node in splits:
+        axis = attributes_of(node).get("axis", 0)
+        sizes = [shapes[name][axis].dim_value if shapes.get(name) else 0 for name in node.output]
+        if all(sizes):
+            node.input.append(graph.add_constant(f"{node.output[0]}_sizes", np.array(sizes, np.int64)))
+            remove_attributes(node, "num_outputs")
+
+
+def slice_partial_shapes(graph: Graph) -> None:
+    """Replaces each Shape with a start or an end by a whole Shape and a Slice: TensorRT 8 ignores both attributes."""
+
+    def replacement(node: onnx.NodeProto) -> list[onnx.NodeProto]:
+        attributes = attributes_of(node)
+        if node.op_type != "Shape" or not attributes:
+            return [node]
+        output = node.output[0]
+        limits = {"start": attributes.get("start", 0), "end": attributes.get("end", 2**31 - 1), "axis": 0}
+        parameters = [
+            graph.add_constant(f"{output}_{name}", np.array([value], np.int64)) for name, value in limits.items()
+        ]
+        # The Slice takes over the name, so that the consumers of the shape stay as they are.
+        node.output[0] = f"{output}_whole"
+        del node.attribute[:]
+        return [node, new_node("Slice", [node.output[0], *parameters], output)]
+
+    graph.rewrite(replacement)
+
+
+def move_axes_to_attribute(graph: Graph) -> None:
+    """Moves the axes of reductions from their second input, where opset 18 has them, to the attribute of opset 17."""
+    for node in graph.nodes:
+        if node.op_type in REDUCTIONS and len(node.input) == 2 and node.input[1] in graph.constants:
+            node.attribute.append(helper.make_attribute("axes", graph.array(node.input[1]).tolist()))
             del node.input[1]
 
 
 def first_line(error: Exception) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-
-
-def replace_nodes(graph: onnx.GraphProto, nodes: Sequence[onnx.NodeProto]) -> None:
-    """Sets a graph's nodes; they may be its own, which emptying it would spoil."""
-    kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
-    del graph.node[:]
-    graph.node.extend(kept)
-
-
-def half_values(graph: onnx.GraphProto, half: set[str]) -> set[str]:
-    """Names of values that are float16: what is cast to it, and what is computed from it until it is cast away."""
-    found = set(half)
-    for node in graph.node:
-        if node.op_type == "Cast":
-            to = next(item.i for item in node.attribute if item.name == "to")
-            if to == onnx.TensorProto.FLOAT16:
-                found.update(node.output)
-        elif any(name in found for name in node.input):
-            found.update(node.output)
-    return found

@@ -1,6 +1,7 @@
-"""A bundle becomes a web page: static files that search a small index on the visitor's own device, offline too.
+"""Builds a web page from a bundle: static files that search a small index on the visitor's device, also offline.
 
-Free of torch. The page is served from any folder of any host, needs no header of its server, and names no other host.
+It works without torch. Any web server can serve the page from any folder, without special headers, and the page loads
+nothing from other hosts.
 """
 
 from __future__ import annotations
@@ -29,22 +30,24 @@ log = logging.getLogger(__name__)
 SCHEMA = "edgeembed-web/1"
 SITE, SERVICE_WORKER = "site.json", "service-worker.js"
 STATIC_FILES = Path(__file__).parent / "static"
-# int8 is a quarter of fp32 to fetch, and integers are the same on every processor. Where a network has floats between
-# them, embeddings of two processors differ in the 4th decimal, as a sum at the edge of a step rounds either way.
 PREFERRED = ("int8", "fp32", "fp16")
+"""int8 is a quarter of the download of fp32, and integer arithmetic is the same on every processor. Where a network has
+float operators between, embeddings of two processors differ in the 4th decimal, as ties are rounded either way.
+"""
 MAX_MODEL_BYTES = 500_000_000
 
 
 def build_page(bundle: Path, out: Path, pictures: Sequence[Picture], *, precision: str | None = None) -> dict[str, Any]:
-    """Writes the page into `out`, whole or not at all, in place of an older one. Returns site.json.
+    """Writes the page into `out`, complete or not at all, and replaces an older page. Returns site.json.
 
-    Raises UserError for a bundle, precision or folder that will not do, CheckFailed for a file whose checksum is not
-    the bundle's and where ONNX Runtime for browsers cannot be had.
+    Raises UserError for a bundle, precision or folder that cannot be used, and CheckFailed for a file with another
+    checksum than the bundle's, or where ONNX Runtime for browsers cannot be downloaded.
     """
     manifest = read_bundle(bundle)
     file = choose_web_file(manifest, precision)
     check_web_target(out)
     model = Embedder(bundle, precision=file.precision, runtime="onnxruntime")
+    # The index is embedded with the page's own file and runtime: cosines then mean the same in both.
     with whole_folder(out) as folder:
         (folder / "onnxruntime").mkdir()
         add_runtime(folder / "onnxruntime")
@@ -64,20 +67,21 @@ def build_page(bundle: Path, out: Path, pictures: Sequence[Picture], *, precisio
             "files": checksums(folder),
         }
         (folder / SITE).write_text(json.dumps(site, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        # Last, as it lists the checksums of all other files.
         (folder / SERVICE_WORKER).write_text(filled_service_worker(folder), encoding="utf-8")
     return site
 
 
 def choose_web_file(manifest: BundleManifest, precision: str | None) -> BundleFile:
-    """The file of a precision; by default the first of PREFERRED that its gate did not refuse."""
+    """Returns the file of a precision; by default the first of PREFERRED that passed its gate."""
     by_precision = {file.precision: file for file in manifest.files if file.path.endswith(".onnx")}
     if precision is not None and precision not in by_precision:
-        held = ", ".join(sorted(by_precision)) or "no ONNX file"
-        raise UserError(f"bundle {manifest.name!r}: no precision {precision!r} for the page, it holds {held}")
-    sound = [name for name in PREFERRED if name in by_precision and not by_precision[name].accepted_worse]
-    if precision is None and not sound:
+        listed = ", ".join(sorted(by_precision)) or "no ONNX file"
+        raise UserError(f"bundle {manifest.name!r}: no precision {precision!r} for the page, it holds {listed}")
+    passed = [name for name in PREFERRED if name in by_precision and not by_precision[name].accepted_worse]
+    if precision is None and not passed:
         raise UserError(f"bundle {manifest.name!r}: no ONNX file passed its gate: name one with --precision")
-    file = by_precision[precision or sound[0]]
+    file = by_precision[precision or passed[0]]
     for runtime, text in file.not_shown.items():
         log.warning("%s in %s: %s", file.path, runtime, text)
     if file.bytes > MAX_MODEL_BYTES or any(part.path.startswith(file.path + ".") for part in manifest.files):
@@ -88,6 +92,7 @@ def choose_web_file(manifest: BundleManifest, precision: str | None) -> BundleFi
 
 
 def model_facts(manifest: BundleManifest, file: BundleFile) -> dict[str, Any]:
+    """Returns `model` of site.json."""
     return {
         "file": file.path,
         "name": manifest.name,
@@ -102,18 +107,18 @@ def model_facts(manifest: BundleManifest, file: BundleFile) -> dict[str, Any]:
 
 
 def resizes_columns_first() -> bool:
-    """Whether this Pillow, in which the index is embedded, begins with the columns of a tall picture: 13 and newer."""
+    """Whether this Pillow, which resized the index images, begins with the columns of a tall image: 13 and newer."""
     return int(PIL.__version__.split(".")[0]) >= 13
 
 
 def check_web_target(out: Path) -> None:
-    """Raises UserError for a folder that holds something else than a page of ours."""
+    """Raises UserError for a folder that is neither empty nor a page of edgeembed."""
     if out.exists() and not (out / SITE).is_file() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out}: exists and is not a web page of edgeembed: choose another --web")
 
 
 def checksums(folder: Path) -> dict[str, dict[str, Any]]:
-    """Of every file in a folder and below it, by its name with forward slashes."""
+    """Returns checksum and size of every file in a folder and its subfolders, by its path with forward slashes."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {
         path.relative_to(folder).as_posix(): {"sha256": sha256_of(path), "bytes": path.stat().st_size} for path in files
@@ -121,13 +126,13 @@ def checksums(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def filled_service_worker(folder: Path) -> str:
-    """The service worker of a finished page: which files it keeps, and a version that changes with any of them."""
-    kept = json.dumps({name: facts["sha256"] for name, facts in checksums(folder).items()}, indent=2)
+    """Returns the service worker of a finished page, with the files to keep and a version that changes with them."""
+    files = json.dumps({name: facts["sha256"] for name, facts in checksums(folder).items()}, indent=2)
     text = (STATIC_FILES / SERVICE_WORKER).read_text(encoding="utf-8")
     for empty, filled in (
-        ("const FILES = {};", f"const FILES = {kept};"),
-        ('const VERSION = "";', f'const VERSION = "{hashlib.sha256(kept.encode()).hexdigest()[:16]}";'),
+        ("const FILES = {};", f"const FILES = {files};"),
+        ('const VERSION = "";', f'const VERSION = "{hashlib.sha256(files.encode()).hexdigest()[:16]}";'),
     ):
-        assert text.count(empty) == 1, empty
+        assert text.count(empty) == 1, empty  # or the page would silently not work offline
         text = text.replace(empty, filled)
     return text

@@ -1,4 +1,4 @@
-"""ONNX Runtime for browsers: one pinned version, fetched by npm when a page is built, its integrity checked."""
+"""Downloads ONNX Runtime for browsers with npm when a page is built: one pinned version, with its checksum checked."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from edgeembed.errors import CheckFailed
 
 PACKAGE, VERSION = "onnxruntime-web", "1.30.0"
 INTEGRITY = "sha512-q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="
-# As they are named in the package, and in the page: not every web server knows that .mjs is JavaScript.
+# Names in the package, and names in the page, because not every web server knows that .mjs is JavaScript.
 FILES = {
     "ort.wasm.bundle.min.mjs": "ort.wasm.bundle.min.js",
     "ort-wasm-simd-threaded.wasm": "ort-wasm-simd-threaded.wasm",
 }
-PATIENCE_S = 600
+NPM_TIMEOUT_S = 600
 LICENCE = """onnxruntime-web {version}, https://onnxruntime.ai
 
 MIT License
@@ -50,11 +50,11 @@ SOFTWARE.
 def add_runtime(folder: Path) -> None:
     """Writes the files of ONNX Runtime, and their licence, into `folder`, which must exist.
 
-    npm keeps the package in its own cache, so that a second page needs no network. Raises CheckFailed without npm,
-    without a network where one is needed, and for a package that is not the pinned one.
+    npm keeps the package in its cache, so that a second page needs no network. Raises CheckFailed without npm, where
+    the download fails, and for a package that is not the pinned one.
     """
     with tempfile.TemporaryDirectory() as temporary:
-        archive = require_pinned(fetch(Path(temporary)))
+        archive = require_pinned(download_package(Path(temporary)))
         with tarfile.open(archive) as package:
             for name, name_in_page in FILES.items():
                 member = package.extractfile(f"package/dist/{name}")
@@ -63,25 +63,25 @@ def add_runtime(folder: Path) -> None:
     (folder / "LICENSE.txt").write_text(LICENCE.format(version=VERSION), encoding="utf-8")
 
 
-def fetch(folder: Path) -> Path:
-    """The package's archive, as npm gives it."""
+def download_package(folder: Path) -> Path:
+    """Downloads the package with npm and returns its archive."""
     npm = shutil.which("npm")
-    wanted = f"{PACKAGE}@{VERSION}"
+    package = f"{PACKAGE}@{VERSION}"
     if npm is None:
-        raise CheckFailed(f"{wanted} is fetched with npm, which is not installed: install Node.js, then build again")
-    command = [npm, "pack", wanted, "--prefer-offline", "--ignore-scripts", "--json", "--fetch-retries=1"]
+        raise CheckFailed(f"{package} is fetched with npm, which is not installed: install Node.js, then build again")
+    command = [npm, "pack", package, "--prefer-offline", "--ignore-scripts", "--json", "--fetch-retries=1"]
     try:
-        result = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=PATIENCE_S)
+        result = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=NPM_TIMEOUT_S)
     except subprocess.TimeoutExpired:
-        raise CheckFailed(f"{wanted}: npm did not end within {PATIENCE_S} s: is there a network?") from None
+        raise CheckFailed(f"{package}: npm did not end within {NPM_TIMEOUT_S} s: is there a network?") from None
     archives = list(folder.glob("*.tgz"))
     if result.returncode != 0 or len(archives) != 1:
-        raise CheckFailed(f"{wanted}: npm cannot fetch it ({reason(result)}): is there a network?")
+        raise CheckFailed(f"{package}: npm cannot fetch it ({npm_error(result)}): is there a network?")
     return archives[0]
 
 
-def reason(result: subprocess.CompletedProcess[str]) -> str:
-    """What npm says that went wrong, in a few words."""
+def npm_error(result: subprocess.CompletedProcess[str]) -> str:
+    """Returns npm's own summary of an error, or its exit code."""
     try:
         return str(json.loads(result.stdout)["error"]["summary"]).strip().split("\n")[0][:200]
     except (ValueError, KeyError, TypeError):
@@ -90,11 +90,11 @@ def reason(result: subprocess.CompletedProcess[str]) -> str:
 
 def require_pinned(archive: Path) -> Path:
     """Raises CheckFailed for an archive that is not the one that this version of edgeembed was tested with."""
-    kind, _, expected = INTEGRITY.partition("-")
-    actual = base64.b64encode(hashlib.new(kind, archive.read_bytes()).digest()).decode()
+    algorithm, _, expected = INTEGRITY.partition("-")
+    actual = base64.b64encode(hashlib.new(algorithm, archive.read_bytes()).digest()).decode()
     if actual != expected:
         raise CheckFailed(
-            f"{PACKAGE}@{VERSION}: {kind} is {actual[:12]}..., expected {expected[:12]}...: do not use it, "
-            "look at where npm takes packages from"
+            f"{PACKAGE}@{VERSION}: {algorithm} is {actual[:12]}..., expected {expected[:12]}...: do not use it, "
+            "check which registry npm takes packages from"
         )
     return archive

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edgeembed.agreement import measure_agreement
 from edgeembed.arrays import FloatArray
 from edgeembed.config import AugmentSection, MixSection
 from edgeembed.data.image_versions import image_key_of, images_id
@@ -53,19 +54,20 @@ def verify_targets(
         )
     permutation = np.random.default_rng(seed).permutation(len(stored_P2))
     sample = np.sort(permutation[: pairs or max(1000, len(stored_P2) // 100)])
-    cosine_P = compute_again(store, stored_P2[sample], manifest, teacher, workers=workers)
-    if cosine_P.size == 0:
+    stored_PD, computed_PD = compute_again(store, stored_P2[sample], manifest, teacher, workers=workers)
+    if len(stored_PD) == 0:
         raise CheckFailed(f"{folder}: holds no targets that could be compared: run `edgeembed targets build`")
+    agreement = measure_agreement(stored_PD, computed_PD, normalise=True)
     result = {
         "store": str(folder),
         "known": len(stored_P2),
-        "compared": int(cosine_P.size),
-        "cosine_min": float(cosine_P.min()),
-        "cosine_p1": float(np.percentile(cosine_P, 1)),
+        "compared": agreement.images,
+        "cosine_min": agreement.cosine_min,
+        "cosine_p1": agreement.cosine_p1,
     }
-    if not cosine_P.min() >= MIN_COSINE:  # NaN fails too
+    if not agreement.cosine_min >= MIN_COSINE:  # NaN fails too
         raise CheckFailed(
-            f"{folder}: the teacher's embeddings now have a cosine of {cosine_P.min():.5f} to the stored ones, "
+            f"{folder}: the teacher's embeddings now have a cosine of {agreement.cosine_min:.5f} to the stored ones, "
             f"at least {MIN_COSINE} was expected: images or software changed, delete the folder"
         )
     return result
@@ -98,10 +100,10 @@ def require_verifiable(store: TargetStore, manifest: Manifest, teacher_path: Pat
 
 def compute_again(
     store: TargetStore, sample_P2: npt.NDArray[np.int64], manifest: Manifest, teacher: Network, *, workers: int
-) -> FloatArray:
-    """Returns the cosine of each stored vector to the one that the teacher computes now, without unreadable images.
+) -> tuple[FloatArray, FloatArray]:
+    """Returns the stored vectors of a sample and those that the teacher computes now, (P, D) each.
 
-    `sample_P2`: pairs of image and view.
+    `sample_P2`: pairs of image and view. Images that cannot be read are left out.
     """
     augmentation = store.key.augmentation
     replay = Replay(
@@ -116,13 +118,12 @@ def compute_again(
     provider = TargetProvider(teacher, None, shapes_N2, precision=augmentation["precision"], device=device)
     batches = [sample_P2[first : first + BATCH_SIZE] for first in range(0, len(sample_P2), BATCH_SIZE)]
     samples = [(pair_B2[:, 0], pair_B2[:, 1]) for pair_B2 in batches]
-    cosines = [np.zeros(0, np.float32)]
+    stored = [np.zeros((0, store.key.dim), np.float32)]
+    computed = [np.zeros((0, store.key.dim), np.float32)]
     for batch in track(replay.batches(canvases, samples), "computing targets again", total=len(samples)):
-        computed_BD = provider.targets(batch, np.arange(batch.image_B.size)).cpu().numpy()
-        stored_BD = store.read(batch.image_B, batch.view_B)[0].astype(np.float32)
-        norm_B = np.linalg.norm(stored_BD, axis=1) * np.linalg.norm(computed_BD, axis=1)
-        cosines.append((stored_BD * computed_BD).sum(axis=1) / norm_B)
-    return np.concatenate(cosines)
+        computed.append(provider.targets(batch, np.arange(batch.image_B.size)).cpu().numpy())
+        stored.append(store.read(batch.image_B, batch.view_B)[0].astype(np.float32))
+    return np.concatenate(stored), np.concatenate(computed)
 
 
 def stored_pairs(store: TargetStore) -> tuple[npt.NDArray[np.int64], int]:

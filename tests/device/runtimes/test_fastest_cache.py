@@ -248,13 +248,18 @@ def test_one_rule_says_what_may_become_the_default(make_bundle: MakeBundle) -> N
         ):
             with pytest.raises(AssertionError, match=told):
                 raise AssertionError(rejection_reason(file, Agreement(cosine_p1=cosine_p1, images=images)))
+        assert rejection_reason(file, Agreement(cosine_p1=None, images=MIN_IMAGES, defect="is broken")) == "is broken"
 
 
 def test_vectors_that_are_not_of_unit_length_agree_with_nothing() -> None:
     unit_ND = np.eye(20, 64, dtype=np.float32)
     assert agree(unit_ND, unit_ND) == Agreement(cosine_p1=1.0, images=20, relative_error_p50=0.0)
-    assert agree(unit_ND, 2 * unit_ND).cosine_p1 == -1.0
-    assert agree(unit_ND, unit_ND * np.nan).cosine_p1 == -1.0
+    for broken_ND, defect in (
+        (2 * unit_ND, "gives vectors of length 2.0000, expected 1"),
+        (unit_ND * np.nan, "gives vectors of length nan, expected 1"),
+        (unit_ND[:, :32], "gives an output of shape (20, 32), expected (20, 64)"),
+    ):
+        assert agree(unit_ND, broken_ND) == Agreement(cosine_p1=None, images=20, defect=defect)
     assert agree(None, unit_ND) == Agreement(cosine_p1=None, images=20)
 
 

@@ -35,16 +35,16 @@ FLAGS = (
     "--use-fake-ui-for-media-stream",
 )
 ELEMENT = "element-6066-11e4-a52e-4f735466cecf"
-PATIENCE_S = 60
+TIMEOUT_S = 60
 
 
 class PageError(RuntimeError):
-    """What ChromeDriver, or a script in the page, says that went wrong."""
+    """An error that ChromeDriver or a script in the page reported."""
 
 
 @dataclass(frozen=True)
 class Browser:
-    """One window. Scripts may be async functions' bodies; what they return comes back as JSON."""
+    """One window. Scripts may be bodies of async functions; what they return comes back as JSON."""
 
     session: str
 
@@ -75,14 +75,14 @@ class Browser:
         return str(call("POST", f"{self.session}/element", {"using": "css selector", "value": selector})[ELEMENT])
 
     def choose_file(self, selector: str, path: Path) -> None:
-        """As a person does in the dialog of a file input."""
+        """Chooses a file, as in the dialog of a file input."""
         call("POST", f"{self.session}/element/{self.find(selector)}/value", {"text": str(path.resolve())})
 
     def click(self, selector: str) -> None:
         call("POST", f"{self.session}/element/{self.find(selector)}/click", {})
 
     def press(self, key: str) -> None:
-        """Into whatever has the focus."""
+        """Presses a key, for the element that has the focus."""
         keys = [{"type": "keyDown", "value": key}, {"type": "keyUp", "value": key}]
         call("POST", f"{self.session}/actions", {"actions": [{"type": "key", "id": "keyboard", "actions": keys}]})
 
@@ -93,7 +93,7 @@ class Browser:
         return base64.b64decode(self.devtools("Page.captureScreenshot")["data"])
 
     def log(self) -> list[str]:
-        """What the console said since it was last asked, warnings and errors."""
+        """Warnings and errors on the console since the last call."""
         return [entry["message"] for entry in call("POST", f"{self.session}/se/log", {"type": "browser"})]
 
 
@@ -101,7 +101,7 @@ def call(method: str, url: str, body: dict[str, Any] | None = None) -> Any:
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, data=data, method=method, headers={"Content-Type": "application/json"})
     try:
-        with urllib.request.urlopen(request, timeout=2 * PATIENCE_S) as response:
+        with urllib.request.urlopen(request, timeout=2 * TIMEOUT_S) as response:
             return json.load(response)["value"]
     except urllib.error.HTTPError as error:
         with error:
@@ -114,7 +114,7 @@ def is_installed() -> bool:
 
 @contextlib.contextmanager
 def browser() -> Iterator[Browser]:
-    """A fresh profile, without anything that an earlier page kept."""
+    """A browser with a fresh profile, in which no page has stored anything."""
     driver = subprocess.Popen(
         ["chromedriver", "--port=0"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )
@@ -123,13 +123,13 @@ def browser() -> Iterator[Browser]:
         try:
             port = next(match[1] for line in driver.stdout if (match := re.search(r"successfully on port (\d+)", line)))
             options = {"binary": shutil.which("chromium"), "args": [*FLAGS, f"--user-data-dir={profile}"]}
-            wanted = {
+            capabilities = {
                 "goog:chromeOptions": options,
                 "goog:loggingPrefs": {"browser": "WARNING"},
-                "timeouts": {"script": 1000 * PATIENCE_S},
+                "timeouts": {"script": 1000 * TIMEOUT_S},
             }
             root = f"http://127.0.0.1:{port}/session"
-            opened = call("POST", root, {"capabilities": {"alwaysMatch": wanted}})
+            opened = call("POST", root, {"capabilities": {"alwaysMatch": capabilities}})
             session = f"{root}/{opened['sessionId']}"
             try:
                 yield Browser(session)
@@ -141,8 +141,8 @@ def browser() -> Iterator[Browser]:
             driver.stdout.close()
 
 
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    """Prints nothing; `headers_added` are part of every answer."""
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    """Prints nothing; `headers_added` are part of every response."""
 
     headers_added: Mapping[str, str] = MappingProxyType({})
 
@@ -156,7 +156,7 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
 
 
 class QuietServer(http.server.ThreadingHTTPServer):
-    """Does not mind that a browser leaves while it is sent something."""
+    """Ignores that a browser closes a connection early."""
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         if not isinstance(sys.exc_info()[1], ConnectionError):
@@ -166,7 +166,7 @@ class QuietServer(http.server.ThreadingHTTPServer):
 @contextlib.contextmanager
 def served(folder: Path, headers: dict[str, str] | None = None) -> Iterator[tuple[str, http.server.HTTPServer]]:
     """The address of a folder, and its server, which a test may shut down early."""
-    handler = type("Handler", (Quiet,), {"headers_added": headers or {}})
+    handler = type("Handler", (QuietHandler,), {"headers_added": headers or {}})
     server = QuietServer(("127.0.0.1", 0), functools.partial(handler, directory=str(folder)))
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()

@@ -1,4 +1,4 @@
-"""The folder of a web page: what is in it, what it is made of, and what is refused. What it does: in a browser."""
+"""The folder of a web page: its files, its index, and what is refused. What the page does is tested in a browser."""
 
 from __future__ import annotations
 
@@ -20,7 +20,14 @@ from edgeembed.device.embedder import Embedder
 from edgeembed.errors import CheckFailed, UserError
 from edgeembed.export.web import index, runtime
 from edgeembed.export.web import page as web_page
-from edgeembed.export.web.index import MOST_PICTURES, Picture, make_thumbnail, pictures_of, pictures_of_run, spread
+from edgeembed.export.web.index import (
+    MAX_PICTURES,
+    Picture,
+    find_pictures,
+    find_pictures_of_run,
+    make_thumbnail,
+    pick_of_each_label,
+)
 from edgeembed.export.web.page import build_page, choose_web_file
 from edgeembed.files import read_json, sha256_of, write_json
 from tests.conftest import Outcome
@@ -46,8 +53,8 @@ def page(request: pytest.FixtureRequest, edgeembed: Run, tiny_data: Path, tmp_pa
 
 def test_every_file_is_named_with_its_checksum(page: Path) -> None:
     site = read_json(page / "site.json")
-    held = {path.relative_to(page).as_posix() for path in page.rglob("*") if path.is_file()}
-    assert held == {*site["files"], "site.json", "service-worker.js"}
+    stored = {path.relative_to(page).as_posix() for path in page.rglob("*") if path.is_file()}
+    assert stored == {*site["files"], "site.json", "service-worker.js"}
     for name, facts in site["files"].items():
         assert facts == {"sha256": sha256_of(page / name), "bytes": (page / name).stat().st_size}
     model = site["model"]
@@ -68,10 +75,10 @@ def test_the_service_worker_keeps_every_file_and_changes_with_any(page: Path) ->
     assert filled()[1] != version
 
 
-def test_the_index_is_embedded_with_the_page_s_own_file(page: Path, tiny_data: Path) -> None:
+def test_the_index_is_embedded_with_the_model_file_of_the_page(page: Path, tiny_data: Path) -> None:
     site, index = read_json(page / "site.json"), read_json(page / "index.json")
     vectors = np.fromfile(page / "index.f32", "<f4").reshape(-1, site["model"]["dim"])
-    pictures = pictures_of(tiny_data)
+    pictures = find_pictures(tiny_data)
     assert len(vectors) == len(index["pictures"]) == len(pictures) == site["index"]["pictures"]
     assert [entry["label"] for entry in index["pictures"]] == [picture.label for picture in pictures]
     model = Embedder(BUNDLE, precision=site["model"]["precision"], runtime="onnxruntime")
@@ -93,10 +100,10 @@ def test_a_run_becomes_a_bundle_and_a_page_of_its_own_images(
     assert outcome.code == 0, outcome.stderr
     assert json.loads(outcome.stdout)["space_id"] == read_json(out / "site.json")["model"]["space_id"]
     assert sha256_of(out / "model.fp32.onnx") == sha256_of(bundle / "model.fp32.onnx")
-    assert pictures_of_run(tiny_student) == pictures_of(tiny_data)
+    assert find_pictures_of_run(tiny_student) == find_pictures(tiny_data)
 
 
-def test_an_older_page_is_replaced_and_nothing_else(
+def test_an_older_page_is_replaced_but_no_other_folder(
     edgeembed: Run, page: Path, tiny_data: Path, tmp_path: Path
 ) -> None:
     (page / "stale.txt").write_text("of the older page")
@@ -171,7 +178,7 @@ def test_a_changed_model_is_not_published(tmp_path: Path) -> None:
     assert not (tmp_path / "page").exists()
 
 
-def test_without_npm_it_says_so_and_fails(
+def test_without_npm_the_build_fails_with_the_reason(
     edgeembed: Run, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -184,7 +191,7 @@ def test_without_npm_it_says_so_and_fails(
 
 
 @pytest.mark.skipif(shutil.which("npm") is None, reason="NPM MISSING: install Node.js")
-def test_without_a_network_it_says_so_and_fails(
+def test_without_a_network_the_build_fails_with_the_reason(
     edgeembed: Run, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("npm_config_cache", str(tmp_path / "empty"))
@@ -199,7 +206,7 @@ def test_without_a_network_it_says_so_and_fails(
 
 
 def test_a_package_that_is_not_the_pinned_one_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runtime, "fetch", lambda folder: written(folder / "package.tgz", b"something else"))
+    monkeypatch.setattr(runtime, "download_package", lambda folder: written(folder / "package.tgz", b"something else"))
     with pytest.raises(CheckFailed, match=r"sha512 is .* expected q0y\+JrrtukXS.*do not use it"):
         runtime.add_runtime(tmp_path)
     assert list(tmp_path.iterdir()) == []
@@ -227,37 +234,48 @@ assert not heavy, heavy
     assert read_json(tmp_path / "page" / "index.json")["pictures"][0]["label"] == "red"
 
 
-def test_pictures_are_spread_over_labels() -> None:
+def test_pictures_are_taken_from_all_labels() -> None:
     def named(label: str, count: int) -> list[Picture]:
         return [Picture(path=Path(f"{label}{number}"), label=label) for number in range(count)]
 
     pictures = named("a", 50) + named("b", 2) + named("c", 50)
-    assert [str(picture.path) for picture in spread(pictures, 8)] == ["a0", "b0", "c0", "a1", "b1", "c1", "a2", "c2"]
+    assert [str(picture.path) for picture in pick_of_each_label(pictures, 8)] == [
+        "a0",
+        "b0",
+        "c0",
+        "a1",
+        "b1",
+        "c1",
+        "a2",
+        "c2",
+    ]
     many = [picture for number in range(1000) for picture in named(f"{number:03d}", 1)]
-    assert [picture.label for picture in spread(many, 4)] == ["000", "250", "500", "750"]
-    assert len(spread(many, MOST_PICTURES)) == MOST_PICTURES
+    assert [picture.label for picture in pick_of_each_label(many, 4)] == ["000", "250", "500", "750"]
+    assert len(pick_of_each_label(many, MAX_PICTURES)) == MAX_PICTURES
 
 
 def test_folders_and_tables_label_pictures_and_the_index_comes_first(tmp_path: Path) -> None:
     for name in ("fruit/apple/1.png", "fruit/pear/2.png", "3.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (8, 8)).save(tmp_path / name)
-    assert [picture.label for picture in pictures_of(tmp_path)] == ["3", "fruit/apple", "fruit/pear"]
+    assert [picture.label for picture in find_pictures(tmp_path)] == ["3", "fruit/apple", "fruit/pear"]
     table = tmp_path / "table.csv"
     table.write_text("path,label,domain,split,role\n3.png,,x,train,\nfruit/apple/1.png,apple,x,test,index\n")
-    assert pictures_of(table) == [Picture(path=tmp_path / "fruit/apple/1.png", label="apple")]
+    assert find_pictures(table) == [Picture(path=tmp_path / "fruit/apple/1.png", label="apple")]
     table.write_text("path\n3.png\n")
-    assert pictures_of(table) == [Picture(path=tmp_path / "3.png", label="3")]
+    assert find_pictures(table) == [Picture(path=tmp_path / "3.png", label="3")]
     table.write_text("file\n3.png\n")
     with pytest.raises(UserError, match="lacks column 'path'"):
-        pictures_of(table)
+        find_pictures(table)
 
 
 @pytest.mark.usefixtures("without_runtime")
-def test_what_cannot_be_decoded_is_left_out_and_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_pictures_that_cannot_be_decoded_are_skipped_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "good.png")
     (tmp_path / "bad.png").write_bytes(b"no picture")
-    site = build_page(BUNDLE, tmp_path / "page", pictures_of(tmp_path))
+    site = build_page(BUNDLE, tmp_path / "page", find_pictures(tmp_path))
     assert site["index"]["pictures"] == 1
     assert "bad.png" in caplog.text
     with pytest.raises(UserError, match="none of 1 pictures for the page can be decoded"):
@@ -274,7 +292,7 @@ def test_thumbnails_hold_pixels_alone(tmp_path: Path) -> None:
         assert (small.size, dict(small.getexif()), small.info.get("icc_profile")) == ((160, 107), {}, None)
 
 
-def test_an_index_of_a_run_that_does_not_say_its_data_is_always(tmp_path: Path) -> None:
+def test_a_run_without_recorded_data_needs_an_index(tmp_path: Path) -> None:
     write_json(tmp_path / "model.json", {"space_id": "a"})
     with pytest.raises(UserError, match="--web-index"):
-        index.pictures_of_run(tmp_path)
+        index.find_pictures_of_run(tmp_path)

@@ -1,4 +1,4 @@
-"""The page, used as people use it, in headless Chromium: Python's embeddings, offline, whatever is dropped on it."""
+"""The page in headless Chromium: the same embeddings as in Python, offline use, and every kind of dropped file."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from edgeembed.device.embedder import Embedder
 from edgeembed.device.images import load_pixels
 from edgeembed.errors import CheckFailed
 from edgeembed.export.web import page as web_page
-from edgeembed.export.web.index import pictures_of
+from edgeembed.export.web.index import find_pictures
 from edgeembed.export.web.page import build_page
 from edgeembed.files import read_json
-from tests.export.web.bad_drops import EITHER, REFUSED, SHOWN, bad_drops
 from tests.export.web.chromium import Browser, PageError, browser, is_installed, served
+from tests.export.web.dropped_files import EITHER, REFUSED, SHOWN, write_dropped_files
 
 pytestmark = pytest.mark.skipif(not is_installed(), reason="CHROMIUM MISSING: install chromium and chromedriver")
 
@@ -75,7 +75,7 @@ class Site:
 
 def build(out: Path, index: Path, precision: str | None = None) -> Path:
     try:
-        build_page(BUNDLE, out, pictures_of(index), precision=precision)
+        build_page(BUNDLE, out, find_pictures(index), precision=precision)
     except CheckFailed as error:
         if "npm" not in str(error):
             raise
@@ -142,7 +142,7 @@ def photographs(real_data: Path, count: int) -> list[Path]:
     return files[:: len(files) // count][:count]
 
 
-def require_python_s_embeddings(page: Browser, site: Site, files: list[Path]) -> None:
+def require_python_embeddings(page: Browser, site: Site, files: list[Path]) -> None:
     reference_ND = embedder().embed(files)
     cosines = []
     for file, reference_D in zip(files, reference_ND, strict=True):
@@ -153,7 +153,7 @@ def require_python_s_embeddings(page: Browser, site: Site, files: list[Path]) ->
 
 
 def test_a_dropped_picture_finds_itself_and_four_more(page: Browser, site: Site, tiny_data: Path) -> None:
-    picture = pictures_of(tiny_data)[3]
+    picture = find_pictures(tiny_data)[3]
     outcome = drop(page, site.put(picture.path))
     assert outcome["problem"] == ""
     assert len(outcome["labels"]) == 5
@@ -177,21 +177,21 @@ def test_a_dropped_picture_finds_itself_and_four_more(page: Browser, site: Site,
 )
 def test_neighbours_that_differ_are_told_apart(page: Browser, scores: list[float], texts: list[str]) -> None:
     source = (Path(web_page.__file__).parent / "static/app.js").read_text()
-    function = source[source.index("function asTexts") : source.index("// Searching")]
-    assert page.run(f"{function} return asTexts(args[0])", scores) == texts
+    function = source[source.index("function formatScores") : source.index("// Searching")]
+    assert page.run(f"{function} return formatScores(args[0])", scores) == texts
     assert similarity_texts(scores) == texts
 
 
-def test_rendered_files_get_python_s_embeddings(page: Browser, site: Site, tiny_data: Path) -> None:
-    require_python_s_embeddings(page, site, rendered(tiny_data, 20))
+def test_rendered_files_get_the_embeddings_of_python(page: Browser, site: Site, tiny_data: Path) -> None:
+    require_python_embeddings(page, site, rendered(tiny_data, 20))
 
 
-def test_photographs_get_python_s_embeddings(page: Browser, site: Site, real_data: Path) -> None:
-    require_python_s_embeddings(page, site, photographs(real_data, 20))
+def test_photographs_get_the_embeddings_of_python(page: Browser, site: Site, real_data: Path) -> None:
+    require_python_embeddings(page, site, photographs(real_data, 20))
 
 
 @pytest.mark.parametrize(("folder", "precision"), [("fp32", "fp32"), ("page", "int8")])
-def test_the_same_pixels_get_python_s_embeddings(
+def test_the_same_pixels_get_the_embeddings_of_python(
     page: Browser, site: Site, tiny_data: Path, folder: str, precision: str
 ) -> None:
     page.open(f"{site.url}/some/where/{folder}/")
@@ -201,14 +201,14 @@ def test_the_same_pixels_get_python_s_embeddings(
     assert p1([float(a @ b) for a, b in zip(found, reference_ND, strict=True)]) >= 0.9999
 
 
-def test_the_same_pixels_of_photographs_get_python_s_embeddings(page: Browser, real_data: Path) -> None:
+def test_the_same_pixels_of_photographs_get_the_embeddings_of_python(page: Browser, real_data: Path) -> None:
     pixels_NHWC = np.stack([load_pixels(file, SIDE, SIDE) for file in photographs(real_data, 20)])
     reference_ND = embedder().embed_pixels(pixels_NHWC)
     found = [embed_pixels(page, pixels) for pixels in pixels_NHWC]
     assert p1([float(a @ b) for a, b in zip(found, reference_ND, strict=True)]) >= 0.9999
 
 
-def test_pixels_of_lossless_files_are_pillow_s_at_any_size(page: Browser, site: Site, tmp_path: Path) -> None:
+def test_pixels_of_lossless_files_are_those_of_pillow_at_any_size(page: Browser, site: Site, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     sizes = [(1, 1), (SIDE, SIDE), (50, 60), (143, 300), (300, 143), (1000, 37), (3, 2000), (700, 900), (900, 700)]
     for height, width in sizes:
@@ -219,7 +219,7 @@ def test_pixels_of_lossless_files_are_pillow_s_at_any_size(page: Browser, site: 
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
-def test_pictures_are_turned_as_their_camera_noted(
+def test_pictures_are_turned_by_their_orientation(
     page: Browser, site: Site, tiny_data: Path, tmp_path: Path, suffix: str
 ) -> None:
     with Image.open(rendered(tiny_data, 1)[0]) as image:
@@ -245,9 +245,9 @@ def test_modes_become_the_same_rgb(page: Browser, site: Site, tiny_data: Path, t
 
 
 def test_nothing_that_is_dropped_stops_the_page(page: Browser, site: Site, tiny_data: Path, tmp_path: Path) -> None:
-    good = pictures_of(tiny_data)[0]
+    good = find_pictures(tiny_data)[0]
     good_url = site.put(good.path)
-    drops = bad_drops(tmp_path)
+    drops = write_dropped_files(tmp_path)
     assert len(drops) >= 50
     for name, expected in drops.items():
         outcome = drop(page, site.put(tmp_path / name), name)
@@ -261,7 +261,7 @@ def test_nothing_that_is_dropped_stops_the_page(page: Browser, site: Site, tiny_
     assert "holds no file" in page.run(OUTCOME)["problem"]
 
 
-def test_a_file_of_gigabytes_and_one_that_is_gone_are_answered(page: Browser, tmp_path: Path) -> None:
+def test_a_huge_file_and_one_that_is_gone_are_explained(page: Browser, tmp_path: Path) -> None:
     with (tmp_path / "huge.jpg").open("wb") as file:
         file.truncate(2**30 + 1)  # which takes no room on disk
     page.choose_file("#file", tmp_path / "huge.jpg")
@@ -275,7 +275,7 @@ def test_a_file_of_gigabytes_and_one_that_is_gone_are_answered(page: Browser, tm
 
 
 def test_a_picture_can_be_pasted(page: Browser, site: Site, tiny_data: Path) -> None:
-    picture = pictures_of(tiny_data)[1]
+    picture = find_pictures(tiny_data)[1]
     pasted = DROP.replace("DragEvent", "ClipboardEvent").replace('"drop"', '"paste"')
     page.run(pasted.replace("dataTransfer:", "clipboardData:"), site.put(picture.path), "pasted")
     assert page.run(OUTCOME)["labels"][0] == picture.label
@@ -313,7 +313,7 @@ def test_no_request_leaves_the_host_and_nothing_is_complained_of(page: Browser, 
 def test_the_first_result_comes_within_three_seconds_and_later_ones_without_a_network(
     site: Site, tiny_data: Path
 ) -> None:
-    first, second, third = pictures_of(tiny_data)[:3]
+    first, second, third = find_pictures(tiny_data)[:3]
     with browser() as fresh, served(site.folder) as (url, server):
         fresh.open(f"{url}/some/where/page/")
         fresh.choose_file("#file", first.path)
@@ -375,7 +375,7 @@ def test_a_changed_model_or_an_index_of_another_space_is_refused(site: Site, win
 def test_over_plain_http_it_searches_too(site: Site, window: Browser, tiny_data: Path) -> None:
     """As from a machine in the same house: browsers then offer no checksums, no service worker and no camera."""
     url = site.url.replace("127.0.0.1", "plain.test")
-    picture = pictures_of(tiny_data)[2]
+    picture = find_pictures(tiny_data)[2]
     window.open(f"{url}/some/where/page/")
     assert window.run("return isSecureContext") is False
     outcome = drop(window, site.put(picture.path).replace(site.url, url))

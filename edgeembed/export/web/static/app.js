@@ -1,4 +1,4 @@
-// The page: takes a picture in any of four ways, shows what the worker found. Everything happens on this device.
+// The page: takes a picture in one of four ways and shows what the worker found. Everything runs on this device.
 
 const element = (id) => document.getElementById(id);
 
@@ -6,18 +6,18 @@ const worker = new Worker(new URL("worker.js", import.meta.url), { type: "module
 const waiting = new Map(); // id -> {resolve, reject}
 let lastId = 0;
 
-/** Has the worker do one task. Rejects with its error; `plain` says that the message is for the person. */
-function ask(task, details = {}) {
+/** Runs a task in the worker. Rejects with its error; `plain` marks a message that is written for the visitor. */
+function callWorker(task, details = {}) {
   const id = ++lastId;
   worker.postMessage({ id, task, ...details });
   return new Promise((resolve, reject) => waiting.set(id, { resolve, reject }));
 }
 
-worker.onmessage = ({ data: { id, answer, error } }) => {
+worker.onmessage = ({ data: { id, result, error } }) => {
   const { resolve, reject } = waiting.get(id);
   waiting.delete(id);
   if (error) reject(Object.assign(new Error(error.message), { plain: error.plain }));
-  else resolve(answer);
+  else resolve(result);
 };
 
 worker.onerror = (event) => {
@@ -29,7 +29,7 @@ worker.onerror = (event) => {
 
 // Showing
 
-function say(text) {
+function showStatus(text) {
   element("status").textContent = text;
 }
 
@@ -37,7 +37,7 @@ function showProblem(error) {
   const problem = element("problem");
   problem.textContent = error.plain ? error.message : `Something went wrong. ${error.message}`;
   problem.hidden = false;
-  say("");
+  showStatus("");
 }
 
 function showPreview(bitmap) {
@@ -49,30 +49,30 @@ function showPreview(bitmap) {
 }
 
 function showResults(results) {
-  const scores = asTexts(results.map(({ score }) => score));
-  element("results").replaceChildren(...results.map((result, place) => asItem(result, scores[place])));
+  const scores = formatScores(results.map(({ score }) => score));
+  element("results").replaceChildren(...results.map((result, i) => resultItem(result, scores[i])));
   element("found").hidden = false;
-  say(`Found. Most similar: ${results[0].label}, ${scores[0]}.`);
+  showStatus(`Found. Most similar: ${results[0].label}, ${scores[0]}.`);
 }
 
-function asItem({ label, thumbnail }, score) {
+function resultItem({ label, thumbnail }, score) {
   const item = document.createElement("li");
   const image = document.createElement("img");
   image.src = thumbnail;
   image.alt = "";
-  item.append(image, asText("label", label), asText("score", score));
+  item.append(image, textSpan("label", label), textSpan("score", score));
   return item;
 }
 
-function asText(kind, text) {
+function textSpan(kind, text) {
   const span = document.createElement("span");
   span.className = kind;
   span.textContent = text;
   return span;
 }
 
-/** Similarities with as many digits as tell different ones apart, from 4 to the 7 that float32 has below 1. */
-function asTexts(scores) {
+/** Formats similarities with as many digits as tell different ones apart, from 4 to the 7 that float32 has below 1. */
+function formatScores(scores) {
   let digits = 4;
   while (digits < 7 && new Set(scores.map((score) => score.toFixed(digits))).size < new Set(scores).size) digits += 1;
   return scores.map((score) => score.toFixed(digits));
@@ -82,15 +82,15 @@ function asTexts(scores) {
 
 let latest = 0;
 
-/** Searches with a picture file and shows what comes; a picture that comes later takes its place. */
+/** Searches with a picture file and shows the results, unless another search was started meanwhile. */
 async function search(blob) {
   const turn = ++latest;
   element("problem").hidden = true;
   element("found").hidden = true;
   element("preview").hidden = true;
-  say("Searching …");
+  showStatus("Searching …");
   try {
-    const { preview, results } = await ask("search", { blob });
+    const { preview, results } = await callWorker("search", { blob });
     if (turn !== latest) return;
     showPreview(preview);
     showResults(results);
@@ -105,7 +105,7 @@ function searchFirst(files) {
   else showProblem(Object.assign(new Error("That holds no file: drop or paste a picture."), { plain: true }));
 }
 
-// Four ways for a picture to come
+// Four ways to give a picture: a file, drag and drop, paste, the camera
 
 element("file").addEventListener("change", ({ target }) => {
   if (target.files.length) searchFirst(target.files);
@@ -139,7 +139,7 @@ element("viewfinder").addEventListener("close", () => {
 
 async function openCamera() {
   if (!navigator.mediaDevices) {
-    // Not over HTTPS: a phone's own camera may still be asked for.
+    // Without HTTPS the page has no camera; a phone may offer its camera app for the file instead.
     element("file").setAttribute("capture", "environment");
     element("file").click();
     element("file").removeAttribute("capture");
@@ -158,24 +158,24 @@ function takePicture() {
   const canvas = new OffscreenCanvas(video.videoWidth, video.videoHeight);
   canvas.getContext("2d").drawImage(video, 0, 0);
   element("viewfinder").close();
-  say("Searching …");
+  showStatus("Searching …");
   canvas.convertToBlob({ type: "image/png" }).then(search);
 }
 
 // Starting
 
 async function start() {
-  say("Loading the model …");
-  const { model, pictures } = await ask("describe");
+  showStatus("Loading the model …");
+  const { model, pictures } = await callWorker("describe");
   element("about").textContent =
     `${pictures} pictures, embedded by ${model.name} (${model.precision}, space ${model.space_id}).`;
-  if (latest === 0) say("Ready."); // else a picture came while the model was loading
+  if (latest === 0) showStatus("Ready."); // else a search was started while the model was loading
 }
 
 const ready = start();
 ready.catch(showProblem);
 
-/** Resolves once every file is kept in this browser; never where it keeps none (not over HTTPS). */
+/** Resolves once every file is stored in this browser; never where the browser stores none (without HTTPS). */
 async function keepOffline() {
   if (!navigator.serviceWorker) return new Promise(() => {});
   await navigator.serviceWorker.register("service-worker.js");
@@ -189,12 +189,12 @@ offline.catch((error) => {
 });
 
 /**
- * For scripts: `embedPixels` takes a Uint8Array of height × width × 3 RGB values, 0..255, row by row; `searchFile` a
+ * The interface for scripts: `embedPixels` takes a Uint8Array of height × width × 3 RGB values, 0..255, row by row; `searchFile` a
  * Blob. Embeddings are Float32Arrays of unit length.
  */
 window.edgeembed = {
   ready,
   offline,
-  embedPixels: (pixels) => ask("embedPixels", { pixels }),
-  searchFile: (blob) => ask("search", { blob }),
+  embedPixels: (pixels) => callWorker("embedPixels", { pixels }),
+  searchFile: (blob) => callWorker("search", { blob }),
 };

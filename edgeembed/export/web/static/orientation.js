@@ -1,9 +1,9 @@
-// How a WebP picture is to be turned. Browsers turn JPEG and PNG by themselves; Pillow turns WebP too.
+// Reads and applies the EXIF orientation of WebP. Browsers apply it to JPEG and PNG only; Pillow also to WebP.
 
 const EXIF_FLAG = 0x08;
 const ORIENTATION_TAG = 0x0112;
 
-/** The EXIF orientation of a WebP file: 1, upright, to 8; 1 where it says none, and for other files. */
+/** Returns the EXIF orientation of a WebP file, 1 (upright) to 8; 1 for a file without one and for other formats. */
 export async function webpOrientation(blob) {
   const header = new DataView(await blob.slice(0, 21).arrayBuffer());
   if (header.byteLength < 21 || text(header, 8) !== "WEBP" || !(header.getUint8(20) & EXIF_FLAG)) return 1;
@@ -20,10 +20,10 @@ function text(bytes, offset) {
   return String.fromCharCode(...new Uint8Array(bytes.buffer, offset, 4));
 }
 
-/** From EXIF's own bytes: a TIFF header, then a table of tags. */
+/** Reads the orientation from EXIF data: a TIFF header, then a table of tags. */
 function exifOrientation(exif) {
   try {
-    const start = exif.getUint32(0) === 0x45786966 ? 6 : 0; // "Exif", which some write before it
+    const start = exif.getUint32(0) === 0x45786966 ? 6 : 0; // some programs write "Exif" in front
     const little = exif.getUint8(start) === 0x49; // "I" as in Intel
     const table = start + exif.getUint32(start + 4, little);
     for (let i = 0; i < exif.getUint16(table, little); i++) {
@@ -38,7 +38,7 @@ function exifOrientation(exif) {
   return 1;
 }
 
-/** A bitmap, turned and mirrored as an orientation says. */
+/** Returns a bitmap that is turned and mirrored by an EXIF orientation. */
 export function turn(bitmap, orientation) {
   const { width: w, height: h } = bitmap;
   const matrix = {

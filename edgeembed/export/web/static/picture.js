@@ -1,4 +1,4 @@
-// A picture file becomes the network's input, with the same steps as edgeembed/device/images.py: upright, on white, squashed.
+// Converts a picture file to the network's input, with the steps of edgeembed/device/images.py: upright, on white, squashed.
 
 import { turn, webpOrientation } from "./orientation.js";
 import { readHeader } from "./picture_header.js";
@@ -7,12 +7,12 @@ import { pillowResize } from "./pillow_resize.js";
 const PREVIEW_PX = 320;
 const MAX_FILE_BYTES = 2 ** 30;
 
-/** Why a file gives no result, in words for the person who chose it. */
+/** The reason why a file gives no result, written for the visitor. */
 export class PictureError extends Error {}
 
 /**
  * Decodes a file to {pixels, preview}: (height, width, 3) RGB bytes of the `target` size, and a small bitmap to look at.
- * `rules` are site.json's `picture`. Throws PictureError for what is not one whole picture of at most that many pixels.
+ * `rules` is `picture` of site.json. Throws PictureError for a file that is damaged, no picture, or above `max_pixels`.
  */
 export async function readPicture(blob, target, rules) {
   if (blob.size === 0) throw new PictureError("This file is empty.");
@@ -39,11 +39,11 @@ async function decode(blob, maxPixels) {
   try {
     const header = await readHeader(blob);
     if (header) requireSize(header, maxPixels);
-    // The profile of a camera or screen is left aside, as it is in Python; orientation is applied, as it is there.
+    // As in Python, the colour profile is ignored and the orientation is applied.
     const orientation = await webpOrientation(blob);
     const imageOrientation = orientation === 1 ? "from-image" : "none";
     const bitmap = await createImageBitmap(blob, { colorSpaceConversion: "none", imageOrientation });
-    requireSize(bitmap, maxPixels); // of a format whose header is not read here
+    requireSize(bitmap, maxPixels); // for formats whose header is not read here
     return orientation === 1 ? bitmap : turn(bitmap, orientation);
   } catch (error) {
     if (!(error instanceof DOMException)) throw error;
@@ -52,7 +52,7 @@ async function decode(blob, maxPixels) {
   }
 }
 
-/** Reads rows through a canvas of their height: one of a whole large picture is more than some browsers have. */
+/** Reads rows through a canvas of their height, because some browsers have no canvas for a whole large picture. */
 function rowReader(bitmap) {
   let canvas = null, context = null;
   return (y, rows) => {

@@ -1,8 +1,8 @@
-// How large a picture file says that it is, before anything decodes it: a small file may claim gigabytes.
+// Reads the size of a picture from its header, before it is decoded: a small file may decode to gigabytes.
 
-const HEADER_BYTES = 2 ** 20; // a camera's notes may stand before the size
+const HEADER_BYTES = 2 ** 20; // a camera's metadata may stand before the size
 
-/** {format, width, height} of a PNG, JPEG, GIF, WebP or BMP file; null where it is none, or does not say. */
+/** {format, width, height} of a PNG, JPEG, GIF, WebP or BMP file; null for any other file. */
 export async function readHeader(blob) {
   const bytes = new DataView(await blob.slice(0, HEADER_BYTES).arrayBuffer());
   try {
@@ -56,7 +56,7 @@ function jpeg(bytes) {
     while (bytes.getUint8(offset) !== 0xff) offset++;
     while (bytes.getUint8(offset) === 0xff) offset++;
     const marker = bytes.getUint8(offset++);
-    // C0 to CF start a frame, but for three that define tables.
+    // C0 to CF start a frame, except for three that define tables.
     if (marker >= 0xc0 && marker <= 0xcf && ![0xc4, 0xc8, 0xcc].includes(marker)) {
       return { format: "JPEG", width: bytes.getUint16(offset + 5), height: bytes.getUint16(offset + 3) };
     }

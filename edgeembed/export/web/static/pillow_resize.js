@@ -1,16 +1,16 @@
 // Pillow's BILINEAR resize of 8-bit RGB, bit for bit, so that a picture becomes the same pixels here as in Python.
 //
-// A triangle filter, widened by the reduction so that it averages, along rows and then along columns, or the other way
-// round; rounded to 8 bits between. Weights are integers with 22 binary places, as in Pillow's Resample.c.
+// A triangle filter, as wide as the reduction, is applied along rows and then along columns, or the other way round, with
+// 8-bit values in between. Weights are integers with 22 fractional bits, as in Pillow's Resample.c.
 
-const PLACES = 22;
-const HALF = 2 ** (PLACES - 1);
-const ROWS_AT_ONCE = 256; // bounds the memory that a large picture takes beside its own
+const FRACTION_BITS = 22;
+const HALF = 2 ** (FRACTION_BITS - 1);
+const ROWS_AT_ONCE = 256; // limits the memory for a large picture
 
-const toByte = (sum) => Math.min(255, sum >> PLACES); // weights are positive, and may add up to a little over one
+const toByte = (sum) => Math.min(255, sum >> FRACTION_BITS); // weights are positive, and may add up to a little over one
 
 /**
- * Which source pixels make each target pixel along one side, and how much of each.
+ * Returns the source pixels and their weights for each target pixel along one side.
  * Target pixel i is the sum over k < count[i] of weight[i * taps + k] times source pixel first[i] + k.
  */
 export function filterTaps(sourceSize, targetSize) {
@@ -33,7 +33,7 @@ export function filterTaps(sourceSize, targetSize) {
     }
     for (let k = 0; k < end - begin; k++) {
       const share = sum === 0 ? exact[k] : exact[k] / sum;
-      weight[i * taps + k] = Math.trunc(0.5 + share * 2 ** PLACES);
+      weight[i * taps + k] = Math.trunc(0.5 + share * 2 ** FRACTION_BITS);
     }
     first[i] = begin;
     count[i] = end - begin;
@@ -41,7 +41,7 @@ export function filterTaps(sourceSize, targetSize) {
   return { first, count, weight, taps, size: targetSize };
 }
 
-/** Rows of `channels` bytes a pixel, `width` pixels wide, to rows of RGB that are `across.size` wide. */
+/** Resizes rows of `width` pixels with `channels` bytes each to rows of RGB that are `across.size` wide. */
 function resizeRows(source, channels, width, across) {
   const { first, count, weight, taps, size } = across;
   const rows = source.length / (channels * width);
@@ -66,7 +66,7 @@ function resizeRows(source, channels, width, across) {
   return target;
 }
 
-/** Adds rows, the first of which is the picture's row `y`, to the `sum` of each target row that they are part of. */
+/** Adds rows, from row `y` of the picture on, to the `sum` of each target row that they contribute to. */
 function addRows(sum, rows, rowLength, y, down) {
   const { first, count, weight, taps, size } = down;
   let begin = 0;

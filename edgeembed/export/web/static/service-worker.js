@@ -1,21 +1,21 @@
-// Keeps every file of the page in the browser, so that it opens and searches without a network.
+// Stores every file of the page in the browser, so that it opens and searches without a network.
 //
-// What it keeps is named by its checksum, so that a page that was built again is fetched again, whole.
+// The name of the cache changes with any file, so that a page that was built again is fetched again, completely.
 
 const FILES = {}; // {name: sha256}, filled in when the page is built
-const VERSION = ""; // so is this: names their content
+const VERSION = ""; // a checksum of FILES, filled in too
 const PREFIX = `edgeembed ${self.registration.scope} `;
 const CACHE = PREFIX + VERSION;
 
-self.addEventListener("install", (event) => event.waitUntil(keepAll().then(() => self.skipWaiting())));
-self.addEventListener("activate", (event) => event.waitUntil(dropOlder().then(() => self.clients.claim())));
+self.addEventListener("install", (event) => event.waitUntil(storeAll().then(() => self.skipWaiting())));
+self.addEventListener("activate", (event) => event.waitUntil(deleteOlder().then(() => self.clients.claim())));
 
 self.addEventListener("fetch", (event) => {
   const name = nameOf(event.request);
-  if (name !== null) event.respondWith(answer(name, event.request));
+  if (name !== null) event.respondWith(respond(name, event.request));
 });
 
-/** The file of the page that a request means; null for what is none of its. */
+/** Returns the file of the page that a request is for; null for another address. */
 function nameOf(request) {
   const url = new URL(request.url);
   const scope = new URL(self.registration.scope);
@@ -24,7 +24,7 @@ function nameOf(request) {
   return name in FILES ? name : null;
 }
 
-async function answer(name, request) {
+async function respond(name, request) {
   const cache = await caches.open(CACHE);
   return (await cache.match(keyOf(name))) ?? fetch(request);
 }
@@ -33,16 +33,16 @@ function keyOf(name) {
   return new URL(name, self.registration.scope).href;
 }
 
-async function keepAll() {
+async function storeAll() {
   const cache = await caches.open(CACHE);
-  await Promise.all(Object.keys(FILES).map(async (name) => cache.put(keyOf(name), await fetchRight(name))));
+  await Promise.all(Object.keys(FILES).map(async (name) => cache.put(keyOf(name), await fetchVerified(name))));
 }
 
 /**
- * What the page has just loaded is taken from the browser's own cache, unless that is of an older build.
- * Kept as a new response: one that a host redirected could not answer for the page itself.
+ * Fetches a file, first from the browser's cache, which may hold what the page has just loaded or an older build.
+ * Returns a new response, because browsers refuse a redirected one for the page itself.
  */
-async function fetchRight(name) {
+async function fetchVerified(name) {
   for (const cache of ["default", "reload"]) {
     const response = await fetch(keyOf(name), { cache });
     const bytes = await response.arrayBuffer();
@@ -58,7 +58,7 @@ async function sha256(bytes) {
   return Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
-async function dropOlder() {
+async function deleteOlder() {
   const names = await caches.keys();
   await Promise.all(names.filter((name) => name.startsWith(PREFIX) && name !== CACHE).map((name) => caches.delete(name)));
 }

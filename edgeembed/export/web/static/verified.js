@@ -1,14 +1,14 @@
-// Files of this folder, checked against the checksums in site.json before they are used.
+// Fetches files of this folder and checks them against the checksums in site.json.
 
-/** A small file that says what the others are: asked for anew each time. */
+/** Fetches a small file that describes the others; never from the browser's cache alone. */
 export async function fetchJson(name) {
   return (await fetchFile(name, "no-cache")).json();
 }
 
-/** The bytes of a file that site.json names. Throws where they are not those that it was built with. */
+/** Returns the bytes of a file in site.json. Throws where they are not those that the page was built with. */
 export async function fetchVerified(name, site) {
   let difference;
-  for (const cache of ["default", "reload"]) { // what the browser remembers may be of an older build
+  for (const cache of ["default", "reload"]) { // the browser's cache may hold an older build
     const bytes = await (await fetchFile(name, cache)).arrayBuffer();
     difference = await differenceFrom(site.files[name], bytes);
     if (!difference) return bytes;
@@ -18,7 +18,7 @@ export async function fetchVerified(name, site) {
 
 async function differenceFrom(expected, bytes) {
   if (bytes.byteLength !== expected.bytes) return `it has ${bytes.byteLength} bytes instead of ${expected.bytes}`;
-  // Browsers offer checksums only where the page comes over HTTPS or from this machine.
+  // Browsers compute checksums only for pages over HTTPS or from this machine.
   if (self.crypto?.subtle && (await sha256(bytes)) !== expected.sha256) return "its SHA-256 differs";
   return null;
 }

@@ -1,20 +1,20 @@
-// Beside the page's own thread, so that it stays responsive: decoding, the network, and the search.
+// Decodes pictures, runs the network and searches, in a worker, so that the page stays responsive.
 //
-// Takes {id, task, ...} and answers {id, answer} or {id, error}; error is {plain, message}, plain where the message is
-// written for the person at the page.
+// Receives {id, task, ...} and sends {id, result} or {id, error}. An error is {plain, message}; plain is true where the
+// message is written for the visitor.
 
 import * as ort from "./onnxruntime/ort.wasm.bundle.min.js";
 import { readPicture, PictureError } from "./picture.js";
 import { fetchJson, fetchVerified } from "./verified.js";
 
-const SHOWN = 5;
+const NUM_RESULTS = 5;
 
 ort.env.wasm.wasmPaths = { wasm: new URL("./onnxruntime/ort-wasm-simd-threaded.wasm", import.meta.url).href };
-ort.env.wasm.numThreads = self.crossOriginIsolated ? 0 : 1; // 0: as many as suit the machine
+ort.env.wasm.numThreads = self.crossOriginIsolated ? 0 : 1; // 0: ONNX Runtime chooses
 ort.env.logLevel = "error";
 
 const opened = open();
-opened.catch(() => {}); // each task reports it
+opened.catch(() => {}); // each task reports the error
 
 async function open() {
   const site = await fetchJson("site.json");
@@ -26,7 +26,7 @@ async function open() {
   ]);
   requireSameSpace(model, described, vectors);
   const session = await ort.InferenceSession.create(weights, { executionProviders: ["wasm"] });
-  await session.run({ image: toTensor(new Uint8Array(model.height * model.width * 3), model) }); // the first is slow
+  await session.run({ image: toTensor(new Uint8Array(model.height * model.width * 3), model) }); // the first run is slow
   return { site, model, described, vectors, session };
 }
 
@@ -37,7 +37,7 @@ function requireSameSpace(model, described, vectors) {
     );
   }
   if (vectors.length !== described.pictures.length * model.dim) {
-    throw new Error(`The index holds ${vectors.length} numbers, not ${model.dim} a picture: build the page again.`);
+    throw new Error(`The index holds ${vectors.length} numbers, expected ${model.dim} for each picture: build the page again.`);
   }
 }
 
@@ -47,7 +47,7 @@ const tasks = {
     return { model, pictures: described.pictures.length };
   },
 
-  /** A file: its input pixels, embedding and nearest pictures, and a small bitmap of it. */
+  /** Returns the input pixels of a file, its embedding, the nearest pictures, and a small bitmap of it. */
   async search({ blob }) {
     const { site, model } = await opened;
     const { pixels, preview } = await readPicture(blob, model, site.picture);
@@ -73,20 +73,20 @@ function toTensor(pixels, { height, width }) {
   return new ort.Tensor("uint8", pixels, [1, height, width, 3]);
 }
 
-/** The best of the index, by cosine: vectors have unit length. */
+/** Returns the nearest pictures of the index by cosine, which is the inner product of unit vectors. */
 async function nearest(embedding) {
   const { described, vectors } = await opened;
   const score = (row) => embedding.reduce((sum, value, i) => sum + value * vectors[row * embedding.length + i], 0);
   return described.pictures
     .map((picture, row) => ({ ...picture, score: score(row) }))
     .sort((a, b) => b.score - a.score)
-    .slice(0, SHOWN);
+    .slice(0, NUM_RESULTS);
 }
 
 self.onmessage = async ({ data: { id, task, ...details } }) => {
   try {
-    const answer = await tasks[task](details);
-    self.postMessage({ id, answer }, answer.preview ? [answer.preview] : []);
+    const result = await tasks[task](details);
+    self.postMessage({ id, result }, result.preview ? [result.preview] : []);
   } catch (error) {
     const plain = error instanceof PictureError;
     self.postMessage({ id, error: { plain, message: error.message ?? String(error) } });

@@ -1,8 +1,8 @@
-"""Has NVIDIA's own parser and builder make engines with our builder, in a process without a GPU; prints JSON.
+"""Builds engines with our builder and TensorRT for RTX, which needs no GPU to build; prints JSON.
 
-Usage: python built_by_nvidia.py VERSION [--cache FILE] MODEL...      MODEL: NAME.PRECISION.onnx
-TensorRT for RTX holds the API, the ONNX parser and the strongly typed networks of the TensorRT of its time, and builds
-without a GPU what a GPU finishes later. VERSION is that TensorRT's, which our modules take it for.
+Usage: python build_with_rtx.py VERSION [--cache FILE] MODEL...      MODEL: NAME.PRECISION.onnx
+TensorRT for RTX has the API, the ONNX parser and the strongly typed networks of the TensorRT of the same time, and
+builds without a GPU what a GPU completes later. VERSION is that of this TensorRT; our modules see it as their version.
 """
 
 from __future__ import annotations
@@ -33,22 +33,22 @@ def main() -> None:
     sys.modules["tensorrt"] = module
     from edgeembed.export.recipe import EngineSection
     from edgeembed.export.tensorrt import build as builder
-    from edgeembed.export.tensorrt.graph import TAKEN_SINCE
+    from edgeembed.export.tensorrt.rewrite import SUPPORTED_SINCE
 
-    heard: list[str] = []
-    # TensorRT keeps the first logger that it is given.
-    builder.TensorRtLog.log = lambda log, severity, message: hear(log, severity, message, heard)  # type: ignore[method-assign]
-    found: dict[str, Any] = {"unknown": unknown_operators(builder, TAKEN_SINCE), "engines": {}}
+    messages: list[str] = []
+    # TensorRT uses the first logger that it gets for the whole process.
+    builder.TensorRtLog.log = lambda log, severity, message: collect(log, severity, message, messages)  # type: ignore[method-assign]
+    found: dict[str, Any] = {"unknown": unknown_operators(builder, SUPPORTED_SINCE), "engines": {}}
     settings = EngineSection(opt_batch=2, workspace_mb=256, timing_cache=given.cache)
     for path in given.models:
         model = onnx.load(path)
-        del heard[:]
+        del messages[:]
         try:
             plan = builder.build_engine(model, path.name.split(".")[1], settings)
         except CheckFailed as error:
             found["engines"][path.name] = {"refused": str(error)}
             continue
-        weights = [line for line in heard if line.startswith("Total Weights Memory")]
+        weights = [line for line in messages if line.startswith("Total Weights Memory")]
         found["engines"][path.name] = {
             "plan_bytes": len(plan),
             "weights_bytes": int(re.findall(r"\d+", weights[0])[0]),
@@ -58,32 +58,32 @@ def main() -> None:
     print(json.dumps(found))
 
 
-def hear(log: Any, severity: Any, message: str, heard: list[str]) -> None:
+def collect(log: Any, severity: Any, message: str, messages: list[str]) -> None:
     if severity in (real.ILogger.ERROR, real.ILogger.INTERNAL_ERROR):
         log.last_error = " ".join(message.split())
-    heard.append(message)
+    messages.append(message)
 
 
 def empty_network(builder: Any) -> tuple[Any, Any]:
-    """And the parser that fills it."""
+    """Returns a network, and the parser that fills it."""
     log = builder.TensorRtLog()
     network = real.Builder(log).create_network(builder.network_flags())
     return network, real.OnnxParser(network, log)
 
 
 def unknown_operators(builder: Any, operators: Any) -> list[str]:
-    """Of the operators that we say are taken, those that the parser does not know."""
+    """Returns those of our supported operators that the parser does not know."""
     _, parser = empty_network(builder)
     return [name for name in operators if not parser.supports_operator(name)]
 
 
 def products(builder: Any, model: onnx.ModelProto, version: tuple[int, int]) -> dict[str, int]:
-    """How many convolutions and matrix products the parsed network has, by the type that they read."""
+    """Counts the convolutions and matrix products of the parsed network by the type of their input."""
     network, parser = empty_network(builder)
-    assert parser.parse(builder.for_tensorrt(model, version).SerializeToString())
+    assert parser.parse(builder.rewrite_for_tensorrt(model, version).SerializeToString())
     layers = [network.get_layer(position) for position in range(network.num_layers)]
-    kinds = (real.LayerType.CONVOLUTION, real.LayerType.MATRIX_MULTIPLY)
-    return dict(Counter(layer.get_input(0).dtype.name for layer in layers if layer.type in kinds))
+    types = (real.LayerType.CONVOLUTION, real.LayerType.MATRIX_MULTIPLY)
+    return dict(Counter(layer.get_input(0).dtype.name for layer in layers if layer.type in types))
 
 
 if __name__ == "__main__":

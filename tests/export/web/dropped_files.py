@@ -1,4 +1,4 @@
-"""Files that people drop by mistake, or to see what happens: none is one whole ordinary photograph."""
+"""Files that people drop by mistake, or to see what happens: damaged, no image, huge, or unusual."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from PIL import Image
 REFUSED, SHOWN, EITHER = "refused", "shown", "either"
 
 
-def bad_drops(folder: Path) -> dict[str, str]:
-    """Writes them into `folder`. Returns the name of each and what a page does with it; EITHER: browsers differ."""
+def write_dropped_files(folder: Path) -> dict[str, str]:
+    """Writes the files into `folder`. Returns each name and what the page does with it; EITHER: browsers differ."""
     photograph = Image.effect_mandelbrot((300, 200), (-2, -1.3, 1, 1.3), 60).convert("RGB")
     whole = {suffix: encoded(photograph, kind) for suffix, kind in FORMATS.items()}
     drops: dict[str, tuple[bytes, str]] = {}
@@ -24,7 +24,7 @@ def bad_drops(folder: Path) -> dict[str, str]:
         middle = len(content) // 2
         damaged = content[:middle] + bytes(64) + content[middle + 64 :]
         drops[f"damaged.{suffix}"] = (damaged, EITHER)
-    drops |= not_images(whole) | untrue_sizes() | unusual(photograph)
+    drops |= not_images(whole) | false_sizes() | unusual(photograph)
     for name, (content, _) in drops.items():
         (folder / name).write_bytes(content)
     return {name: expected for name, (_, expected) in drops.items()}
@@ -62,8 +62,8 @@ def not_images(whole: dict[str, bytes]) -> dict[str, tuple[bytes, str]]:
     }
 
 
-def untrue_sizes() -> dict[str, tuple[bytes, str]]:
-    """Small files that claim to be huge, or nothing."""
+def false_sizes() -> dict[str, tuple[bytes, str]]:
+    """Small files whose header claims a huge size, or none."""
     frame = struct.pack(">HBHHB", 17, 8, 65535, 65535, 3) + bytes((1, 0x22, 0, 2, 0x11, 1, 3, 0x11, 1))
     bmp = b"BM" + struct.pack("<IHHI", 54, 0, 0, 54) + struct.pack("<IiiHHIIiiII", 40, 2**30, 2**30, 1, 24, *[0] * 6)
     webp = b"WEBPVP8X" + struct.pack("<I", 10) + bytes(4) + b"\xff\x3f\x00" * 2
@@ -104,7 +104,7 @@ def unusual(photograph: Image.Image) -> dict[str, tuple[bytes, str]]:
 
 
 def png(width: int, height: int, depth: int, colour: int, rows: bytes) -> bytes:
-    """With right checksums, whatever it says."""
+    """A PNG with correct checksums, whatever its header claims."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         checksum = zlib.crc32(kind + content)

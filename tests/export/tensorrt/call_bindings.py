@@ -1,9 +1,9 @@
-"""Runs our builder and runner against the real Python bindings of a TensorRT version, in a process without a GPU.
+"""Checks the calls of our builder and runner against the Python bindings of a TensorRT version, without a GPU.
 
-Usage: python held_tensorrt.py ["MODULE|OLD|NEW"]      a call to change first; prints "held VERSION"
-The bindings' classes cannot be made without NVIDIA's libraries, so that each is stood in for by an object that has
-exactly its methods and properties, takes exactly the arguments that its signatures say, and returns what they say.
-Enums, ILogger and everything else are the bindings' own. What a version lacks raises as it would there.
+Usage: python call_bindings.py ["MODULE|OLD|NEW"]      a call to change first; prints "checked VERSION"
+The classes of the bindings need NVIDIA's libraries. Each is replaced by a stand-in that has exactly its methods and
+properties, takes exactly the arguments in its signatures, and returns the types in them. Enums, ILogger and everything
+else are from the bindings. A name that a version lacks raises as it would there.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import onnx
 import tensorrt as real
 from onnx import TensorProto, helper
 
-VALUES = {  # of properties, and of methods that return plain values
+VALUES = {  # of properties and of methods that return plain values
     "num_errors": 0,
     "num_io_tensors": 2,
     "get_engine_information": '{"Layers": [{"Name": "a", "LayerType": "Convolution", "Weights": {"Type": "Half"}}]}',
@@ -32,8 +32,8 @@ VALUES = {  # of properties, and of methods that return plain values
 INTERFACES = ("Builder", "OnnxParser", "Runtime")
 
 
-class Held:
-    """Stands in for an object of a bindings' class."""
+class StandIn:
+    """Replaces an object of a class of the bindings."""
 
     def __init__(self, kind: type) -> None:
         object.__setattr__(self, "kind", kind)
@@ -71,11 +71,11 @@ def call(kind: type, name: str, doc: str, given: tuple[Any, ...], named: dict[st
     if returned == "bool":
         return True
     made = getattr(real, returned.split(".")[-1], None)
-    return Held(made) if isinstance(made, type) else None
+    return StandIn(made) if isinstance(made, type) else None
 
 
 def check(doc: str, kind: type, name: str, given: tuple[Any, ...], named: dict[str, Any]) -> str:
-    """What the first signature of a docstring that takes the arguments returns. Raises TypeError where none does."""
+    """Returns the return type of the first signature that takes the arguments. Raises TypeError where none does."""
     signatures = re.findall(rf"^(?:\d+\. )?(?:{re.escape(name)}|__init__)?\((.*)\)(?: -> (.*))?$", doc, re.MULTILINE)
     signatures = [item for item in signatures if item[0] != "*args, **kwargs"]
     if not signatures:
@@ -88,7 +88,7 @@ def check(doc: str, kind: type, name: str, given: tuple[Any, ...], named: dict[s
 
 
 def split_arguments(text: str) -> list[str]:
-    """At the commas that stand in no bracket."""
+    """Splits at the commas outside of brackets."""
     parts, depth = [""], 0
     for letter in text:
         depth += (letter in "[(<") - (letter in "])>")
@@ -115,30 +115,30 @@ def accepts(declared: str, value: Any) -> bool:
             return isinstance(value, named)
         if kind.endswith("Dims"):
             return isinstance(value, tuple)
-        return (isinstance(value, Held) and issubclass(value.kind, named)) or isinstance(value, named)
+        return (isinstance(value, StandIn) and issubclass(value.kind, named)) or isinstance(value, named)
     if "uffer" in kind or kind == "bytes":
         return isinstance(value, bytes)
     plain = {"str": str, "bool": bool, "int": int, "typing.SupportsInt": int, "float": (int, float)}
     return isinstance(value, plain[kind]) if kind in plain else True
 
 
-class HeldModule(types.ModuleType):
-    """The bindings, with their interfaces stood in for."""
+class StandInModule(types.ModuleType):
+    """The bindings, with their classes replaced by stand-ins."""
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(real, name)
         if name not in INTERFACES:
             return found
 
-        def make(*given: Any, **named: Any) -> Held:
+        def make(*given: Any, **named: Any) -> StandIn:
             check(found.__init__.__doc__, found, "__init__", given, named)
-            return Held(found)
+            return StandIn(found)
 
         return make
 
 
 class NoDevice:
-    """Stands in for a GPU, which no test machine need have."""
+    """Replaces the GPU, which test machines need not have."""
 
     name, compute_capability, stream = "none", "9.0", 7
 
@@ -159,7 +159,7 @@ class NoDevice:
 
 
 def load(name: str, change: tuple[str, str, str] | None) -> Any:
-    """A module of ours, with a piece of its text changed where it is the one named."""
+    """Loads a module of edgeembed, with the change in its source where the change names it."""
     spec = importlib.util.find_spec(name)
     assert spec is not None
     assert spec.origin is not None
@@ -175,7 +175,7 @@ def load(name: str, change: tuple[str, str, str] | None) -> Any:
 
 
 def tiny() -> onnx.ModelProto:
-    """Pixels to embeddings in the fewest operators."""
+    """A model of one operator with the inputs and outputs of an exported file."""
     ports = (("image", TensorProto.UINT8, ["N", 8, 8, 3]), ("embedding", TensorProto.FLOAT, ["N", 8, 8, 3]))
     image, embedding = (helper.make_tensor_value_info(*port) for port in ports)
     cast = helper.make_node("Cast", ["image"], ["embedding"], name="cast", to=TensorProto.FLOAT)
@@ -187,9 +187,9 @@ def main() -> None:
     module, _, rest = sys.argv[1].partition("|") if len(sys.argv) > 1 else ("", "", "")
     old, _, new = rest.partition("|")
     change = (module, old, new) if module else None
-    held = HeldModule("tensorrt")
-    held.__spec__ = real.__spec__
-    sys.modules["tensorrt"] = held
+    bindings = StandInModule("tensorrt")
+    bindings.__spec__ = real.__spec__
+    sys.modules["tensorrt"] = bindings
     runner, builder = (
         load("edgeembed.device.runtimes.tensorrt", change),
         load("edgeembed.export.tensorrt.build", change),
@@ -198,7 +198,7 @@ def main() -> None:
     from edgeembed.export.recipe import EngineSection
 
     with tempfile.TemporaryDirectory() as folder:
-        asked = EngineSection(
+        settings = EngineSection(
             opt_batch=2,
             workspace_mb=64,
             timing_cache=Path(folder) / "cache",
@@ -206,14 +206,14 @@ def main() -> None:
             version_compatible=True,
         )
         for precision in ("fp32", "fp16", "int8"):
-            plan = builder.build_engine(tiny(), precision, asked)
+            plan = builder.build_engine(tiny(), precision, settings)
         builder.require_precision(builder.inspect_engine(plan), "fp16", tiny())
         path = Path(folder) / "model.fp16.plan"
         path.write_bytes(plan)
         session = runner.TensorRtSession(path, threads=1)
         for batch in (1, 2, 2, 2, 2, 3):
             assert session.run(np.zeros((batch, 8, 8, 3), np.uint8)).shape == (batch, 4)
-    print(f"held {real.__version__}")
+    print(f"checked {real.__version__}")
 
 
 if __name__ == "__main__":

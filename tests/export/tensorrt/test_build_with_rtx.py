@@ -1,7 +1,6 @@
-"""Our builder with NVIDIA's own parser and compiler, without a GPU: they take the files that leave.
+"""NVIDIA's parser and compiler build the exported files, with TensorRT for RTX, which compiles on a CPU.
 
-TensorRT for RTX has libraries in its wheels and compiles on a CPU: 1.4 is of the time of TensorRT 10, 1.7 of 11. What
-they build is finished on a GPU; that it also runs there is for the tests marked tensorrt.
+1.4 is as old as TensorRT 10, 1.7 as 11. A GPU would complete what they build; the tests marked tensorrt run engines.
 """
 
 from __future__ import annotations
@@ -25,39 +24,46 @@ from edgeembed.export.fp16 import to_fp16
 from edgeembed.export.int8.quantise import Quantiser
 from edgeembed.export.onnx import to_onnx
 from edgeembed.export.recipe import Int8Section
-from edgeembed.export.tensorrt.graph import for_tensorrt, refusals
+from edgeembed.export.tensorrt.rewrite import rewrite_for_tensorrt, unsupported_features
 from edgeembed.student.aliases import ALIASES
 from edgeembed.student.zoo import build_student
-from tests.export.tensorrt.wheels import fetch
+from tests.export.tensorrt.wheels import download_wheel
 from tests.student.test_zoo import OTHER_FAMILIES
 
 Build = Callable[..., dict[str, Any]]
 
-BUILDER = Path(__file__).parent / "built_by_nvidia.py"
-STANDS_FOR = {"1.4.0.76": "10.14.1", "1.7.1.116": "11.4.0"}
+BUILD_WITH_RTX = Path(__file__).parent / "build_with_rtx.py"
+TENSORRT_VERSIONS = {"1.4.0.76": "10.14.1", "1.7.1.116": "11.4.0"}
 """Versions of TensorRT for RTX, and the TensorRT whose calls and parser they have."""
 WITHOUT_INT8_CONVOLUTIONS = "1.4.0.76"
 NOT_COMPILED = ("mobilevit_xxs",)
 """Students that TensorRT for RTX reads and then cannot compile, by an error of its own."""
 
 
-@pytest.fixture(scope="session", params=STANDS_FOR)
-def nvidia(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Build]:
-    """A version, and what runs our builder with it."""
+@pytest.fixture(scope="session", params=TENSORRT_VERSIONS)
+def rtx(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Build]:
+    """A version of TensorRT for RTX, and a function that runs our builder with it."""
     if sys.platform != "linux" or os.uname().machine != "x86_64":
         pytest.skip("TensorRT for RTX 1.4 is made for x86-64")
     version = request.param
     folder = tmp_path_factory.mktemp(f"rtx_{version}")
     for package in ("tensorrt-rtx-cu12-libs", "tensorrt-rtx-cu12-bindings"):
-        fetch(package, version, folder)
+        download_wheel(package, version, folder)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), str(Path(__file__).parents[3])])}
 
     def build(*arguments: object) -> dict[str, Any]:
-        command = [sys.executable, "-W", "ignore", str(BUILDER), STANDS_FOR[version], *map(str, arguments)]
+        command = [
+            sys.executable,
+            "-W",
+            "ignore",
+            str(BUILD_WITH_RTX),
+            TENSORRT_VERSIONS[version],
+            *map(str, arguments),
+        ]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
         assert done.returncode == 0, done.stderr
-        said: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-        return said
+        printed: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        return printed
 
     return version, build
 
@@ -85,8 +91,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return [path for name in ("resnet_xs", "test_vit", "fastvit_sa12") for path in write_files(name, folder)]
 
 
-def test_each_precision_of_each_kind_of_student_is_built(nvidia: tuple[str, Build], files: list[Path]) -> None:
-    version, build = nvidia
+def test_each_precision_of_each_kind_of_student_is_built(rtx: tuple[str, Build], files: list[Path]) -> None:
+    version, build = rtx
     engines = build(*files)["engines"]
     assert len(engines) == len(files) == 9
     for path in files:
@@ -104,8 +110,8 @@ def test_each_precision_of_each_kind_of_student_is_built(nvidia: tuple[str, Buil
             assert engine["weights_bytes"] < 0.6 * fp32_bytes
 
 
-def test_the_bundled_files_are_built_with_a_cache_of_timings(nvidia: tuple[str, Build], tmp_path: Path) -> None:
-    version, build = nvidia
+def test_the_bundled_files_are_built_with_a_cache_of_timings(rtx: tuple[str, Build], tmp_path: Path) -> None:
+    version, build = rtx
     paths = []
     for precision in ("fp32", "int8"):
         paths.append(tmp_path / f"bundled.{precision}.onnx")
@@ -119,12 +125,12 @@ def test_the_bundled_files_are_built_with_a_cache_of_timings(nvidia: tuple[str, 
         assert first["bundled.int8.onnx"]["weights_bytes"] < 3_000_000
 
 
-def test_the_parser_knows_every_operator_that_is_said_to_be_taken(nvidia: tuple[str, Build]) -> None:
-    _, build = nvidia
+def test_the_parser_knows_every_operator_that_we_call_supported(rtx: tuple[str, Build]) -> None:
+    _, build = rtx
     assert build()["unknown"] == []
 
 
-def test_what_the_parser_refuses_is_said_in_its_words(nvidia: tuple[str, Build], tmp_path: Path) -> None:
+def test_an_error_of_the_parser_is_reported_in_its_words(rtx: tuple[str, Build], tmp_path: Path) -> None:
     image = helper.make_tensor_value_info("image", TensorProto.UINT8, ["N", 8, 8, 3])
     embedding = helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["N", 4])
     nodes = [
@@ -134,21 +140,21 @@ def test_what_the_parser_refuses_is_said_in_its_words(nvidia: tuple[str, Build],
     graph = helper.make_graph(nodes, "broken", [image], [embedding])
     path = tmp_path / "broken.fp32.onnx"
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)]), path)
-    version, build = nvidia
-    said = build(path)["engines"]["broken.fp32.onnx"]["refused"]
-    assert said.startswith(f"TensorRT {STANDS_FOR[version]} cannot parse the fp32 file: ")
-    assert said.endswith("(MatMul product)")
+    version, build = rtx
+    refused = build(path)["engines"]["broken.fp32.onnx"]["refused"]
+    assert refused.startswith(f"TensorRT {TENSORRT_VERSIONS[version]} cannot parse the fp32 file: ")
+    assert refused.endswith("(MatMul product)")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [*sorted(ALIASES), *OTHER_FAMILIES])
-def test_every_student_is_built(nvidia: tuple[str, Build], name: str, tmp_path: Path) -> None:
-    version, build = nvidia
+def test_every_student_is_built(rtx: tuple[str, Build], name: str, tmp_path: Path) -> None:
+    version, build = rtx
     paths = write_files(name, tmp_path)
     assert paths[2].stat().st_size < 0.35 * paths[0].stat().st_size
     for path in paths:
         for tensorrt in ((8, 5), (8, 6), (10, 3), (11, 4)):
-            assert refusals(for_tensorrt(onnx.load(path), tensorrt), tensorrt) == []
+            assert unsupported_features(rewrite_for_tensorrt(onnx.load(path), tensorrt), tensorrt) == []
     for path, engine in zip(paths, build(*paths)["engines"].values(), strict=True):
         expected = name in NOT_COMPILED or (".int8." in path.name and version == WITHOUT_INT8_CONVOLUTIONS)
         assert ("refused" in engine) <= expected, engine
