@@ -87,7 +87,7 @@ def embed(run: Path, manifest_path: Path, split: str) -> tuple[Any, Any]:
 
     from edgeembed.data.manifest import read_manifest
     from edgeembed.network.model_files import load_model
-    from edgeembed.training.validation import embed_files
+    from edgeembed.training.embed import embed_files
 
     manifest = read_manifest(manifest_path)
     rows = np.union1d(*manifest.evaluation(split))

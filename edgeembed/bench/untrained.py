@@ -64,7 +64,7 @@ class Untrained:
         if self.evaluation.not_scored is not None:
             return None
         from edgeembed.network.untrained import untrained_network
-        from edgeembed.training.validation import embed_files
+        from edgeembed.training.embed import embed_files
 
         dim = int(facts["embedding"]["dim"])
         try:

@@ -56,7 +56,7 @@ def distill(
     from edgeembed.run_folder import RunFolder, latest_run, require_teacher
     from edgeembed.student.names import require_student
     from edgeembed.student.recipe import DistillRecipe
-    from edgeembed.training.resume import input_of, recipe_in
+    from edgeembed.training.resume import read_run_recipe, recorded_input
 
     folder = chosen_folder(run, out, resume=resume)
     overrides = [*([f"student.name={student}"] if student else []), *(set_ or [])]
@@ -68,9 +68,9 @@ def distill(
     run_folder.check_start(resume=resume)
     if resume:
         if recipe is None:
-            settings = recipe_in(run_folder, DistillRecipe, overrides)
-        teacher = teacher or known(input_of(run_folder, "teacher"), "--teacher")
-        data = data or known(input_of(run_folder, "data"), "--data")
+            settings = read_run_recipe(run_folder, DistillRecipe, overrides)
+        teacher = teacher or known(recorded_input(run_folder, "teacher"), "--teacher")
+        data = data or known(recorded_input(run_folder, "data"), "--data")
     require_student(settings.student.name, settings.student.weights)
     check_store(settings)
     if teacher is not None:
@@ -84,9 +84,9 @@ def distill(
     manifest = read_manifest(data)
     manifest.require_files()
 
-    from edgeembed.student.distill import distil  # torch: after all that can be checked without it
+    from edgeembed.student.distill import distill as distill_student  # torch: after all that can be checked without it
 
-    result = distil(settings, manifest, teacher, run_folder, resume=resume)
+    result = distill_student(settings, manifest, teacher, run_folder, resume=resume)
     untrained = result.get("untrained") or {}
     for kind, scores in (result.get("scores") or {}).items():
         text = describe_scores(scores, untrained=(untrained.get(kind) or {}).get("map"))

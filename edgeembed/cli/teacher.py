@@ -57,14 +57,14 @@ def teacher_train(
     from edgeembed.network.names import require_backbone
     from edgeembed.run_folder import RunFolder
     from edgeembed.teacher.recipe import TeacherRecipe
-    from edgeembed.training.resume import recipe_in
+    from edgeembed.training.resume import read_run_recipe
 
     folder = RunFolder(path=chosen_folder(run, out, resume=resume) or Path("runs/teacher"))
     folder.check_unlocked()
     folder.check_start(resume=resume)
     overrides = [*([f"continue_from={json.dumps(str(from_))}"] if from_ else []), *(set_ or [])]
     if resume and recipe is None:
-        settings = recipe_in(folder, TeacherRecipe, overrides)
+        settings = read_run_recipe(folder, TeacherRecipe, overrides)
     else:
         settings = load_recipe(TeacherRecipe, kind="teacher", name=recipe or "vit_h14", overrides=overrides)
     require_backbone(settings.backbone.name, settings.backbone.weights)
@@ -95,11 +95,11 @@ def chosen_folder(run: Path | None, out: Path | None, *, resume: bool) -> Path |
 
 def manifest_of_resumed(folder: RunFolder, *, resume: bool) -> Path:
     """The manifest that a run to be resumed was trained on."""
-    from edgeembed.training.resume import input_of
+    from edgeembed.training.resume import recorded_input
 
     if not resume:
         raise UserError("--data is missing: name a manifest, as `edgeembed data import` writes one")
-    manifest = input_of(folder, "data")
+    manifest = recorded_input(folder, "data")
     if manifest is None:
         raise UserError(f"{folder.path}: does not record its manifest: name it with --data")
     if not manifest.is_file():
@@ -127,9 +127,9 @@ def teacher_join(
     except ValueError:
         raise UserError(f"--weights {weights!r}: expected numbers, for example 0.5,1,1") from None
 
-    from edgeembed.teacher.ensemble import join_teachers  # torch
+    from edgeembed.teacher.ensemble import build_ensemble  # torch
 
-    facts = join_teachers(runs, numbers, RunFolder(path=out))
+    facts = build_ensemble(runs, numbers, RunFolder(path=out))
     log.info("joined teacher: %s (%d dimensions, space %s)", out, facts["embedding"]["dim"], facts["space_id"])
     if as_json:
         print_json(facts)

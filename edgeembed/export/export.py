@@ -28,7 +28,7 @@ from edgeembed.export.onnx import MAX_PROTOBUF_BYTES, OPSET, save, to_onnx
 from edgeembed.export.recipe import ExportRecipe
 from edgeembed.export.tensorrt.engines import build_all
 from edgeembed.files import sha256_of, temporary_name, write_failure
-from edgeembed.network.model import JoinedModel, Network
+from edgeembed.network.model import EnsembleModel, Network
 from edgeembed.network.model_files import load_model
 from edgeembed.progress import stage
 from edgeembed.student.zoo import count_macs
@@ -290,7 +290,7 @@ def require_exportable(run_path: Path, model: Network, precisions: Sequence[str]
 
 def make_short(run_path: Path, model: Network, facts: dict[str, Any], dim: int) -> dict[str, Any]:
     """Cuts a model's embedding down in place; returns its facts, in the short space."""
-    if isinstance(model, JoinedModel) or not model.ordered:
+    if isinstance(model, EnsembleModel) or not model.pca_rotated:
         raise UserError(
             f"--dim {dim}: the numbers of {run_path} are not ordered by weight (its teacher is joined, has batch norm "
             "in the neck, or is from an early version): train the teacher again, or leave --dim out"

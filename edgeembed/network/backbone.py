@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from edgeembed.errors import UserError
+from edgeembed.network.eval_mode import eval_mode
 from edgeembed.network.hub import hub_within_seconds, not_downloaded
 from edgeembed.network.input_sizes import require_size
 from edgeembed.network.names import is_file_name, library_of, require_weights, unknown_tag
@@ -245,11 +246,8 @@ def no_output_stride(name: str, output_stride: int) -> UserError:
 
 def output_dim(module: nn.Module, size_px: int) -> int:
     """The width of a tower's output, found by running it once."""
-    was_training = module.training
-    module.eval()
-    with torch.no_grad():
+    with eval_mode(module), torch.no_grad():
         output: Tensor = module(torch.zeros(1, 3, size_px, size_px))
-    module.train(was_training)
     if output.ndim != 2:
         raise UserError(f"the backbone gives shape {tuple(output.shape)}, expected one vector an image")
     return output.shape[1]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from edgeembed.errors import UserError
 from edgeembed.network.backbone import Backbone, build_backbone
+from edgeembed.network.eval_mode import eval_mode
 from edgeembed.network.names import library_of
 from edgeembed.network.position_embedding import set_input_size
 
@@ -56,7 +57,7 @@ class EmbeddingModel(nn.Module):
         self.output_stride = backbone.output_stride
         self.size_px, self.dim = size_px, neck.projection.out_features
         self.keep_aspect, self.flip = False, False
-        self.ordered = False  # dimensions by weight: a prefix of an embedding is the best one of its length
+        self.pca_rotated = False  # dimensions by weight: a prefix of an embedding is the best one of its length
         self.scales: tuple[float, ...] = (1.0,)
         self.starting_weights = "none"  # which weights it began with, by name
         self.constants = {"mean": list(backbone.mean), "std": list(backbone.std)}
@@ -86,17 +87,15 @@ class EmbeddingModel(nn.Module):
 
     def require_views(self, *sizes_px: int) -> None:
         """Raises UserError where the network cannot take views of other sizes than its own, before it is trained."""
-        training = self.training
         for size_px in {*sizes_px} - {self.size_px}:
             try:
-                with torch.no_grad():
-                    self.eval().backbone(self.mean.new_zeros(1, 3, size_px, size_px))
+                with eval_mode(self), torch.no_grad():
+                    self.backbone(self.mean.new_zeros(1, 3, size_px, size_px))
             except (AssertionError, RuntimeError) as error:
                 raise UserError(
                     f"image.train_size_px, image.start_size_px: {self.name} does not take views of {size_px} px where "
                     f"it is built for {self.size_px} ({error}): set both to null"
                 ) from None
-        self.train(training)
 
     def keep_dimensions(self, dim: int) -> None:
         """Makes embeddings of the first `dim` numbers; for a space that is ordered."""
@@ -122,7 +121,7 @@ class EmbeddingModel(nn.Module):
         )
         inference = facts.get("inference", {})
         model.keep_aspect = image["resize"] == KEEP_ASPECT
-        model.ordered = bool(facts["embedding"].get("ordered", False))
+        model.pca_rotated = bool(facts["embedding"].get("ordered", False))
         model.flip, model.scales = bool(inference.get("flip", False)), tuple(inference.get("scales", (1.0,)))
         return model
 
@@ -147,7 +146,7 @@ class EmbeddingModel(nn.Module):
                 "resize": KEEP_ASPECT if self.keep_aspect else SQUASH,
                 **self.constants,
             },
-            "embedding": {"dim": self.dim, "normalised": True, "metric": "cosine", "ordered": self.ordered},
+            "embedding": {"dim": self.dim, "normalised": True, "metric": "cosine", "ordered": self.pca_rotated},
             "inference": {"flip": self.flip, "scales": list(self.scales)},
         }
 
@@ -179,7 +178,7 @@ def build_model(
     return EmbeddingModel(backbone, Neck(backbone.dim, dim, dropout, batch_norm=batch_norm), size_px=size_px)
 
 
-class JoinedModel(nn.Module):
+class EnsembleModel(nn.Module):
     """Several networks as one: their embeddings, weighted and put one after the other, as a unit vector.
 
     Two of them compare by the mean of the members' cosines, weighted by the squares of `weights`. Looks like an
@@ -199,7 +198,7 @@ class JoinedModel(nn.Module):
         return unit(torch.cat(parts, dim=1))
 
     @classmethod
-    def from_facts(cls, facts: dict[str, Any]) -> JoinedModel:
+    def from_facts(cls, facts: dict[str, Any]) -> EnsembleModel:
         architecture = facts["architecture"]
         return cls([EmbeddingModel.from_facts(each) for each in architecture["members"]], architecture["weights"])
 
@@ -218,4 +217,4 @@ class JoinedModel(nn.Module):
         }
 
 
-Network: TypeAlias = EmbeddingModel | JoinedModel
+Network: TypeAlias = EmbeddingModel | EnsembleModel

@@ -12,7 +12,7 @@ import torch
 
 from edgeembed.errors import UserError
 from edgeembed.files import read_json, write_json
-from edgeembed.network.model import EmbeddingModel, JoinedModel, Network
+from edgeembed.network.model import EmbeddingModel, EnsembleModel, Network
 from edgeembed.network.tensor_files import load_module, save_tensors
 from edgeembed.run_folder import RunFolder, require_run
 
@@ -27,7 +27,7 @@ def space_id(model: Network) -> str:
     embedding. Of the weights of an ensemble only the proportions count.
     """
     described = _without(model.describe(), {"dropout", "params", "ordered"})
-    if isinstance(model, JoinedModel):
+    if isinstance(model, EnsembleModel):
         total = sum(model.weights)
         described["architecture"]["weights"] = [round(weight / total, 9) for weight in model.weights]
     parts = [described[name] for name in ("architecture", "input", "inference") if name in described]
@@ -76,7 +76,7 @@ def load_model(path: Path) -> tuple[Network, dict[str, Any]]:
     if facts.get("schema") != SCHEMA:
         raise UserError(f"{run.model_json}: schema {facts.get('schema')!r}, this version reads {SCHEMA!r}")
     try:
-        kind = JoinedModel if "members" in facts["architecture"] else EmbeddingModel
+        kind = EnsembleModel if "members" in facts["architecture"] else EmbeddingModel
         model: Network = kind.from_facts(facts)
     except (KeyError, TypeError) as error:
         raise UserError(f"{run.model_json}: incomplete ({error})") from None

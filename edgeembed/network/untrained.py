@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from edgeembed.network.model import EmbeddingModel, JoinedModel, Network
+from edgeembed.network.model import EmbeddingModel, EnsembleModel, Network
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +31,6 @@ def untrained_network(facts: dict[str, Any]) -> Network | None:
         return None
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(SEED)
-        kind = JoinedModel if "members" in architecture else EmbeddingModel
+        kind = EnsembleModel if "members" in architecture else EmbeddingModel
         model: Network = kind.from_facts(facts)
     return model.eval()

@@ -12,7 +12,7 @@ import torch
 
 from edgeembed.errors import UserError
 from edgeembed.network.backbone import build_backbone, native_size
-from edgeembed.network.model import JoinedModel, build_model
+from edgeembed.network.model import EnsembleModel, build_model
 from edgeembed.network.model_files import space_id
 from edgeembed.network.names import library_of
 
@@ -174,12 +174,12 @@ def test_the_space_id_follows_what_changes_an_embedding_and_nothing_else() -> No
 def test_the_space_id_of_joined_teachers_follows_their_members() -> None:
     torch.manual_seed(0)
     members = [build_model("test_resnet", weights="none", size_px=32, dim=8, dropout=0.1) for _ in range(2)]
-    name = space_id(JoinedModel(members, [1.0, 2.0]))
+    name = space_id(EnsembleModel(members, [1.0, 2.0]))
     members[0].neck.dropout.p = 0.5
-    assert space_id(JoinedModel(members, [1.0, 2.0])) == name
-    assert space_id(JoinedModel(members, [1.0, 1.0])) != name
-    assert space_id(JoinedModel(members, [3, 6])) == name  # the proportions alone decide
-    members[0].ordered = True  # a mark of what the weights hold
-    assert space_id(JoinedModel(members, [1.0, 2.0])) == name
+    assert space_id(EnsembleModel(members, [1.0, 2.0])) == name
+    assert space_id(EnsembleModel(members, [1.0, 1.0])) != name
+    assert space_id(EnsembleModel(members, [3, 6])) == name  # the proportions alone decide
+    members[0].pca_rotated = True  # a mark of what the weights hold
+    assert space_id(EnsembleModel(members, [1.0, 2.0])) == name
     members[1].flip = True
-    assert space_id(JoinedModel(members, [1.0, 2.0])) != name
+    assert space_id(EnsembleModel(members, [1.0, 2.0])) != name

@@ -165,20 +165,20 @@ def write_csv(folder: Path, text: str) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("rows", "present", "told"),
+    ("rows", "present", "message"),
     [
         ("a.jpg,1,d,train,\nb.jpg,1,d,train,\n", True, "1 labelled classes, a margin head needs at least 2"),
         ("a.jpg,1,d,train,\nb.jpg,2,d,train,\n", False, "do not exist, first a.jpg (paths are relative to"),
     ],
 )
 def test_data_that_cannot_be_trained_on_is_refused_before_anything_is_written(
-    edgeembed: Run, tmp_path: Path, rows: str, present: bool, told: str
+    edgeembed: Run, tmp_path: Path, rows: str, present: bool, message: str
 ) -> None:
     for name in ("a.jpg", "b.jpg") if present else ():
         (tmp_path / name).touch()
     outcome = edgeembed("teacher-train", "--data", write_csv(tmp_path, rows), "--out", tmp_path / "run")
     assert outcome.code == 2
-    assert told in outcome.stderr
+    assert message in outcome.stderr
     assert len(outcome.stderr.strip().splitlines()) == 1
     assert not (tmp_path / "run").exists()
 
@@ -205,7 +205,7 @@ def test_a_run_is_resumed_by_its_name_alone(
         assert "already finished" in caplog.text
 
 
-def test_a_checkpoint_of_an_earlier_version_goes_on_without_the_mean_of_its_embeddings(
+def test_a_checkpoint_of_an_earlier_version_is_resumed_without_the_mean_of_its_embeddings(
     edgeembed: Run, tiny_teacher: Path, tmp_path: Path
 ) -> None:
     left = cut_short(tiny_teacher, tmp_path / "left")
@@ -228,7 +228,7 @@ def test_a_checkpoint_of_an_earlier_version_goes_on_without_the_mean_of_its_embe
 def test_what_a_resume_cannot_do_is_one_line(edgeembed: Run, tiny_teacher: Path, tmp_path: Path) -> None:
     left = cut_short(tiny_teacher, tmp_path / "left")
     inputs = (left / "inputs.json").read_text()
-    for arguments, told in (
+    for arguments, message in (
         (["--resume", tmp_path / "nowhere"], "nowhere: no such run to resume"),
         (["--resume", "--out", tmp_path / "nowhere"], "nowhere: no such run to resume"),
         (["--resume", left, "--out", tmp_path / "other"], "two run folders: name one"),
@@ -240,7 +240,7 @@ def test_what_a_resume_cannot_do_is_one_line(edgeembed: Run, tiny_teacher: Path,
     ):
         outcome = edgeembed("--quiet", "teacher-train", *arguments)
         assert outcome.code == 2
-        assert told in outcome.stderr
+        assert message in outcome.stderr
         assert len(outcome.stderr.splitlines()) == 1
     (left / "inputs.json").write_text(inputs.replace("manifest.parquet", "gone.parquet"))
     assert "gone.parquet no longer exists: name it with --data" in edgeembed("teacher-train", "--resume", left).stderr
@@ -271,15 +271,15 @@ def test_a_run_that_trains_is_refused_to_a_second_process_and_can_be_looked_at(
         assert load_model(tiny_teacher)[1]["role"] == "teacher"
 
 
-def test_a_run_killed_within_its_first_checkpoint_is_begun_anew(
+def test_a_run_killed_within_its_first_checkpoint_starts_again(
     edgeembed: Run, tiny_data: Path, tiny_teacher: Path, tmp_path: Path
 ) -> None:
     killed = tmp_path / "killed"
     command = ["teacher-train", "--data", tiny_data, "--recipe", "quickstart", "--out", killed, *as_options(TINY)]
     code = (
-        "import os, sys; from edgeembed import checkpoint\n"
+        "import os, sys; from edgeembed.training import checkpoints\n"
         "from edgeembed.cli import run\n"
-        "checkpoint.write_json = lambda *_: os.kill(os.getpid(), 9)\n"
+        "checkpoints.write_json = lambda *_: os.kill(os.getpid(), 9)\n"
         "run(sys.argv[1:])\n"
     )
     process = subprocess.run([sys.executable, "-c", code, *map(str, command)], capture_output=True)

@@ -45,7 +45,7 @@ from edgeembed.student.targets.store import (
 )
 from edgeembed.student.views import Replay
 from edgeembed.training.device import pick_device, set_allocator
-from edgeembed.training.validation import input_shapes
+from edgeembed.training.embed import input_shapes
 
 log = logging.getLogger(__name__)
 
