@@ -79,7 +79,7 @@ class Muon(torch.optim.Optimizer):
             parameter.sub_(update_RC.reshape(parameter.shape), alpha=group["lr"])
 
     def _orthogonal(self, matrix_NRC: Tensor) -> Tensor:
-        """The nearest matrices with orthonormal rows or columns, block by block, scaled to the size of AdamW's steps."""
+        """The nearest matrices with orthonormal rows or columns, block by block, scaled to AdamW's step size."""
         num_matrices, rows, columns = matrix_NRC.shape
         block_rows = rows_per_block(rows, columns, self.block_rows)
         padded_NRC = F.pad(matrix_NRC, (0, 0, 0, -rows % block_rows))  # rows of zeros change no other row and stay zero

@@ -86,7 +86,7 @@ def test_a_killed_run_resumes_to_the_same_bits(
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     subprocess.run([*command, "--out", str(whole)], check=True, capture_output=True)
     process = subprocess.Popen([*command, "--out", str(killed)], stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not RunFolder(path=killed).checkpoints() and time.monotonic() < deadline:
         time.sleep(0.005)
     os.kill(process.pid, signal.SIGKILL)

@@ -169,7 +169,7 @@ def test_a_run_killed_in_its_second_stage_resumes_to_the_same_bits(tiny_data: Pa
     steps = json.loads((whole / "eval.json").read_text())["steps"]
     first_stage = steps // 5
     process = subprocess.Popen([*command, "--out", str(killed)], stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while RunFolder(path=killed).last_step() <= first_stage and time.monotonic() < deadline:
         time.sleep(0.002)
     os.kill(process.pid, signal.SIGKILL)
