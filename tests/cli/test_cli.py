@@ -72,8 +72,8 @@ def test_recipes_are_listed_and_shown(edgeembed: Run) -> None:
         "# 1. everything: 2 epochs; images of 224 x 224 pixels, batches of 192; learning rates: backbone 1e-07, neck"
         in shown
     )
-    assert "# 2. neck and head: 1 epoch of" in shown
-    assert "trains neck at 9.21e-05, head at 9.21e-05; arcface margin 0.5" in shown
+    assert "# 2. neck and head: 1 epoch; images of" in shown
+    assert "learning rates: neck 9.21e-05, head 9.21e-05; arcface margin 0.5" in shown
     assert "Command:" in shown
     assert "quickstart" in edgeembed("recipes").stdout
 
