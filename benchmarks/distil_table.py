@@ -86,7 +86,7 @@ def embed(run: Path, manifest_path: Path, split: str) -> Any:
     from edgeembed.data.manifest import read_manifest
     from edgeembed.evaluation import EmbeddedRows, RetrievalProtocol
     from edgeembed.network.model_files import load_model
-    from edgeembed.training.validation import embed_files
+    from edgeembed.training.embed import embed_files
 
     protocol = RetrievalProtocol.of_split(read_manifest(manifest_path), split)
     model, _ = load_model(run)

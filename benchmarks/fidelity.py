@@ -23,9 +23,9 @@ from edgeembed.data.augment import draw_views
 from edgeembed.network.backbone import build_tower
 from edgeembed.network.blocks import no_weight_decay_ids
 from edgeembed.network.model_names import library_of
-from edgeembed.teacher.margin import margins_at
+from edgeembed.teacher.margin import dynamic_margins
 from edgeembed.teacher.recipe import TeacherRecipe
-from edgeembed.training.schedule import rate_factor
+from edgeembed.training.schedule import learning_rate_factor
 
 NUM_VIEWS = 200_000
 
@@ -206,7 +206,7 @@ def epochs_of(recipe: TeacherRecipe, steps_per_epoch: int) -> Iterator[tuple[int
             begin = epoch * steps_per_epoch
             rates = [
                 stage.optim.lr
-                * rate_factor(
+                * learning_rate_factor(
                     step,
                     steps_per_epoch=steps_per_epoch,
                     total_steps=stage.train.epochs * steps_per_epoch,
@@ -214,7 +214,7 @@ def epochs_of(recipe: TeacherRecipe, steps_per_epoch: int) -> Iterator[tuple[int
                 )
                 for step in (begin, begin + steps_per_epoch // 2, begin + steps_per_epoch - 1)
             ]
-            margin_K = margins_at(
+            margin_K = dynamic_margins(
                 epoch,
                 start_K,
                 growth_per_epoch=stage.head.margin_growth_per_epoch,

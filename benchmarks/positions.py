@@ -16,7 +16,7 @@ from edgeembed.data.manifest import read_manifest
 from edgeembed.evaluation import EmbeddedRows, RetrievalProtocol
 from edgeembed.network.model import EmbeddingModel
 from edgeembed.network.model_files import load_model
-from edgeembed.training.validation import embed_files
+from edgeembed.training.embed import embed_files
 
 
 def main() -> None:

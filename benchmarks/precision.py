@@ -24,11 +24,11 @@ from edgeembed.machine import describe_machine
 from edgeembed.network.model import EmbeddingModel
 from edgeembed.student.recipe import DistillRecipe
 from edgeembed.student.zoo import build_student
+from edgeembed.teacher.networks import build_teacher
 from edgeembed.teacher.recipe import TeacherRecipe
-from edgeembed.teacher.train import build_teacher
-from edgeembed.training.device import set_allocator, suit_convolutions
+from edgeembed.training.device import replace_slow_convolutions, set_allocator
 from edgeembed.training.muon import is_matrix
-from edgeembed.training.optimizers import build_optimizers, take_step
+from edgeembed.training.optimizers import build_optimizers, optimizer_step
 from edgeembed.training.precision import autocast, loss_scaler, native_precision
 
 LARGE_PARAMS = 40_000_000
@@ -51,7 +51,7 @@ def time_recipe(kind: str, name: str, *, rounds: int, slowest: float) -> str:
     torch.manual_seed(0)
     model, recipe = network_of(kind, name)
     model.train().to(memory_format=torch.channels_last)
-    suit_convolutions(model, "cpu")
+    replace_slow_convolutions(model, "cpu")
     params = sum(parameter.numel() for parameter in model.parameters())
     set_allocator(params * 4)
     batch = 2 if params > LARGE_PARAMS else recipe.train.batch_size
@@ -69,7 +69,7 @@ def time_recipe(kind: str, name: str, *, rounds: int, slowest: float) -> str:
             embedding_BD = model(image_BCHW)
         loss = -(embedding_BD.float() * target_BD).sum(dim=1).mean()
         loss.backward()
-        take_step(
+        optimizer_step(
             by_precision.get(precision, by_precision["fp32"]),
             list(model.parameters()),
             loss=loss.item(),

@@ -24,7 +24,7 @@ from edgeembed.intervals import interval_text
 from edgeembed.network.model import EmbeddingModel
 from edgeembed.network.model_files import load_model
 from edgeembed.network.untrained import untrained_network
-from edgeembed.training.validation import embed_files
+from edgeembed.training.embed import embed_files
 
 
 def parts_of(manifest: Manifest, split: str) -> dict[str, RetrievalProtocol]:

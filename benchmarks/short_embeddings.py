@@ -18,7 +18,7 @@ from edgeembed.device.embedding_space import shorten
 from edgeembed.device.encodings import ENCODINGS, decode
 from edgeembed.evaluation import EmbeddedRows, RetrievalProtocol
 from edgeembed.network.model_files import load_model
-from edgeembed.training.validation import embed_files
+from edgeembed.training.embed import embed_files
 
 
 def main() -> None:

@@ -194,3 +194,18 @@ def _inline(value: Any) -> str:
     return (
         yaml.safe_dump(value, default_flow_style=True, width=10**9, allow_unicode=True).removesuffix("\n...\n").strip()
     )
+
+
+def flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys of nested values, with their values.
+
+    The stages of a recipe are numbered from 0, as in `--set stages.0.train.epochs=3`.
+    """
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from flatten(item, f"{prefix}.{key}" if prefix else str(key))
+    elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        for number, item in enumerate(value):
+            yield from flatten(item, f"{prefix}.{number}")
+    else:
+        yield prefix, value

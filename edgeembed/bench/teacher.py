@@ -26,7 +26,7 @@ from edgeembed.progress import stage
 from edgeembed.run_folder import RunFolder, require_run
 from edgeembed.student.zoo import count_macs
 from edgeembed.training.device import pick_device
-from edgeembed.training.validation import embed_files
+from edgeembed.training.embed import embed_files
 
 BATCH_SIZE = 16
 

@@ -72,7 +72,7 @@ class UntrainedBaselines:
         if self.protocol.not_scored is not None:
             return None
         from edgeembed.network.untrained import untrained_network
-        from edgeembed.training.validation import embed_files
+        from edgeembed.training.embed import embed_files
 
         try:
             model = untrained_network(description)

@@ -51,7 +51,7 @@ def distill(
     from edgeembed.run_folder import RunFolder
     from edgeembed.student.aliases import require_student
     from edgeembed.student.recipe import DistillRecipe
-    from edgeembed.training.resume import recipe_in
+    from edgeembed.training.resume import read_run_recipe
 
     path = choose_run_folder(run, out, resume=resume)
     overrides = [*([f"student.name={student}"] if student else []), *(overrides or [])]
@@ -64,7 +64,7 @@ def distill(
     folder.check_start(resume=resume)
     if resume:
         if recipe is None:
-            settings = recipe_in(folder, DistillRecipe, overrides)
+            settings = read_run_recipe(folder, DistillRecipe, overrides)
         teacher = teacher or input_of_resumed_run(folder, "teacher")
         data = data or input_of_resumed_run(folder, "data")
     require_student(settings.student.name, settings.student.weights)
@@ -73,9 +73,9 @@ def distill(
     manifest = read_manifest(choose_manifest(data, teacher))
     manifest.require_files()
 
-    from edgeembed.student.distill import distil  # imports torch: after all checks that do not need it
+    from edgeembed.student.distill import distill as distill_student  # imports torch: after the other checks
 
-    result = distil(settings, manifest, teacher, folder, resume=resume)
+    result = distill_student(settings, manifest, teacher, folder, resume=resume)
     log_scores(result)
     log.info("student: %s", folder.path)
     if as_json:

@@ -89,7 +89,7 @@ class RunModel:
         self.threads = torch.get_num_threads()
 
     def shape(self, image: ImageSource) -> tuple[int, int]:
-        from edgeembed.training.validation import input_shapes
+        from edgeembed.training.embed import input_shapes
 
         # The command line passes only paths.
         height, width = input_shapes(self.network, [str(image)], workers=1)[0].tolist()

@@ -58,7 +58,7 @@ def run_stages(out: Path) -> Report:
     from edgeembed.export.export import export_run
     from edgeembed.export.gate import require_nothing_refused
     from edgeembed.run_folder import RunFolder
-    from edgeembed.student.distill import distil
+    from edgeembed.student.distill import distill
     from edgeembed.student.recipe import DistillRecipe
     from edgeembed.teacher.recipe import TeacherRecipe
     from edgeembed.teacher.train import train_teacher
@@ -85,7 +85,7 @@ def run_stages(out: Path) -> Report:
     announce(3, "distilling the student")
     student = RunFolder(path=out / "student")
     recipe = load_recipe(DistillRecipe, kind="student", name="quickstart")
-    distil(recipe, manifest, teacher.path, student, resume=student.started)
+    distill(recipe, manifest, teacher.path, student, resume=student.started)
 
     announce(4, "exporting and checking ONNX files")
     _, refused = export_run(

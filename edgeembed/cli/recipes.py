@@ -92,7 +92,7 @@ def show_recipe(
         if isinstance(recipe, TeacherRecipe) and recipe.stages:
             print("#\n# Stages:")
             for number, (stage, settings) in enumerate(recipe.resolve_stages(), start=1):
-                print(f"# {number}. {stage}: {settings.explain()}")
+                print(f"# {number}. {stage}: {settings.summary()}")
         print("\n# --- resolved ---")
         print(explained_yaml(recipe))
 

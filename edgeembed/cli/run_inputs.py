@@ -33,9 +33,9 @@ def input_of_resumed_run(run: RunFolder, name: Literal["data", "teacher"]) -> Pa
 
     Raises UserError where it no longer exists.
     """
-    from edgeembed.training.resume import input_of
+    from edgeembed.training.resume import recorded_input
 
-    path = input_of(run, name)
+    path = recorded_input(run, name)
     if path is None:
         return None
     if not path.exists():

@@ -51,14 +51,14 @@ def teacher_train(
     from edgeembed.network.model_names import require_backbone
     from edgeembed.run_folder import RunFolder
     from edgeembed.teacher.recipe import TeacherRecipe
-    from edgeembed.training.resume import recipe_in
+    from edgeembed.training.resume import read_run_recipe
 
     folder = RunFolder(path=choose_run_folder(run, out, resume=resume) or Path("runs/teacher"))
     folder.check_unlocked()
     folder.check_start(resume=resume)
     overrides = [*([f"continue_from={json.dumps(str(from_))}"] if from_ else []), *(overrides or [])]
     if resume and recipe is None:
-        settings = recipe_in(folder, TeacherRecipe, overrides)
+        settings = read_run_recipe(folder, TeacherRecipe, overrides)
     else:
         settings = load_recipe(TeacherRecipe, kind="teacher", name=recipe or "vit_h14", overrides=overrides)
     require_backbone(settings.backbone.name, settings.backbone.weights)
@@ -107,9 +107,9 @@ def teacher_join(
     except ValueError:
         raise UserError(f"--weights {weights!r}: expected numbers, for example 0.5,1,1") from None
 
-    from edgeembed.teacher.ensemble import join_teachers  # imports torch
+    from edgeembed.teacher.ensemble import build_ensemble  # imports torch
 
-    facts = join_teachers(runs, numbers, RunFolder(path=out))
+    facts = build_ensemble(runs, numbers, RunFolder(path=out))
     log.info("ensemble: %s (%d dimensions, space %s)", out, facts["embedding"]["dim"], facts["space_id"])
     if as_json:
         print_json(facts)

@@ -19,7 +19,7 @@ from edgeembed.network.model import Network
 from edgeembed.network.untrained import untrained_network
 from edgeembed.progress import stage
 from edgeembed.spread import collapse_warning, is_collapsed, spread_of
-from edgeembed.training.validation import embed_files
+from edgeembed.training.embed import embed_files
 
 log = logging.getLogger(__name__)
 

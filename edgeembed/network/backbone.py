@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from edgeembed.errors import UserError
 from edgeembed.model_json import Pooling
+from edgeembed.network.eval_mode import eval_mode
 from edgeembed.network.hub import hub_within_seconds, not_downloaded
 from edgeembed.network.input_sizes import require_accepted_size
 from edgeembed.network.model_names import is_weight_file_name, library_of, require_weights, unknown_tag
@@ -253,11 +254,8 @@ def no_output_stride(name: str, output_stride: int) -> UserError:
 
 def output_dim(module: nn.Module, size_px: int) -> int:
     """Returns the number of features that a network computes, by running it once."""
-    was_training = module.training
-    module.eval()
-    with torch.no_grad():
+    with eval_mode(module), torch.no_grad():
         output: Tensor = module(torch.zeros(1, 3, size_px, size_px))
-    module.train(was_training)
     if output.ndim != 2:
         raise UserError(f"the backbone returns shape {tuple(output.shape)}, expected one vector for each image")
     return output.shape[1]

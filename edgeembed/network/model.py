@@ -19,6 +19,7 @@ from edgeembed.model_json import (
     Pooling,
 )
 from edgeembed.network.backbone import Backbone, build_backbone
+from edgeembed.network.eval_mode import eval_mode
 from edgeembed.network.model_names import library_of
 from edgeembed.network.position_embedding import set_input_size
 
@@ -100,17 +101,15 @@ class EmbeddingModel(nn.Module):
 
     def require_view_sizes(self, *sizes_px: int) -> None:
         """Raises UserError if the network fails on views of these sizes. To be called before training starts."""
-        training = self.training
         for size_px in {*sizes_px} - {self.size_px}:
             try:
-                with torch.no_grad():
-                    self.eval().backbone(self.mean.new_zeros(1, 3, size_px, size_px))
+                with eval_mode(self), torch.no_grad():
+                    self.backbone(self.mean.new_zeros(1, 3, size_px, size_px))
             except (AssertionError, RuntimeError) as error:
                 raise UserError(
                     f"image.train_size_px, image.start_size_px: {self.name} does not take views of {size_px} px where "
                     f"it is built for {self.size_px} ({error}): set both to null"
                 ) from None
-        self.train(training)
 
     def keep_dimensions(self, dim: int) -> None:
         """Cuts the embedding down to its first `dim` dimensions. The space must be PCA-rotated."""

@@ -36,7 +36,7 @@ from edgeembed.student.targets.provider import (
 )
 from edgeembed.student.targets.store import TargetKey
 from edgeembed.student.views import ViewBatch
-from edgeembed.training.validation import embed_files, input_shapes
+from edgeembed.training.embed import embed_files, input_shapes
 
 log = logging.getLogger(__name__)
 

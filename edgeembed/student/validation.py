@@ -13,7 +13,7 @@ from edgeembed.progress import stage
 from edgeembed.spread import Spread, spread_of
 from edgeembed.student.recipe import DistillRecipe
 from edgeembed.student.teachers import Teacher
-from edgeembed.training.validation import embed_files
+from edgeembed.training.embed import embed_files
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +26,17 @@ class StudentScores:
     scores: dict[IndexKind, RetrievalScores]
     retention: dict[IndexKind, Retention | None]
     spread: Spread | None
+
+    @property
+    def summary(self) -> str:
+        """The asymmetric mAP, of the student's queries in its teacher's index; for the progress line."""
+        asymmetric = self.scores["asymmetric"].map
+        return "" if asymmetric is None else f"val mAP {asymmetric:.3f} asymmetric"
+
+    @property
+    def scalars(self) -> dict[str, float | None]:
+        """mAP by its name in metrics.jsonl."""
+        return {f"val_{kind}_map": scores.map for kind, scores in self.scores.items()}
 
 
 class Validation:

@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from edgeembed.errors import UserError
 from edgeembed.network.backbone import require_input_size
+from edgeembed.network.eval_mode import eval_mode
 from edgeembed.network.initial_weights import name_starting_weights
 from edgeembed.network.model import EmbeddingModel, Network, build_model
 from edgeembed.student.aliases import timm_model_name
@@ -73,9 +74,7 @@ def fuse(model: nn.Module) -> nn.Module:
 
 def count_macs(model: Network) -> int:
     """Returns the multiply-accumulates for one image in convolutions, linear layers and attention."""
-    was_training = model.training
     counter = FlopCounterMode(display=False)
-    with counter, torch.no_grad():
-        model.eval()(torch.zeros(1, 3, model.size_px, model.size_px))
-    model.train(was_training)
+    with eval_mode(model), counter, torch.no_grad():
+        model(torch.zeros(1, 3, model.size_px, model.size_px))
     return counter.get_total_flops() // 2

@@ -1,4 +1,4 @@
-"""Margin heads: they pull each embedding to the centre of its class and are thrown away after training."""
+"""Margin heads: losses that pull each embedding to the centre of its class. Only training needs them."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def margin_loss(
     kind: MarginKind = "arcface",
     share_TB: Tensor | None = None,
 ) -> Tensor:
-    """Softmax cross-entropy of `scale` times the cosines, with the true class's made worse by `margin`.
+    """Softmax cross-entropy of `scale` times the cosines, where `margin` lowers the cosine of the true class.
 
-    `arcface` adds radians to its angle (Deng et al. 2019, eq. 3), `cosface` takes a number off its cosine (Wang et
-    al. 2018), `normface` leaves it (Wang et al. 2017). Labels are (B,), or (T, B) for mixed images of T classes each,
-    with the share of each; `margin` is one number or one a label. In float32 at least; the gradient is finite for
-    cosines of -1 and 1. Mean over the batch.
+    `arcface` adds the margin to its angle, in radians (Deng et al. 2019, eq. 3), `cosface` subtracts it from the cosine
+    (Wang et al. 2018), `normface` has none (Wang et al. 2017). Labels are (B,), or (T, B) with shares (T, B) for mixed
+    images of T classes each; `margin` is one number, or one per label. Returns the mean over the batch, computed in
+    float32 or above; the gradient is finite also for cosines of -1 and 1.
     """
     cosine_BK = cosine_BK.to(torch.promote_types(cosine_BK.dtype, torch.float32))
     label_TB = label_TB.expand(1, -1) if label_TB.ndim == 1 else label_TB
@@ -47,23 +47,23 @@ def margin_loss(
 
 
 def add_angle(cosine_B: Tensor, margin_B: Tensor) -> Tensor:
-    """cos(theta + m); where theta + m would pass pi, cos(theta) - m sin(m), which keeps it falling."""
+    """cos(theta + m); where theta + m would exceed pi, cos(theta) - m sin(m), which still falls with theta."""
     sine_B = (1.0 - cosine_B.square()).clamp_min(SIN_SQUARED_FLOOR).sqrt()
     rotated_B = cosine_B * margin_B.cos() - sine_B * margin_B.sin()
     fallback_B = cosine_B - margin_B * margin_B.sin()
     return torch.where(cosine_B > (math.pi - margin_B).cos(), rotated_B, fallback_B)
 
 
-def margins_at(epoch: float, margin_K: Tensor, *, growth_per_epoch: float, margin_max: float | None) -> Tensor:
-    """Dynamic margins (Huang & Li 2022), (K,): `margin_K` plus a growth per epoch, at most `margin_max`."""
+def dynamic_margins(epoch: float, margin_K: Tensor, *, growth_per_epoch: float, margin_max: float | None) -> Tensor:
+    """Dynamic margins (Huang & Li 2022), (K,): `margin_K` plus `growth_per_epoch` times `epoch`, up to `margin_max`."""
     return (margin_K + growth_per_epoch * epoch).clamp_max(math.inf if margin_max is None else margin_max)
 
 
 def class_margins(images_K: Sequence[int], *, smallest: float, largest: float) -> Tensor:
-    """One margin a class, (K,): rare classes get larger ones (Ha et al. 2020, Landmark Recognition).
+    """One margin per class, (K,): rare classes get larger ones (Ha et al. 2020, Landmark Recognition).
 
-    A class of n images has the raw margin n ** -0.25; raw margins are scaled linearly so that the largest class gets
-    `smallest` and the smallest class `largest`. Classes of one size all get the middle.
+    A class of n images has the raw margin n ** -0.25; raw margins are scaled linearly so that the class with the most
+    images gets `smallest` and the one with the fewest `largest`. Classes of equal size all get the mean of both.
     """
     raw_K = torch.tensor(images_K, dtype=torch.float64).clamp_min(1) ** -0.25
     low, high = raw_K.min(), raw_K.max()
@@ -73,11 +73,11 @@ def class_margins(images_K: Sequence[int], *, smallest: float, largest: float) -
 
 
 class ClassCentres(nn.Module):
-    """Directions of classes, `per_class` each; an embedding is compared with the nearest of a class.
+    """Centres of classes, `per_class` each; an embedding is compared with the nearest centre of every class.
 
-    More than one centre lets a noisy class fall apart (sub-centre ArcFace, Deng et al. 2020). With `sample_rate` below
-    1, a training step sees that share of the classes: those of its batch and others drawn at random (Partial FC, An et
-    al. 2022); the gradient is then sparse, so that an optimiser for sparse gradients leaves the other rows alone.
+    With several centres the noise of a class can have centres apart (sub-centre ArcFace, Deng et al. 2020). With
+    `sample_rate` below 1, a training step uses that share of the classes: those of its batch and others drawn at random
+    (Partial FC, An et al. 2022). Its gradient is then sparse, so that SparseAdam updates no other rows.
     """
 
     def __init__(self, num_classes: int, dim: int, *, per_class: int = 1, sample_rate: float = 1.0) -> None:
@@ -91,7 +91,7 @@ class ClassCentres(nn.Module):
         return self.sample_rate < 1.0
 
     def forward(self, embedding_BD: Tensor, label_TB: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosines (B, K), in float32 at least whatever autocast says, and the labels as columns of them.
+        """Cosines (B, K), in float32 or above also within autocast, and the labels as their columns, (T, B).
 
         K is the number of classes, or of those drawn for this step.
         """
@@ -109,7 +109,7 @@ class ClassCentres(nn.Module):
         return cosine_BR, label_TB
 
     def draw(self, label_TB: Tensor) -> Tensor:
-        """Classes of one step, sorted: all of the batch, then others at random up to `sample_rate` of all."""
+        """Classes of one step, ascending: all of the batch, and others at random up to `sample_rate` of all classes."""
         priority_K = torch.rand(self.num_classes, device=label_TB.device)
         present = label_TB.unique()
         priority_K[present] = 2.0

@@ -15,8 +15,11 @@ from torch import Tensor, nn
 
 from edgeembed.network.model import EmbeddingModel
 from edgeembed.teacher.margin import ClassCentres
+from edgeembed.training.ema import warmed_up_decay
 
 log = logging.getLogger(__name__)
+
+DECAY = 0.999  # the last thousand steps or so count
 
 
 class Moments(nn.Module):
@@ -32,9 +35,9 @@ class Moments(nn.Module):
 
     @torch.no_grad()
     def add(self, embedding_BD: Tensor, *, step: int) -> None:
-        """Old steps fade: the last thousand or so count, fewer at the start."""
+        """Moves both towards those of a batch."""
         embedding_BD = embedding_BD.float()
-        weight = 1.0 - min(0.999, (1 + step) / (10 + step))
+        weight = 1.0 - warmed_up_decay(DECAY, step)
         self.mean_D.lerp_(embedding_BD.mean(dim=0), weight)
         self.second_DD.lerp_(embedding_BD.T @ embedding_BD / len(embedding_BD), weight)
 
@@ -45,8 +48,11 @@ class Moments(nn.Module):
         return second_DD - torch.outer(mean_D, mean_D)
 
 
-def order_dimensions(model: EmbeddingModel, centres: ClassCentres, moments: Moments) -> None:
-    """Rotates neck and centres in place and marks the model as ordered; not where the neck ends in batch norm."""
+def rotate_by_pca(model: EmbeddingModel, centres: ClassCentres, moments: Moments) -> None:
+    """Rotates neck and centres in place and marks the model as PCA-rotated.
+
+    Leaves all as it is where the neck ends in batch norm, which scales each dimension separately.
+    """
     projection = model.neck.projection
     if not isinstance(model.neck.batch_norm, nn.Identity):
         log.info("dimensions are not PCA-rotated: the neck ends in batch norm")
@@ -63,6 +69,7 @@ def principal_axes(covariance_DD: Tensor) -> Tensor:
     """(D, D), whose rows are the eigenvectors, largest variance first; the largest entry of each is positive."""
     _, axis_DD = torch.linalg.eigh(covariance_DD)
     axis_DD = axis_DD.flip(1).T
+    # An eigenvector's sign is arbitrary, and libraries differ: fixed, so that a run gives the same space everywhere.
     largest_D1 = axis_DD.gather(1, axis_DD.abs().argmax(dim=1, keepdim=True))
-    pointing_DD: Tensor = axis_DD * largest_D1.sign()
-    return pointing_DD
+    signed_DD: Tensor = axis_DD * largest_D1.sign()
+    return signed_DD

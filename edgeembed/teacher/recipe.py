@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
@@ -20,7 +20,7 @@ from edgeembed.config import (
 )
 from edgeembed.errors import UserError, unknown_choice
 from edgeembed.model_json import Pooling
-from edgeembed.recipe_keys import known_keys
+from edgeembed.recipe_keys import flatten, known_keys
 
 
 class BackboneSection(Section):
@@ -59,9 +59,9 @@ class NeckSection(Section):
 
 
 class HeadSection(Section):
-    """The margin starts at `margin` (radians for arcface) and grows every epoch of a stage up to `margin_max`.
+    """The margin starts at `margin` (radians for arcface) and grows with every epoch of a stage up to `margin_max`.
 
-    `class_margins: [smallest, largest]` gives each class one of its own by its frequency, in place of `margin`.
+    `class_margins: [smallest, largest]` replaces `margin` by one margin per class: rare classes get larger ones.
     """
 
     kind: MarginKind = Field(default="arcface", description="margin loss")
@@ -97,7 +97,7 @@ class SamplingSection(Section):
 
 
 class InferenceSection(Section):
-    """What evaluation, and everything that uses the finished teacher, averages over."""
+    """Test-time augmentation: whose embeddings evaluation, and every use of the finished teacher, averages."""
 
     flip: bool = Field(default=False, description="average with the embedding of the mirrored image")
     scales: tuple[float, ...] = Field(
@@ -133,47 +133,51 @@ class TeacherRecipe(Section):
     )
 
     @model_validator(mode="after")
-    def stages_resolve(self) -> TeacherRecipe:
-        """Finds mistakes in a stage when the recipe is read."""
+    def _require_valid_stages(self) -> TeacherRecipe:
+        """Reports a mistake in a stage when the recipe is read, not when the stage begins."""
         self.resolve_stages()
         return self
 
-    def explain(self) -> str:
-        """What a stage does, in a line."""
-        frozen = {"backbone": self.backbone.frozen, "neck": self.neck.frozen, "head": self.head.frozen}
+    def summary(self) -> str:
+        """What a stage does, in one line of text."""
         lr = self.optim.lr
-        if self.optim.decay_epochs is not None and not self.optim.warmup_epochs:  # a stage may start within the decay
+        if self.optim.decay_epochs is not None and not self.optim.warmup_epochs:
+            # Stages may share one decay: this one begins at a point within it.
             lr *= self.optim.decay_factor(self.optim.decay_first_epoch / self.optim.decay_epochs)
-        rates = {
-            "backbone": lr * self.optim.backbone_lr_factor,
-            "neck": lr,
-            "head": lr * self.optim.head_lr_factor,
+        parts = {
+            "backbone": (self.backbone.frozen, lr * self.optim.backbone_lr_factor),
+            "neck": (self.neck.frozen, lr),
+            "head": (self.head.frozen, lr * self.optim.head_lr_factor),
         }
+        learning_rates = ", ".join(f"{name} {rate:.3g}" for name, (frozen, rate) in parts.items() if not frozen)
+        epochs = "1 epoch" if self.train.epochs == 1 else f"{self.train.epochs} epochs"
+        size = f"{self.image.size_px} x {self.image.size_px} pixels"
+        if self.image.keep_aspect:
+            size = f"the area of {size}, proportions kept"
         margin = f"{self.head.margin:g}"
         if self.head.class_margins:
             margin = "{:g} to {:g} by the size of the class".format(*self.head.class_margins)
-        epochs = "1 epoch" if self.train.epochs == 1 else f"{self.train.epochs} epochs"
-        shape = "own proportions, about " if self.image.keep_aspect else ""
+        if self.head.margin_growth_per_epoch:
+            margin += f", growing by {self.head.margin_growth_per_epoch:g} per epoch"
         return (
-            f"{epochs} of {shape}{self.image.size_px} x {self.image.size_px} pixels in batches of "
-            f"{self.train.batch_size * self.train.accumulate_steps}; trains "
-            + ", ".join(f"{name} at {rate:.3g}" for name, rate in rates.items() if not frozen[name])
-            + f"; {self.head.kind} margin {margin}"
-            + (f" + {self.head.margin_growth_per_epoch:g} an epoch" if self.head.margin_growth_per_epoch else "")
+            f"{epochs}; images of {size}, batches of {self.train.batch_size * self.train.accumulate_steps}; learning "
+            f"rates: {learning_rates}; {self.head.kind} margin {margin}"
         )
 
     def resolve_stages(self) -> list[tuple[str, TeacherRecipe]]:
-        """Name and full recipe of each stage; a recipe without stages is one."""
+        """Name and full recipe of each stage; a recipe without stages is its own, unnamed stage."""
         if not self.stages:
             return [("", self)]
         resolved = []
         for number, stage in enumerate(self.stages, start=1):
             changes = {key: value for key, value in stage.items() if key != "name"}
             name = str(stage.get("name", number))
-            for key in leaves(changes):
+            for key, _ in flatten(changes):
                 if not key.startswith(STAGE_KEYS):
                     if key in known_keys(TeacherRecipe):
-                        raise UserError(f"stage {name!r}: {key!r} holds for the whole run: set it outside the stages")
+                        raise UserError(
+                            f"stage {name!r}: {key!r} cannot differ between stages: set it outside the stages"
+                        )
                     raise unknown_choice(f"key of stage {name!r}", key, known_keys(TeacherRecipe))
             values = merge(self.model_dump(exclude={"stages"}), changes)
             resolved.append((name, validate(TeacherRecipe, values, source=f"stage {name!r}")))
@@ -198,17 +202,8 @@ STAGE_KEYS = (
 )
 
 
-def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """The dotted keys of nested values."""
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}"
-
-
 def merge(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested values with some of them changed."""
+    """`values` with `changes` applied, group by group."""
     merged = dict(values)
     for key, change in changes.items():
         old = merged.get(key)

@@ -1,4 +1,4 @@
-"""What each stage of a run trains on, and in which order, laid out for the whole run before it starts."""
+"""Plans the stages of a teacher run before it starts: the steps of each, its images and the order of their visits."""
 
 from __future__ import annotations
 
@@ -7,17 +7,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from torch import Tensor
 
 from edgeembed.data.batch_order import BatchOrder, EpochVisits
 from edgeembed.data.manifest import Rows
 from edgeembed.data.sampling import resample
 from edgeembed.data.shapes import Shapes, aspect_shapes, square_shapes
+from edgeembed.teacher.margin import class_margins, dynamic_margins
 from edgeembed.teacher.recipe import TeacherRecipe
+from edgeembed.training.schedule import learning_rate_factor
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """Steps `begin` up to, not including, `end` of a run; `order` is that of `visits`, in each epoch."""
+    """The steps of a run from `begin` up to, not including, `end`; `order` is the order of `visits` in each epoch.
+
+    `recipe` is the run's recipe with the changes of this stage. Methods take steps of the run, counted from 0.
+    """
 
     name: str
     recipe: TeacherRecipe
@@ -35,9 +41,38 @@ class Stage:
             for step, number_B in enumerate(self.order.batches(first, self.end - self.begin), start=first)
         ]
 
-    def images_from(self, first_step: int) -> int:
-        """How many images the stage shows from a step of the run on, each as often as it comes."""
+    def num_images_from(self, first_step: int) -> int:
+        """How many images the stage trains on from a step of the run on, each counted at every visit."""
         return self.order.batch_size * max(0, self.end - max(first_step, self.begin))
+
+    def epoch(self, step: int) -> int:
+        """Which of the run's epochs a step is in."""
+        return self.order.epoch(step - self.begin)
+
+    def learning_rate_factor(self, step: int) -> float:
+        """Factor on every learning rate at a step."""
+        return learning_rate_factor(
+            step - self.begin,
+            steps_per_epoch=self.order.steps_per_epoch,
+            total_steps=self.end - self.begin,
+            section=self.recipe.optim,
+        )
+
+    def first_margins(self, num_images_K: Sequence[int]) -> Tensor:
+        """The margin of each class at the start of the stage, (K,); by its number of images with `class_margins`."""
+        head = self.recipe.head
+        smallest, largest = head.class_margins or (head.margin, head.margin)
+        return class_margins(num_images_K, smallest=smallest, largest=largest)
+
+    def margins(self, step: int, margin_K: Tensor) -> Tensor:
+        """The margin of each class at a step, (K,), from those at the start of the stage."""
+        head = self.recipe.head
+        return dynamic_margins(
+            self.epoch(step) - self.order.first_epoch,
+            margin_K,
+            growth_per_epoch=head.margin_growth_per_epoch,
+            margin_max=head.margin_max,
+        )
 
     def view_px(self, step: int) -> int:
         """Side of the training views, or of squares of their area, at a step of the run."""
@@ -58,10 +93,10 @@ def canvas_side(recipe: TeacherRecipe) -> int:
 
 
 def canvas_shapes(recipe: TeacherRecipe, files: Sequence[str]) -> Shapes:
-    """Height and width of each file's canvas, (N, 2); a shape that too few have for a batch becomes a square.
+    """Height and width in pixels that each file is decoded to, (N, 2).
 
-    A square that stays alone takes the shape that most images have: a batch of one image teaches little, and batch norm
-    cannot take it.
+    A shape that fewer images have than a batch holds becomes a square. A single square takes the shape that most images
+    have: a batch of one image teaches little, and batch norm cannot take it.
     """
     if not recipe.image.keep_aspect:
         return square_shapes(len(files), canvas_side(recipe))
@@ -77,10 +112,10 @@ def canvas_shapes(recipe: TeacherRecipe, files: Sequence[str]) -> Shapes:
 def plan_stages(
     recipe: TeacherRecipe, files: Sequence[str], class_of_image: Rows, visits_of_image: Rows, readable: Rows
 ) -> list[Stage]:
-    """Every stage with its order; `train.max_steps` bounds the run, so that later stages may be cut or left out.
+    """The stages of a run. `train.max_steps` limits the whole run, so that later stages may be shortened or left out.
 
-    `visits_of_image`, (N,): `repeat` of each image in the manifest, from which `sampling` starts. `readable`: the
-    images that can be decoded.
+    `visits_of_image`, (N,): how often an epoch visits each image before `sampling` balances the classes. `readable`:
+    the images that can be decoded.
     """
     stages: list[Stage] = []
     begin = first_epoch = 0
@@ -122,8 +157,8 @@ def plan_stages(
     return stages
 
 
-def work_of(stages: Sequence[Stage]) -> list[float]:
-    """What each step of a run costs beside the others: the pixels of its batch."""
+def step_costs(stages: Sequence[Stage]) -> list[float]:
+    """Relative cost of each step of a run, (S,): the pixels of its batch."""
     return [
         float(stage.view_px(step) ** 2 * stage.order.batch_size)
         for stage in stages
@@ -132,7 +167,10 @@ def work_of(stages: Sequence[Stage]) -> list[float]:
 
 
 def balanced(images: Rows, class_of_image: Rows, *, cap: int | None, repeat_to: int, seed: int) -> Rows:
-    """Images to visit in an epoch: at most `cap` of a class, drawn at random; small classes repeated to `repeat_to`."""
+    """The images that an epoch visits, (V,).
+
+    Of each class at most `cap` images (None: all), drawn at random; a small class is repeated up to `repeat_to` visits.
+    """
     if cap is None and repeat_to == 1:
         return images
     draw = random.Random(seed)

@@ -1,7 +1,7 @@
-"""What teacher and student share of saving and resuming: safetensors and JSON, whole or not at all.
+"""Saves and restores checkpoints of both training loops: safetensors and JSON, written whole or not at all.
 
-Tensors are streamed to disk one at a time, so that a checkpoint costs no memory of its own: a ViT-H-14 with
-its optimiser is 7.6 GB on disk.
+Tensors are streamed to disk one at a time, so that saving needs no memory for copies: a ViT-H-14 with its optimiser is
+7.6 GB on disk.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Where a run computes, and how its numerics are made repeatable."""
+"""The device of a run, and what makes training fast and repeatable on it."""
 
 from __future__ import annotations
 
@@ -16,25 +16,29 @@ SMALL_MODEL_BYTES = 400_000_000
 LARGE_BLOCK_BYTES = 16 * 2**20
 
 
-def pick_device(wanted: str) -> str:
-    """ "auto" becomes cuda where there is an NVIDIA GPU, else mps where there is an Apple one, else cpu."""
-    offered = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if wanted == "auto":
-        return next(device for device, is_there in offered.items() if is_there)
-    if wanted not in offered:
-        raise UserError(f"train.device = {wanted!r}: expected auto, {', '.join(offered)}")
-    if not offered[wanted]:
+def pick_device(requested: str) -> str:
+    """The device for `train.device`: "auto" is cuda with an NVIDIA GPU, mps with an Apple GPU, else cpu.
+
+    Raises UserError for a device that this machine or this build of torch does not have.
+    """
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if requested == "auto":
+        return next(device for device, is_available in available.items() if is_available)
+    if requested not in available:
+        raise UserError(f"train.device = {requested!r}: expected auto, {', '.join(available)}")
+    if not available[requested]:
         raise UserError(
-            f"train.device = {wanted!r}: this machine or this torch build has no {wanted} device: use cpu or auto"
+            f"train.device = {requested!r}: this machine or this torch build has no {requested} device: use cpu or auto"
         )
-    return wanted
+    return requested
 
 
 def set_allocator(model_bytes: int) -> None:
-    """Tells glibc's malloc what to do with freed memory; nothing on other systems.
+    """Tells glibc's malloc whether to give freed memory back to the system; does nothing on other systems.
 
-    A small model keeps all of it: fewer page faults, up to a fifth more speed. A large one returns blocks of 16 MiB and
-    more: by default malloc keeps them in a heap that fragments, which cost ViT-H-14 half a GiB of peak and no time.
+    For a small model malloc keeps all of it: fewer page faults, up to a fifth more speed. For a large one it gives
+    blocks of 16 MiB and more back: by default it keeps them in a heap that fragments, which cost ViT-H-14 half a GiB of
+    peak memory and saved no time.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is None:
@@ -46,8 +50,8 @@ def set_allocator(model_bytes: int) -> None:
         mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK_BYTES)
 
 
-class PreciseConv2d(nn.Conv2d):
-    """A convolution in float32, whatever autocast says."""
+class Float32Conv2d(nn.Conv2d):
+    """A convolution that computes in float32 within autocast, too."""
 
     def forward(self, input: Tensor) -> Tensor:
         with torch.autocast(input.device.type, enabled=False):
@@ -55,10 +59,11 @@ class PreciseConv2d(nn.Conv2d):
 
 
 class PointwiseConv2d(nn.Conv2d):
-    """A convolution of size 1 that is a matrix product where its input is one pixel, and never has a stride.
+    """A 1 x 1 convolution that computes a matrix product where its input is one pixel, and never passes a stride on.
 
-    Pixels that a stride would skip are left out first, which is the same: the kernel of torch 2.15 for a stride, few
-    input channels and channels_last writes beyond its memory in the backward pass (seen on an AMD EPYC, FastViT-T8).
+    The pixels that a stride skips are left out of the input instead, with the same result: torch 2.15's kernel for a
+    stride, few input channels and channels_last writes beyond its memory in the backward pass (seen on an AMD EPYC with
+    FastViT-T8).
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -68,13 +73,13 @@ class PointwiseConv2d(nn.Conv2d):
         return F.linear(input.flatten(1), self.weight.flatten(1), self.bias)[..., None, None]
 
 
-def suit_convolutions(model: nn.Module, device: str) -> None:
-    """On a CPU, keeps the convolutions of a network from the kernels that are slow or broken there.
+def replace_slow_convolutions(model: nn.Module, device: str) -> None:
+    """Replaces, on a CPU, the convolutions of a network whose torch kernels are slow or wrong there.
 
-    Depthwise ones stay in float32 where the rest is trained in bf16: their backward pass has no fast bf16 kernel. A
-    step of MobileNetV4-small takes half the time that it takes in bf16 throughout, and four fifths of that in float32
-    throughout. Pointwise ones after pooling become matrix products: a tenth less of that step (Intel Xeon with AMX, one
-    core).
+    Depthwise ones compute in float32 where the rest is trained in bf16: their backward pass has no fast bf16 kernel. A
+    step of MobileNetV4-small then takes half the time of one in bf16 throughout, and four fifths of the time of one in
+    float32 throughout. Pointwise ones after pooling become matrix products, which takes a tenth off that step (measured
+    on one core of an Intel Xeon with AMX).
     """
     if device != "cpu":
         return
@@ -82,7 +87,7 @@ def suit_convolutions(model: nn.Module, device: str) -> None:
         if type(module) is not nn.Conv2d:
             continue
         if module.groups == module.in_channels > 1:
-            module.__class__ = PreciseConv2d
+            module.__class__ = Float32Conv2d
         elif (module.kernel_size, module.padding, module.groups) == ((1, 1), (0, 0), 1):
             module.__class__ = PointwiseConv2d
 

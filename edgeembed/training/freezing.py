@@ -12,13 +12,13 @@ from edgeembed.network.blocks import blocks_by_depth
 
 
 def freeze_parts(parts: Sequence[tuple[nn.Module, bool]]) -> None:
-    """Freezes each part that is marked True, in evaluation mode, and puts every other part into training mode."""
+    """For each (part, frozen): freezes it, in evaluation mode, or makes it trainable, in training mode."""
     for part, frozen in parts:
         part.requires_grad_(not frozen).train(not frozen)
 
 
 def freeze_blocks(backbone: nn.Module, num_blocks: int) -> None:
-    """Freezes the first blocks, of which the stem is the first, and puts them into evaluation mode.
+    """Freezes the first `num_blocks` blocks and puts them into evaluation mode; the stem counts as the first block.
 
     Raises UserError where the backbone has fewer blocks.
     """

@@ -1,4 +1,4 @@
-"""Micro-batches that batch norm can take: it needs two values of a channel to take their mean and variance."""
+"""Splits batches into micro-batches; with batch norm, which needs a variance, into none of a single image."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from edgeembed.data.manifest import Rows
+from edgeembed.network.eval_mode import eval_mode
 
 log = logging.getLogger(__name__)
 
@@ -24,25 +25,19 @@ def micro_batches(model: nn.Module, num_images: int, accumulate_steps: int) -> I
     layers = batch_norms(model)
     if layers:
         accumulate_steps = min(accumulate_steps, max(1, num_images // 2))
-    lone = layers if num_images == 1 else []
-    try:
-        for layer in lone:
-            layer.eval()
-        for places in np.array_split(np.arange(num_images), accumulate_steps):
-            if places.size:
-                yield places
-    finally:
-        for layer in lone:
-            layer.train()
+    with eval_mode(nn.ModuleList(layers if num_images == 1 else [])):
+        for micro_M in np.array_split(np.arange(num_images), accumulate_steps):
+            if micro_M.size:
+                yield micro_M
 
 
 def batch_norms(model: nn.Module) -> list[_BatchNorm]:
-    """Those layers that take their statistics from the batch; frozen ones do not."""
+    """The batch norm layers that take their statistics from the batch; frozen ones use their running statistics."""
     return [layer for layer in model.modules() if isinstance(layer, _BatchNorm) and layer.training]
 
 
-def warn_if_lone_images(model: nn.Module, batch_size: int) -> None:
-    """Says before training that every batch is of one image, so that batch norm learns no statistics."""
+def warn_if_batches_of_one(model: nn.Module, batch_size: int) -> None:
+    """Warns before training where every batch is a single image, so that batch norm learns no statistics."""
     if batch_size == 1 and batch_norms(model):
         log.warning(
             "batches of one image: batch norm keeps the statistics of the starting weights: set train.batch_size to 2 "

@@ -1,9 +1,10 @@
-"""Muon (Jordan et al. 2024): momentum whose matrices are made orthogonal before each step.
+"""Muon (Jordan et al. 2024): an optimiser that makes the momentum of each matrix orthogonal before each step.
 
-timm's Muon computes its Newton-Schulz iteration in bf16 whatever the device, one matrix after the other; where bf16 is
-emulated, a step of MobileNetV4-small takes 10 s. This one computes in a given format, takes matrices of one shape
-together, and can divide large matrices into blocks of rows, each orthogonalised by itself (as in Khaled et al. 2025,
-MuonBP): the iteration costs the square of the rows, and on a CPU one large matrix can take longer than all others.
+timm's Muon computes its Newton-Schulz iteration in bf16 on every device, one matrix after the other; where bf16 is
+emulated, a step of MobileNetV4-small takes 10 s. This one computes in a given format, computes matrices of one shape
+together, and can divide large matrices into blocks of rows, each made orthogonal separately (as in Khaled et al. 2025,
+MuonBP): the cost of the iteration grows with the square of the rows, and on a CPU one large matrix can take longer than
+all others.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ QUINTIC = [  # coefficients of a x + b x^3 + c x^5 in each iteration, found by F
     (2.8769, -3.1427, 1.2046),
     (2.8366, -3.0525, 1.2012),
 ]
-MOST_ELEMENTS = 2**22  # of the matrices that are taken together, which bounds the memory
-LEAST_SIDE, MOST_ASPECT = 4, 128.0
+MAX_ELEMENTS = 2**22  # of the matrices that are computed together; it limits the memory
+MIN_SIDE, MAX_ASPECT = 4, 128.0
 
 
 class Muon(torch.optim.Optimizer):
@@ -57,7 +58,7 @@ class Muon(torch.optim.Optimizer):
                 if parameter.grad is not None:
                     by_shape[matrix_shape(parameter)].append(parameter)
             for (rows, columns), parameters in by_shape.items():
-                at_once = max(1, MOST_ELEMENTS // (rows * columns))
+                at_once = max(1, MAX_ELEMENTS // (rows * columns))
                 for first in range(0, len(parameters), at_once):
                     self._step(parameters[first : first + at_once], rows, columns, group)
 
@@ -78,9 +79,9 @@ class Muon(torch.optim.Optimizer):
             parameter.sub_(update_RC.reshape(parameter.shape), alpha=group["lr"])
 
     def _orthogonal(self, matrix_NRC: Tensor) -> Tensor:
-        """The nearest matrices with orthonormal rows or columns, by block of rows, in steps as large as AdamW's."""
+        """The nearest matrices with orthonormal rows or columns, block by block, scaled to AdamW's step size."""
         num_matrices, rows, columns = matrix_NRC.shape
-        block_rows = rows_of_a_block(rows, columns, self.block_rows)
+        block_rows = rows_per_block(rows, columns, self.block_rows)
         padded_NRC = F.pad(matrix_NRC, (0, 0, 0, -rows % block_rows))  # rows of zeros change no other row and stay zero
         block_NRC = padded_NRC.reshape(-1, block_rows, columns)
         if self.dtype == torch.float32:
@@ -92,7 +93,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def newton_schulz_by_gram(matrix_NRC: Tensor) -> Tensor:
-    """What timm's `zeropower_via_newtonschulz` gives, with 40 % of its operations where R is an eighth of C.
+    """The same as timm's `zeropower_via_newtonschulz`, with 40 % of its operations where R is an eighth of C.
 
     Each iteration multiplies X by P(G), where G = X X^T is the Gram matrix. All of these commute, so the iterations run
     on the small square G alone, and X is multiplied once, by their product.
@@ -111,11 +112,11 @@ def newton_schulz_by_gram(matrix_NRC: Tensor) -> Tensor:
     return product_NRR @ matrix_NRC
 
 
-def rows_of_a_block(rows: int, columns: int, most: int | None) -> int:
-    """Rows of each block of a matrix whose smaller side is above `most`, as even as can be; else all rows."""
-    if most is None or min(rows, columns) <= most:
+def rows_per_block(rows: int, columns: int, max_rows: int | None) -> int:
+    """Rows of each block: at most `max_rows`, as even as possible. A matrix with a smaller side is one block."""
+    if max_rows is None or min(rows, columns) <= max_rows:
         return rows
-    return math.ceil(rows / math.ceil(rows / most))
+    return math.ceil(rows / math.ceil(rows / max_rows))
 
 
 def matrix_shape(parameter: Tensor) -> tuple[int, int]:
@@ -124,10 +125,12 @@ def matrix_shape(parameter: Tensor) -> tuple[int, int]:
 
 
 def is_matrix(parameter: Tensor) -> bool:
-    """Whether Muon's step suits a parameter: a matrix or convolution, but not a depthwise one, a position embedding
-    (1, T, D), or one so narrow or long that an orthogonal update says little (timm's rule).
+    """Whether Muon trains a parameter: a matrix or a convolution.
+
+    Not a depthwise convolution, a position embedding (1, T, D), or a matrix so narrow or long that an orthogonal update
+    has little meaning (timm's rule).
     """
     if parameter.ndim < 2 or 1 in parameter.shape[:2]:
         return False
     smaller, larger = sorted(matrix_shape(parameter))
-    return smaller >= LEAST_SIDE and larger / smaller <= MOST_ASPECT
+    return smaller >= MIN_SIDE and larger / smaller <= MAX_ASPECT

@@ -1,4 +1,4 @@
-"""Learning rates: stratified over the parts and blocks of a model, warmed up, then a cosine or a line down."""
+"""Builds optimisers with a learning rate for each part and block of a model, and takes their steps."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from edgeembed.config import OptimSection
 from edgeembed.errors import CheckFailed
 from edgeembed.network.blocks import blocks_by_depth, no_weight_decay_ids
 from edgeembed.training.muon import Muon, is_matrix
-from edgeembed.training.precision import LEAST_LOSS_SCALE
+from edgeembed.training.precision import MIN_LOSS_SCALE
 
 
 def build_optimizers(
@@ -25,28 +25,27 @@ def build_optimizers(
     sparse_head: bool = False,
     precision: str = "fp32",
 ) -> list[torch.optim.Optimizer]:
-    """AdamW, SGD or Muon with a learning rate for each part. Those of
-    `no_weight_decay_ids` have neither weight decay nor Muon.
+    """AdamW, SGD or Muon, with a learning rate for each part; frozen parameters are left out.
 
-    Frozen parameters are left out. A head with sparse gradients gets a separate optimiser, which updates only the rows
-    of a step. Class centres and what is not a matrix are trained by AdamW in place of Muon, which computes in bf16
-    where the run does.
+    The parameters of `no_weight_decay_ids` have neither weight decay nor Muon. A head with sparse gradients
+    (`sparse_head`) gets a separate optimiser, which updates only the rows of a step. With Muon, class centres and what
+    is not a matrix are trained by AdamW; Muon computes in bf16 where the run does.
     """
     groups: list[dict[str, Any]] = []
-    matrix_groups: list[dict[str, Any]] = []
+    muon_groups: list[dict[str, Any]] = []
     exempt = no_weight_decay_ids(backbone) | no_weight_decay_ids(neck)
 
-    def add(parameters: Iterable[nn.Parameter], factor: float, *, muon: bool = section.kind == "muon") -> None:
-        wanted = [parameter for parameter in parameters if parameter.requires_grad]
+    def add(parameters: Iterable[nn.Parameter], lr_factor: float, *, muon: bool = section.kind == "muon") -> None:
+        trained = [parameter for parameter in parameters if parameter.requires_grad]
         for decayed, by_muon in ((True, True), (True, False), (False, False)):
             chosen = [
-                p for p in wanted if (id(p) not in exempt, decayed and muon and is_matrix(p)) == (decayed, by_muon)
+                p for p in trained if (id(p) not in exempt, decayed and muon and is_matrix(p)) == (decayed, by_muon)
             ]
             if chosen:
-                decay = section.weight_decay if decayed else 0.0
-                rate = section.lr * factor
-                group = {"params": chosen, "lr": rate, "base_lr": rate, "weight_decay": decay}
-                (matrix_groups if by_muon else groups).append(group)
+                lr, weight_decay = section.lr * lr_factor, section.weight_decay if decayed else 0.0
+                # base_lr is what set_learning_rates multiplies.
+                group = {"params": chosen, "lr": lr, "base_lr": lr, "weight_decay": weight_decay}
+                (muon_groups if by_muon else groups).append(group)
 
     if section.layer_decay < 1.0:
         blocks = blocks_by_depth(backbone)
@@ -55,31 +54,33 @@ def build_optimizers(
     else:
         add(backbone.parameters(), section.backbone_lr_factor)
     add(neck.parameters(), 1.0)
-    head_rate = section.lr * section.head_lr_factor
     head_parameters = [parameter for parameter in head.parameters() if parameter.requires_grad] if head else []
     if not sparse_head:
         add(head_parameters, section.head_lr_factor, muon=False)
+
     optimizers: list[torch.optim.Optimizer] = []
-    if matrix_groups:
+    if muon_groups:
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        optimizers.append(Muon(matrix_groups, lr=section.lr, block_rows=section.block_rows, dtype=dtype))
+        optimizers.append(Muon(muon_groups, lr=section.lr, block_rows=section.block_rows, dtype=dtype))
     if groups and section.kind == "sgd":
         optimizers.append(torch.optim.SGD(groups, lr=section.lr, momentum=section.momentum, fused=True))
     elif groups:
         optimizers.append(torch.optim.AdamW(groups, lr=section.lr, betas=section.betas, fused=True))
     if sparse_head and head_parameters:
-        sparse = {"params": head_parameters, "lr": head_rate, "base_lr": head_rate}
-        optimizers.append(torch.optim.SparseAdam([sparse], lr=head_rate, betas=section.betas))
+        lr = section.lr * section.head_lr_factor
+        sparse = {"params": head_parameters, "lr": lr, "base_lr": lr}
+        optimizers.append(torch.optim.SparseAdam([sparse], lr=lr, betas=section.betas))
     return optimizers
 
 
-def set_rates(optimizers: Sequence[torch.optim.Optimizer], factor: float) -> None:
+def set_learning_rates(optimizers: Sequence[torch.optim.Optimizer], factor: float) -> None:
+    """Sets every learning rate to `factor` times its value without warm-up and decay."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = group["base_lr"] * factor
 
 
-def take_step(
+def optimizer_step(
     optimizers: Sequence[torch.optim.Optimizer],
     parameters: Iterable[nn.Parameter],
     *,
@@ -88,10 +89,10 @@ def take_step(
     clip_norm: float | None,
     scaler: torch.amp.GradScaler,
 ) -> float:
-    """Clips gradients to `clip_norm` (None: not at all), steps and clears them; returns their norm before clipping.
+    """Clips gradients to `clip_norm` (None: not at all), updates the weights and clears the gradients.
 
-    Raises CheckFailed, and changes nothing, where the loss or the norm is not finite. With a scaled loss a norm that is
-    not finite leaves the step out and lowers the scale.
+    Returns the gradients' norm before clipping. Raises CheckFailed, and changes nothing, where the loss or the norm is
+    not finite. In fp16, where the loss is scaled, such a norm skips the update and lowers the scale instead.
     """
     parameters = [parameter for parameter in parameters if parameter.grad is not None]
     if not parameters:  # a batch of which nothing could be decoded
@@ -99,14 +100,14 @@ def take_step(
     for optimizer in optimizers:
         scaler.unscale_(optimizer)
     norm = clip_gradients(parameters, clip_norm).item()
-    overflowed = scaler.is_enabled() and not math.isfinite(norm) and scaler.get_scale() > LEAST_LOSS_SCALE
+    overflowed = scaler.is_enabled() and not math.isfinite(norm) and scaler.get_scale() > MIN_LOSS_SCALE
     if not (math.isfinite(loss) and (math.isfinite(norm) or overflowed)):
         raise CheckFailed(
             f"step {step}: loss {loss}, gradient norm {norm}: training stopped, the last checkpoint is kept: lower "
             "optim.lr or set train.precision=fp32"
         )
     for optimizer in optimizers:
-        if not overflowed:  # not left to the scaler, which decides for each optimiser: clipping made all gradients NaN
+        if not overflowed:  # the scaler decides for each optimiser by its gradients, but clipping has made them all NaN
             scaler.step(optimizer)
         optimizer.zero_grad(set_to_none=True)
     scaler.update()

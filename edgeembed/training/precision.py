@@ -1,7 +1,7 @@
-"""The number format that a run computes in: the fastest one that its device computes natively, unless told otherwise.
+"""The number format that a run computes in; by default the fastest one that its device computes natively.
 
-bf16 on a CPU without units for it is emulated, and a step takes 8 to 20 times as long as in fp32. Flags of the CPU tell
-whether it has the units, but not whether the installed libraries use them, so a short measurement has the last word.
+On a CPU without units for bf16 it is emulated, and a step takes 8 to 20 times as long as in fp32. The CPU's flags show
+whether it has such units, but not whether the installed libraries use them: a short measurement decides.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ import torch
 import torch.nn.functional as F
 import yaml
 
+from edgeembed.config import TrainSection
 from edgeembed.errors import UserError
 from edgeembed.machine import describe_machine
+from edgeembed.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
 
@@ -27,32 +29,40 @@ CPU_BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})  # x86, x86, ARM
 BF16_CAPABILITY = (8, 0)  # NVIDIA GPUs from Ampere on compute bf16 natively
 MEASURED_ROUNDS = 5
 EMULATED_FACTOR = 1.25  # a native small step takes 0.55 to 0.7 of its time in fp32, emulated 6 to 8 times
-LEAST_LOSS_SCALE = 2.0**-10
+MIN_LOSS_SCALE = 2.0**-10
 
 
 def choose_precision(
-    wanted: str, device: str, *, key: str, kept: str | None = None, reason_kept: str = "as the run began"
+    requested: str, device: str, *, key: str, kept: str | None = None, reason_kept: str = "as the run began"
 ) -> str:
     """The number format "bf16", "fp16" or "fp32" for a recipe's `key`, which may be "auto"; logs it with the reason.
 
-    `kept` is what was chosen before, for example when a run began that is now resumed: a run computes in one format to
-    its end, on whatever machine. A format that this device emulates is used all the same, with a warning.
+    `kept` is an earlier choice that "auto" keeps, such as that of a run which is now resumed: a run computes in one
+    format to its end, on whatever machine; `reason_kept` is logged with it. A format that this device emulates is used
+    too, with a warning.
     """
-    if wanted == "auto" and kept is not None:
+    if requested == "auto" and kept is not None:
         precision, reason = kept, reason_kept
-    elif wanted == "auto":
+    elif requested == "auto":
         precision, reason = native_precision(device)
     else:
-        precision, reason = wanted, "as the recipe says"
+        precision, reason = requested, "as the recipe says"
     log.info("%s: %s on %s (%s)", key, precision, device, reason)
-    if wanted != "auto" or kept is not None:
+    if requested != "auto" or kept is not None:
         warn_if_emulated(
             precision,
             device,
             key=key,
-            remedy=f"set {key}=auto" if wanted != "auto" else f"kept {reason}; {key}=fp32 begins anew",
+            remedy=f"set {key}=auto" if requested != "auto" else f"kept {reason}; {key}=fp32 begins anew",
         )
     return precision
+
+
+def resolve_train_precision(train: TrainSection, run: RunFolder, device: str, *, resume: bool) -> TrainSection:
+    """The section with `precision` resolved: as a resumed run began, else as `choose_precision` decides."""
+    kept = resumed_precision(run.config, "train") if resume else None
+    precision = choose_precision(train.precision, device, key="train.precision", kept=kept)
+    return train.model_copy(update={"precision": precision})
 
 
 def native_precision(device: str) -> tuple[str, str]:
@@ -65,7 +75,7 @@ def native_precision(device: str) -> tuple[str, str]:
         return "fp32", "other formats are not tried there"
     if CPU_BF16_FLAGS.isdisjoint(describe_machine().cpu_flags):
         return "fp32", "this CPU has no bf16 units"
-    factor = time_in_fp32("bf16")
+    factor = step_time_relative_to_fp32("bf16")
     if factor > EMULATED_FACTOR:
         return "fp32", f"this CPU has bf16 units, but a training step took {factor:.1f} times as long in bf16"
     return "bf16", f"native here: a training step took {factor:.2f} of the time in fp32"
@@ -75,7 +85,7 @@ def warn_if_emulated(precision: str, device: str, *, key: str, remedy: str) -> N
     """Warns where a device emulates a format, which makes it slower than fp32."""
     if device == "cuda" and precision == "bf16" and torch.cuda.get_device_capability() < BF16_CAPABILITY:
         log.warning("%s = bf16: this GPU emulates it: %s", key, remedy)
-    if device == "cpu" and precision != "fp32" and (factor := time_in_fp32(precision)) > EMULATED_FACTOR:
+    if device == "cpu" and precision != "fp32" and (factor := step_time_relative_to_fp32(precision)) > EMULATED_FACTOR:
         log.warning(
             "%s = %s: emulated on this CPU, a step took %.1f times as long as in fp32: %s",
             *(key, precision, factor, remedy),
@@ -83,11 +93,11 @@ def warn_if_emulated(precision: str, device: str, *, key: str, remedy: str) -> N
 
 
 @functools.cache
-def time_in_fp32(precision: str) -> float:
-    """How long a small training step takes on the CPU in a format, as a multiple of its time in fp32.
+def step_time_relative_to_fp32(precision: str) -> float:
+    """The time of a small training step on the CPU in a format, as a multiple of its time in fp32.
 
-    The step is a convolution and a matrix product, forward and backward. Least of a few rounds in which
-    the formats take turns; measured once a process.
+    The step is a convolution and a matrix product, forward and backward. The shortest of a few rounds in which the
+    formats take turns; measured once per process.
     """
     image_BCHW = torch.ones(8, 32, 28, 28).contiguous(memory_format=torch.channels_last)
     kernel = torch.full((64, 32, 3, 3), 0.01, requires_grad=True)
@@ -111,8 +121,8 @@ def time_in_fp32(precision: str) -> float:
 
 def autocast(device: str, precision: str, *, cache_enabled: bool = True) -> torch.autocast:
     """A context in which convolutions and matrix products compute in a format."""
-    wanted = precision != "fp32"
-    return torch.autocast(device, DTYPES[precision] if wanted else None, enabled=wanted, cache_enabled=cache_enabled)
+    lower = precision != "fp32"
+    return torch.autocast(device, DTYPES[precision] if lower else None, enabled=lower, cache_enabled=cache_enabled)
 
 
 def loss_scaler(device: str, precision: str) -> torch.amp.GradScaler:
@@ -120,9 +130,10 @@ def loss_scaler(device: str, precision: str) -> torch.amp.GradScaler:
     return torch.amp.GradScaler(device, enabled=precision == "fp16")
 
 
-def resume_scale(scaler: torch.amp.GradScaler, state: Mapping[str, Any] | None) -> None:
-    """Takes up the scale of the loss that a checkpoint's state holds, where it holds one. Raises UserError for a
-    damaged one.
+def restore_loss_scale(scaler: torch.amp.GradScaler, state: Mapping[str, Any] | None) -> None:
+    """Restores the scale of the loss from a checkpoint's state, if it holds one.
+
+    Raises UserError for a damaged one.
     """
     if state and state.get("loss_scale"):
         try:

@@ -1,117 +1,212 @@
-"""What a training run logs: a progress line, metrics.jsonl and TensorBoard."""
+"""What both training loops do beside training: log, evaluate, save checkpoints, and stop after a signal."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import time
-from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
-import numpy as np
+import torch
+from torch import nn
 
 from edgeembed.files import write_failure
 from edgeembed.progress import FORECAST_AFTER_SECONDS, LOG_EVERY_SECONDS, duration, progress_bar
 from edgeembed.run_folder import RunFolder
+from edgeembed.signals import Interrupted, stop_request
+from edgeembed.training.checkpoints import save_checkpoint
+from edgeembed.training.time_left import TimeLeft
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 log = logging.getLogger(__name__)
 
-RECENT_SECONDS = 120.0  # a run may become faster, or slower, than it began
-LONG_STEP_SECONDS = 5.0  # a first step that took longer is forecast from by itself
+SCALARS_EVERY_STEPS = 10
+LONG_STEP_SECONDS = 5.0  # a first step that took longer is enough for an estimate
 
 
-class TrainingLog:
-    """Writes scalars of a run everywhere at once; a context manager.
+class Evaluation(Protocol):
+    """Scores on the val split, as the recorder logs them."""
 
-    `work_S` says what each of the run's steps costs, in any unit: steps on larger images take longer, and a forecast
-    from the first ones should know it. `remark` is what else should be known of a forecast from the first steps.
+    @property
+    def summary(self) -> str:
+        """The main score for the progress line, such as "val mAP 0.812"; empty where nothing could be scored."""
+
+    @property
+    def scalars(self) -> dict[str, float | None]:
+        """Scores by their names in metrics.jsonl."""
+
+
+EvaluationT = TypeVar("EvaluationT", bound=Evaluation)
+
+
+class Recorder(Generic[EvaluationT]):
+    """Writes a run's progress line, metrics.jsonl, TensorBoard files and checkpoints; use it as a context manager.
+
+    Within the block Ctrl-C and SIGTERM do not end the process; `save_and_stop` does, with a checkpoint. A step is
+    counted from 1 here: it is the number of steps that are done.
     """
 
-    def __init__(self, run: RunFolder, *, first_step: int, work_S: Sequence[float], remark: str = "") -> None:
-        self.run, self.first_step, self.total_steps, self.images = run, first_step, len(work_S), 0
-        self.work_done_S = np.concatenate([[0.0], np.cumsum(work_S)])
-        self.remark = remark
-        self.first_done: float | None = None  # when the first step ended
-        self.recent: deque[tuple[float, int]] = deque()  # when steps ended that say how fast the run is now
-        self.forecast_given = False
-        from torch.utils.tensorboard import SummaryWriter  # not for those who only want to know what takes long
+    def __init__(
+        self,
+        run: RunFolder,
+        *,
+        command: str,
+        first_step: int,
+        step_costs: Sequence[float],
+        eval_every: int,
+        checkpoint_every: int,
+        keep_checkpoints: int,
+        time_left_remark: str = "",
+    ) -> None:
+        """`command` resumes the run: "teacher-train" or "distill". `first_step`: how many steps a resumed run has done;
+        metrics that it logged after them are dropped. `step_costs`: see TimeLeft; one for each step.
 
-        self.writer = SummaryWriter(str(run.path / "tensorboard"), purge_step=first_step)
-        self.progress = progress_bar("{task.fields[note]}")
-        self.task = self.progress.add_task("steps", total=self.total_steps, completed=first_step, note="")
-        self.started = self.printed = time.monotonic()
+        `eval_every` and `checkpoint_every` are in steps, 0 for never. `time_left_remark` is added to the estimates.
+        """
+        self.run, self.command, self.first_step, self.total_steps = run, command, first_step, len(step_costs)
+        run.drop_metrics_after(first_step)
+        self.eval_every, self.checkpoint_every, self.keep_checkpoints = eval_every, checkpoint_every, keep_checkpoints
+        self.evaluation: EvaluationT | None = None  # the latest
+        self._num_images = 0
+        self._time_left_remark = time_left_remark
+        self._first_step_done_s: float | None = None
+        self._estimate_given = False
+        self._started_s = self._logged_s = time.monotonic()
+        self._time_left = TimeLeft(step_costs, first_step=first_step, started_s=self._started_s)
+        self._stack = contextlib.ExitStack()
 
-    def __enter__(self) -> TrainingLog:
-        self.progress.start()
+    def __enter__(self) -> Recorder[EvaluationT]:
+        self._stop = self._stack.enter_context(stop_request())
+        self._writer = self._stack.enter_context(tensorboard_writer(self.run, self.first_step))
+        self._progress = self._stack.enter_context(progress_bar("{task.fields[note]}"))
+        self._task = self._progress.add_task("steps", total=self.total_steps, completed=self.first_step, note="")
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.progress.stop()
-        try:
-            self.writer.close()
-        except OSError as failure:
-            if kind is None:
-                raise write_failure(failure, self.run.path / "tensorboard") from failure
+        self._stack.__exit__(kind, error, trace)
 
-    def step(self, step: int, note: str, *, images: int) -> None:
-        """Moves the progress to `step` finished steps, the last of which had that many images."""
-        self.images += images
-        seconds = time.monotonic() - self.started
-        rate = self.images / max(1e-9, seconds)
-        self.progress.update(self.task, completed=step, note=f"{note}  {rate:.0f} images/s")
-        self._note_moment(step)
-        self._forecast(step, seconds)
-        if not self.progress.console.is_terminal and time.monotonic() - self.printed > LOG_EVERY_SECONDS:
-            self.printed = time.monotonic()
-            left = duration(self._seconds_left(step))
-            log.info("step %d/%d  %s  %.0f images/s  %s left", step, self.total_steps, note, rate, left)
+    @property
+    def seconds(self) -> float:
+        """Since the recorder was created."""
+        return time.monotonic() - self._started_s
 
-    def _note_moment(self, step: int) -> None:
-        """Keeps the moments of the last minutes; the first step is forgotten as soon as there is another."""
-        now = time.monotonic()
-        if not self.recent:
-            self.recent.append((self.started, self.first_step))
-        elif len(self.recent) == 2 and self.recent[0][1] == self.first_step:
-            self.recent.popleft()
-        self.recent.append((now, step))
-        while len(self.recent) > 2 and now - self.recent[1][0] > RECENT_SECONDS:
-            self.recent.popleft()
+    def step(self, step: int, *, loss: float, num_images: int, scalars: Mapping[str, float]) -> None:
+        """Moves the progress line; logs `scalars` every tenth step and after the last one."""
+        self._num_images += num_images
+        note = f"loss {loss:.4f}  {self.evaluation.summary if self.evaluation else ''}".strip()
+        speed = f"{self._images_per_second:.0f} images/s"
+        now_s = time.monotonic()
+        self._time_left.add(step, now_s)
+        self._progress.update(self._task, completed=step, note=f"{note}  {speed}")
+        self._estimate(step, now_s)
+        if not self._progress.console.is_terminal and now_s - self._logged_s > LOG_EVERY_SECONDS:
+            self._logged_s = now_s
+            left = duration(self._time_left.seconds(step, now_s))
+            log.info("step %d/%d  %s  %s  %s left", step, self.total_steps, note, speed, left)
+        if self._is_due(step, SCALARS_EVERY_STEPS):
+            self._log_scalars(step, scalars)
 
-    def _forecast(self, step: int, seconds: float) -> None:
-        """Says once, within seconds of the first step, how long the run will take."""
-        now = time.monotonic()
-        if self.first_done is None:
-            self.first_done = now
-        elif not self.forecast_given and step < self.total_steps and now - self.first_done > FORECAST_AFTER_SECONDS:
-            self.forecast_given = True
-            each = (now - self.first_done) / (step - self.first_step - 1)
-            self._say(step, f"({each:.2f} s a step so far)")
-        if step == self.first_step + 1 < self.total_steps and seconds > LONG_STEP_SECONDS:
-            self._say(step, "(judged by the first step)")
+    def evaluate(self, step: int, evaluate: Callable[[], EvaluationT]) -> None:
+        """Calls `evaluate` every `eval_every` steps and after the last one, and logs what it returns."""
+        if self.eval_every and self._is_due(step, self.eval_every):
+            self.evaluation = evaluate()
+            self._log_scalars(step, self.evaluation.scalars)
 
-    def _seconds_left(self, step: int) -> float:
-        """The work that is left at the speed of the last minutes."""
-        since, first = self.recent[0]
-        done = self.work_done_S[step] - self.work_done_S[first]
-        left = self.work_done_S[-1] - self.work_done_S[step]
-        return float((time.monotonic() - since) * left / max(done, 1e-9))
+    def final_evaluation(self, evaluate: Callable[[], EvaluationT]) -> EvaluationT | None:
+        """The evaluation after the last step; None for never.
 
-    def _say(self, step: int, basis: str) -> None:
-        left = duration(self._seconds_left(step))
-        log.info("about %s to go, evaluation apart %s%s", left, basis, self.remark)
-
-    def scalars(self, step: int, values: Mapping[str, float | None]) -> None:
-        """Logs values, except None (a figure that could not be scored) and those that are not finite (the gradient norm
-        of a step left out in fp16).
+        It is missing, and computed now, where a run was killed between its last checkpoint and its result.
         """
-        rate = self.images / max(1e-9, time.monotonic() - self.started)
+        if self.eval_every and self.evaluation is None:
+            self.evaluation = evaluate()
+        return self.evaluation
+
+    def save_and_stop(
+        self,
+        step: int,
+        *,
+        model: nn.Module,
+        optimizers: Sequence[torch.optim.Optimizer],
+        scaler: torch.amp.GradScaler,
+        state: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Saves a checkpoint every `checkpoint_every` steps and after the last one.
+
+        After Ctrl-C or SIGTERM it saves one at once and raises Interrupted. `state` is added to state.json.
+        """
+        signum = self._stop.signum
+        if signum is not None or (self.checkpoint_every and self._is_due(step, self.checkpoint_every)):
+            save_checkpoint(
+                self.run,
+                step=step,
+                model=model,
+                optimizers=optimizers,
+                keep=self.keep_checkpoints,
+                state={"loss_scale": scaler.state_dict(), **(state or {})},
+            )
+        if signum is not None:
+            kept = f"step {step} of {self.total_steps} kept in {self.run.path}"
+            raise Interrupted(signum, f"{kept}, continue with `edgeembed {self.command} --resume {self.run.path}`")
+
+    def _is_due(self, step: int, every: int) -> bool:
+        return step % every == 0 or step == self.total_steps
+
+    @property
+    def _images_per_second(self) -> float:
+        return self._num_images / max(1e-9, self.seconds)
+
+    def _estimate(self, step: int, now_s: float) -> None:
+        """Logs once, within seconds of the first step, how long the run will take; earlier where that step was long."""
+        if self._first_step_done_s is None:
+            self._first_step_done_s = now_s
+        elif (
+            not self._estimate_given
+            and step < self.total_steps
+            and now_s - self._first_step_done_s > FORECAST_AFTER_SECONDS
+        ):
+            self._estimate_given = True
+            seconds_per_step = (now_s - self._first_step_done_s) / (step - self.first_step - 1)
+            self._log_estimate(step, now_s, f"{seconds_per_step:.2f} s per step so far")
+        if step == self.first_step + 1 < self.total_steps and self.seconds > LONG_STEP_SECONDS:
+            self._log_estimate(step, now_s, "estimated from the first step")
+
+    def _log_estimate(self, step: int, now_s: float, basis: str) -> None:
+        left = duration(self._time_left.seconds(step, now_s))
+        log.info("about %s left without evaluations (%s)%s", left, basis, self._time_left_remark)
+
+    def _log_scalars(self, step: int, values: Mapping[str, float | None]) -> None:
+        """Leaves out None (a score that could not be computed) and what is not finite (the gradient norm of a step that
+        was skipped in fp16).
+        """
         finite = {name: value for name, value in values.items() if value is not None and math.isfinite(value)}
-        self.run.log({"step": step, **finite, "images_per_second": round(rate, 1)})
+        self.run.log({"step": step, **finite, "images_per_second": round(self._images_per_second, 1)})
         try:
             for name, value in finite.items():
-                self.writer.add_scalar(name, value, step)
+                self._writer.add_scalar(name, value, step)
         except OSError as failure:
             raise write_failure(failure, self.run.path / "tensorboard") from failure
+
+
+@contextlib.contextmanager
+def tensorboard_writer(run: RunFolder, first_step: int) -> Iterator[SummaryWriter]:
+    """A TensorBoard writer for the steps after `first_step`; the end of the block closes it."""
+    from torch.utils.tensorboard import SummaryWriter  # takes a second to import: not before a run really starts
+
+    writer = SummaryWriter(str(run.path / "tensorboard"), purge_step=first_step)
+    try:
+        yield writer
+    except BaseException:
+        with contextlib.suppress(OSError):  # the exception on its way is the one to report
+            writer.close()
+        raise
+    try:
+        writer.close()
+    except OSError as failure:
+        raise write_failure(failure, run.path / "tensorboard") from failure

@@ -1,15 +1,15 @@
-"""Learning rate schedules as a factor of each parameter group's learning rate."""
+"""The learning rate schedule, as a factor on the learning rate of each parameter group."""
 
 from __future__ import annotations
 
 from edgeembed.config import OptimSection
 
 
-def rate_factor(step: int, *, steps_per_epoch: int, total_steps: int, section: OptimSection) -> float:
+def learning_rate_factor(step: int, *, steps_per_epoch: int, total_steps: int, section: OptimSection) -> float:
     """Factor on every learning rate at a step of a stage: linear warm-up, then decay to `final_lr_factor`.
 
-    Without `decay_epochs` the decay spans the stage after the warm-up. With it, the decay spans so many epochs, and the
-    stage starts at epoch `decay_first_epoch` of it; a warm-up replaces the first part.
+    Without `decay_epochs` the decay lasts from the end of the warm-up to the end of the stage. With it, the decay lasts
+    so many epochs, of which earlier stages have had `decay_first_epoch`; a warm-up replaces its first part.
     """
     warmup = min(section.warmup_epochs * steps_per_epoch, total_steps - 1)
     if step < warmup:

@@ -68,9 +68,12 @@ def test_recipes_are_listed_and_shown(edgeembed: Run) -> None:
     listed = json.loads(edgeembed("recipes", "list", "--json").stdout)
     assert "vit_h14" in listed["teacher"]
     shown = edgeembed("recipes", "show", "vit_h14").stdout
-    assert "# 1. everything: 2 epochs of 224 x 224 pixels in batches of 192; trains backbone at 1e-07, neck" in shown
-    assert "# 2. neck and head: 1 epoch of" in shown
-    assert "trains neck at 9.21e-05, head at 9.21e-05; arcface margin 0.5" in shown
+    assert (
+        "# 1. everything: 2 epochs; images of 224 x 224 pixels, batches of 192; learning rates: backbone 1e-07, neck"
+        in shown
+    )
+    assert "# 2. neck and head: 1 epoch; images of" in shown
+    assert "learning rates: neck 9.21e-05, head 9.21e-05; arcface margin 0.5" in shown
     assert "Command:" in shown
     assert "quickstart" in edgeembed("recipes").stdout
 

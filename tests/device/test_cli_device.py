@@ -263,7 +263,7 @@ def test_an_index_of_a_training_run_is_in_its_space(
     edgeembed: Run, tiny_teacher: Path, bundle: Path, photos: Path, tmp_path: Path
 ) -> None:
     from edgeembed.network.model_files import load_model
-    from edgeembed.training.validation import embed_files
+    from edgeembed.training.embed import embed_files
 
     files, out = [str(path) for path in sorted(photos.glob("*.png"))], tmp_path / "teacher.safetensors"
     result = edgeembed("embed", *files, "--model", tiny_teacher, "--out", out, "--json")
@@ -320,7 +320,7 @@ def test_a_teacher_that_keeps_proportions_embeds_as_it_was_evaluated(
     edgeembed: Run, tiny_data: Path, tmp_path: Path
 ) -> None:
     from edgeembed.network.model_files import load_model
-    from edgeembed.training.validation import embed_files
+    from edgeembed.training.embed import embed_files
 
     keys = as_options([*TINY, "image.keep_aspect=true", "image.size_px=48", "train.max_steps=2", "eval.every_steps=0"])
     command = ["teacher-train", "--data", tiny_data, "--recipe", "quickstart", "--out", tmp_path / "run"]

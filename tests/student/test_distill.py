@@ -1,4 +1,4 @@
-"""Student runs: the teacher's space is inherited and learnt, labels are not needed, a kill costs nothing."""
+"""Student runs: the teacher's space, images without labels, exact resumption after a kill."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from edgeembed.run_folder import RunFolder
 from edgeembed.student.targets.provider import TargetProvider
 from edgeembed.student.targets.store import TargetStore, open_existing
 from edgeembed.student.views import Replay
-from edgeembed.training.validation import input_shapes
+from edgeembed.training.embed import input_shapes
 from tests.conftest import TINY_STUDENT, Outcome, as_options
 
 Run = Callable[..., Outcome]
@@ -55,7 +55,9 @@ def test_the_student_approaches_its_teacher(
     assert lines[-1]["loss"] < 0.5 * lines[0]["loss"]
 
 
-def test_unlabelled_images_are_welcome(edgeembed: Run, tiny_data: Path, tiny_teacher: Path, tmp_path: Path) -> None:
+def test_a_student_learns_from_unlabelled_images(
+    edgeembed: Run, tiny_data: Path, tiny_teacher: Path, tmp_path: Path
+) -> None:
     table = read_manifest(tiny_data)
     bare = Manifest(
         root=table.root,
@@ -69,6 +71,8 @@ def test_unlabelled_images_are_welcome(edgeembed: Run, tiny_data: Path, tiny_tea
     keys = as_options([*TINY_STUDENT, "train.max_steps=2"])
     command = ["distill", "--data", tmp_path / "bare.parquet", "--teacher", tiny_teacher, "--recipe", "quickstart"]
     assert edgeembed(*command, "--out", tmp_path / "run", *keys).code == 0
+    data = json.loads((tmp_path / "run" / "model.json").read_text())["data"]
+    assert (data["images"], data["unreadable"]) == (len(table), 0)
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
@@ -82,7 +86,7 @@ def test_a_killed_run_resumes_to_the_same_bits(
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     subprocess.run([*command, "--out", str(whole)], check=True, capture_output=True)
     process = subprocess.Popen([*command, "--out", str(killed)], stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not RunFolder(path=killed).checkpoints() and time.monotonic() < deadline:
         time.sleep(0.005)
     os.kill(process.pid, signal.SIGKILL)
@@ -122,17 +126,17 @@ def test_defaults_find_the_latest_teacher_and_its_data(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["--student", "mobilenetv5_s"], "unknown student 'mobilenetv5_s'"),
         (["--teacher", "nowhere"], "nowhere: holds no finished"),
         (["--recipe", "defualt"], "did you mean 'default'"),
     ],
 )
-def test_mistakes_are_one_line(edgeembed: Run, tiny_data: Path, arguments: list[str], told: str) -> None:
+def test_mistakes_are_one_line(edgeembed: Run, tiny_data: Path, arguments: list[str], message: str) -> None:
     outcome = edgeembed("distill", "--data", tiny_data, *arguments)
     assert outcome.code == 2
-    assert told in outcome.stderr
+    assert message in outcome.stderr
     assert len(outcome.stderr.strip().splitlines()) == 1
 
 

@@ -1,4 +1,4 @@
-"""Joined teachers: what they compute, what they leave, what cannot be joined."""
+"""Ensembles of teachers: their embedding, the files that they leave, and mistakes that are refused."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def other_teacher(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return out
 
 
-def test_a_joined_teacher_is_its_members_weighted(
+def test_an_ensemble_is_its_weighted_members_one_after_the_other(
     edgeembed: Run, tiny_teacher: Path, other_teacher: Path, tmp_path: Path
 ) -> None:
-    out = tmp_path / "joined"
+    out = tmp_path / "ensemble"
     outcome = edgeembed("teacher-join", tiny_teacher, other_teacher, "--weights", "1,0.5", "--out", out, "--json")
     assert outcome.code == 0, outcome.stderr
     facts = json.loads(outcome.stdout)
@@ -47,35 +47,49 @@ def test_a_joined_teacher_is_its_members_weighted(
     np.testing.assert_allclose(head.norm(dim=1).numpy(), 1.0, atol=1e-5)
 
 
-def test_a_student_learns_from_a_joined_teacher(
+def test_a_student_learns_from_an_ensemble(
     edgeembed: Run, tiny_data: Path, tiny_teacher: Path, other_teacher: Path, tmp_path: Path
 ) -> None:
-    joined = tmp_path / "joined"
-    assert edgeembed("teacher-join", tiny_teacher, other_teacher, "--out", joined).code == 0
+    ensemble = tmp_path / "ensemble"
+    assert edgeembed("teacher-join", tiny_teacher, other_teacher, "--out", ensemble).code == 0
     keys = as_options([*TINY_STUDENT, "loss.centre_kl=0.1"])
-    command = ["distill", "--teacher", joined, "--data", tiny_data, "--recipe", "quickstart", "--student", "resnet_xs"]
+    command = [
+        "distill",
+        "--teacher",
+        ensemble,
+        "--data",
+        tiny_data,
+        "--recipe",
+        "quickstart",
+        "--student",
+        "resnet_xs",
+    ]
     outcome = edgeembed(*command, "--out", tmp_path / "student", *keys)
     assert outcome.code == 0, outcome.stderr
     student, origin = load_model(tmp_path / "student")
     assert student.dim == 80
-    assert origin.space_id == load_model(joined)[1].space_id
+    assert origin.space_id == load_model(ensemble)[1].space_id
 
 
 @pytest.mark.parametrize(
-    ("runs", "weights", "told"),
+    ("runs", "weights", "message"),
     [
-        (["teacher"], None, "expected two or more"),
-        (["teacher", "teacher"], "1", "expected two or more, and a weight each"),
+        (["teacher"], None, "1 runs and weights [1.0]: expected two or more runs"),
+        (
+            ["teacher", "teacher"],
+            "1",
+            "2 runs and weights [1.0]: expected two or more runs, and a weight above 0 for each",
+        ),
         (["teacher", "teacher"], "1,x", "expected numbers"),
         (["teacher", "nothing"], None, "holds no finished run"),
     ],
 )
-def test_what_cannot_be_joined(
-    edgeembed: Run, tiny_teacher: Path, tmp_path: Path, runs: list[str], weights: str | None, told: str
+def test_mistakes_are_refused_before_anything_is_written(
+    edgeembed: Run, tiny_teacher: Path, tmp_path: Path, runs: list[str], weights: str | None, message: str
 ) -> None:
     paths = [tiny_teacher if name == "teacher" else tmp_path / name for name in runs]
     options = ["--weights", weights] if weights else []
-    outcome = edgeembed("teacher-join", *paths, *options, "--out", tmp_path / "joined")
+    outcome = edgeembed("teacher-join", *paths, *options, "--out", tmp_path / "ensemble")
     assert outcome.code == 2
-    assert told in outcome.stderr
-    assert not (tmp_path / "joined").exists()
+    assert message in outcome.stderr
+    assert not (tmp_path / "ensemble").exists()

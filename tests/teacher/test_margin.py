@@ -16,7 +16,7 @@ with warnings.catch_warnings():
     from pytorch_metric_learning import losses
 
 from edgeembed.config import OptimSection
-from edgeembed.teacher.margin import ClassCentres, class_margins, margin_loss, margins_at
+from edgeembed.teacher.margin import ClassCentres, class_margins, dynamic_margins, margin_loss
 from edgeembed.training.optimizers import build_optimizers, clip_gradients
 
 CLASSES, DIM, BATCH, SCALE = 10, 16, 32, 30.0
@@ -170,7 +170,7 @@ def test_beyond_pi_the_fallback_keeps_the_target_falling() -> None:
 def test_the_margin_grows_to_its_ceiling() -> None:
     def grown(epoch: float, *starts: float, growth: float = 0.1, largest: float | None = 0.8) -> list[float]:
         margin_K = torch.tensor(starts, dtype=torch.float64)
-        return margins_at(epoch, margin_K, growth_per_epoch=growth, margin_max=largest).tolist()
+        return dynamic_margins(epoch, margin_K, growth_per_epoch=growth, margin_max=largest).tolist()
 
     assert [grown(epoch, 0.3)[0] for epoch in (0, 1, 4, 9)] == pytest.approx([0.3, 0.4, 0.7, 0.8])
     assert grown(5, 0.5, growth=0.0, largest=None) == [0.5]

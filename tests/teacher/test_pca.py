@@ -1,4 +1,4 @@
-"""Ordered dimensions: nothing changes but the axes, and prefixes become the best short embeddings."""
+"""PCA rotation: no cosine changes, and leading dimensions become the best short embeddings."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from edgeembed.evaluation import EmbeddedRows, RetrievalProtocol
 from edgeembed.network.model_files import load_model
 from edgeembed.student.zoo import build_student
 from edgeembed.teacher.margin import ClassCentres
-from edgeembed.teacher.pca import Moments, order_dimensions, principal_axes
-from edgeembed.training.validation import embed_files
+from edgeembed.teacher.pca import Moments, principal_axes, rotate_by_pca
+from edgeembed.training.embed import embed_files
 
 
-def test_ordering_keeps_every_cosine() -> None:
+def test_the_rotation_keeps_every_cosine() -> None:
     torch.manual_seed(0)
     model = build_student("test_resnet", weights="none", size_px=32, dim=16).eval()
     centres = ClassCentres(9, 16)
@@ -31,7 +31,7 @@ def test_ordering_keeps_every_cosine() -> None:
         cosine, _ = centres(before, torch.zeros(1, 6, dtype=torch.int64))
         moments = Moments(16)
         moments.add(before, step=0)
-        order_dimensions(model, centres, moments)
+        rotate_by_pca(model, centres, moments)
         after = model(image)
         assert model.pca_rotated
         assert not torch.allclose(before, after, atol=1e-2)
@@ -63,7 +63,9 @@ def test_a_direction_that_all_embeddings_share_does_not_take_the_first_dimension
     assert torch.allclose(moments.covariance.float(), torch.cov(embedding.T, correction=0), atol=1e-3)
 
 
-def test_a_trained_teacher_and_its_student_are_ordered(tiny_teacher: Path, tiny_student: Path, tiny_data: Path) -> None:
+def test_a_trained_teacher_and_its_student_are_pca_rotated(
+    tiny_teacher: Path, tiny_student: Path, tiny_data: Path
+) -> None:
     for run in (tiny_teacher, tiny_student):
         assert json.loads((run / "model.json").read_text())["embedding"]["ordered"] is True
     model, _ = load_model(tiny_teacher)

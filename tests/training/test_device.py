@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from edgeembed.student.zoo import build_student
-from edgeembed.training.device import PointwiseConv2d, PreciseConv2d, suit_convolutions
+from edgeembed.training.device import Float32Conv2d, PointwiseConv2d, replace_slow_convolutions
 
 
 def test_convolutions_keep_from_slow_kernels_on_a_cpu() -> None:
@@ -15,15 +15,15 @@ def test_convolutions_keep_from_slow_kernels_on_a_cpu() -> None:
     image = torch.randint(0, 255, (2, 3, 64, 64), dtype=torch.uint8)
     with torch.no_grad():
         before = model(image)
-        suit_convolutions(model, "cuda")
-        assert not any(isinstance(module, PreciseConv2d | PointwiseConv2d) for module in model.modules())
-        suit_convolutions(model, "cpu")
+        replace_slow_convolutions(model, "cuda")
+        assert not any(isinstance(module, Float32Conv2d | PointwiseConv2d) for module in model.modules())
+        replace_slow_convolutions(model, "cpu")
         torch.testing.assert_close(model(image), before, atol=1e-6, rtol=1e-5)
     seen: dict[bool, set[torch.dtype]] = {True: set(), False: set()}
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             depthwise = module.groups == module.in_channels > 1
-            assert isinstance(module, PreciseConv2d) == depthwise
+            assert isinstance(module, Float32Conv2d) == depthwise
             assert isinstance(module, PointwiseConv2d) == (module.kernel_size == (1, 1))
             module.register_forward_hook(lambda _m, _i, output, depthwise=depthwise: seen[depthwise].add(output.dtype))
     with torch.autocast("cpu", torch.bfloat16):
@@ -36,7 +36,7 @@ def test_a_strided_pointwise_convolution_is_the_same_without_its_stride() -> Non
     model = nn.Sequential(nn.Conv2d(3, 16, 1, stride=2, bias=False), nn.Conv2d(16, 8, 1, stride=(1, 2)))
     images = [torch.randn(4, 3, height, 80) for height in (80, 33)]
     expected = [model(image) for image in images]
-    suit_convolutions(model.to(memory_format=torch.channels_last), "cpu")
+    replace_slow_convolutions(model.to(memory_format=torch.channels_last), "cpu")
     assert all(isinstance(module, PointwiseConv2d) for module in model)
     for image, wanted in zip(images, expected, strict=True):
         found = model(image.contiguous(memory_format=torch.channels_last))

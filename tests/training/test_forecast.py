@@ -11,7 +11,7 @@ import torch
 
 from edgeembed.student.zoo import build_student
 from edgeembed.training import forecast
-from edgeembed.training.forecast import seconds_an_image, warn_if_hopeless
+from edgeembed.training.forecast import seconds_per_image, warn_if_too_slow
 from tests.conftest import TINY, Outcome, as_options
 
 
@@ -23,7 +23,7 @@ def test_a_combination_that_would_take_days_is_named_with_a_way_out(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(forecast, "LARGE_MODEL_PARAMS", 1000)
-    monkeypatch.setattr(forecast, "seconds_an_image", lambda *_args, **_keys: 86_400.0)
+    monkeypatch.setattr(forecast, "seconds_per_image", lambda *_args, **_keys: 86_400.0)
     command = [
         "teacher-train",
         "--data",
@@ -43,10 +43,10 @@ def test_only_days_on_a_cpu_are_hopeless(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, days: float, device: str, warned: bool
 ) -> None:
     monkeypatch.setattr(forecast, "LARGE_MODEL_PARAMS", 10)
-    monkeypatch.setattr(forecast, "seconds_an_image", lambda *_args, **_keys: days * 864.0)
+    monkeypatch.setattr(forecast, "seconds_per_image", lambda *_args, **_keys: days * 864.0)
     keys = {"name": "net", "size_px": 32, "device": device, "precision": "fp32", "instead": "do something else"}
     with caplog.at_level(logging.WARNING):
-        warn_if_hopeless(torch.nn.Linear(4, 4), num_images=100, **keys)
+        warn_if_too_slow(torch.nn.Linear(4, 4), num_images=100, **keys)
     assert ("net without a GPU: about 3.0 days" in caplog.text) == warned
 
 
@@ -54,7 +54,7 @@ def test_measuring_leaves_weights_statistics_and_random_numbers_as_they_were() -
     model = build_student("test_resnet", weights="none", size_px=32, dim=8, dropout=0.5).train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     drawn = torch.get_rng_state()
-    assert seconds_an_image(model, size_px=32, precision="fp32") > 0.0
+    assert seconds_per_image(model, size_px=32, precision="fp32") > 0.0
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
     assert all(module.training for module in model.modules())

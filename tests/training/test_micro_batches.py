@@ -10,7 +10,7 @@ from torch import nn
 
 from edgeembed.network.model import build_model
 from edgeembed.student.zoo import build_student
-from edgeembed.training.micro_batches import micro_batches, warn_if_lone_images
+from edgeembed.training.micro_batches import micro_batches, warn_if_batches_of_one
 
 
 def small(*, batch_norm: bool) -> nn.Module:
@@ -92,8 +92,8 @@ def test_networks_learn_from_a_lone_image_at_any_size(which: str, size_px: int) 
 
 def test_batches_of_one_are_said_before_training(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        warn_if_lone_images(small(batch_norm=False), 1)
-        warn_if_lone_images(small(batch_norm=True), 2)
+        warn_if_batches_of_one(small(batch_norm=False), 1)
+        warn_if_batches_of_one(small(batch_norm=True), 2)
         assert not caplog.records
-        warn_if_lone_images(small(batch_norm=True), 1)
+        warn_if_batches_of_one(small(batch_norm=True), 1)
     assert "set train.batch_size to 2 or more" in caplog.text

@@ -9,7 +9,7 @@ from timm.optim.muon import _is_suitable_for_muon, zeropower_via_newtonschulz
 from torch import nn
 
 from edgeembed.student.zoo import build_student
-from edgeembed.training.muon import QUINTIC, Muon, is_matrix, newton_schulz_by_gram, rows_of_a_block
+from edgeembed.training.muon import QUINTIC, Muon, is_matrix, newton_schulz_by_gram, rows_per_block
 
 
 @pytest.mark.parametrize("shape", [(3, 64, 576), (2, 128, 960), (1, 48, 48), (2, 512, 64)])
@@ -68,10 +68,10 @@ def test_large_matrices_are_orthogonalised_in_blocks_of_rows() -> None:
     for block_RC in whole.detach().split(32):
         length_R = torch.linalg.svdvals(block_RC) / (0.2 * 80**0.5)  # as large as a step of AdamW
         assert ((length_R > 0.6) & (length_R < 1.3)).all()
-    assert [rows_of_a_block(96, 80, most) for most in (None, 96, 80, 32, 33)] == [96, 96, 96, 32, 32]
-    assert rows_of_a_block(1280, 960, 128) == 128
-    assert rows_of_a_block(512, 128, 128) == 512  # the smaller side is what costs
-    assert rows_of_a_block(251, 1000, 128) == 126
+    assert [rows_per_block(96, 80, most) for most in (None, 96, 80, 32, 33)] == [96, 96, 96, 32, 32]
+    assert rows_per_block(1280, 960, 128) == 128
+    assert rows_per_block(512, 128, 128) == 512  # the smaller side is what costs
+    assert rows_per_block(251, 1000, 128) == 126
 
 
 def test_a_number_of_rows_that_cannot_be_divided_is_orthogonalised_in_blocks_too() -> None:

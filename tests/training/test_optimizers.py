@@ -15,14 +15,14 @@ from edgeembed.network.backbone import build_backbone
 from edgeembed.network.blocks import blocks_by_depth
 from edgeembed.training.freezing import freeze_blocks
 from edgeembed.training.muon import Muon
-from edgeembed.training.optimizers import build_optimizers, set_rates, take_step
-from edgeembed.training.precision import LEAST_LOSS_SCALE
-from edgeembed.training.schedule import rate_factor
+from edgeembed.training.optimizers import build_optimizers, optimizer_step, set_learning_rates
+from edgeembed.training.precision import MIN_LOSS_SCALE
+from edgeembed.training.schedule import learning_rate_factor
 
 
 def factor(step: int, **keys: Any) -> float:
     section = OptimSection(warmup_epochs=2, warmup_start_factor=0.1, **keys)
-    return rate_factor(step, steps_per_epoch=10, total_steps=100, section=section)
+    return learning_rate_factor(step, steps_per_epoch=10, total_steps=100, section=section)
 
 
 def test_warm_up_is_linear_and_the_cosine_ends_with_the_run() -> None:
@@ -39,7 +39,9 @@ def test_a_longer_cosine_is_cut_off_by_the_end_of_the_run() -> None:
 def test_the_length_of_a_decay_counts_from_the_first_epoch_warm_up_included() -> None:
     """Epochs 2 and 10 of 11 as in the code of Huang & Li 2022: 9.21e-5 and 2.03e-6 of 1e-4."""
     section = OptimSection(lr=1e-4, warmup_epochs=1, decay_epochs=11, decay_by="epoch")
-    rates = [1e-4 * rate_factor(step, steps_per_epoch=7, total_steps=77, section=section) for step in range(77)]
+    rates = [
+        1e-4 * learning_rate_factor(step, steps_per_epoch=7, total_steps=77, section=section) for step in range(77)
+    ]
     assert rates[0] == pytest.approx(1e-6)
     assert rates[7:14] == pytest.approx([9.797e-5] * 7, rel=1e-4)
     assert rates[14:21] == pytest.approx([9.206e-5] * 7, rel=1e-4)
@@ -49,18 +51,18 @@ def test_the_length_of_a_decay_counts_from_the_first_epoch_warm_up_included() ->
 def test_stages_share_one_decay() -> None:
     """Six epochs and one more are the seven of a single cosine, also where an epoch has other steps."""
     whole = OptimSection(warmup_epochs=0, final_lr_factor=0.003)
-    expected = [rate_factor(step, steps_per_epoch=10, total_steps=70, section=whole) for step in range(70)]
+    expected = [learning_rate_factor(step, steps_per_epoch=10, total_steps=70, section=whole) for step in range(70)]
     first = whole.model_copy(update={"decay_epochs": 7})
-    found = [rate_factor(step, steps_per_epoch=10, total_steps=60, section=first) for step in range(60)]
+    found = [learning_rate_factor(step, steps_per_epoch=10, total_steps=60, section=first) for step in range(60)]
     last = first.model_copy(update={"decay_first_epoch": 6})
-    found += [rate_factor(step, steps_per_epoch=20, total_steps=20, section=last) for step in range(0, 20, 2)]
+    found += [learning_rate_factor(step, steps_per_epoch=20, total_steps=20, section=last) for step in range(0, 20, 2)]
     assert found == pytest.approx(expected)
     assert 1e-3 * found[60] == pytest.approx(5.2e-5, rel=0.01)
 
 
 def test_a_run_shorter_than_its_warm_up_still_has_rates() -> None:
     section = OptimSection(warmup_epochs=5)
-    values = [rate_factor(step, steps_per_epoch=10, total_steps=2, section=section) for step in (0, 1)]
+    values = [learning_rate_factor(step, steps_per_epoch=10, total_steps=2, section=section) for step in (0, 1)]
     assert values == pytest.approx([0.01, 1.0])
 
 
@@ -73,7 +75,7 @@ def test_rates_are_stratified_and_vectors_are_not_decayed() -> None:
     assert of[id(neck.weight)]["lr"] == pytest.approx(1e-4)
     assert of[id(head.weight)]["lr"] == pytest.approx(5e-4)
     assert (of[id(neck.weight)]["weight_decay"], of[id(neck.bias)]["weight_decay"]) == (0.1, 0.0)
-    set_rates([optimizer], 0.5)
+    set_learning_rates([optimizer], 0.5)
     assert of[id(head.weight)]["lr"] == pytest.approx(2.5e-4)
     assert isinstance(optimizer, torch.optim.AdamW)
 
@@ -175,7 +177,7 @@ def test_gradients_are_clipped_only_where_a_norm_is_given(clip_norm: float | Non
     weight = nn.Parameter(torch.zeros(4))
     weight.grad = torch.full((4,), 15.0)
     sgd = torch.optim.SGD([weight], lr=1.0)
-    norm = take_step(
+    norm = optimizer_step(
         [sgd], [weight], loss=1.0, step=0, clip_norm=clip_norm, scaler=torch.amp.GradScaler("cpu", enabled=False)
     )
     assert norm == pytest.approx(30.0)
@@ -187,7 +189,7 @@ def test_a_loss_that_is_not_finite_stops_a_run_that_does_not_clip() -> None:
     weight.grad = torch.full((4,), float("nan"))
     scaler = torch.amp.GradScaler("cpu", enabled=False)
     with pytest.raises(CheckFailed, match="gradient norm nan"):
-        take_step([torch.optim.SGD([weight], lr=1.0)], [weight], loss=1.0, step=0, clip_norm=None, scaler=scaler)
+        optimizer_step([torch.optim.SGD([weight], lr=1.0)], [weight], loss=1.0, step=0, clip_norm=None, scaler=scaler)
 
 
 def test_sgd_with_momentum() -> None:
@@ -228,7 +230,7 @@ def test_a_scaled_loss_that_overflows_costs_a_step_of_all_optimizers_and_half_th
     assert vector.grad is not None
     if bad is not None:
         vector.grad[0] = bad
-    norm = take_step(optimizers, [vector, matrix], loss=loss.item(), step=0, clip_norm=1.0, scaler=scaler)
+    norm = optimizer_step(optimizers, [vector, matrix], loss=loss.item(), step=0, clip_norm=1.0, scaler=scaler)
     assert scaler.get_scale() == (1024.0 if bad is None else 512.0)
     for parameter in (vector, matrix):
         assert torch.equal(parameter.detach(), torch.ones_like(parameter)) == (bad is not None)
@@ -238,10 +240,10 @@ def test_a_scaled_loss_that_overflows_costs_a_step_of_all_optimizers_and_half_th
 
 def test_a_scaled_loss_that_overflows_at_the_least_scale_ends_the_run() -> None:
     parameter = nn.Parameter(torch.ones(3))
-    scaler = torch.amp.GradScaler("cpu", init_scale=LEAST_LOSS_SCALE)
+    scaler = torch.amp.GradScaler("cpu", init_scale=MIN_LOSS_SCALE)
     loss = parameter.sum()
     scaler.scale(loss).backward()
     parameter.grad[0] = float("nan")
     optimizer = torch.optim.AdamW([parameter])
     with pytest.raises(CheckFailed, match="gradient norm nan"):
-        take_step([optimizer], [parameter], loss=loss.item(), step=7, clip_norm=1.0, scaler=scaler)
+        optimizer_step([optimizer], [parameter], loss=loss.item(), step=7, clip_norm=1.0, scaler=scaler)

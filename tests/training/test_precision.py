@@ -23,8 +23,8 @@ from edgeembed.training.precision import (
     choose_precision,
     loss_scaler,
     native_precision,
-    resume_scale,
-    time_in_fp32,
+    restore_loss_scale,
+    step_time_relative_to_fp32,
 )
 from tests.conftest import TINY, TINY_STUDENT, Outcome, as_options
 
@@ -35,7 +35,7 @@ def on_cpu(monkeypatch: pytest.MonkeyPatch, *, flags: list[str], factor: float) 
     """A CPU with these flags, on which a step in bf16 or fp16 takes `factor` times as long as in fp32."""
     machine = dataclasses.replace(describe_machine(), cpu_flags=tuple(flags))
     monkeypatch.setattr(module, "describe_machine", lambda: machine)
-    monkeypatch.setattr(module, "time_in_fp32", lambda _precision: factor)
+    monkeypatch.setattr(module, "step_time_relative_to_fp32", lambda _precision: factor)
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_what_a_run_began_with_is_kept_and_what_the_recipe_says_is_obeyed(
 
 
 def test_the_measurement_is_short_and_positive() -> None:
-    assert 0.0 < time_in_fp32("bf16") < 1000.0
+    assert 0.0 < step_time_relative_to_fp32("bf16") < 1000.0
 
 
 def precision_of(run: Path) -> dict[str, Any]:
@@ -213,17 +213,17 @@ def test_a_run_of_an_earlier_version_which_lacks_new_keys_is_resumed(
 @pytest.mark.parametrize("state", [{"loss_scale": 5}, {"loss_scale": {"scale": 1.0}}, {"loss_scale": [1]}])
 def test_a_damaged_scale_is_a_mistake_and_none_is_none(state: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=r"loss_scale in state\.json is damaged"):
-        resume_scale(loss_scaler("cpu", "fp16"), state)
+        restore_loss_scale(loss_scaler("cpu", "fp16"), state)
     for without in ({}, {"loss_scale": {}}, None):
-        resume_scale(loss_scaler("cpu", "fp16"), without)
-    resume_scale(loss_scaler("cpu", "fp32"), {"loss_scale": 5})
+        restore_loss_scale(loss_scaler("cpu", "fp16"), without)
+    restore_loss_scale(loss_scaler("cpu", "fp32"), {"loss_scale": 5})
 
 
 def test_a_damaged_store_of_another_precision_is_passed_over(
     edgeembed: Run, tiny_data: Path, tiny_teacher: Path, tmp_path: Path
 ) -> None:
     teacher = tmp_path / "teacher"
-    shutil.copytree(tiny_teacher, teacher)
+    shutil.copytree(tiny_teacher, teacher, ignore=shutil.ignore_patterns("targets"))  # of other tests
     keys = as_options([*TINY_STUDENT, "train.max_steps=1", "eval.every_steps=0", "targets.views=1"])
     distill = ["distill", "--data", tiny_data, "--teacher", teacher, "--recipe", "quickstart", *keys]
     assert edgeembed(*distill, "--set", "targets.precision=fp16", "--out", tmp_path / "first").code == 0

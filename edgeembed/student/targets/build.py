@@ -33,7 +33,7 @@ from edgeembed.student.targets.provider import (
 )
 from edgeembed.student.targets.store import TargetStore, stored_mask, warn_about_outdated_store
 from edgeembed.training.device import pick_device, set_allocator
-from edgeembed.training.validation import input_shapes
+from edgeembed.training.embed import input_shapes
 
 log = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ from edgeembed.network.model import Network
 from edgeembed.student.recipe import DistillRecipe
 from edgeembed.student.targets.store import TargetKey, TargetStore, warn_about_outdated_store
 from edgeembed.student.views import Replay, ViewBatch
-from edgeembed.training.forecast import warn_if_hopeless
+from edgeembed.training.forecast import warn_if_too_slow
 from edgeembed.training.precision import DTYPES, autocast, choose_precision, native_precision
 
 log = logging.getLogger(__name__)
@@ -136,7 +136,7 @@ def with_targets_precision(recipe: DistillRecipe, precision: str) -> DistillReci
 
 def warn_if_teacher_is_slow(teacher: Network, *, num_images: int, device: str, precision: str) -> None:
     """Warns, before the first view, if computing a large teacher's embeddings on this CPU would take days."""
-    warn_if_hopeless(
+    warn_if_too_slow(
         teacher,
         name=f"the teacher {teacher.name}",
         size_px=teacher.size_px,
@@ -145,7 +145,7 @@ def warn_if_teacher_is_slow(teacher: Network, *, num_images: int, device: str, p
         precision=precision,
         instead="let `edgeembed targets build` store its embeddings on a machine with an NVIDIA GPU, and leave "
         "targets.store unset",
-        learns=False,
+        backward=False,
     )
 
 

@@ -26,7 +26,7 @@ from edgeembed.student.targets.build import BATCH_SIZE, move_to_device
 from edgeembed.student.targets.provider import TargetProvider, training_files
 from edgeembed.student.targets.store import TargetStore, describe_image_change, open_existing
 from edgeembed.student.views import Replay
-from edgeembed.training.validation import input_shapes
+from edgeembed.training.embed import input_shapes
 
 log = logging.getLogger(__name__)
 

@@ -1,0 +1,80 @@
+"""The labelled images that a teacher learns from, and the augmented views of a training step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from edgeembed.data.augment import draw_views
+from edgeembed.data.loader import Batch
+from edgeembed.data.manifest import Manifest, Rows, class_indices
+from edgeembed.data.views import mix_views, render_views
+from edgeembed.errors import UserError
+from edgeembed.teacher.stages import Stage
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledImages:
+    """The N labelled images of a train split and their K classes.
+
+    `row_N` are their manifest rows, `class_N` the position of each one's class in `classes`, (domain, label).
+    """
+
+    row_N: Rows
+    files: list[str]
+    class_N: Rows
+    classes: list[tuple[str, str]]
+
+
+def labelled_images(manifest: Manifest) -> LabelledImages:
+    """The images that a manifest has for training. Raises UserError for fewer than two classes."""
+    row_N = manifest.training_rows()
+    classes = manifest.class_names(row_N)
+    if len(classes) < 2:
+        raise UserError(
+            f"{manifest.source or 'the manifest'}: its train split has {len(classes)} labelled classes, a margin head "
+            "needs at least 2: label more images, or distil from the embeddings of another model (`targets import`)"
+        )
+    class_N = class_indices(classes, manifest, row_N)
+    row_N, class_N = row_N[class_N >= 0], class_N[class_N >= 0]
+    return LabelledImages(row_N=row_N, files=[manifest.files[row] for row in row_N], class_N=class_N, classes=classes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledViews:
+    """Augmented images (B, 3, H, W), 0..255, and the T classes of each: two where images are mixed, else one.
+
+    `share_TB` is how much of each image belongs to each of its classes; over T it adds up to 1.
+    """
+
+    image_BCHW: Tensor
+    label_TB: Tensor
+    share_TB: Tensor
+
+
+def render_labelled_views(
+    stage: Stage, batch: Batch, micro: Rows, *, view_B: Rows, class_N: Rows, step: int, device: str
+) -> LabelledViews:
+    """The views of a micro-batch at a step of the run; CutMix and mixup mix neighbours in the micro-batch.
+
+    `micro` are its positions in the batch, `view_B` the numbers of the views of the batch, `class_N` the class of every
+    training image.
+    """
+    recipe, seed = stage.recipe, stage.recipe.train.seed
+    image_B, view_B = batch.image_B[micro], view_B[micro]
+    canvas_BCHW = batch.canvas_BCHW[torch.from_numpy(micro)].to(device)
+    height, width = canvas_BCHW.shape[2:]
+    parameters = draw_views(recipe.augment, seed=seed, image_B=image_B, view=view_B)
+    image_BCHW = render_views(canvas_BCHW, parameters, stage.view_shape(step, (height, width)))
+    label_TB = torch.from_numpy(class_N[image_B]).to(image_BCHW.device)[None]
+    share_TB = torch.ones_like(label_TB, dtype=torch.float32)
+    if recipe.mix.mixes:
+        neighbour_BCHW = image_BCHW.roll(-1, dims=0)
+        image_BCHW, neighbour_share_B = mix_views(
+            image_BCHW, neighbour_BCHW, recipe.mix, seed=seed, image_B=image_B, view=view_B
+        )
+        label_TB = torch.cat([label_TB, label_TB.roll(-1, dims=1)])
+        share_TB = torch.stack([1.0 - neighbour_share_B, neighbour_share_B])
+    return LabelledViews(image_BCHW=image_BCHW, label_TB=label_TB, share_TB=share_TB)
