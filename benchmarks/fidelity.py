@@ -20,7 +20,7 @@ from torch import nn
 
 from edgeembed.config import AugmentSection, load_recipe
 from edgeembed.data.augment import draw_views
-from edgeembed.network.backbone import build_tower
+from edgeembed.network.backbone import random_module
 from edgeembed.network.blocks import no_weight_decay_ids
 from edgeembed.network.model_names import library_of
 from edgeembed.teacher.margin import dynamic_margins
@@ -226,7 +226,7 @@ def epochs_of(recipe: TeacherRecipe, steps_per_epoch: int) -> Iterator[tuple[int
 def undecayed_kinds(recipe: TeacherRecipe) -> str:
     """The kinds of backbone parameters that are exempt from weight decay."""
     with torch.device("meta"):  # the names and shapes of all parameters, without their memory
-        tower, _, _ = build_tower(recipe.backbone.name, library_of(recipe.backbone.name), size_px=recipe.image.size_px)
+        tower, _, _ = random_module(recipe.backbone.name, library_of(recipe.backbone.name), size_px=recipe.image.size_px)
     left_out = no_weight_decay_ids(tower)
     kinds = {
         kind_of(name, module)

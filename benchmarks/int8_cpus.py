@@ -29,7 +29,7 @@ from edgeembed.device.bundle_schema import BundleFile
 from edgeembed.device.image_files import find_images
 from edgeembed.device.images import load_pixels, squash
 from edgeembed.device.runtimes import Session, open_session
-from edgeembed.device.runtimes.fastest_cache import embed_each, median_latency_ms
+from edgeembed.device.runtimes.fastest_cache import embed_one_by_one, median_latency_ms
 from edgeembed.eval_json import describe_scores
 from edgeembed.evaluation import EmbeddedRows
 
@@ -69,12 +69,12 @@ def agree(bundles: list[Path], runtimes: list[str], photos: Path, num_photos: in
     print("| file | runtime | images | cosine p1 | p50 | least |\n|---|---|---|---|---|---|", flush=True)
     for bundle in bundles:
         fp32, quantised = files_of(bundle)
-        expected = {name: embed_each(open_alone(bundle, fp32, "onnxruntime"), pixels) for name, pixels in sets.items()}
+        expected = {name: embed_one_by_one(open_alone(bundle, fp32, "onnxruntime"), pixels) for name, pixels in sets.items()}
         for file in quantised:
             for runtime in runtimes:
                 session = open_alone(bundle, file, runtime)
                 for name, image_NHWC in sets.items():
-                    embedding_ND = embed_each(session, image_NHWC)
+                    embedding_ND = embed_one_by_one(session, image_NHWC)
                     found = measure_agreement(expected[name], embedding_ND)
                     figures = f"{found.cosine_p1:.4f} | {found.cosine_p50:.4f} | {found.cosine_min:.4f}"
                     print(f"| {bundle.name}/{file.path} | {runtime} | {name} | {figures} |", flush=True)
