@@ -226,11 +226,13 @@ def epochs_of(recipe: TeacherRecipe, steps_per_epoch: int) -> Iterator[tuple[int
 def undecayed_kinds(recipe: TeacherRecipe) -> str:
     """The kinds of backbone parameters that are exempt from weight decay."""
     with torch.device("meta"):  # the names and shapes of all parameters, without their memory
-        tower, _, _ = random_module(recipe.backbone.name, library_of(recipe.backbone.name), size_px=recipe.image.size_px)
-    left_out = no_weight_decay_ids(tower)
+        backbone, _, _ = random_module(
+            recipe.backbone.name, library_of(recipe.backbone.name), size_px=recipe.image.size_px
+        )
+    left_out = no_weight_decay_ids(backbone)
     kinds = {
         kind_of(name, module)
-        for module in tower.modules()
+        for module in backbone.modules()
         for name, parameter in module.named_parameters(recurse=False)
         if id(parameter) in left_out
     }

@@ -69,7 +69,9 @@ def agree(bundles: list[Path], runtimes: list[str], photos: Path, num_photos: in
     print("| file | runtime | images | cosine p1 | p50 | least |\n|---|---|---|---|---|---|", flush=True)
     for bundle in bundles:
         fp32, quantised = files_of(bundle)
-        expected = {name: embed_one_by_one(open_alone(bundle, fp32, "onnxruntime"), pixels) for name, pixels in sets.items()}
+        expected = {
+            name: embed_one_by_one(open_alone(bundle, fp32, "onnxruntime"), pixels) for name, pixels in sets.items()
+        }
         for file in quantised:
             for runtime in runtimes:
                 session = open_alone(bundle, file, runtime)

@@ -13,7 +13,7 @@ from edgeembed.cli.app import app, print_json
 from edgeembed.cli.options import Bundles, Json
 
 if TYPE_CHECKING:
-    from edgeembed.data.manifest import Manifest
+    pass
 
 log = logging.getLogger(__name__)
 
@@ -45,51 +45,11 @@ def bench(
 
     The report recommends the fastest file whose embeddings agree on this machine with those of the bundle's fp32 file.
     """
-    from edgeembed.files import check_output_folder
-    from edgeembed.run_folder import require_run
-
-    check_output_folder(out)
-    if teacher is not None:
-        require_run(teacher, role="teacher")
-    from edgeembed.bench.run import bench as measure
+    from edgeembed import api
     from edgeembed.bench.terminal import print_summary
-    from edgeembed.data.manifest import read_manifest
-    from edgeembed.device.bundle import read_bundle
-    from edgeembed.device.embedder import default_bundle
 
-    if not bundles:
-        bundles = [default_bundle()]
-        log.info("bundle: %s (comes with the package)", bundles[0])
-    for folder in bundles:
-        read_bundle(folder)
-    # Wrong input and missing packages are errors before the synthetic images are rendered, which takes a minute.
-    manifest = read_manifest(data) if data is not None else None
-    if teacher is not None:
-        import edgeembed.bench.teacher  # noqa: F401
-    report = measure(
-        bundles,
-        synthetic_data() if manifest is None else manifest,
-        teacher=teacher,
-        out=out,
-        quick=quick,
-        remember=remember,
-    )
+    result = api.bench(bundles, data=data, teacher=teacher, out=out, quick=quick, remember=remember)
     if as_json:
-        print_json(report.as_json())
+        print_json(result.report.as_json())
     else:
-        print_summary(report)
-
-
-def synthetic_data() -> Manifest:
-    """The built-in synthetic data set, rendered on first use and kept in the user's cache folder."""
-    from edgeembed import __version__
-    from edgeembed.data.default_set import write_default_set
-    from edgeembed.data.manifest import read_manifest
-    from edgeembed.files import cache_folder
-
-    folder, name = cache_folder() / f"synthetic-{__version__}", "manifest.csv"  # Parquet would need pyarrow
-    if (folder / name).is_file():
-        log.info("data: the built-in synthetic data set, in %s", folder)
-        return read_manifest(folder / name)
-    log.info("data: the built-in synthetic data set, rendered into %s, once", folder)
-    return write_default_set(folder, manifest_name=name)
+        print_summary(result.report)

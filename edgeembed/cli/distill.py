@@ -11,12 +11,8 @@ import typer
 from edgeembed.cli import completion
 from edgeembed.cli.app import app, print_json
 from edgeembed.cli.options import Json, KeyOverrides, Resume, RunToResume, TeacherData, TeacherRun
-from edgeembed.cli.run_inputs import (
-    check_target_store,
-    choose_manifest,
+from edgeembed.run_inputs import (
     choose_run_folder,
-    choose_teacher,
-    input_of_resumed_run,
 )
 
 if TYPE_CHECKING:
@@ -46,40 +42,21 @@ def distill(
     as_json: Json = False,
 ) -> None:
     """Distil a teacher's embedding space into a small student network. The images need no labels."""
-    from edgeembed.config import load_recipe
-    from edgeembed.data.manifest import read_manifest
-    from edgeembed.run_folder import RunFolder
-    from edgeembed.student.aliases import require_student
-    from edgeembed.student.recipe import DistillRecipe
-    from edgeembed.training.resume import read_run_recipe
+    from edgeembed import api
 
-    path = choose_run_folder(run, out, resume=resume)
-    overrides = [*([f"student.name={student}"] if student else []), *(overrides or [])]
-    # A resumed run has its own recipe; the recipe also names the default run folder.
-    if path is None or not resume or recipe is not None:
-        settings = load_recipe(DistillRecipe, kind="student", name=recipe or "default", overrides=overrides)
-        path = path or Path("runs") / settings.student.name
-    folder = RunFolder(path=path)
-    folder.check_unlocked()
-    folder.check_start(resume=resume)
-    if resume:
-        if recipe is None:
-            settings = read_run_recipe(folder, DistillRecipe, overrides)
-        teacher = teacher or input_of_resumed_run(folder, "teacher")
-        data = data or input_of_resumed_run(folder, "data")
-    require_student(settings.student.name, settings.student.weights)
-    check_target_store(settings)
-    teacher = choose_teacher(teacher)
-    manifest = read_manifest(choose_manifest(data, teacher))
-    manifest.require_files()
-
-    from edgeembed.student.distill import distill as distill_student  # imports torch: after the other checks
-
-    result = distill_student(settings, manifest, teacher, folder, resume=resume)
-    log_scores(result)
-    log.info("student: %s", folder.path)
+    result = api.distill(
+        student,
+        teacher=teacher,
+        data=data,
+        recipe=recipe,
+        out=choose_run_folder(run, out, resume=resume),
+        resume=resume,
+        overrides=overrides or (),
+    )
+    log_scores(result.evaluation)
+    log.info("student: %s", result.run)
     if as_json:
-        print_json(result.model_dump())
+        print_json(result.evaluation.model_dump())
 
 
 def log_scores(evaluation: StudentEvaluation) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,13 +12,10 @@ from edgeembed.cli import completion
 from edgeembed.cli.app import app, print_json
 from edgeembed.cli.options import Json, KeyOverrides
 from edgeembed.cli.web import choose_pictures, write_page
-from edgeembed.errors import UserError
-from edgeembed.files import check_output_folder
 
 if TYPE_CHECKING:
     from edgeembed.device.bundle_schema import BundleManifest
     from edgeembed.export.gate import RefusedFile
-    from edgeembed.export.recipe import ExportRecipe
 
     Exported = tuple[BundleManifest | None, list[RefusedFile]]
 
@@ -87,88 +84,32 @@ def export(
     A file that fails its gate is not written, and the exit code is 1.
     """
     pictures = choose_pictures(run, web, web_index, web_precision)
-    is_bundle = (run / "bundle.json").is_file()
-    if web is not None and is_bundle and not tensorrt:
+    if web is not None and (run / "bundle.json").is_file() and not tensorrt:
         site = write_page(run, web, pictures, web_precision)
         if as_json:
             print_json(site)
         return
 
-    from edgeembed.config import load_recipe
+    from edgeembed.api import export_unless_refused
     from edgeembed.export.gate import require_nothing_refused
-    from edgeembed.export.recipe import ExportRecipe
+    from edgeembed.texts import read_text
 
-    settings = load_recipe(ExportRecipe, kind="export", name=recipe, overrides=overrides or ())
-    target = out or (run if is_bundle else Path("bundles") / run.resolve().name)
-    if is_bundle:
-        if not tensorrt:
-            raise UserError(f"{run}: is a bundle already: add --tensorrt for engines, --web for a page, or give a run")
-        manifest, refused = export_engines(run, target, precision, data, settings, accept_worse)
-    else:
-        manifest, refused = export_files(
-            run,
-            target,
-            precision=precision,
-            recipe=settings,
-            data=data,
-            licence=licence,
-            notes=notes,
-            dim=dim,
-            accept_worse=accept_worse,
-            tensorrt=tensorrt,
-        )
+    target, manifest, refused = export_unless_refused(
+        run,
+        out=out,
+        precision=precision,
+        data=data,
+        recipe=recipe,
+        overrides=overrides or (),
+        dim=dim,
+        licence=licence,
+        notes="" if notes is None else read_text(notes),
+        accept_worse=accept_worse,
+        tensorrt=tensorrt,
+    )
     if manifest is not None:
-        log.info("bundle: %s (%s)", target, ", ".join(file.path for file in manifest.files))
         if as_json:
             print_json(manifest.model_dump(by_alias=True, mode="json"))
         if web is not None:
             write_page(target, web, pictures, web_precision)
-        if accept_worse:
-            refused = drop_accepted(refused, manifest)
     require_nothing_refused(refused)
-
-
-def export_files(
-    run: Path, out: Path, *, precision: str, data: Path | None, notes: Path | None, **settings: Any
-) -> Exported:
-    """Exports a run to ONNX files; `settings` are the other arguments of `export_run`."""
-    from edgeembed.export.recipe import parse_precisions
-    from edgeembed.run_folder import require_run
-    from edgeembed.texts import read_text
-
-    # Every argument is checked before torch is imported and the network is loaded.
-    precisions = parse_precisions(precision)
-    check_output_folder(out, replaced=True)
-    require_run(run)
-    text = "" if notes is None else read_text(notes)
-    if data is not None:
-        from edgeembed.data.manifest import read_manifest
-
-        read_manifest(data)
-    from edgeembed.export.export import export_run  # imports torch: after all checks that do not need it
-
-    return export_run(run, out, precisions=precisions, data=data, notes=text, **settings)
-
-
-def export_engines(
-    bundle: Path, out: Path, precision: str, data: Path | None, recipe: ExportRecipe, accept_worse: bool
-) -> Exported:
-    """Builds engines from the files of a finished bundle, without torch, and compares them on images of a folder."""
-    from edgeembed.device.bundle import read_bundle
-    from edgeembed.export.tensorrt.engines import add_engines, read_unlabelled_images
-
-    check_output_folder(out, replaced=True)
-    if data is None:
-        raise UserError(f"{bundle}: engines are compared with its files on images: give a folder of them with --data")
-    spec = read_bundle(bundle).input
-    images = read_unlabelled_images(data, (spec.height, spec.width))
-    names = [name.strip() for name in precision.split(",") if name.strip()]
-    return add_engines(bundle, out, images, recipe=recipe, precisions=names, accept_worse=accept_worse)
-
-
-def drop_accepted(refused: list[RefusedFile], manifest: BundleManifest) -> list[RefusedFile]:
-    """The refused files that were not written even with --accept-worse; the written ones are logged."""
-    written = {file.path for file in manifest.files}
-    for item in refused:
-        log.warning("%s is worse than promised, and accepted: %s", item.precision, ", ".join(item.reasons))
-    return [item for item in refused if item.path not in written]

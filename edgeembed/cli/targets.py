@@ -12,8 +12,8 @@ from edgeembed.cli import completion
 from edgeembed.cli.app import app, print_json
 from edgeembed.cli.help import CommandGroup
 from edgeembed.cli.options import Json, KeyOverrides, TeacherData, TeacherRun
-from edgeembed.cli.run_inputs import check_target_store, choose_manifest, choose_target_store, choose_teacher
 from edgeembed.cli.tables import print_values
+from edgeembed.run_inputs import check_target_store, choose_manifest, choose_target_store, choose_teacher
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ def build(
     settings = load_recipe(DistillRecipe, kind="student", name=recipe, overrides=overrides)
     check_target_store(settings)
     teacher = choose_teacher(teacher)
-    manifest = read_manifest(choose_manifest(data, teacher))
+    manifest = read_manifest(data or choose_manifest(teacher))
     manifest.require_files()
 
     from edgeembed.student.targets.build import build_targets  # imports torch: after all checks that do not need it
@@ -106,7 +106,7 @@ def verify(
     from edgeembed.data.manifest import read_manifest
     from edgeembed.student.targets.store import open_existing
 
-    manifest = read_manifest(choose_manifest(data, teacher))
+    manifest = read_manifest(data or choose_manifest(teacher))
     store = choose_target_store(store, teacher)
     open_existing(store)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,11 +11,11 @@ import typer
 from edgeembed.cli import completion
 from edgeembed.cli.app import app, print_json
 from edgeembed.cli.options import Json, KeyOverrides, Resume, RunToResume
-from edgeembed.cli.run_inputs import choose_run_folder, input_of_resumed_run
 from edgeembed.errors import UserError
+from edgeembed.run_inputs import choose_run_folder
 
 if TYPE_CHECKING:
-    from edgeembed.run_folder import RunFolder
+    pass
 
 log = logging.getLogger(__name__)
 
@@ -45,46 +44,25 @@ def teacher_train(
     as_json: Json = False,
 ) -> None:
     """Train a teacher network, whose embedding space students learn."""
-    from edgeembed.config import load_recipe
-    from edgeembed.data.manifest import read_manifest
+    from edgeembed import api
     from edgeembed.eval_json import describe_scores
-    from edgeembed.network.model_names import require_backbone
-    from edgeembed.run_folder import RunFolder
-    from edgeembed.teacher.recipe import TeacherRecipe
-    from edgeembed.training.resume import read_run_recipe
 
-    folder = RunFolder(path=choose_run_folder(run, out, resume=resume) or Path("runs/teacher"))
-    folder.check_unlocked()
-    folder.check_start(resume=resume)
-    overrides = [*([f"continue_from={json.dumps(str(from_))}"] if from_ else []), *(overrides or [])]
-    if resume and recipe is None:
-        settings = read_run_recipe(folder, TeacherRecipe, overrides)
+    result = api.train_teacher(
+        data,
+        recipe=recipe,
+        out=choose_run_folder(run, out, resume=resume),
+        warm_start=from_,
+        resume=resume,
+        overrides=overrides or (),
+    )
+    evaluation = result.evaluation
+    if evaluation.scores is not None:
+        log.info("val: %s", describe_scores(evaluation.scores, untrained=None))
     else:
-        settings = load_recipe(TeacherRecipe, kind="teacher", name=recipe or "vit_h14", overrides=overrides)
-    require_backbone(settings.backbone.name, settings.backbone.weights)
-    manifest = read_manifest(data or manifest_of_resumed(folder, resume=resume))
-    manifest.require_files()
-
-    from edgeembed.teacher.train import train_teacher  # imports torch: after all checks that do not need it
-
-    result = train_teacher(settings, manifest, folder, resume=resume)
-    if result.scores is not None:
-        log.info("val: %s", describe_scores(result.scores, untrained=None))
-    else:
-        log.info("val: not scored: %s", result.not_scored or "the run was not evaluated")
-    log.info("teacher: %s", folder.path)
+        log.info("val: not scored: %s", evaluation.not_scored or "the run was not evaluated")
+    log.info("teacher: %s", result.run)
     if as_json:
-        print_json(result.model_dump())
-
-
-def manifest_of_resumed(folder: RunFolder, *, resume: bool) -> Path:
-    """The manifest of a run to be resumed. Raises UserError for a new run, which needs --data."""
-    if not resume:
-        raise UserError("--data is missing: name a manifest, as `edgeembed data import` writes one")
-    manifest = input_of_resumed_run(folder, "data")
-    if manifest is None:
-        raise UserError(f"{folder.path}: does not record its manifest: name it with --data")
-    return manifest
+        print_json(evaluation.model_dump())
 
 
 @app.command("teacher-join")

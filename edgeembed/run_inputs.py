@@ -56,28 +56,23 @@ def choose_teacher(teacher: Path | None) -> Path:
     return latest
 
 
-def choose_manifest(data: Path | None, teacher: Path) -> Path:
-    """The given manifest, or else the one that the teacher was trained on."""
-    if data is not None:
-        return data
-    manifest = _manifest_of(teacher)
-    log.info("data: %s (the teacher's)", manifest)
-    return manifest
-
-
-def _manifest_of(teacher: Path) -> Path:
+def choose_manifest(teacher: Path) -> Path:
+    """The manifest that a teacher was trained on, or whose images its imported embeddings are of."""
     from edgeembed.files import read_json
+    from edgeembed.model_json import read_origin
 
     if (teacher / "source.json").is_file():  # imported embeddings
-        return Path(str(read_json(teacher / "source.json").get("manifest")))
-    facts = teacher / "model.json"
-    if not facts.is_file():
+        manifest = str(read_json(teacher / "source.json").get("manifest"))
+    elif (teacher / "model.json").is_file():
+        data = read_origin(teacher / "model.json").data
+        manifest = str(data and data.manifest)
+        if not Path(manifest).is_file():
+            raise UserError(f"{teacher}: its data ({manifest}) no longer exists: give a manifest with --data")
+    else:
         raise UserError(
             f"{teacher}: holds no finished teacher run: run `edgeembed teacher-train`, or give another --teacher"
         )
-    manifest = (read_json(facts).get("data") or {}).get("manifest")
-    if not manifest or not Path(manifest).is_file():
-        raise UserError(f"{teacher}: its data ({manifest}) no longer exists: give a manifest with --data")
+    log.info("data: %s (the teacher's)", manifest)
     return Path(manifest)
 
 
