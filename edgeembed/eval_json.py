@@ -21,7 +21,7 @@ IndexKind: TypeAlias = Literal["symmetric", "asymmetric"]
 
 
 class TeacherEvaluation(ProtocolCounts):
-    """eval.json of a teacher. `scores` is None where nothing could be scored or the recipe asked for no evaluation."""
+    """eval.json of a teacher. `scores` is None where nothing could be scored or the recipe turns evaluation off."""
 
     scores: RetrievalScores | None = None
     spread: Spread | None = None

@@ -106,7 +106,7 @@ class ModelOrigin(Part):
     """How a network was trained, and the embedding space that it maps images to.
 
     `role`: "teacher" or "student"; None in a JSON file of another program that is called model.json too. `alias`: the
-    name that a student was asked for by. `members`: run folders of an ensemble and their space ids. `weights`: the
+    name of the student on the command line. `members`: run folders of an ensemble and their space ids. `weights`: the
     weights that training started from.
     """
 

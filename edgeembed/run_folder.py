@@ -136,7 +136,7 @@ class RunFolder:
 
 
 def describe_folder(path: Path) -> str:
-    """What lies at a path, for the error message where something else was expected."""
+    """Describes what a path holds, for the error message where something else was expected."""
     if not path.is_dir():
         return "a file" if path.exists() else "no such file or folder"
     # A finished run also holds config.yaml, by which KINDS_OF_FOLDER recognises an unfinished one.

@@ -38,7 +38,7 @@ class Budget:
     warmup_seconds: float = 0.5
 
     def measure(self, call: Callable[[], object]) -> Latency:
-        """Times a call as often as the budget asks for, but at least 3 times."""
+        """Times a call as often as the budget allows, but at least 3 times."""
         was_enabled = gc.isenabled()
         gc.disable()
         try:

@@ -29,7 +29,7 @@ class TimingPlan:
     batches: Sequence[int]
     threads: Sequence[int]
     budget: Budget
-    file_budget: Budget  # decoding, and the whole way from file to embedding
+    file_budget: Budget  # decoding, and everything from file to embedding
     teacher_budget: Budget
 
 

@@ -67,7 +67,7 @@ def bench(
 
     `remember`: what is recommended of each bundle becomes the default of an `Embedder` on this machine. Not otherwise,
     as it changes the results of every later command.
-    Raises CheckFailed for a file that is not what its bundle says or when nothing can run, UserError for a bundle of
+    Raises CheckFailed for a file that differs from its bundle.json or when nothing can run, UserError for a bundle of
     another space than the teacher's. Files that cannot run here are listed in `skipped`.
     """
     system = Machine.model_validate(describe_machine(), from_attributes=True)

@@ -64,7 +64,7 @@ WEIGHTS = {
     "auto": "not recorded: pretrained ones where they could be downloaded, else random",
     "pretrained": "pretrained ones of the network, from timm",
 }
-"""The values of `weights` in a run that name no file, and what the card says instead."""
+"""The values of `weights` in a run that name no file, and the text of the card for them."""
 
 CPUS: dict[CpuRequirement, str] = {
     "any": "right on every CPU",

@@ -56,7 +56,7 @@ class GateImages:
         that a loss is within its limit. Where val is too small, test is not added: it stays held out.
         """
         num_images = min(2 * self.num_images, self.max_images)
-        # Whether the largest sample could decide is asked first, or doubling would be in vain.
+        # First find out whether the largest sample could decide: otherwise doubling would be in vain.
         largest = sample_classes(self.protocol, self.max_images)
         evaluation = sample_classes(self.protocol, num_images)
         new_rows = np.setdiff1d(evaluation.rows, self.evaluation.rows)

@@ -17,6 +17,7 @@ from edgeembed.export import checks
 from edgeembed.export.checks import Checker
 from edgeembed.export.gate_images import GateImages, read_gate_images
 from edgeembed.export.recipe import ExportRecipe, GateSection, Thresholds
+from edgeembed.model_json import ModelOrigin
 
 NUM_CLASSES = 400
 FP32, INT8 = Path("model.fp32.onnx"), Path("model.int8.onnx")
@@ -62,7 +63,7 @@ def manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def images_of(manifest: Path, num_images: int) -> GateImages:
     """`num_images` are paid for, a quarter of them at first."""
     recipe = ExportRecipe(gate=GateSection(max_macs=num_images))
-    return read_gate_images(2, 1, {}, manifest, recipe)
+    return read_gate_images(2, 1, ModelOrigin(role="student", space_id="0"), manifest, recipe)
 
 
 def checker_of(gate: GateImages) -> Checker:

@@ -1,7 +1,7 @@
 """Rewrites an exported ONNX file so that TensorRT's parser takes it, for each version from 8.5 on.
 
 TensorRT takes uint8 only as the input of a Cast, and quantises only with a zero point of 0 and weights that the file
-holds in float. Its older versions also lack operators and opsets (see `opset17`).
+holds as float32. Its older versions also lack operators and opsets (see `opset17`).
 """
 
 from __future__ import annotations
@@ -155,7 +155,7 @@ def rename_inputs(nodes: Sequence[onnx.NodeProto], names: Mapping[str, str]) -> 
 
 
 def make_quantisation_symmetric(graph: Graph) -> None:
-    """Gives activations a zero point of 0 and a scale that holds their range, and has the file hold weights in float.
+    """Gives activations a zero point of 0 and a scale that holds their range, and stores weights as float32.
 
     Where the zero point was the smallest value, quantising also cut off negative values: a Relu now does that. Biases
     and other stored constants become float.
@@ -197,7 +197,7 @@ def symmetric_scale(graph: Graph, node: onnx.NodeProto) -> str:
 
 
 def dequantize_constant(graph: Graph, node: onnx.NodeProto, float_constants: dict[str, str]) -> list[onnx.NodeProto]:
-    """Returns the nodes that replace the DequantizeLinear of a constant, and adds the constant in float to the graph.
+    """Returns the nodes that replace the DequantizeLinear of a constant, and adds the constant to the graph as float32.
 
     A weight keeps its rounding, by a QuantizeLinear and a DequantizeLinear. A bias or another constant needs no node:
     it is entered in `float_constants`.
