@@ -395,7 +395,7 @@ def bench(
     UserError
         For wrong arguments, and for a bundle of another embedding space than the teacher's.
     CheckFailed
-        If a file is not what its bundle says, or nothing can run.
+        If a file differs from its bundle.json, or nothing can run.
     """
     from edgeembed.run_folder import require_run
 
