@@ -25,7 +25,8 @@ from edgeembed.model_json import (
     write_model_json,
 )
 from edgeembed.network.model import EnsembleModel, build_model, network_from_description
-from edgeembed.network.model_files import load_model, space_id
+from edgeembed.network.model_files import load_model
+from edgeembed.network.space_id import space_id
 from edgeembed.teacher.recipe import TeacherRecipe
 from tests.conftest import Outcome
 

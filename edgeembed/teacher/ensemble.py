@@ -13,7 +13,8 @@ from edgeembed.errors import UserError
 from edgeembed.files import read_json
 from edgeembed.model_json import ModelOrigin
 from edgeembed.network.model import EmbeddingModel, EnsembleModel
-from edgeembed.network.model_files import load_model, save_model, space_id
+from edgeembed.network.model_files import load_model, save_model
+from edgeembed.network.space_id import space_id
 from edgeembed.run_folder import RunFolder
 from edgeembed.teacher.head_files import load_head, save_head
 

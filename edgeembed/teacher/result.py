@@ -7,7 +7,8 @@ from edgeembed.eval_json import TeacherEvaluation
 from edgeembed.evaluation import RetrievalProtocol, warn_if_collapsed
 from edgeembed.model_json import ModelOrigin, TrainingData
 from edgeembed.network.initial_weights import name_starting_weights
-from edgeembed.network.model_files import finish_run, space_id
+from edgeembed.network.model_files import finish_run
+from edgeembed.network.space_id import space_id
 from edgeembed.progress import stage
 from edgeembed.run_folder import RunFolder
 from edgeembed.teacher.head_files import save_head

@@ -13,8 +13,8 @@ import torch
 from edgeembed.errors import UserError
 from edgeembed.network.backbone import build_backbone, fixed_input_size
 from edgeembed.network.model import EnsembleModel, build_model
-from edgeembed.network.model_files import space_id
 from edgeembed.network.model_names import library_of
+from edgeembed.network.space_id import space_id
 
 CLIP = "ViT-S-32-alt"
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from edgeembed.network.model_files import load_model, space_id
+from edgeembed.network.model_files import load_model
+from edgeembed.network.space_id import space_id
 from edgeembed.network.tensor_files import iterate_tensors
 from tests.conftest import TINY, TINY_STUDENT, Outcome, as_options
 

@@ -19,7 +19,8 @@ import torch
 from edgeembed.config import load_recipe
 from edgeembed.data.manifest import read_manifest
 from edgeembed.errors import CheckFailed, UserError
-from edgeembed.network.model_files import load_model, space_id
+from edgeembed.network.model_files import load_model
+from edgeembed.network.space_id import space_id
 from edgeembed.network.tensor_files import iterate_tensors, save_tensors
 from edgeembed.run_folder import RunFolder
 from edgeembed.teacher import train as train_module
