@@ -49,6 +49,7 @@ check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/pylint edgeembed
 
 # The site, in site/: warnings (a dead link, a name that the reference lacks) are errors.
 docs: install
