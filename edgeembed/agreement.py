@@ -41,6 +41,7 @@ def measure_agreement(
     Both must have unit length, so that the inner product is the cosine; `normalise` divides by their lengths, for
     vectors that were stored as float16 or that nobody checked.
     """
+    # In float64: near a cosine of 1, float32 has few digits left for the difference.
     cosine_N = np.einsum("nd,nd->n", reference_ND.astype(np.float64), candidate_ND.astype(np.float64))
     if normalise:
         cosine_N /= lengths(reference_ND) * lengths(candidate_ND)

@@ -25,6 +25,7 @@ def expected_average_precision(num_relevant: int, num_images: int, cutoff: int |
     last = num_images if cutoff is None else min(cutoff, num_images)
     reachable = num_relevant if cutoff is None else min(num_relevant, cutoff)
     relevant_before = (num_relevant - 1) / (num_images - 1) if num_images > 1 else 0.0
+    # The sum over ranks of the precision that is expected where the rank holds a relevant image.
     precisions = harmonic_number(last) * (1 - relevant_before) + last * relevant_before
     return num_relevant / num_images * precisions / reachable
 

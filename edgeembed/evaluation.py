@@ -105,6 +105,7 @@ class RetrievalProtocol:
         protocol = cls(
             manifest=manifest, split=split, query=query, index=index, unlabelled=unlabelled, not_scored=reason
         )
+        # With the same rows: `restrict` counts queries without a match, and finds out where none has one.
         return protocol.restrict(query, index)
 
     @classmethod
@@ -118,6 +119,7 @@ class RetrievalProtocol:
             if protocol.not_scored is None:
                 return protocol
         reason = "; ".join(f"{protocol.split}: {protocol.not_scored}" for protocol in protocols)
+        # A bench without labels still compares the embeddings of these images.
         first = next((protocol for protocol in protocols if manifest.rows(protocol.split).size), protocols[0])
         return dataclasses.replace(first, not_scored=reason)
 
@@ -184,6 +186,7 @@ class RetrievalProtocol:
             query.embedding_ND[is_query_M],
             index.embedding_ND[is_index_N],
             query_label=query_label,
+            # Index images may have no label: the empty one matches no query.
             index_label=[manifest.label[row] or "" for row in index_rows],
             query_domain=query_domain,
             index_domain=[manifest.domain[row] for row in index_rows],
@@ -200,6 +203,7 @@ class RetrievalProtocol:
         )
 
     def counts(self) -> ProtocolCounts:
+        """The figures of this protocol that eval.json and bundle.json record."""
         return ProtocolCounts(
             split=self.split,
             queries=len(self.query),
@@ -238,6 +242,7 @@ def have_match(manifest: Manifest, query: Rows, index: Rows) -> BoolArray:
     for row in index.tolist():
         images_of[manifest.class_of(row)].add(int(manifest.image_number[row]))
     images_of_query = ((images_of[manifest.class_of(row)], int(manifest.image_number[row])) for row in query.tolist())
+    # More images than the query's own, if that is in the index.
     return np.array([len(images) > (image in images) for images, image in images_of_query], dtype=np.bool_)
 
 

@@ -110,8 +110,9 @@ def _both_intervals(resampled: _Resampled, class_Q: Sequence[Hashable]) -> list[
 
 
 def _resampled_means(value_QM: Float64Array, group_Q: IntArray, seed: int, num_resamples: int) -> Float64Array:
-    """Means over queries, (S, M). A resample draws as many groups as there are, with replacement, each with all its
-    queries.
+    """Means over the queries of each resample, (S, M).
+
+    A resample draws as many groups as there are, with replacement, each with all its queries.
     """
     num_groups = int(group_Q.max()) + 1
     sum_GM = np.zeros((num_groups, value_QM.shape[1]))

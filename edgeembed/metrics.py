@@ -25,7 +25,7 @@ from edgeembed.intervals import NUM_RESAMPLES, OptionalInterval, mean_intervals
 METRICS = ("map", "map_at_100", "mp_at_5", "recall_at_1", "map_at_r")
 """Column order of per-query values, and the keys of intervals, `chance`, `per_domain` and `domain_mean`."""
 
-_BLOCK_BYTES = 64 * 2**20
+_BLOCK_BYTES = 64 * 2**20  # of similarities that are in memory at one time
 _MAX_COUNTED = 16
 """Up to this many relevant images, counting the better images of each is faster than sorting the row."""
 
@@ -153,8 +153,9 @@ def query_values(
     query_id: IntArray | None = None,
     index_id: IntArray | None = None,
 ) -> tuple[Float64Array, IntArray, IntArray]:
-    """Each query's METRICS (Q, M), which `retrieval_scores` averages, its number of relevant index images (Q,), 0 for a
-    query without a match, and the number of images ranked for it (Q,).
+    """The METRICS of each query (Q, M), its number of relevant index images (Q,) and of ranked images (Q,).
+
+    `retrieval_scores` averages the first over the queries that have a match, whose second is above 0.
     """
     query_QD, index_ND = _checked_embeddings(query_embedding_QD, index_embedding_ND)
     _check_counts("label", query_label, index_label, query_QD, index_ND)
@@ -191,6 +192,7 @@ def top_k(
     for query, similarity_N, _ in _similarity_rows(query_QD, index_ND, query_id, index_id):
         kth_best = np.partition(similarity_N, -k)[-k]
         candidate = np.flatnonzero(similarity_N >= kth_best)  # more than k where others tie with the k-th
+        # Stable: candidates are ascending, so that equal similarities keep the order of positions.
         best_K = candidate[np.argsort(-similarity_N[candidate], kind="stable")[:k]]
         position_QK[query], similarity_QK[query] = best_K, similarity_N[best_K]
     position_QK[np.isneginf(similarity_QK)] = -1
@@ -207,6 +209,7 @@ def average_precision(relevant_sorted: BoolArray, num_relevant: int, cutoff: int
     if reachable == 0:
         return 0.0
     hit_rank = np.flatnonzero(relevant_sorted[:cutoff]) + 1
+    # The precision at the i-th hit is i divided by its rank.
     return float((np.arange(1, hit_rank.size + 1) / hit_rank).sum() / reachable)
 
 
@@ -228,6 +231,7 @@ def global_average_precision(
         raise UserError(f"confidence is {confidence.shape}, correct {correct.shape}: give one of each per prediction")
     if np.isnan(confidence).any():
         raise UserError("confidence holds NaN: leave out the queries without a prediction")
+    # A correct prediction needs a query with a match.
     num_correct = int(np.count_nonzero(correct))
     if num_queries_with_match < max(1, num_correct):
         raise UserError(
@@ -250,6 +254,7 @@ def _similarity_rows(
         id_positions = _positions(index_id.tolist())
         positions_of_query = [id_positions.get(image, _NOWHERE) for image in query_id.tolist()]
 
+    # At least one query at a time, however large the index is.
     block_size = min(max(1, _BLOCK_BYTES // (4 * len(index_ND))), len(query_QD))
     buffer_BN = np.empty((block_size, len(index_ND)), np.float32)
     for start in range(0, len(query_QD), block_size):
@@ -264,6 +269,7 @@ def _similarity_rows(
 def _relevant_sorted(similarity_N: FloatArray, relevant_P: IntArray) -> BoolArray:
     """Whether each result is a hit, best first, up to the last hit: the metrics need no more than the hits' ranks."""
     value_P = similarity_N[relevant_P]
+    # How many images are better: by one pass for each relevant image, or by sorting once.
     if relevant_P.size <= _MAX_COUNTED:
         num_better_P = np.array([np.count_nonzero(similarity_N > value) for value in value_P], np.int64)
         tied_P = np.ones(relevant_P.size, np.bool_)
@@ -273,6 +279,7 @@ def _relevant_sorted(similarity_N: FloatArray, relevant_P: IntArray) -> BoolArra
         num_better_P = similarity_N.size - end_P
         tied_P = end_P - np.searchsorted(ascending_N, value_P, side="left") > 1
     rank_P = num_better_P  # ranks start at 0
+    # Equal similarities: those earlier in the index rank before it.
     for place in np.flatnonzero(tied_P):
         rank_P[place] += np.count_nonzero(similarity_N[: relevant_P[place]] == value_P[place])
     hits = np.zeros(rank_P.max(initial=-1) + 1, np.bool_)
@@ -286,13 +293,16 @@ def _values_of_query(relevant_sorted: BoolArray, num_relevant: int) -> tuple[flo
         average_precision(relevant_sorted, num_relevant),
         average_precision(relevant_sorted, num_relevant, 100),
         precision_at(relevant_sorted, num_relevant, 5),
+        # Recall@1.
         precision_at(relevant_sorted, num_relevant, 1),
+        # MAP@R.
         average_precision(relevant_sorted, num_relevant, num_relevant),
     )
 
 
 def _chance_values(num_relevant_Q: IntArray, num_ranked_Q: IntArray) -> Float64Array:
     """The expected METRICS of a random ranking for each query: (Q, M)."""
+    # Many queries have equal counts: each pair of counts is computed once.
     pairs_P2, place_Q = np.unique(np.stack([num_relevant_Q, num_ranked_Q], axis=1), axis=0, return_inverse=True)
     value_PM = np.zeros((len(pairs_P2), len(METRICS)))
     for value_M, (num_relevant, num_ranked) in zip(value_PM, pairs_P2.tolist(), strict=True):

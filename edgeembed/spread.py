@@ -24,10 +24,11 @@ of .0025, .01, .025, .04 and .05: 10, 19, 33, 41 and 44 % of 300 vectors of mean
 the bundled int8 file (ONNX Runtime, AMD EPYC): .0003 and 9 % on 1,000 Grocery Store photographs, .002 and 22 % on the
 64 rendered images of `doctor`.
 """
+# Limits of a collapsed space; the measurements are in `is_collapsed`.
 MOST_MEAN_COSINE = 0.9
 LEAST_EFFECTIVE_DIM = 4.0
 LEAST_IMAGES = 16
-"""With fewer images, the covariance says little about the space."""
+"""With fewer images, the covariance is no reliable estimate."""
 SMALLEST_DISTANCE = 1e-12  # of 1 - cosine: the rounding error of float32 vectors that are all equal
 
 
@@ -52,6 +53,7 @@ def spread_of(embedding_ND: FloatArray) -> Spread | None:
     count, sum_D = len(embedding_ND), embedding_ND.sum(axis=0)
     # The sum of all pairs' cosines is |sum of vectors|^2 less the squares: no N x N matrix is needed.
     pairs_and_squares, squares = float(sum_D @ sum_D), float((embedding_ND**2).sum())
+    # np.cov of one dimension is a scalar.
     variance_D = np.linalg.eigvalsh(np.atleast_2d(np.cov(embedding_ND.T)))
     total = float((variance_D**2).sum())
     return Spread(
@@ -96,11 +98,13 @@ def is_collapsed(spread: Spread | None, *, num_classes: int | None = None) -> bo
     """
     if spread is None or spread.images < LEAST_IMAGES:
         return False
+    # Half of the effective dimension of perfectly separated classes.
     least_dim = LEAST_EFFECTIVE_DIM if num_classes is None else min(LEAST_EFFECTIVE_DIM, (num_classes - 1) / 2)
     return spread.mean_cosine > MOST_MEAN_COSINE or spread.effective_dim < least_dim
 
 
 def describe(spread: Spread) -> str:
+    """Both figures of a spread, for one line of text."""
     return (
         f"mean cosine {spread.mean_cosine:.3f} between different images, effective dimension {spread.effective_dim:.1f}"
     )

@@ -85,8 +85,10 @@ def build_backbone(
             module, mean, std = pretrained_module(name, library, weights, built_px, output_stride, key=weights_key)
         if local is not None:
             load_weights(module, local)
+        # Transformers: position embeddings of the published size become those of the requested one.
         if built_px != size_px or patch_stride is not None:
             set_input_size(module, size_px, patch_stride)
+        # After the weights: the wrapper changes the names of tensors.
         if pooling == "gem":
             module = GeMBackbone(module)
         if grad_checkpointing:
@@ -114,8 +116,10 @@ def size_errors_as_user_errors(name: str, library: str, size_px: int) -> Iterato
     except UserError:
         raise
     except SIZE_ERRORS as error:
+        # The clearer error, with the nearest accepted sizes, where the size alone is the cause.
         require_input_size(name, size_px)
         default_px = default_input_size(name, library)
+        # At the default size, or without enough memory, the input size is not the cause.
         if size_px == default_px or "memory" in str(error):
             raise
         raise UserError(
@@ -182,6 +186,7 @@ def pretrained_module(
 ) -> ModuleWithStats:
     """Builds a network with published weights. Raises UserError, within seconds, if they cannot be downloaded."""
     if library == "open_clip":
+        # Where the weights are, for the error message.
         settings: dict[str, Any] = open_clip.get_pretrained_cfg(name, weights) or {}
         source = settings.get("hf_hub") or settings.get("url") or ""
     else:
@@ -195,6 +200,7 @@ def pretrained_module(
         except UserError:
             raise
         except DOWNLOAD_ERRORS as error:
+            # The weights were found, but their position embeddings have another shape.
             if "size mismatch" in str(error):
                 raise UserError(
                     f"image.size_px = {size_px}: the weights {key} = {weights!r} of {name} do not fit images of this "
@@ -209,6 +215,7 @@ def _build_open_clip(name: str, weights: str, size_px: int) -> ModuleWithStats:
         pretrained=None if weights == "none" else weights,
         force_image_size=size_px,
         output_dict=True,
+        # open_clip would use the CPU, also where sizes are tested on the meta device.
         device=torch.get_default_device(),
     )
     preprocessing = open_clip.get_model_preprocess_cfg(model)
@@ -217,6 +224,7 @@ def _build_open_clip(name: str, weights: str, size_px: int) -> ModuleWithStats:
         visual.output_tokens = False  # they are for CoCa's text decoder
     if getattr(visual, "proj", None) is not None:
         visual.proj = None  # Huang & Li 2022: the projection into the text space only overfits
+    # open_clip's TimmModel: the projection is in `head`.
     elif isinstance(getattr(visual, "head", None), nn.Module):
         visual.head = nn.Identity()
     return visual, preprocessing["mean"], preprocessing["std"]
@@ -234,8 +242,10 @@ def _build_timm(name: str, weights: str, size_px: int, output_stride: int | None
     if output_stride is not None:
         options["output_stride"] = output_stride
     try:
+        # No classes: without the classifier, the output is the pooled features.
         module = timm.create_model(name, pretrained=weights == "pretrained", num_classes=0, **options)
     except (AssertionError, TypeError):
+        # Without a stride in the recipe, the error has another cause.
         if output_stride is None:
             raise
         raise no_output_stride(name, output_stride) from None
@@ -244,11 +254,13 @@ def _build_timm(name: str, weights: str, size_px: int, output_stride: int | None
 
 
 def rgb(values: Sequence[float]) -> tuple[float, float, float]:
+    """Returns a mean or standard deviation as a tuple of one value for each channel."""
     red, green, blue = values
     return red, green, blue
 
 
 def no_output_stride(name: str, output_stride: int) -> UserError:
+    """Returns the error for a network whose output stride is fixed."""
     return UserError(f"backbone.output_stride = {output_stride}: {name} does not offer it: leave it out")
 
 

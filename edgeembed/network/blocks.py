@@ -9,6 +9,7 @@ from torch import nn
 
 from edgeembed.errors import UserError
 
+# In the form of timm's `group_matcher`; 99999 sorts the final norm after all blocks.
 OPEN_CLIP_VIT = {
     "stem": r"^conv1|class_embedding|positional_embedding|ln_pre",
     "blocks": [(r"^transformer\.resblocks\.(\d+)", None), (r"^ln_post", (99999,))],
@@ -26,6 +27,7 @@ def blocks_by_depth(backbone: Any) -> list[list[nn.Parameter]]:
         inner: Any = next((child for child in backbone.children() if hasattr(child, "group_matcher")), None)
         if inner is None:
             raise UserError(f"{type(backbone).__name__} does not define its blocks: leave optim.layer_decay at 1")
+        # Parameters of the wrapper itself, such as GeM's power, count with the last block.
         last = len(blocks := blocks_by_depth(inner)) - 1
         number = {id(parameter): block for block, parameters in enumerate(blocks) for parameter in parameters}
         block_of = {name: number.get(id(parameter), last) for name, parameter in named.items()}
@@ -52,6 +54,7 @@ def no_weight_decay_ids(network: nn.Module) -> set[int]:
         exempt |= {id(parameter) for name, parameter in module.named_parameters() if name in declared}
         is_stem = "patch_embed" in prefix.split(".") or is_patch_stem(module)
         for name, parameter in module.named_parameters(recurse=False):
+            # All elements along one axis: a bias, a norm's scale, a layer scale (1, C, 1, 1).
             is_vector = max(parameter.shape, default=1) == parameter.numel()
             if is_stem or is_vector or name in TOKENS_AND_POSITIONS or name == "bias":
                 exempt.add(id(parameter))

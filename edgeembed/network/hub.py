@@ -30,6 +30,7 @@ def hub_within_seconds() -> Iterator[str]:
     obstacle = "HF_HUB_OFFLINE is set" if offline else ""
     if not offline and not is_reachable(constants.ENDPOINT):
         obstacle = f"{constants.ENDPOINT} does not reply"
+    # The client reads the environment variable only once, at import: hence the constant.
     constants.HF_HUB_OFFLINE = bool(obstacle)
     socket.setdefaulttimeout(STALL_SECONDS)
     try:

@@ -20,6 +20,7 @@ def name_starting_weights(backbone: str, weights: str) -> str:
         return RANDOM
     if weights != "pretrained":
         return f"file {Path(weights).name}" if is_weight_file_name(weights) else f"{backbone} {weights} (open_clip)"
+    # A name without a tag means timm's default tag, which the model card names.
     settings = timm.get_pretrained_cfg(backbone)
     tag = settings.tag if settings is not None else None
     published = f"{backbone.split('.')[0]}.{tag}" if tag else backbone

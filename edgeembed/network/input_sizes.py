@@ -24,6 +24,7 @@ def require_accepted_size(name: str, size_px: int, *, default_px: int, build: Ca
     if accepts_size(build, size_px) or not accepts_size(build, default_px):
         return
     step = size_step_px(build, default_px)
+    # Multiples of the step around the requested size. Each try builds the network, so there are few.
     below = range(size_px - 1 - (size_px - 1) % step, 0, -step)[:NUM_TRIES_BELOW]
     above = range(size_px - size_px % step + step, 2 * max(size_px, default_px), step)[:NUM_TRIES_ABOVE]
     nearest = {first_accepted_size(build, below), first_accepted_size(build, above), default_px} - {None}
@@ -42,6 +43,7 @@ def accepts_size(build: Callable[[int], nn.Module], size_px: int) -> bool:
 
 
 def first_accepted_size(build: Callable[[int], nn.Module], sizes: Iterable[int]) -> int | None:
+    """Returns the first of some sizes that a network accepts, None if it accepts none of them."""
     return next((size_px for size_px in sizes if accepts_size(build, size_px)), None)
 
 

@@ -81,6 +81,7 @@ class EmbeddingModel(nn.Module):
         self.neck = neck
 
     def forward(self, image_BCHW: Tensor) -> Tensor:
+        # In place, because the subtraction has made a new tensor already.
         image_BCHW = (image_BCHW - self.mean).div_(self.std)
         if self.training or (self.scales == (1.0,) and not self.flip):
             return self.neck(self.backbone(image_BCHW))  # type: ignore[no-any-return]
@@ -91,6 +92,7 @@ class EmbeddingModel(nn.Module):
             embeddings.append(self.neck(self.backbone(resized)))
             if self.flip:
                 embeddings.append(self.neck(self.backbone(resized.flip(3))))
+        # The mean of different unit vectors is shorter than 1.
         return l2_normalise(torch.stack(embeddings).mean(dim=0))
 
     def set_input_size(self, size_px: int, patch_stride: int | None) -> None:

@@ -25,6 +25,7 @@ def finish_run(
     evaluation: TeacherEvaluation | StudentEvaluation,
 ) -> None:
     """Writes eval.json, then the model."""
+    # First, because the run counts as finished once model.json exists.
     write_evaluation(run, evaluation)
     save_model(run, model, origin)
 

@@ -20,6 +20,7 @@ from edgeembed.errors import UserError, did_you_mean
 
 WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".tar")
 
+# How timm's source files register models, list renamed ones, and name pretrained tags.
 REGISTERED = re.compile(r"@register_model\s+def (\w+)\(")
 DEPRECATED = re.compile(r"register_model_deprecations\(__name__, \{(.*?)\}\)", re.DOTALL)
 NAME_KEY = re.compile(r"""["'](\w+)(?:\.\w+)?["']\s*:""")
@@ -55,6 +56,7 @@ def require_timm_model(kind: str, name: str, *, others: Iterable[str] = (), reme
 
 
 def unknown_tag(kind: str, model: str, tag: str, known: Collection[str]) -> UserError:
+    """Returns the error for a tag that timm does not have, with the nearest known one."""
     ordered = sorted(known)
     hint = did_you_mean(tag, ordered) or f"choose one of {', '.join(ordered)}"
     return UserError(f"unknown {kind} '{model}.{tag}': timm has no weights {tag!r} of {model}: {hint}")
@@ -79,6 +81,7 @@ def require_weights(name: str, weights: str, *, library: str, key: str) -> None:
 
 
 def is_weight_file_name(weights: str) -> bool:
+    """Whether starting weights are given as a file: with a folder or the suffix of a weight file."""
     return "/" in weights or "\\" in weights or weights.endswith(WEIGHT_SUFFIXES)
 
 
@@ -108,6 +111,7 @@ def open_clip_pretrained_tags(name: str) -> list[str]:
     loaded: Any = sys.modules.get("open_clip")
     if loaded is not None:
         return list(loaded.list_pretrained_tags_by_model(name))
+    # The source does not show which tags of the plain model open_clip adds to its -quickgelu variant.
     table = _open_clip_tag_table()
     return sorted({*table.get(name, ()), *table.get(name.removesuffix("-quickgelu"), ())})
 
@@ -122,6 +126,7 @@ def _open_clip_tag_table() -> dict[str, list[str]]:
         if not isinstance(statement, ast.Assign) or not isinstance(statement.targets[0], ast.Name):
             continue
         value = statement.value
+        # `_PRETRAINED` maps each model to the variable of its dictionary, defined above it.
         if isinstance(value, ast.Dict) and statement.targets[0].id == "_PRETRAINED":
             for key, entry in zip(value.keys, value.values, strict=True):
                 if isinstance(key, ast.Constant):

@@ -19,6 +19,7 @@ class GeMBackbone(nn.Module):
     def __init__(self, features: nn.Module) -> None:
         super().__init__()
         head: Any = getattr(features, "head", None)
+        # `forward` does not run the head, so that one with parameters cannot be left out.
         pools_in_head = hasattr(head, "global_pool") and not list(head.parameters())
         if not hasattr(features, "forward_features") or not (hasattr(features, "global_pool") or pools_in_head):
             raise UserError(f"backbone.pooling = 'gem': {type(features).__name__} has no pooling to replace")

@@ -20,6 +20,7 @@ def set_input_size(backbone: Any, size_px: int, patch_stride: int | None = None)
     backbones whose size is fixed.
     """
     backbone = getattr(backbone, "trunk", backbone)  # open_clip's TimmModel
+    # An open_clip tower: a class token, then the grid.
     if hasattr(backbone, "conv1") and hasattr(backbone, "positional_embedding"):
         patch_px = backbone.conv1.kernel_size[0]
         old, new = backbone.grid_size, grid(size_px, patch_px, patch_stride)
@@ -28,19 +29,23 @@ def set_input_size(backbone: Any, size_px: int, patch_stride: int | None = None)
             backbone.positional_embedding = resampled(embedding_1TD, old, new, num_prefix_tokens=1, squeeze=True)
         backbone.conv1.stride = (patch_stride or patch_px,) * 2
         backbone.image_size, backbone.grid_size = (size_px, size_px), new
+    # A timm ViT.
     elif hasattr(backbone, "patch_embed") and hasattr(backbone, "pos_embed"):
         patch = backbone.patch_embed
+        # Rotary embeddings and stems of several layers are built for one size.
         if not hasattr(patch, "proj") or not hasattr(patch, "grid_size") or getattr(backbone, "rope", None) is not None:
             raise_unsupported(backbone)
         patch_px = patch.proj.kernel_size[0]
         old, new = patch.grid_size, grid(size_px, patch_px, patch_stride)
         if backbone.pos_embed is not None and tuple(old) != new:
+            # With `no_embed_class` the embedding covers the patches alone.
             prefix = 0 if getattr(backbone, "no_embed_class", False) else getattr(backbone, "num_prefix_tokens", 0)
             backbone.pos_embed = resampled(backbone.pos_embed, old, new, num_prefix_tokens=prefix)
         patch.proj.stride = (patch_stride or patch_px,) * 2
         patch.img_size, patch.grid_size, patch.num_patches = (size_px, size_px), new, new[0] * new[1]
     elif patch_stride is not None:
         raise UserError(f"image.patch_stride = {patch_stride}: {type(backbone).__name__} has no patches to overlap")
+    # timm networks that resize themselves, such as Swin.
     elif hasattr(backbone, "set_input_size"):
         backbone.set_input_size(img_size=(size_px, size_px))
 
@@ -72,4 +77,5 @@ def resampled(
 
 
 def raise_unsupported(backbone: nn.Module) -> None:
+    """Raises the UserError for a backbone whose input size is fixed."""
     raise UserError(f"image.size_px: {type(backbone).__name__} accepts one input size: set the default one")

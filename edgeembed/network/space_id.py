@@ -24,9 +24,11 @@ def space_id(model: Network) -> str:
     described = _hashed_keys(to_json(model.describe()))
     if isinstance(model, EnsembleModel):
         total = sum(model.weights)
+        # Shares, rounded: weights 1, 2 and 0.5, 1 define the same space.
         described["architecture"]["weights"] = [round(weight / total, 9) for weight in model.weights]
     parts = [described[name] for name in ("architecture", "input", "inference") if name in described]
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
+    # By name, so that the order of definitions in the code does not count.
     for name, tensor in sorted(model.state_dict().items()):
         if not name.endswith("num_batches_tracked"):
             digest.update(name.encode())

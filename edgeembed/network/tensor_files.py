@@ -38,6 +38,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
         }
         end += size
     encoded = json.dumps(header, separators=(",", ":")).encode()
+    # The data begins at a multiple of 8 bytes, as the safetensors library writes it.
     encoded += b" " * (-len(encoded) % 8)
     with whole_file(path, needed=8 + len(encoded) + end) as file:
         file.write(struct.pack("<Q", len(encoded)))
@@ -46,6 +47,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
             row_major = tensor.detach().to("cpu", memory_format=torch.contiguous_format).contiguous()
             if row_major.numel():
                 size = row_major.numel() * row_major.element_size()
+                # From the tensor's memory: bytes would be a second copy.
                 file.write((ctypes.c_char * size).from_address(row_major.data_ptr()))
 
 

@@ -117,6 +117,7 @@ def copy_tensor(path: Path, name: str, tensor: Tensor, target: Tensor) -> None:
 
 
 def without_counters(names: Iterable[str]) -> list[str]:
+    """Returns the names without those of batch norm's counters."""
     return [name for name in names if not name.endswith(COUNTERS)]
 
 
@@ -126,6 +127,7 @@ def read_tensors(path: Path) -> Any:
         start = file.read(64)
     if start.startswith(b"version https://git-lfs"):
         raise UserError(f"{path}: a pointer of Git LFS, not the weights: run `git lfs pull`")
+    # A safetensors file begins with 8 bytes of header length and a JSON object.
     if path.suffix == ".safetensors" or start[8:9] == b"{":
         return dict(iterate_tensors(path))
     try:
@@ -134,6 +136,7 @@ def read_tensors(path: Path) -> Any:
             warnings.simplefilter("ignore")  # of torch about old files
             # Only zip files, which torch writes since 1.6, can be mapped into memory.
             return torch.load(path, map_location="cpu", weights_only=True, mmap=start.startswith(b"PK"))
+    # torch.load raises many kinds of errors for files that it cannot read.
     except Exception as error:
         raise UserError(
             f"{path}: not a torch file of plain tensors ({reason_of(error)}): save model.state_dict() with torch.save, "
@@ -162,12 +165,14 @@ def named_tensors(values: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]
 
 def best_fit(in_file: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> tuple[Fit, list[str]]:
     """Returns the prefix whose tensors fit a backbone best, and other prefixes that fit as well."""
+    # Each tensor votes for the prefixes without which it has a name of the backbone.
     votes = Counter(
         name[: len(name) - len(ending)]
         for name in in_file
         for ending in endings(name)
         if ending in expected and not ending.endswith(COUNTERS)
     )
+    # Eight are enough: prefixes with few votes are coincidences.
     fits = [fit_below(prefix, in_file, expected) for prefix, _ in votes.most_common(8)]
     best = max(fits, key=lambda fit: fit.rank, default=fit_below("", in_file, expected))
     return best, [fit.prefix for fit in fits if fit is not best and fit.rank[:2] == best.rank[:2]]
@@ -180,6 +185,7 @@ def endings(name: str) -> Iterator[str]:
 
 
 def fit_below(prefix: str, in_file: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> Fit:
+    """Compares the tensors below a prefix of a file with those of a backbone."""
     present = {name: in_file[prefix + name] for name in expected if prefix + name in in_file}
     fitting = {name: tensor for name, tensor in present.items() if tensor.shape == expected[name].shape}
     return Fit(

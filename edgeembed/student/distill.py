@@ -116,6 +116,7 @@ def _train(
     )
     student.train()
     warn_if_batches_of_one(student, data.order.batch_size)
+    # Step costs: the time of a step grows with the area of its views.
     recorder = Recorder[StudentScores](
         run,
         command="distill",
@@ -139,11 +140,13 @@ def _train(
             # One optimiser step over `accumulate_steps` micro-batches.
             loss_sum = 0.0
             for micro in micro_batches(student, batch.image_B.size, train.accumulate_steps):
+                # Teacher and student embed the same views, each at its own input size.
                 teacher_BD = teacher_embeddings(batch, micro)
                 image_BCHW = batch.render(micro, view_px, device)
                 with autocast(device, train.precision):
                     student_BD = student(image_BCHW)
                 loss = objective(student_BD, teacher_BD, image_B=batch.image_B[micro])
+                # Micro-batches may differ in size by one: the gradient is the mean over all images of the batch.
                 share = micro.size / batch.image_B.size
                 scaler.scale(loss * share).backward()
                 loss_sum += loss.item() * share
@@ -196,10 +199,13 @@ def build_run_student(recipe: DistillRecipe, teacher: Teacher, device: str) -> E
             dropout=recipe.student.dropout,
             grad_checkpointing=recipe.train.grad_checkpointing,
         )
+    # The smallest and the largest view of the run.
     student.require_view_sizes(recipe.image.view_px(0.0), recipe.image.view_px())
+    # The student learns the teacher's space, dimension by dimension.
     student.pca_rotated = teacher.pca_rotated
     student.to(device).to(memory_format=torch.channels_last)
     replace_slow_convolutions(student, device)
+    # Both networks are in memory where targets are computed in the loop.
     set_allocator(teacher.nbytes + sum(parameter.nbytes for parameter in student.parameters()))
     return student
 

@@ -38,6 +38,7 @@ def standardised_loss(student_BD: Tensor, teacher_BD: Tensor) -> Tensor:
     if len(teacher_BD) == 1:
         variance_D = variance_D + 1.0 / teacher_BD.shape[1]
     min_variance = MIN_VARIANCE_SHARE * variance_D.mean()
+    # 1e-12: in a batch of equal targets every variance is 0.
     return ((student_BD - teacher_BD) ** 2 / variance_D.clamp_min(min_variance + 1e-12)).mean()
 
 

@@ -69,8 +69,10 @@ class Objective:
         if not labelled.size:
             return student_BD.new_zeros(())
         label_L = torch.from_numpy(class_B[labelled]).to(student_BD.device)
+        # L labelled images, K classes; both sides are unit vectors.
         cosine_LK = student_BD[labelled] @ centre_KD.T
         loss = margin_loss(cosine_LK, label_L, margin=self.section.label_margin, scale=self.section.label_scale)
+        # From a mean over L images to one over the B images of the batch.
         return self.section.label * loss * (labelled.size / class_B.size)
 
 
@@ -88,9 +90,11 @@ def build_objective(recipe: DistillRecipe, manifest: Manifest, rows: Rows, teach
     if section.label:
         classes = read_json(teacher.path / "classes.json")["classes"]
         class_N = class_indices([(domain, label) for domain, label in classes], manifest, rows)
+        # With sub-centres, a class has no single centre that the margin could apply to.
         if centre_KD is not None and len(centre_KD) != len(classes):
             raise UserError(f"{teacher.path}: {len(centre_KD)} centres for {len(classes)} classes: set loss.label=0")
     if section.anchor_kl:
+        # Drawn with the seed of the targets: students with other seeds compare with the same anchors.
         drawn = np.sort(np.random.default_rng(recipe.targets.seed).permutation(rows.size)[: section.anchors])
         with stage(f"embedding {drawn.size} anchors with the teacher"):
             embedding_MD, _ = teacher.embed(manifest, rows[drawn], recipe, device)

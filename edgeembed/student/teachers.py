@@ -87,6 +87,7 @@ class Teacher(Protocol):
 def open_teacher(path: Path) -> Teacher:
     """Opens a teacher run, or a folder that `targets import` wrote. Raises UserError for anything else."""
     require_teacher(path)
+    # A teacher run has its stores further down, in targets/.
     return ImportedTeacher(path) if (path / "targets.json").is_file() else RunTeacher(path)
 
 
@@ -125,6 +126,7 @@ class RunTeacher:
     ) -> TargetFunction:
         self.network.requires_grad_(False).to(device).to(memory_format=torch.channels_last)
         store = open_store(recipe, self._key(recipe, manifest), self.path, num_views=num_views, num_visits=num_visits)
+        # At most the views that the store lacks are computed.
         if store is not None:
             num_images = min(num_images, store.key.num_images * num_views - store.count(num_views))
         precision = recipe.targets.precision
@@ -138,6 +140,7 @@ class RunTeacher:
             return None
         if self._cached_key is None:
             self._cached_key = target_key(recipe, manifest, self.network, self.space_id)
+        # The cached key may have been computed before `auto` was resolved.
         return self._cached_key.with_precision(recipe.targets.precision)
 
     def embed(self, manifest: Manifest, rows: Rows, recipe: DistillRecipe, device: str) -> tuple[FloatArray, Rows]:
@@ -160,10 +163,12 @@ class ImportedTeacher:
         self.store = open_imported_store(path)
         self.space_id = self.store.key.space_id
         self.origin = TeacherOrigin(path=str(path), backbone=read_json(path / SOURCE)["model"], params=None, data=None)
+        # Nothing is known about the order of the dimensions.
         self.pca_rotated = False
         self.dim, self.size_px, self.nbytes = self.store.key.dim, 0, 0
 
     def usable(self, image_N: Rows) -> Rows:
+        # View 0 stands for every view.
         return image_N[self.store.read(image_N, 0)[1]]
 
     def choose_precision(self, recipe: DistillRecipe, manifest: Manifest, *, device: str, kept: str | None) -> str:
@@ -182,6 +187,7 @@ class ImportedTeacher:
         device: str,
     ) -> TargetFunction:
         del num_views, num_visits, num_images
+        # Vectors are found by row number: the training rows and their files must be those of the import.
         if manifest.training_fingerprint != self.store.key.data:
             raise UserError(
                 f"{self.path}: embeddings of training images {self.store.key.data}, "
@@ -200,6 +206,7 @@ class ImportedTeacher:
 
         def targets(batch: ViewBatch, positions: Rows) -> Tensor:
             stored_BD, _ = self.store.read(batch.image_B[positions], 0)
+            # Float16 rounds the length too.
             return F.normalize(torch.from_numpy(stored_BD).to(device).float(), dim=1)
 
         return targets

@@ -41,6 +41,7 @@ class TrainingData:
         samples = []
         for step, number_B in enumerate(self.order.batches(first_step, self.total_steps), start=first_step):
             image_B, view_B = self.visits.samples(number_B, self.order.epoch(step))
+            # After its last view, an image is shown in its first one again.
             samples.append((image_B, view_B % self.num_views))
         return samples
 
@@ -69,7 +70,9 @@ def open_training_data(recipe: DistillRecipe, manifest: Manifest, rows: Rows, te
         log.warning("the teacher has no embedding of %d training images: left out", readable.size - usable.size)
     if usable.size < 2:
         raise UserError(f"{usable.size} of {len(files)} training images can be used, distillation needs at least 2")
+    # The manifest's `repeat`: several visits in an epoch, each in another view.
     visits = EpochVisits.from_images(np.repeat(usable, manifest.visits(rows)[usable]))
+    # The images of one optimiser step; its micro-batches are cut from them.
     batch_size = min(train.batch_size * train.accumulate_steps, len(visits))
     order = BatchOrder(num_images=len(visits), batch_size=batch_size, seed=train.seed)
     num_visits = train.epochs * int(visits.visits_per_epoch_V.max())

@@ -62,6 +62,7 @@ class Validation:
             self.untrained = {kind: scores.figures for kind, scores in untrained_scores.items()}
 
     def score(self, student: Network) -> StudentScores:
+        """Embeds the validation images with a student and scores it in both indexes."""
         protocol = self.protocol
         embedding_ND, kept = embed_files(
             student,
@@ -72,6 +73,7 @@ class Validation:
             precision=self.recipe.train.precision,
         )
         embedded = EmbeddedRows(embedding_ND=embedding_ND, row_N=protocol.rows[kept])
+        # The same queries, in the student's index and in the teacher's.
         symmetric, asymmetric = protocol.score(embedded, embedded), protocol.score(embedded, self.teacher)
         return StudentScores(
             scores={"symmetric": symmetric.scores, "asymmetric": asymmetric.scores},

@@ -30,6 +30,7 @@ class Replay:
     def batches(self, canvases: CanvasLoader, samples: Sequence[tuple[Rows, Rows]]) -> Iterator[ViewBatch]:
         """Yields one batch for each (images, their views), in order, without images that cannot be decoded."""
         partners = [self.partners(image_B, view_B, len(canvases.files)) for image_B, view_B in samples]
+        # An image and the one that it is mixed with are decoded in the same batch.
         to_decode = [
             np.concatenate([image_B, partner_B[partner_B >= 0]])
             for (image_B, _), partner_B in zip(samples, partners, strict=True)
@@ -41,6 +42,7 @@ class Replay:
                 replay=self,
                 view_B=view_B,
                 image_B=image_B,
+                # Mixed with an image that cannot be decoded: the view stays as it is.
                 partner_B=np.where(np.isin(partner_B, batch.image_B), partner_B, -1),
                 canvas_of={int(image): position for position, image in enumerate(batch.image_B)},
                 canvas_BCHW=batch.canvas_BCHW,
@@ -53,7 +55,9 @@ class Replay:
         """
         if not self.mix.mixes or num_images < 2:
             return np.full(len(image_B), -1, dtype=np.int64)
+        # One draw for a view of all images; draws 0 to 20 belong to `draw_views` and `mix_views`.
         draw_B = uniforms(self.seed, np.zeros_like(image_B), view_B, 22)[:, 21]
+        # The distance is at least 1 and below num_images: no image is its own partner.
         partner_B = (image_B + 1 + (draw_B * (num_images - 1)).astype(np.int64)) % num_images
         return np.where(are_mixed(self.mix, seed=self.seed, image_B=image_B, view=view_B), partner_B, -1)
 
@@ -79,6 +83,7 @@ class ViewBatch:
         view_BCHW = self._draw(image_B, view_B, shape_px, device)
         mixed = np.flatnonzero(partner_B >= 0)
         if mixed.size:
+            # An image without a partner is mixed with itself, which changes nothing.
             other_BCHW = view_BCHW.clone()
             other_BCHW[mixed] = self._draw(partner_B[mixed], view_B[mixed], shape_px, device)
             replay = self.replay

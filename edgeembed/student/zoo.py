@@ -55,6 +55,7 @@ def build_student(
         model = build(weights=weights)
     else:
         weights = "pretrained"
+        # Random where published weights cannot be downloaded, or there are none.
         try:
             model = build(weights=weights)
         except UserError as error:
@@ -77,4 +78,5 @@ def count_macs(model: Network) -> int:
     counter = FlopCounterMode(display=False)
     with eval_mode(model), counter, torch.no_grad():
         model(torch.zeros(1, 3, model.size_px, model.size_px))
+    # The counter counts a multiplication and an addition separately.
     return counter.get_total_flops() // 2

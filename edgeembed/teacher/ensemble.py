@@ -34,6 +34,7 @@ def build_ensemble(paths: Sequence[Path], weights: Sequence[float], run: RunFold
     members, origins = [], []
     for path in paths:
         model, origin = load_model(path)
+        # Not nested: `EnsembleModel.from_description` builds single networks as members.
         if isinstance(model, EnsembleModel) or origin.role != "teacher":
             raise UserError(f"{path}: expected a single teacher's run")
         members.append(model)
@@ -58,6 +59,7 @@ def build_ensemble(paths: Sequence[Path], weights: Sequence[float], run: RunFold
 
 
 def describe_input(model: EmbeddingModel) -> str:
+    """Describes a network's input images in words, for messages."""
     return f"{model.size_px} px in the image's own proportions" if model.keep_aspect else f"{model.size_px} px squares"
 
 
@@ -69,5 +71,6 @@ def save_common_head(paths: Sequence[Path], weights: Sequence[float], run: RunFo
     heads = [load_head(path) for path in paths]
     classes = heads[0].classes
     if all(head.classes == classes and len(head.centre_RD) == len(classes) for head in heads):
+        # Scaled as `EnsembleModel.forward` scales embeddings, so that centres and embeddings can be compared.
         parts = [weight * F.normalize(head.centre_RD, dim=1) for weight, head in zip(weights, heads, strict=True)]
         save_head(run.path, F.normalize(torch.cat(parts, dim=1), dim=1), classes)

@@ -38,6 +38,7 @@ def labelled_images(manifest: Manifest) -> LabelledImages:
             "needs at least 2: label more images, or distil from the embeddings of another model (`targets import`)"
         )
     class_N = class_indices(classes, manifest, row_N)
+    # Class -1 is an image without a label, from which a margin head learns nothing.
     row_N, class_N = row_N[class_N >= 0], class_N[class_N >= 0]
     return LabelledImages(row_N=row_N, files=[manifest.files[row] for row in row_N], class_N=class_N, classes=classes)
 
@@ -68,13 +69,16 @@ def render_labelled_views(
     height, width = canvas_BCHW.shape[2:]
     parameters = draw_views(recipe.augment, seed=seed, image_B=image_B, view=view_B)
     image_BCHW = render_views(canvas_BCHW, parameters, stage.view_shape(step, (height, width)))
+    # (1, B): an image that is not mixed has one class.
     label_TB = torch.from_numpy(class_N[image_B]).to(image_BCHW.device)[None]
     share_TB = torch.ones_like(label_TB, dtype=torch.float32)
     if recipe.mix.mixes:
+        # Mixed with images of the same batch, so that no further image is decoded.
         neighbour_BCHW = image_BCHW.roll(-1, dims=0)
         image_BCHW, neighbour_share_B = mix_views(
             image_BCHW, neighbour_BCHW, recipe.mix, seed=seed, image_B=image_B, view=view_B
         )
+        # (2, B): the image's class, then its neighbour's.
         label_TB = torch.cat([label_TB, label_TB.roll(-1, dims=1)])
         share_TB = torch.stack([1.0 - neighbour_share_B, neighbour_share_B])
     return LabelledViews(image_BCHW=image_BCHW, label_TB=label_TB, share_TB=share_TB)

@@ -35,22 +35,28 @@ def margin_loss(
     margin_TB = torch.as_tensor(margin, dtype=cosine_BK.dtype, device=cosine_BK.device).expand_as(label_TB)
     losses = []
     for label_B, margin_B in zip(label_TB, margin_TB, strict=True):
+        # Rounding can leave a cosine just outside [-1, 1], where no angle exists.
         target_B = cosine_BK.gather(1, label_B[:, None]).squeeze(1).clamp(-1.0, 1.0)
         if kind == "arcface":
             target_B = add_angle(target_B, margin_B)
         elif kind == "cosface":
             target_B = target_B - margin_B
+        # New logits for each of the T classes: the margin applies to one true class at a time.
         logits_BK = (scale * cosine_BK).scatter_(1, label_B[:, None], scale * target_B[:, None])
         losses.append(F.cross_entropy(logits_BK, label_B, reduction="none"))
     loss_TB = torch.stack(losses)
+    # Of a mixed image: the losses of its classes, weighted by their shares (Zhang et al. 2018, mixup).
     return (loss_TB if share_TB is None else share_TB * loss_TB).sum(dim=0).mean()
 
 
 def add_angle(cosine_B: Tensor, margin_B: Tensor) -> Tensor:
     """cos(theta + m); where theta + m would exceed pi, cos(theta) - m sin(m), which still falls with theta."""
     sine_B = (1.0 - cosine_B.square()).clamp_min(SIN_SQUARED_FLOOR).sqrt()
+    # cos(theta + m) by the addition theorem, without acos, whose gradient is infinite at cosines of -1 and 1.
     rotated_B = cosine_B * margin_B.cos() - sine_B * margin_B.sin()
+    # Beyond pi cos(theta + m) rises again: the loss would push an embedding further away from its centre.
     fallback_B = cosine_B - margin_B * margin_B.sin()
+    # cos(theta) > cos(pi - m) holds where theta + m < pi.
     return torch.where(cosine_B > (math.pi - margin_B).cos(), rotated_B, fallback_B)
 
 
@@ -88,6 +94,7 @@ class ClassCentres(nn.Module):
 
     @property
     def sparse(self) -> bool:
+        """Whether training samples the classes, so that the gradient is sparse."""
         return self.sample_rate < 1.0
 
     def forward(self, embedding_BD: Tensor, label_TB: Tensor) -> tuple[Tensor, Tensor]:
@@ -97,14 +104,18 @@ class ClassCentres(nn.Module):
         """
         weight_RD: Tensor = self.weight
         if self.sparse and self.training:
+            # Class numbers become columns of the S drawn classes, which are ascending.
             class_S = self.draw(label_TB)
             label_TB = torch.searchsorted(class_S, label_TB)
+            # (S,) to (R,): the sub-centres of a class are neighbouring rows.
             row_R = (class_S[:, None] * self.per_class + torch.arange(self.per_class, device=class_S.device)).flatten()
             weight_RD = F.embedding(row_R, self.weight, sparse=True)
+        # In bf16, cosines near 1 have steps of 0.004: times a scale of 30, that is 0.12 in a logit.
         with torch.autocast(embedding_BD.device.type, enabled=False):
             embedding_BD = embedding_BD.to(torch.promote_types(embedding_BD.dtype, torch.float32))
             cosine_BR = embedding_BD @ F.normalize(weight_RD, dim=1).T
         if self.per_class > 1:
+            # (B, R) to (B, K): the nearest sub-centre of each class counts.
             cosine_BR = cosine_BR.unflatten(1, (-1, self.per_class)).amax(dim=2)
         return cosine_BR, label_TB
 
@@ -112,6 +123,8 @@ class ClassCentres(nn.Module):
         """Classes of one step, ascending: all of the batch, and others at random up to `sample_rate` of all classes."""
         priority_K = torch.rand(self.num_classes, device=label_TB.device)
         present = label_TB.unique()
+        # Above every random priority, so that the classes of the batch are always drawn.
         priority_K[present] = 2.0
         count = max(len(present), round(self.sample_rate * self.num_classes))
+        # Ascending, as searchsorted in `forward` needs.
         return priority_K.topk(count, sorted=False).indices.sort().values

@@ -58,6 +58,7 @@ def build_networks(recipe: TeacherRecipe, images: LabelledImages, device: str) -
             per_class=recipe.head.centres_per_class,
             sample_rate=recipe.head.sample_rate,
         )
+    # Still on the CPU, where images of new classes are embedded for their centres.
     if warm_start is not None:
         warm_start_centres(
             centres,
@@ -68,11 +69,13 @@ def build_networks(recipe: TeacherRecipe, images: LabelledImages, device: str) -
             class_of_image=images.class_N,
             workers=recipe.train.workers,
         )
+    # Set before the copy, so that the average has both too.
     model.flip, model.scales = recipe.inference.flip, recipe.inference.scales
     average = copy.deepcopy(model).requires_grad_(False) if recipe.train.ema_decay is not None else None
     moments = Moments(model.dim)
     parts = {"model": model, "head": centres, "moments": moments}
     parts |= {"average": average} if average is not None else {}
+    # channels_last, as views are rendered: convolutions need not convert them.
     checkpointed = nn.ModuleDict(parts).to(device).to(memory_format=torch.channels_last)
     replace_slow_convolutions(checkpointed, device)
     set_allocator(sum(parameter.nbytes for parameter in checkpointed.parameters()))
@@ -105,6 +108,7 @@ def build_teacher(recipe: TeacherRecipe, first_stage: TeacherRecipe) -> Embeddin
 def require_input_sizes(recipe: TeacherRecipe) -> None:
     """Raises UserError where the backbone does not take the image size of a stage."""
     for _, settings in recipe.resolve_stages():
+        # Only plain squares can be tested before the network is built.
         if settings.image.patch_stride is None and not settings.image.keep_aspect:
             require_input_size(recipe.backbone.name, settings.image.size_px)
 
@@ -136,7 +140,9 @@ def set_up_stage(networks: TeacherNetworks, current: Stage) -> list[torch.optim.
 def freeze(recipe: TeacherRecipe, model: EmbeddingModel, centres: ClassCentres) -> None:
     """Puts the networks into training mode, except what a stage's recipe freezes: that computes as in evaluation."""
     parts = [(model.backbone, recipe.backbone.frozen), (model.neck, recipe.neck.frozen), (centres, recipe.head.frozen)]
+    # Whole parts first: it puts them into training mode, which would undo the partial freezing below.
     freeze_parts(parts)
+    # The modes of the containers alone: they decide on test-time averaging and the sampling of classes.
     model.training = centres.training = True
     if recipe.backbone.frozen_blocks:
         freeze_blocks(model.backbone, recipe.backbone.frozen_blocks)

@@ -45,6 +45,7 @@ class Moments(nn.Module):
     def covariance(self) -> Tensor:
         """(D, D), float64 on the CPU, as Apple's GPUs have no float64."""
         mean_D, second_DD = self.mean_D.cpu().double(), self.second_DD.cpu().double()
+        # A difference of nearly equal values, hence float64.
         return second_DD - torch.outer(mean_D, mean_D)
 
 
@@ -57,6 +58,7 @@ def rotate_by_pca(model: EmbeddingModel, centres: ClassCentres, moments: Moments
     if not isinstance(model.neck.batch_norm, nn.Identity):
         log.info("dimensions are not PCA-rotated: the neck ends in batch norm")
         return
+    # R (W x + b) = (R W) x + R b. The centres turn with the embeddings, so that their cosines stay.
     with torch.no_grad():
         rotation_DD = principal_axes(moments.covariance)
         projection.weight.copy_((rotation_DD @ projection.weight.cpu().double()).float())
@@ -68,6 +70,7 @@ def rotate_by_pca(model: EmbeddingModel, centres: ClassCentres, moments: Moments
 def principal_axes(covariance_DD: Tensor) -> Tensor:
     """(D, D), whose rows are the eigenvectors, largest variance first; the largest entry of each is positive."""
     _, axis_DD = torch.linalg.eigh(covariance_DD)
+    # eigh returns eigenvectors as columns, smallest variance first: now rows, largest first.
     axis_DD = axis_DD.flip(1).T
     # An eigenvector's sign is arbitrary, and libraries differ: fixed, so that a run gives the same space everywhere.
     largest_D1 = axis_DD.gather(1, axis_DD.abs().argmax(dim=1, keepdim=True))

@@ -52,6 +52,7 @@ class BackboneSection(Section):
 class NeckSection(Section):
     """Dropout -> Linear -> (BatchNorm) -> L2."""
 
+    # Dropout, dimensions and no batch norm: Huang & Li 2022. The challenge allowed at most 64 dimensions.
     dropout: float = Field(default=0.2, ge=0.0, lt=1.0, description="dropout rate on the backbone's features")
     dim: int = Field(default=64, ge=2, le=4096, description="embedding dimensions")
     batch_norm: bool = Field(default=False, description="batch norm after the projection")
@@ -65,6 +66,7 @@ class HeadSection(Section):
     """
 
     kind: MarginKind = Field(default="arcface", description="margin loss")
+    # Margin and scale as in the code of Huang & Li 2022, 2nd place of Google Universal Image Embedding.
     margin: float = Field(
         default=0.3,
         ge=0.0,
@@ -184,6 +186,7 @@ class TeacherRecipe(Section):
         return resolved
 
 
+# Prefixes of the keys that need no other network, class centres or data.
 STAGE_KEYS = (
     "augment.",
     "backbone.frozen",

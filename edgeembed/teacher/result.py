@@ -43,7 +43,9 @@ def save_teacher(
         # Where the neck was not trained, the space is that of the warm start: a rotation would change its id.
         if any(parameter.requires_grad for parameter in networks.model.neck.parameters()):
             rotate_by_pca(model, networks.centres, networks.moments)
+        # After the rotation, because the id covers the weights of the neck.
         identity = space_id(model)
+        # Before `finish_run`, which writes model.json: from then on the run counts as finished.
         save_head(run.path, networks.centres.weight, images.classes)
         origin = ModelOrigin(
             role="teacher",

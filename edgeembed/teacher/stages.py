@@ -83,6 +83,7 @@ class Stage:
         view_px = self.view_px(step)
         if not self.recipe.image.keep_aspect:
             return view_px, view_px
+        # The canvas's proportions at the area of the view, in multiples of 16 as in `aspect_shapes`.
         height, width = (max(16, round(side * view_px / canvas_side(self.recipe) / 16) * 16) for side in canvas_px)
         return height, width
 
@@ -101,6 +102,7 @@ def canvas_shapes(recipe: TeacherRecipe, files: Sequence[str]) -> Shapes:
     if not recipe.image.keep_aspect:
         return square_shapes(len(files), canvas_side(recipe))
     shapes_N2 = aspect_shapes(files, canvas_side(recipe), workers=recipe.train.workers)
+    # NumPy 2.0.0 gives the inverse a second dimension: hence `reshape(-1)`.
     _, group_N, count_G = np.unique(shapes_N2, axis=0, return_inverse=True, return_counts=True)
     shapes_N2[count_G[group_N.reshape(-1)] < recipe.train.batch_size] = canvas_side(recipe)
     if recipe.train.batch_size > 1:
@@ -124,6 +126,7 @@ def plan_stages(
         train = settings.train
         shapes_N2 = canvas_shapes(settings, files)
         sampling = settings.sampling
+        # The images that an epoch visits: readable, repeated as in the manifest, classes balanced.
         image_V = balanced(
             np.repeat(readable, visits_of_image[readable]),
             class_of_image,
@@ -131,6 +134,7 @@ def plan_stages(
             repeat_to=sampling.repeat_to,
             seed=train.seed,
         )
+        # The order of these visits. With kept proportions, a batch holds images of one shape.
         _, group_V = np.unique(shapes_N2[image_V], axis=0, return_inverse=True)
         order = BatchOrder(
             num_images=len(image_V),
@@ -139,6 +143,7 @@ def plan_stages(
             group_N=group_V.reshape(-1) if settings.image.keep_aspect else None,
             first_epoch=first_epoch,
         )
+        # `max_steps` counts over all stages; 2**62 stands for no limit.
         end = min(begin + train.epochs * order.steps_per_epoch, recipe.train.max_steps or 2**62)
         if end > begin:
             stages.append(

@@ -56,6 +56,7 @@ def _train(recipe: TeacherRecipe, manifest: Manifest, run: RunFolder, *, resume:
     validation = plan_validation(recipe.eval, manifest)
     device = pick_device(recipe.train.device)
     train = resolve_train_precision(recipe.train, run, device, resume=resume)
+    # The run folder records the resolved precision, which a resume on another machine keeps.
     recipe = recipe.model_copy(update={"train": train})
     begin_run(run, recipe, {"data": data_input(manifest)}, resume=resume)
     if run.finished:
@@ -91,6 +92,7 @@ def _train(recipe: TeacherRecipe, manifest: Manifest, run: RunFolder, *, resume:
 
     with recorder:
         for current in stages:
+            # A resumed run: it has finished this stage.
             if first_step > current.end:
                 continue
             # A new stage: what it freezes, its image sizes, optimisers and margins.
@@ -98,12 +100,14 @@ def _train(recipe: TeacherRecipe, manifest: Manifest, run: RunFolder, *, resume:
             optimizers = set_up_stage(networks, current)
             parameters = [each for each in networks.checkpointed.parameters() if each.requires_grad]
             first_margin_K = current.first_margins(num_images_K).to(device)
+            # Once, in the stage in which training begins: the estimate includes the later stages.
             if current.begin <= first_step < current.end:
                 warn_if_teacher_too_slow(model, current, stages, first_step=first_step, device=device)
 
             # A resumed run: its checkpoint fits the networks and optimisers of the stage in which it was saved.
             if first_step > current.begin:
                 restore(run, networks, optimizers, scaler)
+                # Saved exactly between two stages: restored here, trained on in the next stage.
                 if first_step == current.end and current is not stages[-1]:
                     continue
             if not np.array_equal(canvases.shapes_N2, current.shapes_N2):
@@ -132,8 +136,10 @@ def _train(recipe: TeacherRecipe, manifest: Manifest, run: RunFolder, *, resume:
                     # Each weight is used once in a pass: autocast would keep a copy of it in bf16 for nothing.
                     with autocast(device, train.precision, cache_enabled=False):
                         embedding_BD = model(views.image_BCHW)
+                    # For the PCA rotation after the last step.
                     networks.moments.add(embedding_BD, step=step)
                     cosine_BK, column_TB = centres(embedding_BD, views.label_TB)
+                    # Margins go by class number, not by column: Partial FC numbers the classes of a step anew.
                     loss = margin_loss(
                         cosine_BK,
                         column_TB,
@@ -142,6 +148,7 @@ def _train(recipe: TeacherRecipe, manifest: Manifest, run: RunFolder, *, resume:
                         kind=settings.head.kind,
                         share_TB=views.share_TB,
                     )
+                    # Micro-batches may differ in size by one: the gradient is the mean over all images of the batch.
                     share = micro.size / batch.image_B.size
                     scaler.scale(loss * share).backward()
                     loss_sum += loss.item() * share
@@ -213,6 +220,7 @@ def warn_if_teacher_too_slow(
     warn_if_too_slow(
         model,
         name=current.recipe.backbone.name,
+        # The last view of a stage is its largest.
         size_px=current.view_px(current.end - 1),
         num_images=sum(each.num_images_from(first_step) for each in stages),
         device=device,

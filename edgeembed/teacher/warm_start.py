@@ -23,7 +23,7 @@ from edgeembed.training.embed import embed_files
 
 log = logging.getLogger(__name__)
 
-IMAGES_PER_NEW_CENTRE = 20
+IMAGES_PER_NEW_CENTRE = 20  # each costs a forward pass on the CPU before training starts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +44,7 @@ def load_warm_start(recipe: TeacherRecipe) -> tuple[EmbeddingModel, WarmStart]:
     model, origin = load_model(path)
     if isinstance(model, EnsembleModel):
         raise UserError(f"continue_from = {str(path)!r}: an ensemble cannot be trained: continue one of its teachers")
+    # These keys define the network; all others may differ from those of the earlier run.
     for key, in_recipe, in_teacher in (
         ("backbone.name", recipe.backbone.name, model.name),
         ("backbone.pooling", recipe.backbone.pooling, model.pooling),
@@ -61,6 +62,7 @@ def load_warm_start(recipe: TeacherRecipe) -> tuple[EmbeddingModel, WarmStart]:
             f"head.centres_per_class = {recipe.head.centres_per_class}: {path} has {len(head.centre_RD)} centres for "
             f"{len(head.classes)} classes"
         )
+    # Both matter in training alone: the recipe decides, not the earlier run.
     model.neck.dropout.p = recipe.neck.dropout
     if recipe.train.grad_checkpointing:
         model.backbone.set_grad_checkpointing(True)  # type: ignore[operator]
@@ -77,13 +79,15 @@ def warm_start_centres(
     class_of_image: Rows,
     workers: int,
 ) -> None:
-    """Fills the centres: known classes keep theirs; a new one starts at the mean embedding of some of its images
-    (imprinting, Qi et al. 2018).
+    """Fills the centres: known classes keep theirs, new ones start at the mean embedding of some of their images.
+
+    This is imprinting (Qi et al. 2018).
     """
     number_of = {name: number for number, name in enumerate(warm_start.head.classes)}
     new = [number for number, name in enumerate(classes) if name not in number_of]
     log.info("%d classes of %s are trained further, %d are new", len(classes) - len(new), warm_start.path, len(new))
     with torch.no_grad():
+        # (K * C, D) to (K, C, D): the C sub-centres of a class are neighbouring rows.
         weight_KCD = centres.weight.view(len(classes), centres.per_class, -1)
         known_KCD = warm_start.head.centre_RD.view(len(number_of), centres.per_class, -1)
         for number, name in enumerate(classes):
@@ -91,13 +95,16 @@ def warm_start_centres(
                 weight_KCD[number] = known_KCD[number_of[name]]
         if not new:
             return
+        # The first images of each new class; M of them can be decoded.
         images = np.concatenate([np.flatnonzero(class_of_image == number)[:IMAGES_PER_NEW_CENTRE] for number in new])
         embedding_MD, position_M = embed_files(
             model, [files[image] for image in images], batch_size=32, workers=workers, device="cpu", precision="fp32"
         )
         class_M = class_of_image[images[position_M]]
+        # A step turns a long centre less than a short one: new ones must learn as fast as the known ones.
         length = warm_start.head.centre_RD.norm(dim=1).mean()  # new centres are as long as the known ones
         for number in new:
+            # A class of which no image can be decoded keeps its random centre.
             if (of_class := class_M == number).any():
                 mean_D = torch.from_numpy(embedding_MD[of_class].mean(axis=0))
                 spread_CD = 0.1 * length * F.normalize(weight_KCD[number], dim=1)  # centres of one class start apart

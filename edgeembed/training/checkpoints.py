@@ -29,14 +29,17 @@ def save_checkpoint(
 ) -> None:
     """Publishes checkpoints/step-XXXXXXXX by rename and removes all but the newest `keep`."""
     final = run.path / "checkpoints" / f"step-{step:08d}"
+    # A resumed run repeats its steps exactly: the checkpoint of this step would be the same.
     if final.exists():
         return
     with whole_folder(final) as unfinished:
         save_tensors(unfinished / "model.safetensors", model.state_dict())
+        # Optimisers keep their state by parameter object; names stay valid in another process.
         names = {id(parameter): name for name, parameter in model.named_parameters()}
         slots: dict[str, Tensor] = {}
         for parameter, values in (item for optimizer in optimizers for item in optimizer.state.items()):
             for key, value in values.items():
+                # A count of steps may be a Python number, which a safetensors file cannot hold.
                 slots[f"{names[id(parameter)]}:{key}"] = value if isinstance(value, Tensor) else torch.tensor(value)
         save_tensors(unfinished / "optimizer.safetensors", slots)
         write_json(unfinished / "state.json", {"step": step, **state})

@@ -22,4 +22,5 @@ def update_average(average: nn.Module, model: nn.Module, *, decay: float) -> Non
 
 def warmed_up_decay(decay: float, step: int) -> float:
     """The decay of an average at a step: smaller in the first steps, so that the average forgets its start quickly."""
+    # As TensorFlow's ExponentialMovingAverage with `num_updates`.
     return min(decay, (1 + step) / (10 + step))

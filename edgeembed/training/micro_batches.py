@@ -24,9 +24,11 @@ def micro_batches(model: nn.Module, num_images: int, accumulate_steps: int) -> I
     """
     layers = batch_norms(model)
     if layers:
+        # At least two images each: a single one has no variance over the batch.
         accumulate_steps = min(accumulate_steps, max(1, num_images // 2))
     with eval_mode(nn.ModuleList(layers if num_images == 1 else [])):
         for micro_M in np.array_split(np.arange(num_images), accumulate_steps):
+            # `array_split` gives empty parts where there are fewer images than parts.
             if micro_M.size:
                 yield micro_M
 

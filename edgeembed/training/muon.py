@@ -71,10 +71,12 @@ class Muon(torch.optim.Optimizer):
             state = self.state[parameter]
             if "momentum_buffer" not in state:
                 state["momentum_buffer"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+            # Nesterov: the update is the gradient, moved towards the momentum that already includes it.
             buffer = state["momentum_buffer"].lerp_(parameter.grad, 1.0 - momentum)
             updates.append(parameter.grad.lerp(buffer, momentum).reshape(rows, columns))
         orthogonal_NRC = self._orthogonal(torch.stack(updates))
         for parameter, update_RC in zip(parameters, orthogonal_NRC, strict=True):
+            # Decoupled weight decay, as in AdamW.
             parameter.mul_(1.0 - group["lr"] * group["weight_decay"])
             parameter.sub_(update_RC.reshape(parameter.shape), alpha=group["lr"])
 
@@ -98,15 +100,19 @@ def newton_schulz_by_gram(matrix_NRC: Tensor) -> Tensor:
     Each iteration multiplies X by P(G), where G = X X^T is the Gram matrix. All of these commute, so the iterations run
     on the small square G alone, and X is multiplied once, by their product.
     """
+    # With rows as the smaller side, the Gram matrix is the smaller of the two.
     if matrix_NRC.shape[1] > matrix_NRC.shape[2]:
         return newton_schulz_by_gram(matrix_NRC.mT).mT
+    # All singular values become at most 1, where the iteration converges.
     matrix_NRC = matrix_NRC / matrix_NRC.norm(dim=(1, 2), keepdim=True).clamp_min(MUON_EPS)
     gram_NRR = matrix_NRC @ matrix_NRC.mT
     product_NRR: Tensor | None = None
     for first, third, fifth in QUINTIC:
+        # P(G) = a I + b G + c G^2.
         factor_NRR = torch.baddbmm(gram_NRR, gram_NRR, gram_NRR, beta=third, alpha=fifth)
         factor_NRR.diagonal(dim1=1, dim2=2).add_(first)
         product_NRR = factor_NRR if product_NRR is None else factor_NRR @ product_NRR
+        # (P X) (P X)^T = P G P, as P is symmetric.
         gram_NRR = factor_NRR @ gram_NRR @ factor_NRR
     assert product_NRR is not None
     return product_NRR @ matrix_NRC

@@ -37,6 +37,7 @@ def build_optimizers(
 
     def add(parameters: Iterable[nn.Parameter], lr_factor: float, *, muon: bool = section.kind == "muon") -> None:
         trained = [parameter for parameter in parameters if parameter.requires_grad]
+        # With weight decay by Muon, with weight decay by the other optimiser, exempt from both.
         for decayed, by_muon in ((True, True), (True, False), (False, False)):
             chosen = [
                 p for p in trained if (id(p) not in exempt, decayed and muon and is_matrix(p)) == (decayed, by_muon)
@@ -47,6 +48,7 @@ def build_optimizers(
                 group = {"params": chosen, "lr": lr, "base_lr": lr, "weight_decay": weight_decay}
                 (muon_groups if by_muon else groups).append(group)
 
+    # Backbone: its last block has the whole learning rate, each earlier one that of the next times `layer_decay`.
     if section.layer_decay < 1.0:
         blocks = blocks_by_depth(backbone)
         for block, parameters in enumerate(blocks):
@@ -54,6 +56,7 @@ def build_optimizers(
     else:
         add(backbone.parameters(), section.backbone_lr_factor)
     add(neck.parameters(), 1.0)
+    # Class centres: never by Muon, as Jordan et al. 2024 advise for output layers.
     head_parameters = [parameter for parameter in head.parameters() if parameter.requires_grad] if head else []
     if not sparse_head:
         add(head_parameters, section.head_lr_factor, muon=False)
@@ -66,6 +69,7 @@ def build_optimizers(
         optimizers.append(torch.optim.SGD(groups, lr=section.lr, momentum=section.momentum, fused=True))
     elif groups:
         optimizers.append(torch.optim.AdamW(groups, lr=section.lr, betas=section.betas, fused=True))
+    # SparseAdam has no weight decay, which would change every row in every step.
     if sparse_head and head_parameters:
         lr = section.lr * section.head_lr_factor
         sparse = {"params": head_parameters, "lr": lr, "base_lr": lr}
@@ -99,7 +103,9 @@ def optimizer_step(
         return 0.0
     for optimizer in optimizers:
         scaler.unscale_(optimizer)
+    # Of the unscaled gradients: the norm must not depend on the loss scale.
     norm = clip_gradients(parameters, clip_norm).item()
+    # At the smallest scale an infinite norm is a diverged run, not a scale that is too large.
     overflowed = scaler.is_enabled() and not math.isfinite(norm) and scaler.get_scale() > MIN_LOSS_SCALE
     if not (math.isfinite(loss) and (math.isfinite(norm) or overflowed)):
         raise CheckFailed(

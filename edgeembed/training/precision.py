@@ -29,7 +29,7 @@ CPU_BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})  # x86, x86, ARM
 BF16_CAPABILITY = (8, 0)  # NVIDIA GPUs from Ampere on compute bf16 natively
 MEASURED_ROUNDS = 5
 EMULATED_FACTOR = 1.25  # a native small step takes 0.55 to 0.7 of its time in fp32, emulated 6 to 8 times
-MIN_LOSS_SCALE = 2.0**-10
+MIN_LOSS_SCALE = 2.0**-10  # at a scale this small, the gradients overflow by themselves
 
 
 def choose_precision(
@@ -48,6 +48,7 @@ def choose_precision(
     else:
         precision, reason = requested, "as the recipe says"
     log.info("%s: %s on %s (%s)", key, precision, device, reason)
+    # A format that was just chosen here is native; a requested or kept one may be emulated.
     if requested != "auto" or kept is not None:
         warn_if_emulated(
             precision,
@@ -121,6 +122,7 @@ def step_time_relative_to_fp32(precision: str) -> float:
 
 def autocast(device: str, precision: str, *, cache_enabled: bool = True) -> torch.autocast:
     """A context in which convolutions and matrix products compute in a format."""
+    # Disabled for fp32: on a CPU, autocast warns about float32 as its format.
     lower = precision != "fp32"
     return torch.autocast(device, DTYPES[precision] if lower else None, enabled=lower, cache_enabled=cache_enabled)
 

@@ -63,7 +63,9 @@ class Recorder(Generic[EvaluationT]):
         keep_checkpoints: int,
         time_left_remark: str = "",
     ) -> None:
-        """`command` resumes the run: "teacher-train" or "distill". `first_step`: how many steps a resumed run has done;
+        """Prepares the log of a run, or of the rest of a resumed one.
+
+        `command` resumes the run: "teacher-train" or "distill". `first_step`: how many steps a resumed run has done;
         metrics that it logged after them are dropped. `step_costs`: see TimeLeft; one for each step.
 
         `eval_every` and `checkpoint_every` are in steps, 0 for never. `time_left_remark` is added to the estimates.
@@ -81,6 +83,7 @@ class Recorder(Generic[EvaluationT]):
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Recorder[EvaluationT]:
+        # Left in reverse order: signals end the process again only after the log is closed.
         self._stop = self._stack.enter_context(stop_request())
         self._writer = self._stack.enter_context(tensorboard_writer(self.run, self.first_step))
         self._progress = self._stack.enter_context(progress_bar("{task.fields[note]}"))
@@ -106,6 +109,7 @@ class Recorder(Generic[EvaluationT]):
         self._time_left.add(step, now_s)
         self._progress.update(self._task, completed=step, note=f"{note}  {speed}")
         self._estimate(step, now_s)
+        # A terminal has the progress line; a log file gets a line every 30 seconds.
         if not self._progress.console.is_terminal and now_s - self._logged_s > LOG_EVERY_SECONDS:
             self._logged_s = now_s
             left = duration(self._time_left.seconds(step, now_s))
@@ -172,6 +176,7 @@ class Recorder(Generic[EvaluationT]):
             and now_s - self._first_step_done_s > FORECAST_AFTER_SECONDS
         ):
             self._estimate_given = True
+            # Without the first step, which includes work that is done only once.
             seconds_per_step = (now_s - self._first_step_done_s) / (step - self.first_step - 1)
             self._log_estimate(step, now_s, f"{seconds_per_step:.2f} s per step so far")
         if step == self.first_step + 1 < self.total_steps and self.seconds > LONG_STEP_SECONDS:
@@ -182,8 +187,9 @@ class Recorder(Generic[EvaluationT]):
         log.info("about %s left without evaluations (%s)%s", left, basis, self._time_left_remark)
 
     def _log_scalars(self, step: int, values: Mapping[str, float | None]) -> None:
-        """Leaves out None (a score that could not be computed) and what is not finite (the gradient norm of a step that
-        was skipped in fp16).
+        """Writes values to metrics.jsonl and TensorBoard, without None and those that are not finite.
+
+        None is a score that could not be computed; the gradient norm of a step skipped in fp16 is not finite.
         """
         finite = {name: value for name, value in values.items() if value is not None and math.isfinite(value)}
         self.run.log({"step": step, **finite, "images_per_second": round(self._images_per_second, 1)})
@@ -199,6 +205,7 @@ def tensorboard_writer(run: RunFolder, first_step: int) -> Iterator[SummaryWrite
     """A TensorBoard writer for the steps after `first_step`; the end of the block closes it."""
     from torch.utils.tensorboard import SummaryWriter  # takes a second to import: not before a run really starts
 
+    # `purge_step` hides what a killed run logged after its last checkpoint.
     writer = SummaryWriter(str(run.path / "tensorboard"), purge_step=first_step)
     try:
         yield writer

@@ -53,6 +53,7 @@ def begin_run(run: RunFolder, recipe: Section, inputs: Mapping[str, RunInput], *
     `inputs` are by name, `data` and `teacher`. Raises UserError that names every key and input that differs.
     """
     run.check_start(resume=resume)
+    # A failed start has trained nothing, so that recipe and inputs may differ.
     if run.started and not run.checkpoints() and not run.finished:
         log.warning("%s: holds a run without checkpoints: starting again", run.path)
     elif run.started:
@@ -135,6 +136,7 @@ def _differing_inputs(run: RunFolder, config_yaml: str, inputs: Mapping[str, Run
         in_run = {"teacher": RunInput(id=header[1], path=None), "data": RunInput(id=header[2], path=None)}
     for name, requested in inputs.items():
         recorded = in_run.get(name)
+        # None: the version that began the run did not record it.
         if recorded is None or recorded.id == requested.id:
             continue
         text = f"{name} is {_describe(recorded)} in the run, {_describe(requested)} requested"

@@ -11,6 +11,7 @@ def learning_rate_factor(step: int, *, steps_per_epoch: int, total_steps: int, s
     Without `decay_epochs` the decay lasts from the end of the warm-up to the end of the stage. With it, the decay lasts
     so many epochs, of which earlier stages have had `decay_first_epoch`; a warm-up replaces its first part.
     """
+    # At least the last step is part of the decay.
     warmup = min(section.warmup_epochs * steps_per_epoch, total_steps - 1)
     if step < warmup:
         return section.warmup_start_factor + (1.0 - section.warmup_start_factor) * step / warmup

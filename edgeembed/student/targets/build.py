@@ -49,10 +49,12 @@ def build_targets(recipe: DistillRecipe, manifest: Manifest, teacher_path: Path)
     if recipe.targets.store == "none":
         raise UserError("targets.store = 'none': name a folder, or leave it unset, to store targets")
     manifest.require_files()
+    # torchrun sets RANK, LOCAL_RANK and WORLD_SIZE; without it there is one process.
     rank = int(os.environ.get("RANK", "0"))
     teacher, origin = load_model(teacher_path)
     device = move_to_device(teacher, recipe.train.device)
     key = target_key(recipe, manifest, teacher, origin.space_id)
+    # The precision is part of the key: `auto` is resolved before the folder is known.
     precision = choose_targets_precision(recipe, key, teacher_path, device=device)
     key = key.with_precision(precision)
     folder = store_folder(recipe, key, teacher_path)
@@ -72,6 +74,7 @@ def _fill(
     key, precision = store.key, store.key.augmentation["precision"]
     num_views = recipe.targets.views
     files = training_files(manifest)
+    # Each of several processes would keep all canvases in memory and use only its share of them.
     canvases = open_canvases(
         files,
         shapes_N2=square_shapes(len(files), key.augmentation["canvas_px"]),
@@ -97,6 +100,7 @@ def _fill(
         for batch in track(replay_of(recipe).batches(canvases, samples), "targets", total=len(samples)):
             provider.targets(batch, np.arange(batch.image_B.size))  # which stores them
             computed += batch.image_B.size
+            # Each row is valid by itself, so that a stop loses nothing.
             if stop.signum is not None:
                 store.flush()
                 raise Interrupted(stop.signum, f"{computed} of {total} targets added to {store.folder}, run it again")
@@ -121,6 +125,7 @@ def missing_images(store: TargetStore, image_B: Rows, view: int) -> Rows:
 def move_to_device(teacher: Network, requested: str) -> str:
     """Moves a teacher to a device and returns the device's name. Under torchrun each process has its own GPU."""
     device = pick_device(requested)
+    # From here on, "cuda" is the GPU of this process.
     if device == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     teacher.requires_grad_(False).to(device).to(memory_format=torch.channels_last)

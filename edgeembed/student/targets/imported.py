@@ -42,6 +42,7 @@ def import_targets(path: Path, manifest: Manifest, out: Path, *, model: str | No
     if out.exists() and any(out.iterdir()):
         raise UserError(f"{out}: is not empty: name a new folder with --out")
     embeddings = read_vectors(path, model=model)
+    # Which row of the file belongs to each row of the manifest.
     position_N = match_rows(path, embeddings, manifest, np.arange(len(manifest)))
     train = manifest.training_rows()
     train_position_N = position_N[train]
@@ -51,9 +52,11 @@ def import_targets(path: Path, manifest: Manifest, out: Path, *, model: str | No
             f"{path}: has embeddings of {images.size} of {train.size} training images; "
             f"its paths begin with {embeddings.paths[0]}, the manifest's with {manifest.path[train[0]]}"
         )
+    # The store: one vector for each training image, as view 0, which stands for every view.
     key = TargetKey(
         space_id=embeddings.space_id,
         data=manifest.training_fingerprint,
+        # Of all images: vectors of val and test images are kept too.
         images=images_id(manifest.files, by="stat"),
         num_images=int(train.size),
         dim=embeddings.embedding_ND.shape[1],
@@ -62,6 +65,7 @@ def import_targets(path: Path, manifest: Manifest, out: Path, *, model: str | No
     store = TargetStore(out, key)
     store.write(images, 0, embeddings.embedding_ND[train_position_N[images]])
     store.flush()
+    # Vectors of all matched rows, so that a student can be scored beside this teacher.
     matched = np.flatnonzero(position_N >= 0)
     write_embeddings(
         out / VECTORS,
@@ -117,6 +121,7 @@ def match_rows(source: Path, embeddings: Embeddings, manifest: Manifest, rows: R
     num_repeated = 0
     for number, row in enumerate(rows):
         file = manifest.files[row]
+        # realpath looks at the disk: only where the written path is not found.
         found = positions(manifest.path[row], file) or positions(os.path.realpath(file))
         if found:
             position_N[number] = found[0]
@@ -163,7 +168,9 @@ def read_vectors(path: Path, *, model: str | None = None) -> Embeddings:
             "leave these images out, or compute them again"
         )
     unit_ND: FloatArray = np.ascontiguousarray(vector_ND / length_N1)
+    # Files of other programs may use these keys for something else.
     is_own_format = metadata.get("schema") == SCHEMA and "space_id" in metadata
+    # No path contains NUL, so that different lists of paths never give the same bytes.
     digest = hashlib.sha256("\0".join(paths).encode("utf-8", "surrogateescape") + unit_ND.tobytes()).hexdigest()[:16]
     return Embeddings(
         embedding_ND=unit_ND,
@@ -180,6 +187,7 @@ def _parquet(path: Path) -> tuple[list[str], npt.NDArray[Any], dict[str, str]]:
         paths = [str(name) for name in table.column("path").to_pylist()]
     except (pa.ArrowException, KeyError, OSError) as error:
         raise UserError(f"{path}: not Parquet with columns path and embedding ({error})") from None
+    # The column is read as one array for each row.
     if len({vector.shape for vector in numbers}) != 1:
         raise UserError(f"{path}: column embedding must hold lists of numbers, all of one length")
     if not np.issubdtype(numbers[0].dtype, np.floating):
@@ -192,16 +200,19 @@ def _safetensors(path: Path) -> tuple[list[str], npt.NDArray[Any], dict[str, str
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             metadata: dict[str, str] = file.metadata() or {}
+            # From the header, before the tensor is read: NumPy has no bfloat16.
             dtype = str(file.get_slice("embedding").get_dtype())
             if dtype not in FLOAT_DTYPES:
                 expected = "float16, bfloat16, float32 or float64"
                 raise UserError(f"{path}: tensor embedding is {dtype}, expected {expected}: convert it")
             blob, offsets = file.get_tensor("paths"), file.get_tensor("path_offsets")
             embedding_ND = file.get_tensor("embedding") if dtype != "BF16" else read_bfloat16(path, "embedding")
+    # A UserError is a ValueError, which the next clause would replace.
     except UserError:
         raise
     except (safetensors.SafetensorError, OSError, TypeError, ValueError) as error:
         raise UserError(f"{path}: not safetensors with embedding, paths and path_offsets ({error})") from None
+    # Other programs may write another integer type than `unpack_texts` takes.
     if np.issubdtype(offsets.dtype, np.integer):
         offsets = offsets.astype(np.int64)
     return list(unpack_texts(path, blob, offsets)), embedding_ND, metadata
@@ -210,6 +221,7 @@ def _safetensors(path: Path) -> tuple[list[str], npt.NDArray[Any], dict[str, str
 def read_bfloat16(path: Path, name: str) -> FloatArray:
     """Reads a bfloat16 tensor as float32. Numpy has no bfloat16, whose bits are the upper half of a float32's."""
     with path.open("rb") as file:
+        # Safetensors: 8 bytes of header length, the JSON header, then the data.
         size = int.from_bytes(file.read(8), "little")
         entry = json.loads(file.read(size))[name]
     shape, (begin, end) = tuple(entry["shape"]), entry["data_offsets"]

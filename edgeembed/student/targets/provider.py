@@ -45,6 +45,7 @@ class TargetProvider:
         view_B = batch.view_B[positions]
         target_BD, stored_B = self.store.read(image_B, view_B)
         if not stored_B.all():
+            # Rounded to float16 at once, so that a target is the same at its first use and at later ones.
             target_BD[~stored_B] = self.compute(batch, positions[~stored_B]).cpu().numpy()
             self.store.write(image_B[~stored_B], view_B[~stored_B], target_BD[~stored_B])
         # Float16 rounds the length too.
@@ -52,6 +53,7 @@ class TargetProvider:
 
     def compute(self, batch: ViewBatch, positions: Rows) -> Tensor:
         """Runs the teacher on the views at some positions of a batch; (len(positions), D) float32."""
+        # The teacher's input shape for each image.
         shape_B2 = self.shapes_N2[batch.image_B[positions]]
         target_BD = torch.zeros(len(positions), self.teacher.dim, device=self.device)
         # All images have one shape, unless the teacher keeps proportions.
@@ -74,12 +76,14 @@ def training_canvas_px(recipe: DistillRecipe, teacher_px: int) -> int:
 
 
 def replay_of(recipe: DistillRecipe) -> Replay:
+    """Returns what draws the views of a recipe, which have a seed of their own."""
     return Replay(augment=recipe.augment, mix=recipe.mix, seed=recipe.targets.seed)
 
 
 def target_key(recipe: DistillRecipe, manifest: Manifest, teacher: Network, space_id: str) -> TargetKey:
     """Returns the key of the targets that a recipe needs. Students of one input size share them."""
     inference = teacher.describe().inference
+    # Without student, loss and optimiser: targets do not depend on them.
     return TargetKey(
         space_id=space_id,
         data=manifest.training_fingerprint,
@@ -104,13 +108,14 @@ def choose_targets_precision(
 ) -> str:
     """Returns the precision in which the teacher computes.
 
-    If the recipe says `auto`: that of the run which is resumed (`kept`), else that of a store which holds these targets
-    already, else the one that the device computes natively.
+    For `auto`: that of the run which is resumed (`kept`), else that of a store which holds these targets already, else
+    the one that the device computes natively.
     """
     requested, reason = recipe.targets.precision, "as the run began"
     if requested == "auto" and kept is None and key is not None:
         stored = stored_precisions(recipe, key, teacher_path)
         native, _ = native_precision(device)
+        # Targets that are stored in another format need not be computed again.
         if stored and native not in stored:
             kept, folder = next(iter(stored.items()))
             reason = f"as the targets in {folder}"
@@ -121,6 +126,7 @@ def stored_precisions(recipe: DistillRecipe, key: TargetKey, teacher_path: Path)
     """Returns the precisions in which a store holds a recipe's targets, each with the store's folder."""
     stored: dict[str, Path] = {}
     for precision in DTYPES:
+        # With `targets.store` set, all formats have one folder: its key tells which of them it holds.
         folder = store_folder(recipe, key.with_precision(precision), teacher_path)
         described = folder / "targets.json"
         if described.is_file():
@@ -131,6 +137,7 @@ def stored_precisions(recipe: DistillRecipe, key: TargetKey, teacher_path: Path)
 
 
 def with_targets_precision(recipe: DistillRecipe, precision: str) -> DistillRecipe:
+    """Returns the recipe with another `targets.precision`."""
     return recipe.model_copy(update={"targets": recipe.targets.model_copy(update={"precision": precision})})
 
 
@@ -161,6 +168,7 @@ def open_store(
         log.info("targets: the teacher embeds the views of every step, as targets.store = none says")
         return None
     folder = store_folder(recipe, key, teacher_path)
+    # No view would be read twice in this run.
     if section.store == "auto" and not folder.is_dir() and num_views >= num_visits:
         log.info(
             "targets: the teacher embeds each view, as no view recurs within %d epochs: not stored", recipe.train.epochs
@@ -171,6 +179,7 @@ def open_store(
     total = key.num_images * num_views
     num_stored = store.count(num_views)
     if num_stored < total:
+        # A complete store may be on a read-only disk.
         check_output_folder(folder, option="targets.store")
     log.info(
         "targets: %d images x %d views, each used up to %.3g times; %d of %d stored in %s (%.3g MB), the teacher "
@@ -181,4 +190,5 @@ def open_store(
 
 
 def store_folder(recipe: DistillRecipe, key: TargetKey, teacher_path: Path) -> Path:
+    """Returns the folder of a recipe's targets: `targets.store`, or the folder of this key below the teacher's run."""
     return teacher_path / "targets" / key.name if recipe.targets.store == "auto" else Path(recipe.targets.store)

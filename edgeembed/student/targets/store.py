@@ -59,9 +59,11 @@ class TargetKey:
             stored_value = stored.get(part)
             if stored_value == value:
                 continue
+            # The ids of image versions are hashes: the message gives the reason in words instead.
             if part == "images":
                 reason = describe_image_change(stored_value, value)
                 raise UserError(f"{folder}: {reason}: delete the folder, or name another one with targets.store")
+            # Name the one key of `augmentation` that differs.
             if isinstance(value, dict) and isinstance(stored_value, dict):
                 part, value, stored_value = next(
                     (f"{part}.{key}", value.get(key), stored_value.get(key))
@@ -98,6 +100,7 @@ class TargetStore:
         stored_BD = np.zeros((len(image_B), self.key.dim), np.float16)
         for number, positions in group_by_view(view, len(image_B)):
             rows_ND = self._view(number)
+            # Rows of a view without a file stay zero: not stored.
             if rows_ND is not None:
                 stored_BD[positions] = rows_ND[image_B[positions]]
         return stored_BD, stored_mask(stored_BD)
@@ -147,8 +150,10 @@ class TargetStore:
             if not path.is_file():
                 return None
             shape = (self.key.num_images, self.key.dim)
+            # Cut off when it was copied, or written for another number of images.
             if path.stat().st_size != HEADER_BYTES + shape[0] * shape[1] * 2:
                 raise UserError(f"{path}: {path.stat().st_size} bytes, not those of {shape} targets: delete the file")
+            # A store that is complete can be used from a read-only disk.
             mode: Any = "r+" if os.access(path, os.W_OK) else "r"
             self._views[view] = np.memmap(path, dtype=np.float16, mode=mode, offset=HEADER_BYTES, shape=shape)
         return self._views[view]
@@ -163,6 +168,7 @@ class TargetStore:
                 self.key.require_equal(read_json(described), self.folder)
             else:
                 write_json(described, {"schema": SCHEMA, **asdict(self.key)})
+            # Under a hidden name until it has its full size, so that no other process maps a shorter file.
             temporary = self.folder / f".view-{view:04d}.{os.getpid()}"
             try:
                 with temporary.open("wb") as file:
@@ -173,6 +179,7 @@ class TargetStore:
                     else:
                         file.truncate(HEADER_BYTES + size)
                     os.fsync(file.fileno())
+                # Not a rename: that would replace a file in which another process has stored rows by now.
                 with contextlib.suppress(FileExistsError):
                     os.link(temporary, self._path(view))
             finally:
@@ -191,6 +198,7 @@ def open_existing(folder: Path) -> TargetStore:
     """Opens the store in a folder with the key that it records. Raises UserError if the folder holds none."""
     described = read_json(folder / "targets.json")
     try:
+        # Stores of earlier versions do not record `images`.
         fields = {"images": None, **described}
         key = TargetKey(**{name: fields[name] for name in TargetKey.__dataclass_fields__})
     except KeyError as error:
@@ -208,6 +216,7 @@ def warn_about_outdated_store(folder: Path, key: TargetKey) -> None:
             stored = read_json(described)
         except UserError:
             continue  # an error names a damaged store when it is opened
+        # Equal in all but the image versions: the store that the user probably expects to be used.
         if {**stored, "schema": None, "images": None} == {**requested, "schema": None, "images": None}:
             reason = describe_image_change(stored.get("images"), key.images)
             log.warning("%s: %s: not used, computed anew in %s", described.parent, reason, folder)
@@ -220,6 +229,7 @@ def describe_image_change(stored: object, requested: object = None) -> str:
     """
     if stored is None:
         return "these targets are of an earlier version, which did not record the versions of images"
+    # Ids are `stat:HASH` or `content:HASH`.
     kind, requested_kind = (str(one).partition(":")[0] for one in (stored, requested or stored))
     if kind != requested_kind:
         return f"these targets were stored with targets.key = {kind}, not {requested_kind}"
@@ -245,6 +255,7 @@ def group_by_view(view: int | Rows, count: int) -> Iterator[tuple[int, Rows]]:
 
 def stored_mask(row_BD: HalfArray) -> npt.NDArray[np.bool_]:
     """Returns which rows of a view's file hold a target. A row that was never written is all zeros."""
+    # As integers: comparing float16 values with 0 takes several times as long.
     bits = np.ascontiguousarray(row_BD).view(np.uint16)
     mask_B: npt.NDArray[np.bool_] = np.bitwise_or.reduce(bits, axis=1) != 0
     return mask_B

@@ -31,8 +31,8 @@ from edgeembed.training.embed import input_shapes
 log = logging.getLogger(__name__)
 
 MIN_COSINE = 0.9999  # float16 alone leaves more than 0.999999
-MAX_LENGTH_ERROR = 1e-2
-STATS_IMAGES = 2000  # that the cosines of `describe_targets` are means over
+MAX_LENGTH_ERROR = 1e-2  # float16 alone changes a length by less than 1e-3
+STATS_IMAGES = 2000  # over which `describe_targets` takes its mean cosines
 
 
 def verify_targets(
@@ -46,6 +46,7 @@ def verify_targets(
     teacher, origin = load_model(teacher_path)
     store = open_existing(folder)
     require_verifiable(store, manifest, teacher_path, space_id=origin.space_id)
+    # All stored vectors are read; only a sample of them is computed again.
     with stage(f"reading {store.num_views()} views"):
         stored_P2, num_wrong = stored_pairs(store)
     if num_wrong:
@@ -53,6 +54,7 @@ def verify_targets(
             f"{folder}: {num_wrong} of {len(stored_P2)} stored vectors are not of length 1: delete the folder"
         )
     permutation = np.random.default_rng(seed).permutation(len(stored_P2))
+    # Ascending pairs read the file of each view from front to back.
     sample = np.sort(permutation[: pairs or max(1000, len(stored_P2) // 100)])
     stored_PD, computed_PD = compute_again(store, stored_P2[sample], manifest, teacher, workers=workers)
     if len(stored_PD) == 0:
@@ -79,6 +81,7 @@ def require_verifiable(store: TargetStore, manifest: Manifest, teacher_path: Pat
     `space_id`: the teacher's.
     """
     folder, key = store.folder, store.key
+    # Imported embeddings have no canvas: there is no network that could compute them again.
     if "canvas_px" not in key.augmentation:
         raise UserError(f"{folder}: imported embeddings: only those that a teacher run computed can be verified")
     if key.augmentation.get("rendering") != RENDERING_VERSION:
@@ -91,6 +94,7 @@ def require_verifiable(store: TargetStore, manifest: Manifest, teacher_path: Pat
             f"{folder}: targets of space {key.space_id} on data {key.data}, "
             f"but {teacher_path} is {space_id} and the training images {manifest.training_fingerprint}"
         )
+    # The rows are the same; now the image files themselves.
     manifest.require_files()
     if key.images is None:
         log.warning("%s: %s", folder, describe_image_change(None))
@@ -106,6 +110,7 @@ def compute_again(
     `sample_P2`: pairs of image and view. Images that cannot be read are left out.
     """
     augmentation = store.key.augmentation
+    # Views as the store records them, whatever the present recipe is.
     replay = Replay(
         augment=AugmentSection.model_validate({name: augmentation[name] for name in AugmentSection.model_fields}),
         mix=MixSection.model_validate({name: augmentation[name] for name in MixSection.model_fields}),
@@ -115,9 +120,11 @@ def compute_again(
     files = training_files(manifest)
     canvases = open_canvases(files, shapes_N2=square_shapes(len(files), augmentation["canvas_px"]), workers=workers)
     shapes_N2 = input_shapes(teacher, files, workers=workers)
+    # Without a store, so that every target is computed.
     provider = TargetProvider(teacher, None, shapes_N2, precision=augmentation["precision"], device=device)
     batches = [sample_P2[first : first + BATCH_SIZE] for first in range(0, len(sample_P2), BATCH_SIZE)]
     samples = [(pair_B2[:, 0], pair_B2[:, 1]) for pair_B2 in batches]
+    # Empty first parts: `concatenate` needs one even where no image can be read.
     stored = [np.zeros((0, store.key.dim), np.float32)]
     computed = [np.zeros((0, store.key.dim), np.float32)]
     for batch in track(replay.batches(canvases, samples), "computing targets again", total=len(samples)):
@@ -148,7 +155,9 @@ def describe_targets(folder: Path) -> dict[str, Any]:
     for view in range(1, num_views):
         other_ND, other_N = store.read(images, view)
         both = first_N & other_N
+        # Stored vectors have unit length, so that the sum of products is the cosine.
         between_views.append((first_ND[both].astype(np.float32) * other_ND[both].astype(np.float32)).sum(axis=1))
+    # None for fewer than two stored targets.
     spread = spread_of(first_ND[first_N].astype(np.float32))
     return {
         "store": str(folder),
