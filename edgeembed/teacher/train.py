@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from edgeembed.data.loader import CanvasLoader, open_training_canvases
 from edgeembed.data.manifest import Manifest, class_sizes
 from edgeembed.errors import UserError
 from edgeembed.eval_json import TeacherEvaluation, read_evaluation
+from edgeembed.evaluation import RetrievalProtocol
 from edgeembed.network.model import EmbeddingModel
 from edgeembed.progress import stage
 from edgeembed.run_folder import RunFolder
@@ -79,16 +81,7 @@ def _train(recipe: TeacherRecipe, manifest: Manifest, run: RunFolder, *, resume:
         checkpoint_every=train.checkpoint_every_steps,
         keep_checkpoints=train.keep_checkpoints,
     )
-
-    def validate() -> ValidationScores:
-        return evaluate(
-            networks.result,
-            validation,
-            batch_size=recipe.eval.batch_size,
-            workers=train.workers,
-            device=device,
-            precision=train.precision,
-        )
+    validate = bind_evaluation(recipe, networks, validation, device)
 
     with recorder:
         for current in stages:
@@ -198,6 +191,21 @@ def open_images(recipe: TeacherRecipe, manifest: Manifest, images: LabelledImage
     if readable.size < 2:
         raise UserError(f"{readable.size} of {len(images.files)} training images can be read, expected at least 2")
     return canvases, plan_stages(recipe, images.files, images.class_N, manifest.visits(images.row_N), readable)
+
+
+def bind_evaluation(
+    recipe: TeacherRecipe, networks: TeacherNetworks, protocol: RetrievalProtocol, device: str
+) -> Callable[[], ValidationScores]:
+    """A function that scores the network which the run will return, as it is when the function is called."""
+    return partial(
+        evaluate,
+        networks.result,
+        protocol,
+        batch_size=recipe.eval.batch_size,
+        workers=recipe.train.workers,
+        device=device,
+        precision=recipe.train.precision,
+    )
 
 
 def restore(
