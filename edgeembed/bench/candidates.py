@@ -48,11 +48,13 @@ def find_candidates(folders: Sequence[Path]) -> list[Candidate]:
 
     Raises CheckFailed for a changed file, UserError for a folder that is no bundle.
     """
+    # A folder that is named twice is measured once.
     bundles = [(folder, read_bundle(folder)) for folder in dict.fromkeys(folders)]
     names = [bundle.name for _, bundle in bundles]
     candidates = []
     for folder, bundle in bundles:
         name = bundle.name if names.count(bundle.name) == 1 else str(folder)
+        # All files before the first is measured: a changed file ends the bench at once.
         paths = {file.path: verified_file(folder, file) for file in bundle.files}
         for file in bundle.files:
             if not file.path.endswith(RUNNABLE):

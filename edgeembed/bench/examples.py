@@ -1,4 +1,4 @@
-"""Pictures of a few queries with the results of teacher and student, for the report."""
+"""Chooses a few queries and shows their results by teacher and student, for the report."""
 
 from __future__ import annotations
 
@@ -106,6 +106,7 @@ def _draw(rng: np.random.Generator, places: IntArray, count: int) -> list[int]:
 
 
 def _picture(protocol: RetrievalProtocol, row: int, *, is_right: bool | None = None) -> Picture:
+    # Twice the size, so that `fit` has pixels to average.
     image = load_rgb(protocol.manifest.files[row], at_least_px=2 * THUMBNAIL_PX)
     encoded = io.BytesIO()
     ImageOps.fit(image, (THUMBNAIL_PX, THUMBNAIL_PX)).save(encoded, "JPEG", quality=JPEG_QUALITY)
@@ -122,6 +123,7 @@ def as_sheet(examples: Sequence[Example]) -> Image.Image:
     for number, example in enumerate(examples):
         top = GAP_PX + number * block
         sheet.paste(example.query.image, (GAP_PX, top))
+        # About as many letters as fit below a picture.
         draw.text((GAP_PX, top + THUMBNAIL_PX + 4), example.query.label[:17], INK, font)
         for line, model in enumerate(models):
             y = top + line * (CELL_PX + CAPTION_PX)
@@ -131,5 +133,6 @@ def as_sheet(examples: Sequence[Example]) -> Image.Image:
                 colour = RIGHT if picture.is_right else WRONG
                 sheet.paste(picture.image, (x, y))
                 draw.rectangle((x, y, x + THUMBNAIL_PX, y + THUMBNAIL_PX), outline=colour, width=4)
+                # In words too, for readers who cannot tell the colours apart.
                 draw.text((x, y + THUMBNAIL_PX + 4), "right" if picture.is_right else "wrong", colour, font)
     return sheet

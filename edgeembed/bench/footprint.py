@@ -1,8 +1,8 @@
-"""Load time and peak memory of one model, measured in a process of its own.
+"""Measures load time and peak memory of one model, in a process of its own.
 
 Run as `python -m edgeembed.bench.footprint FILE --runtime R --threads N --height H --width W`; prints one JSON object.
-Imports no torch, unless the model is a teacher's run folder (runtime "torch"). The
-caller has verified the file's checksum.
+Imports no torch, unless the model is a teacher's run folder (runtime "torch"). The caller has verified the file's
+checksum.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ def probe(path: Path, *, runtime: str, threads: int | None, height: int, width: 
     command += [] if threads is None else ["--threads", str(threads)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False)
     if done.returncode != 0:
+        # The error itself is in the last line of the traceback.
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         raise RuntimeError(f"{path}: loading it in a process of its own failed: {last}")
     return Footprint(**json.loads(done.stdout.strip().splitlines()[-1]))  # runtimes may print before it

@@ -1,4 +1,4 @@
-"""How long one call takes, as percentiles of many calls: a mean would hide the few slow calls that users notice.
+"""Measures how long one call takes, in percentiles: a mean would hide the few slow calls that users notice.
 
 Timed with the garbage collector off, after a warm-up, on a monotonic clock of nanoseconds (MLPerf's single stream).
 """
@@ -32,6 +32,7 @@ class Latency:
 class Budget:
     """When to stop timing: after enough samples over enough time, or when `max_seconds` are over."""
 
+    # Of 200 calls two are slower than the p99, so that no single call decides it.
     min_samples: int = 200
     min_seconds: float = 2.0
     max_seconds: float = 10.0
@@ -40,6 +41,7 @@ class Budget:
     def measure(self, call: Callable[[], object]) -> Latency:
         """Times a call as often as the budget allows, but at least 3 times."""
         was_enabled = gc.isenabled()
+        # A collection in the middle of a call would count as time of the network.
         gc.disable()
         try:
             warmup = _repeat(call, lambda _count, seconds: seconds >= self.warmup_seconds)
@@ -48,6 +50,7 @@ class Budget:
             if was_enabled:
                 gc.enable()
         p50, p90, p95, p99 = (float(value) / 1e6 for value in np.percentile(samples_ns, (50, 90, 95, 99)))
+        # Of the calls alone, without the loop around them.
         seconds = sum(samples_ns) / 1e9
         return Latency(p50=p50, p90=p90, p95=p95, p99=p99, n=len(samples_ns), warmup=len(warmup), seconds=seconds)
 

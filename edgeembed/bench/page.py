@@ -1,4 +1,4 @@
-"""report.html and pareto.png, from the values of report.json. Needs jinja2 and matplotlib (the extra [bench])."""
+"""Renders report.html and pareto.png from report.json. Needs jinja2 and matplotlib (the extra [bench])."""
 
 from __future__ import annotations
 
@@ -58,6 +58,7 @@ def render_html(report: Report, examples: Sequence[Example]) -> str:
     files = file_summaries(report)
     best = best_student(report)
     cores = report.machine.cores
+    # Where nothing was scored there are no intervals, and the page leaves out their section.
     has_both_intervals = any(file.interval("symmetric", "map", "queries") for file in files)
     return environment.get_template("report.html").render(
         report=report,
@@ -96,12 +97,12 @@ def _share(share: float | None) -> str:
 
 
 def _share_interval(interval: Sequence[float] | None) -> str:
-    """In percent."""
+    """The text of an interval of shares, in percent."""
     return MISSING if interval is None else interval_text([100 * end for end in interval], digits=1)
 
 
 def _count(value: float | None) -> str:
-    """Parameters and multiply-accumulates, in thousands, millions, billions."""
+    """A number of parameters or multiply-accumulates, in thousands (k), millions (M) or billions (G)."""
     if value is None:
         return MISSING
     for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):

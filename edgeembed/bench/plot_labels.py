@@ -44,10 +44,13 @@ FURTHER = [
 
 def label_points(figure: Figure, axes: Axes, labels: Sequence[tuple[float, float, str]], *, ink: str) -> None:
     """Writes each (x, y, text) where it covers the fewest markers, lines and other labels and stays inside the axes."""
+    # Fixes the layout, without which data coordinates have no pixels yet.
     figure.draw_without_rendering()
+    # Pixels per point, of which an inch has 72.
     scale = figure.dpi / 72
     height, frame = FONT_POINTS * LINE_HEIGHT * scale, axes.get_window_extent()
     taken = [_extent(line, scale) for line in axes.lines if np.size(line.get_xdata())]
+    # Sorted, because earlier labels get the better places.
     for x_data, y_data, text in sorted(labels):
         x, y = axes.transData.transform((x_data, y_data))
         width = len(text) * FONT_POINTS * WIDTH_PER_LETTER * scale
@@ -59,7 +62,7 @@ def label_points(figure: Figure, axes: Axes, labels: Sequence[tuple[float, float
 
 
 def _extent(line: Line2D, scale: float) -> Bbox:
-    """What a marker or a straight line covers, in pixels."""
+    """The box that a marker or a straight line covers, in pixels."""
     corners = line.get_transform().transform(line.get_xydata())
     margin = (MARKER_POINTS if line.get_marker() not in ("None", None, "") else LINE_POINTS) / 2 * scale
     return Bbox([corners.min(axis=0) - margin, corners.max(axis=0) + margin])
@@ -68,6 +71,7 @@ def _extent(line: Line2D, scale: float) -> Bbox:
 def _cost(place: Place, box: Bbox, taken: Sequence[Bbox], frame: Bbox) -> float:
     is_inside = box.x0 > frame.x0 and box.x1 < frame.x1 and box.y0 > frame.y0 and box.y1 < frame.y1
     overlaps = sum(bool(box.overlaps(other)) for other in taken)
+    # Outside the axes is worse than any overlap; of equal places the nearest wins.
     return overlaps + 10 * (not is_inside) + 0.01 * (abs(place.dx) + abs(place.dy))
 
 

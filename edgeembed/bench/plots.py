@@ -1,4 +1,4 @@
-"""The plot of a report: latency of one image against mAP, for each file and the teacher."""
+"""Draws the plot of a report: latency of one image against mAP, for each file and the teacher."""
 
 from __future__ import annotations
 
@@ -37,6 +37,7 @@ def pareto(report: Report, *, ink: str = INK) -> Figure:
         if file.map is None:
             continue
         if file.map_asymmetric is not None:
+            # A line connects the two points of a file.
             axes.plot([file.best_ms] * 2, [file.map, file.map_asymmetric], color=colour, linewidth=1, alpha=0.6)
             axes.plot(file.best_ms, file.map_asymmetric, "o", color=colour, markerfacecolor="none", markersize=8)
         axes.plot(file.best_ms, file.map, "o", color=colour, markersize=8)
@@ -45,6 +46,7 @@ def pareto(report: Report, *, ink: str = INK) -> Figure:
         axes.axhline(teacher.map, color=ink, linestyle=(0, (5, 4)), linewidth=1, alpha=0.7)
         axes.plot(teacher.best_ms, teacher.map, "*", color=ink, markersize=13)
         labels.append((teacher.best_ms, teacher.map, "teacher"))
+    # Chance is the same for all files.
     for value, name in ((files[0].chance, "chance"), (best_untrained(files), "untrained")) if files else ():
         if value is not None and labels:
             axes.axhline(value, color=ink, linestyle=":", linewidth=1, alpha=0.7)
@@ -75,9 +77,11 @@ def _style(axes: Axes, files: Sequence[FileSummary], ink: str) -> None:
     axes.set_xscale("log")
     low, high = min(times), max(times)
     span = max((high / low) ** 0.12, 1.5)
+    # Room for the labels beside the points, more at the right, where most labels are.
     axes.set_xlim(low / span**1.5, high * span**2)
     margin = max(0.12 * (max(values) - min(values)), 0.01)
     axes.set_ylim(min(values) - margin, max(values) + margin)
+    # Over a wide range the ticks at 2 and 5 would overlap.
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 200 else (1,)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _position: _tick(value)))
     axes.xaxis.set_minor_formatter(NullFormatter())

@@ -36,9 +36,10 @@ log = logging.getLogger(__name__)
 def recommend(
     embedded: Mapping[Candidate, EmbeddedRows], rows: Sequence[Row], *, threads: int, keep: bool
 ) -> list[Recommendation]:
-    """For each bundle, from rows of batch 1 on all cores; with `keep` it becomes this machine's default."""
+    """Recommends a file of each bundle, from rows of batch 1 on all cores; `keep` makes it this machine's default."""
     by_folder: dict[Path, list[tuple[Candidate, Measurement]]] = {}
     for candidate in embedded:
+        # By folder: two bundles may have one name.
         pairs = by_folder.setdefault(candidate.folder, [])
         row = row_of(candidate, rows, threads)
         if row is not None:
@@ -59,7 +60,9 @@ def _recommend(
     if best is not None:
         choice: tuple[str, str] | None = (best.path, best.runtime)
     else:
+        # Nothing measured can be recommended: the default of other machines is reported instead.
         choice = None if default is None else (default.file.path, default.runtime)
+    # None where the default could not run here.
     chosen = next((pair for pair in pairs if (pair[1].path, pair[1].runtime) == choice), None)
     in_use = load_fastest(folder, bundle, threads=threads) or default
     return Recommendation(
@@ -89,7 +92,7 @@ def _recommend(
 
 
 def unmeasured_default(bundle: BundleManifest) -> RunnableFile | None:
-    """What an `Embedder` opens where nothing was measured; None where it refuses the bundle."""
+    """The file and runtime that an `Embedder` opens where nothing was measured; None where it refuses the bundle."""
     try:
         return choose_runnable_file(bundle, None, None, None)
     except UserError as error:
@@ -98,6 +101,7 @@ def unmeasured_default(bundle: BundleManifest) -> RunnableFile | None:
 
 
 def is_verified(candidate: Candidate) -> bool:
+    """Whether the export checked this file in this runtime."""
     return any(
         (pair.file.path, pair.runtime) == (candidate.file.path, candidate.runtime)
         for pair in verified_runnable_files(candidate.bundle)
@@ -114,6 +118,7 @@ def reason_against(candidate: Candidate, measured: Measurement) -> str | None:
 
 
 def measured_in(row: Row, candidate: Candidate, agreement: Agreement) -> Measurement:
+    """The row of a candidate as a `Measurement`, the form in which `doctor` keeps its times."""
     return Measurement(
         path=candidate.file.path,
         runtime=candidate.runtime,
@@ -124,7 +129,7 @@ def measured_in(row: Row, candidate: Candidate, agreement: Agreement) -> Measure
 
 
 def agreement_of(candidate: Candidate, embedded: Mapping[Candidate, EmbeddedRows]) -> Agreement:
-    """Of a candidate's embeddings with those of its bundle's fp32 file, on the images that both could read."""
+    """Compares a candidate's embeddings with those of its bundle's fp32 file, on the images that both could read."""
     fp32 = fp32_file(candidate.bundle)
     # Always the bundle's own fp32 file in ONNX Runtime: other bundles may have other networks.
     key = (candidate.folder, fp32 and fp32.path, REFERENCE_RUNTIME)
@@ -132,6 +137,7 @@ def agreement_of(candidate: Candidate, embedded: Mapping[Candidate, EmbeddedRows
     reference = next((embedded[one] for one in embedded if (one.folder, one.file.path, one.runtime) == key), None)
     if reference is None:
         return agree(None, student.embedding_ND)
+    # Each is cut to the images of the other, so that equal rows are compared.
     return agree(reference.take(student.row_N).embedding_ND, student.take(reference.row_N).embedding_ND)
 
 

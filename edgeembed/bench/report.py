@@ -19,8 +19,10 @@ PAGE_NEEDS = ("jinja2", "matplotlib")
 
 
 def write_report(out: Path, report: Report, examples: Sequence[Example]) -> None:
-    """Writes report.json and, where there are examples, examples.png; where the packages for them are installed,
-    report.html and pareto.png too."""
+    """Writes report.json, and examples.png where there are examples.
+
+    Where the packages of the extra [bench] are installed, it writes report.html and pareto.png too.
+    """
     write_json(out / "report.json", report.as_json())
     if examples:
         sheet = io.BytesIO()

@@ -1,4 +1,4 @@
-"""What report.json holds, typed.
+"""Typed models of the contents of report.json.
 
 Keys that a newer version added are ignored, and what older versions lack has a default.
 """
@@ -19,7 +19,7 @@ from edgeembed.spread import Spread
 SCHEMA = "edgeembed-report/1"
 
 Figures: TypeAlias = dict[str, float | None]
-"""The METRICS by name."""
+"""Retrieval figures by their name in `metrics.METRICS`."""
 ValueT = TypeVar("ValueT")
 OtherT = TypeVar("OtherT")
 
@@ -40,7 +40,7 @@ class ByIndex(Part, Generic[ValueT]):
         return self.symmetric if kind == "symmetric" else self.asymmetric
 
     def map(self, function: Callable[[ValueT], OtherT | None]) -> ByIndex[OtherT]:
-        """The function of each value that is known."""
+        """Applies a function to each value that is not None."""
         symmetric, asymmetric = (
             None if value is None else function(value) for value in (self.symmetric, self.asymmetric)
         )
@@ -78,20 +78,23 @@ class Row(Part):
     images_per_second: float | None
     peak_rss_bytes: int | None
     load_ms: float | None
+    # The key in the file differs from the name here, so that reports of all versions can be read.
     percent_of_roofline: float | None = Field(default=None, alias="percent_of_floor")
     retrieval: ByIndex[RetrievalScores]
     retention: ByIndex[float] | None = None
+    # The wider of the next two, which resample queries and classes.
     retention_ci95: ByIndex[Interval] | None = None
     retention_ci95_queries: ByIndex[Interval] | None = None
     retention_ci95_classes: ByIndex[Interval] | None = None
     cosine_to_teacher: CosineToTeacher | None = None
     untrained: ByIndex[Figures] | None = None
     spread: Spread | None = None
+    # Tells files of one name apart, and connects the row with `Recommendation.sha256`.
     sha256: str
 
 
 class Machine(Part):
-    """What computer the report is of."""
+    """The computer on which the report was measured."""
 
     cpu: str
     architecture: str
@@ -107,7 +110,7 @@ class DomainCounts(Part):
 
 
 class DataFacts(Part):
-    """What was embedded and scored. `queries` and `index` do not count the `unreadable` images."""
+    """The images that were embedded and scored. `queries` and `index` do not count the `unreadable` images."""
 
     fingerprint: str
     split: str
@@ -115,6 +118,7 @@ class DataFacts(Part):
     index: int
     labels: int
     unreadable: int
+    # Queries without a match in the index have no average precision, and no mean counts them.
     queries_without_match: int = 0
     unlabelled: int = 0
     not_scored: str | None = None
@@ -146,7 +150,7 @@ class RefusedFile(Part):
 
 
 class Recommendation(Part):
-    """What to use of one bundle on this machine, as an `Embedder` would open it with `threads` threads.
+    """The file and runtime of one bundle to use on this machine, as an `Embedder` would open it with `threads` threads.
 
     `path` to `p50_ms` are None where nothing of the bundle can be recommended. `is_measured` is False where no file
     could be compared with the fp32 file, or none agreed with it: then it is the default of machines without

@@ -1,4 +1,4 @@
-"""The sentences of a report: which file to use on this machine and why, and the meaning of its columns."""
+"""Writes the sentences of a report: which file to use on this machine and why, and the meaning of its columns."""
 
 from __future__ import annotations
 
@@ -20,14 +20,17 @@ def _lines_of_bundle(advice: Recommendation) -> list[str]:
     elif advice.is_measured:
         lines = [f"{name}: recommended is {chosen} ({milliseconds(advice.p50_ms)} an image)"]
     else:
+        # The default may itself be among the refused files, with a reason of its own.
         reasons = {(refused.path, refused.runtime): refused.reason for refused in advice.refused}
         reason = reasons.get((advice.path, advice.runtime or ""), "no file agrees with the fp32 file here")
         lines = [f"{name}: {chosen} is used, as no file could be recommended: {reason}"]
     if advice.not_shown is not None:
         lines.append(f"{name}: when {chosen} was exported, its loss of mAP was {advice.not_shown}")
     for refused in advice.refused:
+        # Its reason is in the first line.
         if (refused.path, refused.runtime) == (advice.path, advice.runtime):
             continue
+        # A reader wonders only why a faster file is not used.
         is_faster = advice.p50_ms is not None and refused.p50_ms < advice.p50_ms
         lines.append(
             f"{name}: {refused.path} in {refused.runtime} ({milliseconds(refused.p50_ms)} an image) is "

@@ -1,4 +1,4 @@
-"""How much of the teacher's retrieval quality a file keeps, measured with that very file on the user's own images.
+"""Measures how much of the teacher's retrieval quality a file keeps, with that very file on the user's own images.
 
 Symmetric: the student searches an index that it built itself. Asymmetric: it searches the teacher's index, so that a
 server embeds the collection once, with the best network, and devices only embed their queries.
@@ -55,7 +55,7 @@ def choose_protocol(manifest: Manifest) -> RetrievalProtocol:
 
 
 def describe_data(protocol: RetrievalProtocol, rows: Rows) -> DataFacts:
-    """`data` of the report; `rows` are those of the protocol whose images could be read."""
+    """Counts for `data` of the report; `rows` are those of the protocol whose images could be read."""
     manifest = protocol.manifest
     query, index = np.intersect1d(protocol.query, rows), np.intersect1d(protocol.index, rows)
     return DataFacts(
@@ -89,6 +89,7 @@ class DecodedFiles:
         self.unreadable: set[int] = set()
         self.kept_NHWC: UInt8Array | None = None
         if len(files) * height * width * 3 <= CACHE_BYTES:
+            # Images that cannot be read leave their place undefined; `__iter__` skips it.
             memory_NHWC = np.empty((len(files), height, width, 3), np.uint8)
             for image, pixels_HWC in self._decode():
                 memory_NHWC[image] = pixels_HWC
@@ -107,6 +108,7 @@ class DecodedFiles:
         for image, decoded in enumerate(decode_ahead(self.files, lambda _: (self.height, self.width))):
             if not isinstance(decoded, ImageError):
                 yield image, decoded
+            # Warned of once, though the files may be decoded again for every model.
             elif image not in self.unreadable:
                 self.unreadable.add(image)
                 log.warning("left out: %s", decoded)
@@ -185,6 +187,7 @@ def measure_quality(
     spread = spread_of(student.embedding_ND)
     if teacher is None:
         return RetrievalQuality(symmetric=symmetric, spread=spread)
+    # The student's queries are compared with the teacher's embeddings of the index images.
     searched = teacher.embedded.take(rows)
     dim = student.embedding_ND.shape[1]
     if dim != searched.embedding_ND.shape[1]:

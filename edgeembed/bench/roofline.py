@@ -1,4 +1,4 @@
-"""The fastest speed that this machine allows, as measured: what a model's time is compared with.
+"""Measures the fastest speed that this machine allows, with which a model's time is compared.
 
 No network runs faster than its multiply-accumulates at the speed of the best matrix product measured here, nor than
 its weights can be read (Williams et al. 2009, the roofline). The peak is the fastest library's for each type, else a

@@ -35,7 +35,7 @@ class TimingPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class Times:
-    """Of calls with `batch` images: the network alone, decoding alone and both together, in milliseconds."""
+    """Times of calls with `batch` images: the network alone, decoding alone and both together, in milliseconds."""
 
     batch: int
     latency: Latency
@@ -93,6 +93,7 @@ def measure_times(
     run: Run, files: Sequence[str], size: tuple[int, int], batch: int, budget: Budget, file_budget: Budget
 ) -> Times:
     """Times a network on images of the given files, resized to (height, width)."""
+    # Decoding is timed on many files, since photographs differ in size.
     endless_files = itertools.cycle(files)
 
     def decode() -> UInt8Array:

@@ -1,4 +1,4 @@
-"""The whole bench: how fast each file is on this machine, and how much of the teacher's retrieval quality it keeps."""
+"""Runs the bench: how fast each file is on this machine, and how much of the teacher's retrieval quality it keeps."""
 
 from __future__ import annotations
 
@@ -91,6 +91,7 @@ def bench(
     files = [manifest.files[row] for row in rows]
     plan = TimingPlan(
         files=files[:: max(1, len(files) // TIMED_FILES)][:TIMED_FILES],
+        # A batch of 1 and all cores are always among them, as the recommendation is made from those.
         batches=sorted({1, *batches}),
         threads=sorted({1, system.cores, *(threads or ())}),
         **(QUICK if quick else THOROUGH),
@@ -106,6 +107,7 @@ def bench(
         with stage("measuring the machine once more, as other work may have slowed it"):
             roofline = roofline.best_of(measure_roofline(plan.threads))
 
+    # The report is written last, so that a failed bench leaves an earlier one as it is.
     report = Report(
         machine=system,
         versions=package_versions(),
@@ -188,5 +190,6 @@ def embed_candidates(
 def warn_if_busy(cores: int) -> None:
     """Other work makes every time longer: a warning comes before the figures."""
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    # About one per core is the bench's own load, from embedding.
     if load > 1.5 * cores:
         log.warning("this machine is busy (load %.1f on %d cores): times will come out too long", load, cores)

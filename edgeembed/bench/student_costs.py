@@ -1,4 +1,4 @@
-"""What a student would cost on this machine, before anything is trained."""
+"""Measures what a student would cost on this machine, before anything is trained."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from edgeembed.network.model import num_params
 from edgeembed.student.aliases import timm_model_name
 from edgeembed.student.zoo import build_student, count_macs, require_student_size
 
+# The default of the recipes.
 DIM = 64
 BUDGET = Budget(min_samples=30, min_seconds=0.5, max_seconds=5.0)
 
@@ -37,6 +38,7 @@ def measure_student(name: str, *, size_px: int, threads: int | None) -> StudentC
     Raises UserError for a name or a size that is not known.
     """
     require_student_size(name, size_px)
+    # Neither size nor time depends on the values of the weights.
     torch.manual_seed(0)
     model = build_student(name, weights="none", size_px=size_px, dim=DIM).eval()
     p50_ms = None

@@ -1,4 +1,4 @@
-"""A finished report with one summary for each file instead of one row for each measurement; free of torch."""
+"""Summarises a report: one entry for each file instead of one row for each measurement. Needs no torch."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ class FileSummary:
 
     @property
     def title(self) -> str:
+        # Only an unusual runtime is named, as titles stand beside points in a plot.
         runtime = "" if self.runtime in ("onnxruntime", "torch") else f" {self.runtime}"
         return f"{self.name} {self.precision}{runtime}"
 
@@ -45,7 +46,7 @@ class FileSummary:
 
     @property
     def first(self) -> Row:
-        """Any of the rows, for what all of them share."""
+        """One of the rows, for the values that all of them share."""
         return self.rows[0]
 
     @property
@@ -69,6 +70,7 @@ class FileSummary:
         scores = self.first.retrieval.of(kind)
         if scores is None:
             return None
+        # Reports of earlier versions lack the intervals of the two kinds.
         intervals = {None: scores.ci95, "queries": scores.ci95_queries, "classes": scores.ci95_classes}
         return intervals[over].get(figure)
 
@@ -108,7 +110,7 @@ class FileSummary:
         return None if chosen is None else chosen.of(kind)
 
     def map_text(self, kind: IndexKind) -> str:
-        """mAP with its interval."""
+        """The mAP and its interval as text."""
         interval = self.interval(kind, "map")
         return score_text(self.score(kind, "map")) + ("" if interval is None else f" {interval_text(interval)}")
 
@@ -154,6 +156,7 @@ def best_student(report: Report) -> FileSummary | None:
     # Speeds are compared on the number of threads that the recommendation is for.
     threads = {one.name: one.threads for one in report.recommended}
     best_map = max((file.map for file in files if file.map is not None), default=0.0)
+    # Where nothing was scored, `best_map` is 0 and every file is near it.
     near_best = [file for file in files if (file.map or 0.0) >= NEAR_BEST * best_map]
     return min(near_best, key=lambda file: row_on(file, threads[file.name]).latency_ms.p50, default=None)
 
@@ -170,6 +173,7 @@ def headline(report: Report) -> str:
     if best is None:
         return "No file is recommended."
     row = row_on(best, next(one.threads for one in report.recommended if one.name == best.name))
+    # From here on each early return is a report that lacks something: labels, or a teacher.
     speed = f"at {milliseconds(row.latency_ms.p50)} an image"
     if row.threads is not None:
         speed += " on one thread" if row.threads == 1 else f" on {row.threads} threads"
@@ -188,7 +192,7 @@ def headline(report: Report) -> str:
 
 
 def milliseconds(value: float | None) -> str:
-    """Three figures, as a person reads them."""
+    """A time in ms or s with three figures."""
     if value is None:
         return MISSING
     return f"{three_figures(value)} ms" if value < 1000 else f"{three_figures(value / 1000)} s"
@@ -211,6 +215,7 @@ def optional_score(value: float | None) -> str:
 
 
 def three_figures(value: float) -> str:
+    # From 99.95 on, three figures are 100, which `#.3g` writes with a point at the end.
     return f"{value:.0f}" if value >= 99.95 else f"{value:#.3g}"
 
 

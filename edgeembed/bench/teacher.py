@@ -33,7 +33,7 @@ BATCH_SIZE = 16
 
 @dataclass(frozen=True, kw_only=True)
 class Teacher:
-    """A finished teacher run, whose embedding space the students share; `facts` is its model.json."""
+    """A finished teacher run, whose embedding space the students share."""
 
     path: Path
     model: Network
@@ -71,6 +71,7 @@ class Teacher:
             runtime="torch",
             provider="cpu",
             precision="fp32",
+            # Replaced in each row below.
             threads=None,
             size_bytes=weights.stat().st_size,
             params=num_params(model),
@@ -98,6 +99,7 @@ def load_teacher(path: Path, candidates: Sequence[Candidate]) -> Teacher:
     require_run(path, role="teacher")
     model, origin = load_model(path)
     for candidate in candidates:
+        # A bundle of leading dimensions only is compared in the teacher's shortened space.
         if long_space_id(candidate.bundle.space_id) != origin.space_id:
             raise UserError(
                 f"bundle {candidate.name!r} has embedding space {candidate.bundle.space_id}, teacher {path} has "

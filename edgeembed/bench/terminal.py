@@ -28,11 +28,13 @@ QUALITY_COLUMNS = (
     "kept on teacher's",
     "teacher : student",
 )
+# Names that a newcomer does not know; report.html explains all.
 EXPLAINED_COLUMNS = ("mAP", "[low, high]", "chance", "untrained", "kept", "teacher : student", "% of roofline")
 
 
 def print_summary(report: Report) -> None:
     """A table of speed at batch 1 by file and threads, one of retrieval by file, and the recommended files."""
+    # Two tables, because one with all columns is wider than a terminal.
     for columns, lines in ((SPEED_COLUMNS, speed_lines(report)), (QUALITY_COLUMNS, quality_lines(report))):
         for line in as_table([(*TEXT_COLUMNS, *columns), *lines]):
             print(line)
@@ -47,10 +49,12 @@ def print_summary(report: Report) -> None:
         print(f"{name}: {COLUMN_MEANINGS[name]}")
     for line in recommendation_lines(report):
         print(line)
+    # The result comes last, where it is still visible when the tables have scrolled away.
     print(headline(report))
 
 
 def speed_lines(report: Report) -> list[tuple[str, ...]]:
+    """The cells of the first table: a line for each file and number of threads."""
     return [
         (
             f"{file.name} {file.precision}",
@@ -69,6 +73,7 @@ def speed_lines(report: Report) -> list[tuple[str, ...]]:
 
 
 def quality_lines(report: Report) -> list[tuple[str, ...]]:
+    """The cells of the second table: a line for each file."""
     files = file_summaries(report)
     teacher = teacher_of(files)
     return [

@@ -1,4 +1,4 @@
-"""What a bundle's architecture reaches with random weights on the evaluation images: recorded, or measured here."""
+"""Scores a bundle's architecture with random weights on the evaluation images, or reads the recorded scores."""
 
 from __future__ import annotations
 
@@ -47,12 +47,14 @@ class UntrainedBaselines:
 
     def recorded(self, bundle: BundleManifest) -> ByIndex[Figures] | None:
         """What the export measured, where it scored the same images and no teacher's index is searched here."""
+        # The export scored all images, and in the network's own index only.
         if bundle.evaluation is None or self.teacher is not None or len(self.rows) < len(self.protocol.rows):
             return None
         figures = bundle.evaluation.untrained_on(self.protocol.fingerprint)
         return None if figures is None else ByIndex[Figures](symmetric=figures)
 
     def measure_bundle(self, bundle: BundleManifest) -> ByIndex[Figures] | None:
+        """Figures of the bundle's architecture with random weights; None without torch, or where it cannot be built."""
         try:
             architecture = architecture_of(bundle)
         except UserError as error:
@@ -71,6 +73,7 @@ class UntrainedBaselines:
         """Figures of the described network with random weights; None where it is too large or unknown."""
         if self.protocol.not_scored is not None:
             return None
+        # Imports torch, without which recorded scores can still be read.
         from edgeembed.network.untrained import untrained_network
         from edgeembed.training.embed import embed_files
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+# Imported for their effect: each module adds its commands to `app`.
 from edgeembed.cli import (
     artifacts,
     bench,

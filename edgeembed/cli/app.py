@@ -26,9 +26,11 @@ from edgeembed.errors import CheckFailed, UserError
 from edgeembed.extras import install_hint, is_dependency
 from edgeembed.texts import read_as_utf8
 
+# 130 is 128 + SIGINT, as shells report Ctrl-C.
 EXIT_DONE, EXIT_FAILED, EXIT_MISUSE, EXIT_INTERRUPTED = 0, 1, 2, 130
 
 GLOBAL_OPTIONS = ("--debug", "--quiet", "--verbose", "-v", "--version")
+# Their warnings are about things that a user cannot change.
 NOISY_LIBRARIES = ("absl", "httpx", "httpx2", "onnx_ir", "onnxscript", "PIL", "torch.onnx")
 
 log = logging.getLogger(__name__)
@@ -38,6 +40,7 @@ app = typer.Typer(
     cls=CommandGroup,
     help="Train an image-embedding teacher, distil it into small students, export and measure them on your device.",
     no_args_is_help=True,
+    # Errors are printed by `report_error`, help is plain text on every terminal.
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -110,6 +113,7 @@ def run(arguments: list[str] | None = None) -> int:
             result = app(args=arguments, prog_name="edgeembed", standalone_mode=False)
             if sys.stdout is not None:
                 sys.stdout.flush()  # while a full disk can still be reported as an error
+        # Raised by `stop` for SIGTERM, or by a library.
         except SystemExit:
             if received:
                 print("stopped", file=sys.stderr)
@@ -130,6 +134,7 @@ def global_options_first(arguments: list[str]) -> list[str]:
     """The arguments with the global options moved to the front, where Typer expects them."""
     if arguments in (["-v"], ["--verbose"]):  # without a command there is nothing to log
         return ["--version"]
+    # What follows `--` is never an option.
     end = arguments.index("--") if "--" in arguments else len(arguments)
     moved = [argument for argument in arguments[:end] if argument in GLOBAL_OPTIONS]
     kept = [argument for argument in arguments[:end] if argument not in GLOBAL_OPTIONS]
@@ -155,8 +160,10 @@ def report_error(error: BaseException, arguments: Sequence[str] = ()) -> int:
         code, message = EXIT_FAILED, f"out of memory: {message}"
     elif code is None:
         code = EXIT_FAILED
+        # Their message explains itself; any other error is a bug, whose type helps to report it.
         if not isinstance(error, (CheckFailed, OSError)):
             message = f"{type(error).__name__}: {message} (--debug shows where)"
+    # One line, also where a library's message has line breaks.
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
     return int(code)
 
@@ -178,6 +185,7 @@ def exit_on_signals() -> Iterator[list[int]]:
         raise SystemExit(128 + signum)
 
     previous = {signal.SIGTERM: signal.getsignal(signal.SIGTERM)}
+    # Only Python's own handler is replaced: a calling program may have set another.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         previous[signal.SIGINT] = signal.default_int_handler
     if threading.current_thread() is not threading.main_thread() or None in previous.values():

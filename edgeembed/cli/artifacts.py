@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 artifacts_app = typer.Typer(
     cls=CommandGroup, help="List, verify, compare, pack or unpack bundles.", rich_markup_mode=None
 )
+# Without a subcommand the callback runs, and lists the bundles.
 app.add_typer(artifacts_app, name="artifacts", invoke_without_command=True)
 
 Bundle = Annotated[
@@ -40,6 +41,7 @@ def artifacts(context: typer.Context, as_json: Json = False) -> None:
 
     if context.invoked_subcommand is None:
         list_artifacts(None, as_json)
+    # Typer gives an option before the subcommand to this callback: the subcommand would not see it.
     elif as_json:
         raise UserError(f"--json: write it after {context.invoked_subcommand!r}")
 
@@ -85,6 +87,7 @@ def pack_artifact(
     from edgeembed.device.packing import pack
     from edgeembed.files import check_output_file, sha256_of
 
+    # Absolute, because `.` has no name to put a suffix behind.
     out = out or Path(os.path.abspath(bundle) + PACKED_SUFFIX)
     check_output_file(out)
     size = pack(bundle, out)
@@ -110,6 +113,7 @@ def unpack_artifact(
     from edgeembed.files import check_output_folder
 
     if out is None:
+        # A file that is called just like the suffix leaves no name for the folder.
         if not file.name.removesuffix(PACKED_SUFFIX) or not file.name.endswith(PACKED_SUFFIX):
             raise UserError(f"{file}: its name does not end in {PACKED_SUFFIX}: name the folder with --out")
         out = file.with_name(file.name.removesuffix(PACKED_SUFFIX))
@@ -151,6 +155,7 @@ def verify_files(folder: Path) -> list[dict[str, Any]]:
     for file in stored_files(manifest):  # all of them, so that the table shows every damaged file
         try:
             if isinstance(file, BundleFile) and file.path.endswith(".onnx"):
+                # The checksum first: a damaged file is not run.
                 text = run_once(verified_with_weights(folder, manifest, file), manifest)
                 result = "; ".join([text, *(f"in {runtime} {reason}" for runtime, reason in file.not_shown.items())])
             else:
@@ -172,6 +177,7 @@ def run_once(path: Path, manifest: BundleManifest) -> str:
 
     session = open_session(path)
     check_shapes(path, manifest, session.input_shape, session.output_shape)
+    # Two images, so that a file with a fixed batch of 1 fails.
     embedding_ND = session.run(np.full((2, manifest.input.height, manifest.input.width, 3), 127, np.uint8))
     if embedding_ND.shape != (2, manifest.embedding.dim):
         raise CheckFailed(f"{path}: returns {embedding_ND.shape}, expected (2, {manifest.embedding.dim})")

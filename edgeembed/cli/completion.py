@@ -15,6 +15,7 @@ def recipes(*kinds: str) -> Completion:
     def complete(incomplete: str) -> list[str]:
         folder = resources.files("edgeembed") / "recipes"
         names = {entry.name for kind in kinds for entry in (folder / kind).iterdir()}
+        # Without `.yaml`, as `--recipe` takes the name.
         return [name[:-5] for name in sorted(names) if name.endswith(".yaml") and name.startswith(incomplete)]
 
     return complete
@@ -38,5 +39,6 @@ def models(incomplete: str) -> list[str]:
 def _folders_with(file: str, incomplete: str, *, default: str) -> list[str]:
     """Folders that contain a file of this name; where there is none, the shell completes file names itself."""
     folder = (incomplete if "/" in incomplete else default).rpartition("/")[0]
+    # One level of folders only, so that the tab key stays fast; the root for a path like `/x`.
     found = sorted(path.parent.as_posix() for path in Path(folder or "/").glob(f"*/{file}"))
     return [path for path in found if path.startswith(incomplete)]

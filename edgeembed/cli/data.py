@@ -69,6 +69,7 @@ def list_sources(as_json: Json = False) -> None:
         print(f"{name:10} {described}")
 
 
+# `import` is a keyword of Python, hence the underscore.
 @data_app.command("import")
 def import_(
     name: Annotated[
@@ -119,6 +120,7 @@ def import_(
         "split": split_column,
         "role": role_column,
     }
+    # Only the columns that the user named: the others have defaults.
     options = TableOptions(
         columns={name: column for name, column in columns.items() if column is not None},
         images=images,
@@ -127,11 +129,13 @@ def import_(
     )
     manifest, moved = move_to_val(import_source(name, root, options), val_share)
     write_manifest(out, manifest)
+    # Limitations are warnings after writing: the manifest can be used with them.
     repeated = repeated_paths(manifest)
     for sentence in [*limitations(manifest), *([repeated] if repeated else [])]:
         log.warning("%s: %s", printable(str(out)), sentence)
     counts = summary(manifest)
     log.info("%s: %s", printable(str(out)), counts_text(counts))
+    # Not only for --json: it logs what evaluation can score.
     planned = plan_splits(manifest)
     if as_json:
         print_json({**counts, "moved_to_val": moved, "evaluation": [one.counts().model_dump() for one in planned]})
@@ -165,6 +169,7 @@ def prepare(
 
     check_manifest_name(out)
     check_output_file(out)
+    # The function is renamed on import, as this command has its name.
     prepared, balance = balance_classes(
         [read_manifest(path) for path in manifests],
         cap=cap,
@@ -248,6 +253,7 @@ def check(
         check_manifest_name(fix)
         check_output_file(fix, option="--fix")
     table = read_manifest(manifest)
+    # First what needs no decoding: what evaluation can score.
     planned = [RetrievalProtocol.of_split(table, split) for split in ("val", "test")]
     for one in planned:
         one.log_coverage()
@@ -268,6 +274,7 @@ def check(
         if count:
             log.warning("%s: %d %s, first %s", manifest, count, what, first)
     if fix is not None:
+        # Written also where leaks are found below, which --fix does not solve.
         kept, left_out = drop_unreadable(table, unreadable)
         write_manifest(fix, kept)
         log.info("%s: %d of %d rows; left out: %s", fix, len(kept), len(table), left_out)

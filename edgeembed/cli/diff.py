@@ -36,6 +36,7 @@ def diff_artifacts(
     from edgeembed.texts import printable
 
     side_a, side_b = open_compared_files(a, b)
+    # None: `compare` makes synthetic images.
     files = gather_images(data) if data else None
     result = compare(
         side_a, side_b, files, threads=threads, on_skip=lambda reason: log.warning("skipped: %s", printable(reason))
@@ -49,6 +50,7 @@ def diff_artifacts(
 def describe_comparison(result: dict[str, Any]) -> list[str]:
     """The lines that are printed for a comparison: one for each difference, in sections."""
     lines = [f"{key}: {result[key]['name']} {result[key]['precision']} ({result[key]['folder']})" for key in ("a", "b")]
+    # From the general to the particular: bundle, files, operators, embeddings.
     lines += section("facts", [difference(key, *values) for key, values in result["facts"].items()])
     files = [
         difference(f"{name}: {key}", *values)
@@ -80,6 +82,7 @@ def short_text(value: Any) -> str:
     if value is None:
         return "-"
     text = f"{value:.6g}" if isinstance(value, float) else str(value)
+    # Longer values are mostly checksums: their first characters tell them apart.
     return text if len(text) <= 40 else f"{text[:12]}..."
 
 

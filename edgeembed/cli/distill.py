@@ -65,6 +65,7 @@ def log_scores(evaluation: StudentEvaluation) -> None:
 
     for index, scores in (evaluation.scores or {}).items():
         text = describe_scores(scores, untrained=evaluation.untrained_map(index))
+        # None where the teacher was not scored.
         retention = evaluation.retention.get(index)
         share = f"; {retention.describe()} of the teacher's mAP" if retention else ""
         log.info("val, %s: %s%s", index, text, share)

@@ -56,12 +56,14 @@ def doctor(
 
     if no_measure and images is not None:
         raise UserError("--images: files are compared only when they are measured: leave out --no-measure")
+    # First of all, so that a wrong folder is an error before anything is printed or measured.
     compared = [] if no_measure else comparison_images(images)
     result: dict[str, Any] = {
         "machine": describe_machine().to_json(),
         "versions": package_versions(),
         "onnxruntime_providers": onnxruntime.get_available_providers(),
     }
+    # Printed at once: measuring takes a while.
     if not as_json:
         print_machine(result)
     if not no_measure:
@@ -83,6 +85,7 @@ def doctor(
 
 def replacement_text(refused: dict[str, Any], measured: dict[str, Any]) -> str:
     """A clause that names the file used in place of a faster refused one; empty where none is."""
+    # Only a refused file that is faster than the chosen one needs this explanation.
     faster = [row for row in measured["timed"] if row["chosen"] and row["p50_ms"] > refused["p50_ms"]]
     return f"; {faster[0]['file']} in {faster[0]['runtime']} is used instead" if faster else ""
 
@@ -123,6 +126,7 @@ def comparison_images(folder: Path | None) -> list[Path | Image]:
     files = find_images(folder)
     if len(files) < MIN_IMAGES:
         raise UserError(f"--images {folder}: holds {len(files)} images, expected at least {MIN_IMAGES}")
+    # As many as there are synthetic images: more would make `doctor` slow.
     count = min(len(files), NUM_IMAGES)
     return [files[at * len(files) // count] for at in range(count)]
 
@@ -160,6 +164,7 @@ def measure(folder: Path, images: Sequence[Path | Image], threads: int | None) -
         manifest.name,
     )
     measured = measure_runnable_files(folder, manifest, pixels_NHWC, threads=threads)
+    # Uses `rejection_reason` too, so that the chosen file is never listed as refused.
     fastest = store_fastest(folder, manifest, measured, threads=threads)
     if fastest is None:
         log.warning(

@@ -56,6 +56,7 @@ def embed(
     from edgeembed.errors import UserError
     from edgeembed.texts import printable
 
+    # All checks first: embedding many images takes long.
     check_destination(out, encoding)
     files = gather_images(paths)
     stored_paths = files if root is None else relative_paths(files, root)
@@ -69,6 +70,7 @@ def embed(
 
     def skip(reason: str) -> None:
         skipped.append(reason)
+        # Else the warning would continue the line that shows the progress.
         count.clear()
         log.warning("skipped: %s", printable(reason))
 
@@ -78,6 +80,7 @@ def embed(
     count.clear()
     if not len(kept):
         raise UserError(f"none of {len(files)} images can be decoded, first {skipped[0]}")
+    # `kept`: positions in `files` of the images that could be decoded.
     labels = tuple(label_of.get(files[position]) for position in kept)
     write_embeddings(
         out,

@@ -83,13 +83,16 @@ def export(
 
     A file that fails its gate is not written, and the exit code is 1.
     """
+    # First, so that a wrong option of the page is an error before minutes of export.
     pictures = choose_pictures(run, web, web_index, web_precision)
+    # RUN is a finished bundle: only the page is built. With --tensorrt, engines are added to it first.
     if web is not None and (run / "bundle.json").is_file() and not tensorrt:
         site = write_page(run, web, pictures, web_precision)
         if as_json:
             print_json(site)
         return
 
+    # Imported here, because an export needs torch and a page alone does not.
     from edgeembed.api import export_unless_refused
     from edgeembed.export.gate import require_nothing_refused
     from edgeembed.texts import read_text
@@ -107,9 +110,11 @@ def export(
         accept_worse=accept_worse,
         tensorrt=tensorrt,
     )
+    # None where fp32 was refused: then there is no bundle.
     if manifest is not None:
         if as_json:
             print_json(manifest.model_dump(by_alias=True, mode="json"))
         if web is not None:
             write_page(target, web, pictures, web_precision)
+    # Last: the files that passed are written all the same.
     require_nothing_refused(refused)

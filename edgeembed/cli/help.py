@@ -31,6 +31,7 @@ class CommandGroup(TyperGroup):
             command.epilog = command.epilog or GLOBAL_OPTIONS_NOTE
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        # `resilient_parsing` is on while the shell completes a command: nothing may be printed then.
         if not args and self.no_args_is_help and not ctx.resilient_parsing:
             print(ctx.get_help())
             raise typer.Exit()
@@ -48,6 +49,7 @@ class CommandGroup(TyperGroup):
             if command is not None and not command.hidden:
                 rows[name] = command.get_short_help_str(limit=SHORT_HELP_CHARACTERS)
         listed = {name for names in PANELS.values() for name in names}
+        # Commands that no panel names come last, so that none is hidden.
         panels = {**PANELS, "Commands": tuple(name for name in rows if name not in listed)}
         for panel, names in panels.items():
             if present := [(name, rows[name]) for name in names if name in rows]:

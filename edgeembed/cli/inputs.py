@@ -17,6 +17,7 @@ log = logging.getLogger(__name__)
 
 def gather_images(paths: Sequence[Path]) -> list[str]:
     """Absolute paths of all images, each once, in the order given. Raises UserError for an argument without any."""
+    # A dict as an ordered set.
     found: dict[str, None] = {}
     for path in paths:
         found.update(dict.fromkeys(os.path.abspath(file) for file in _images_of(path)))
@@ -45,6 +46,7 @@ def _images_of_table(path: Path) -> list[str]:
     if not paths:
         raise UserError(f"{printable(str(path))}: holds no images")
     files = [os.path.join(table.root, file) for file in paths]
+    # Single missing images are reported when they are decoded; if all are missing, the folder is wrong.
     if not any(map(os.path.exists, files)):
         raise UserError(
             f"{printable(str(path))}: none of {len(files)} images exist, first {printable(paths[0])} (paths are "
@@ -58,6 +60,7 @@ def read_labels(paths: Sequence[Path]) -> dict[str, str]:
     labels: dict[str, str] = {}
     first_labels: dict[str, str] = {}  # of images with several labels
     for path in paths:
+        # A folder may be called `photos.csv`.
         if path.suffix.lower() not in TABLE_SUFFIXES or path.is_dir():
             continue
         table = read_table(path, ("path", "label"))

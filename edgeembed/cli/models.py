@@ -32,6 +32,7 @@ def open_model(
     path: Path | None, *, precision: str | None, runtime: str | None, provider: str | None, threads: int | None
 ) -> Model:
     """Opens a bundle (None: the one of the package), or a run folder, which needs torch and computes in fp32."""
+    # A path that is neither goes to Embedder too, whose error says what is expected.
     if path is None or (path / "bundle.json").is_file() or not (path / "model.json").is_file():
         return Embedder(path, precision=precision, runtime=runtime, provider=provider, threads=threads)
     if precision not in (None, "fp32"):
@@ -54,6 +55,7 @@ def model_of_index(index: Path, stored: Embeddings) -> Path:
         if long_space_id((manifest := read_bundle(folder)).space_id) == long_space_id(stored.space_id)
     ]
     if same_space:
+        # True is above False: the bundle with the name of the model is preferred.
         return max(same_space)[1]
     raise UserError(
         f"index {index} was embedded with {stored.model!r}, in space {stored.space_id}, which no bundle of the package "

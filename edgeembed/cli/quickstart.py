@@ -70,6 +70,7 @@ def run_stages(out: Path) -> Report:
 
     announce(1, f"rendering {NUM_INSTANCES} objects, {NUM_VIEWS} images of each")
     manifest_path = out / "data" / "manifest.parquet"
+    # The manifest is written last: where it exists, all images do.
     if manifest_path.is_file():
         manifest = read_manifest(manifest_path)
     else:
@@ -80,6 +81,7 @@ def run_stages(out: Path) -> Report:
     announce(2, "training the teacher")
     teacher = RunFolder(path=out / "teacher")
     teacher_recipe = load_recipe(TeacherRecipe, kind="teacher", name="quickstart")
+    # With `resume` a finished run is not trained again.
     train_teacher(teacher_recipe, manifest, teacher, resume=teacher.started)
 
     announce(3, "distilling the student")
@@ -94,4 +96,5 @@ def run_stages(out: Path) -> Report:
     require_nothing_refused(refused)
 
     announce(5, "measuring")
+    # One image at a time, as on a device.
     return bench([out / "bundle"], manifest, teacher=teacher.path, out=out, batches=(1,), quick=True)

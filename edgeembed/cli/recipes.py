@@ -30,6 +30,7 @@ def recipes(context: typer.Context, as_json: Json = False) -> None:
 
     if context.invoked_subcommand is None:
         list_recipes(as_json)
+    # Typer gives an option before the subcommand to this callback: the subcommand would not see it.
     elif as_json:
         raise UserError(f"--json: write it after {context.invoked_subcommand!r}")
 
@@ -73,6 +74,7 @@ def show_recipe(
     types: dict[str, type[Section]] = {"teacher": TeacherRecipe, "student": DistillRecipe, "export": ExportRecipe}
     if kind is not None and kind not in types:
         raise unknown_choice("kind", kind, types)
+    # One name may be a recipe of several kinds, as `default` is: then all are shown.
     kinds = [kind] if kind else [kind for kind in KINDS if name in recipe_names(kind)]
     if not kinds and is_recipe_file(name):  # a file has no kind of its own: its keys tell
         kinds = [kind_of(recipe_text("teacher", name))]
@@ -87,6 +89,7 @@ def show_recipe(
         print_json({"name": name, **keys_of})
         return
     for kind, recipe in recipes.items():
+        # Headings are YAML comments, so that the output is a recipe.
         print(f"# --- {kind} recipe {name} ---")
         print("".join(header_of(recipe_text(kind, name))).rstrip())
         if isinstance(recipe, TeacherRecipe) and recipe.stages:

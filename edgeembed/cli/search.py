@@ -64,6 +64,7 @@ def search(
     from edgeembed.errors import UserError
     from edgeembed.files import check_output_file
 
+    # Everything that can be wrong is checked before the model is opened.
     if sheet is not None:
         check_sheet(sheet)
         check_output_file(sheet, option="--sheet")
@@ -113,6 +114,7 @@ def find_results(
     from edgeembed.device.embedding_space import shorten
     from edgeembed.device.search import Index
 
+    # A query that cannot be decoded is an error; an index may leave out images.
     embedding_QD, _ = embed_images(network, queries, on_skip=raise_image_error)
     if stored.space_id != network.space_id:  # the same space, but one side keeps only its leading dimensions
         embedding_QD = shorten(embedding_QD, dim := min(network.dim, stored.embedding_ND.shape[1]))
@@ -135,6 +137,7 @@ def as_json_object(result: Result) -> dict[str, Any]:
         "rank": result.rank,
         "path": result.path,
         "label": result.label,
+        # float32 has about seven significant digits.
         "similarity": round(result.similarity, 7),
     }
 

@@ -11,6 +11,7 @@ from typing import TextIO
 
 from edgeembed.texts import read_as_utf8
 
+# Windows reports a closed pipe as EINVAL.
 CLOSED_PIPE = (errno.EPIPE, errno.EINVAL) if sys.platform == "win32" else (errno.EPIPE,)
 
 
@@ -56,6 +57,7 @@ def make_streams_safe() -> None:
         if isinstance(stream, io.TextIOWrapper):  # None in a Windows program without a console
             encoding, line_buffering, write_through = stream.encoding, stream.line_buffering, stream.write_through
             safe = SafeStream(
+                # The old wrapper gives up its buffer, which it would close when it is deleted.
                 stream.detach(),
                 encoding,
                 "backslashreplace",

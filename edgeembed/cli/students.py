@@ -36,6 +36,7 @@ def students(
     from edgeembed.student.aliases import ALIASES, timm_model_name
 
     chosen = names or list(ALIASES)
+    # Raises UserError for an unknown name before torch is imported.
     for name in chosen:
         timm_model_name(name)
 
@@ -48,6 +49,7 @@ def students(
         row = measure_student(name, size_px=size_px, threads=threads if latency else None)
         rows.append(row)
         if not as_json:
+            # Each line is printed as soon as it is measured: a long list takes minutes.
             time = f"{row.p50_ms:8.2f}" if row.p50_ms is not None else f"{'':8}"
             print(f"{name:22} {row.timm:28} {row.params / 1e6:9.2f} {row.macs / 1e9:8.3f} {time}", flush=True)
     if as_json:

@@ -49,6 +49,7 @@ def build(
     from edgeembed.data.manifest import read_manifest
     from edgeembed.student.recipe import DistillRecipe
 
+    # --views is short for a key of the recipe, and wins over --set.
     overrides = [*(overrides or []), *([f"targets.views={views}"] if views else [])]
     settings = load_recipe(DistillRecipe, kind="student", name=recipe, overrides=overrides)
     check_target_store(settings)

@@ -17,6 +17,7 @@ def usage_message(error: Any, arguments: Sequence[str]) -> str:
     """One line for a usage error of Typer: what is wrong, the value, and which help lists what is expected."""
     if suggestion := set_suggestion(error, arguments):
         return f"unknown option {error.option_name!r}: recipe keys are set with {suggestion}"
+    # Only the error for an unknown option has this attribute.
     if hasattr(error, "possibilities"):
         return unknown_option(error)
     message = with_value(error).rstrip(".")
@@ -57,6 +58,7 @@ def set_suggestion(error: Any, arguments: Sequence[str]) -> str:
     option: str = getattr(error, "option_name", None) or ""
     context = getattr(error, "ctx", None)
     command = context.info_name if option and context is not None else None
+    # `build` is `targets build`: the context knows the last word only.
     if command not in ("teacher-train", "distill", "build", "export"):
         return ""
     try:
@@ -75,6 +77,7 @@ def set_suggestion(error: Any, arguments: Sequence[str]) -> str:
 
 def value_of(option: str, arguments: Sequence[str]) -> str:
     """The value of an option on the command line; the word `VALUE` where it has none."""
+    # `--` behind the last argument is no value.
     for argument, following in zip(arguments, [*arguments[1:], "--"], strict=True):
         if argument.startswith(f"{option}="):
             return argument.partition("=")[2]

@@ -26,6 +26,7 @@ def choose_pictures(source: Path, out: Path | None, index: Path | None, precisio
         if index is not None or precision is not None:
             raise UserError("--web-index and --web-precision are of a web page: add --web FOLDER")
         return []
+    # An earlier page in that folder is replaced.
     check_output_folder(out, option="--web", replaced=True)
     from edgeembed.export.web.index import find_pictures, find_pictures_of_run
     from edgeembed.export.web.page import check_web_target

@@ -59,6 +59,7 @@ class BatchOrder:
         batches = [
             batch for group in np.unique(group_N) for batch in _split(shuffled[group_N == group], self.batch_size)
         ]
+        # Shuffled again over all groups, or an epoch would show one group after the other.
         return [batches[i] for i in rng.permutation(len(batches))]
 
 
@@ -88,6 +89,7 @@ class EpochVisits:
         _, group_V, size_G = np.unique(image_V, return_inverse=True, return_counts=True)
         group_V = group_V.reshape(-1)
         by_image_V = np.argsort(group_V, kind="stable")
+        # Where the visits of each image begin, once all visits are sorted by image.
         first_G = np.cumsum(size_G) - size_G
         # The n-th visit of an image within the epoch gets n, counted from 0.
         occurrence_V = np.empty(len(image_V), dtype=np.int64)

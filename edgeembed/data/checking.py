@@ -60,6 +60,7 @@ def find_copies(manifest: Manifest, *, unreadable: Collection[str] = ()) -> Copi
     leaks: list[str] = []
     copies: list[str] = []
     other_labels: list[str] = []
+    # Sorted, so that the first file of a group does not depend on the order of the rows.
     for files in _group_by_content(sorted(rows_of)):
         rows = [row for file in files for row in rows_of[file]]
         first_row_of: dict[str, int] = {}  # by split
@@ -70,6 +71,7 @@ def find_copies(manifest: Manifest, *, unreadable: Collection[str] = ()) -> Copi
             leaks.append(f"the same image in {' and '.join(sorted(first_row_of))}: {' = '.join(paths)}")
         for split, first in first_row_of.items():
             in_split = [row for row in rows if manifest.split[row] == split]
+            # One file in several rows, for example with two labels, is not a copy of itself.
             distinct_paths = list(dict.fromkeys(manifest.path[row] for row in in_split))
             copies += [f"{path} = {distinct_paths[0]}" for path in distinct_paths[1:]]
             other_labels += [

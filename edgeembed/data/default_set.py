@@ -44,4 +44,5 @@ def write_default_set(
         source=str(folder),
     )
     write_manifest(folder / manifest_name, manifest)
+    # Read back, so that the first command gets the same manifest as every later one.
     return read_manifest(folder / manifest_name)

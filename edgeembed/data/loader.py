@@ -71,9 +71,11 @@ class CanvasLoader:
         workers = min(self.workers, describe_machine().cores)
         loader: DataLoader[DecodedBatch] = DataLoader(
             _BatchDataset(self.files, self.shapes_N2, image_batches, self.reduced),
+            # The items of the data set are whole batches already.
             batch_size=None,
             collate_fn=_unchanged,
             num_workers=workers,
+            # DataLoader refuses this option without workers.
             prefetch_factor=4 if workers else None,
         )
         for image_B, canvas_BCHW, failures in loader:
@@ -101,6 +103,7 @@ def load_canvas(path: str, height: int, width: int, *, reduced: bool) -> UInt8Ar
     """
     if not reduced:
         return load_pixels(path, height, width)
+    # np.array copies: torch warns about the read-only memory of a PIL image.
     pixels_HWC = np.array(load_rgb(path, at_least_px=2 * max(height, width)))
     image_1CHW = torch.from_numpy(pixels_HWC).permute(2, 0, 1)[None]
     resized = F.interpolate(image_1CHW, (height, width), mode="bilinear", antialias=True)
@@ -175,5 +178,6 @@ def open_canvases(
 
 def open_training_canvases(train: TrainSection, files: Sequence[str], shapes_N2: Shapes) -> CanvasLoader:
     """Returns the loader for the images of a run or of one of its stages."""
+    # 2**62 stands for no limit of steps.
     visits = min(train.epochs * len(files), (train.max_steps or 2**62) * train.batch_size * train.accumulate_steps)
     return open_canvases(files, shapes_N2=shapes_N2, workers=train.workers, cache=train.cache, visits=visits)

@@ -214,6 +214,7 @@ def check_values(manifest: Manifest, source: str) -> None:
         if not all(column):
             raise empty_value(source, name, next(row for row, value in enumerate(column) if not value))
     for name in ("path", "label", "domain"):
+        # `isascii` first: it is fast, and true for nearly all names of a large manifest.
         wrong = {value for value in getattr(manifest, name) if value and not value.isascii() and not is_utf8(value)}
         if wrong:
             raise UserError(f"{source}: {name} {printable(min(wrong))} is not UTF-8: rename the file or folder")
@@ -326,6 +327,7 @@ def _write_parquet(file: BinaryIO, manifest: Manifest, _base: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet
 
+    # Paths are stored as they are: the root in the metadata makes them absolute.
     metadata = {b"root": os.fsencode(manifest.root.resolve())}
     columns = {name: pa.array(getattr(manifest, name), pa.string()) for name in COLUMNS}
     if manifest.repeat is not None:
@@ -338,6 +340,7 @@ def class_sizes(names: Sequence[tuple[str, str]], manifest: Manifest) -> list[in
     """Number of training images of each class, (K,); `repeat` does not count."""
     rows = manifest.rows("train")
     pairs = np.stack([class_indices(names, manifest, rows), manifest.image_number[rows]], axis=1)
+    # Distinct pairs of class and image: an image in two rows of its class counts once.
     class_N = np.unique(pairs, axis=0)[:, 0]
     size_K: list[int] = np.bincount(class_N[class_N >= 0], minlength=len(names)).tolist()
     return size_K

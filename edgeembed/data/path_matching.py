@@ -20,6 +20,7 @@ def paths_on_disk(root: Path, paths: Sequence[str]) -> list[str]:
 
 def path_key(path: str) -> str:
     """A normalised path: two spellings of one path have the same key."""
+    # Only on Windows is a backslash a separator; elsewhere it is part of a name.
     return unicodedata.normalize("NFC", path.replace("\\", "/") if os.sep == "\\" else path)
 
 
@@ -31,6 +32,7 @@ def _find(root: str, path: str, listings: dict[str, dict[str, str]]) -> str | No
     """The path as it is, or else in the first other spelling that a file has; None without such a file."""
     if os.path.lexists(os.path.join(root, path)):
         return path
+    # In this order: a spelling that changes less of the path is preferred.
     for spelling in dict.fromkeys((path, path.strip(), path.replace("\\", "/"), path.strip().replace("\\", "/"))):
         if os.path.lexists(os.path.join(root, spelling)):
             return spelling
@@ -43,6 +45,7 @@ def _find(root: str, path: str, listings: dict[str, dict[str, str]]) -> str | No
 def _find_normalised(root: str, path: str, listings: dict[str, dict[str, str]]) -> str | None:
     """The path with each part replaced by the name on disk that is equal in NFC; None where a part has none."""
     found: list[str] = []
+    # Part by part, since any folder of the path may have another Unicode form on disk.
     for part in Path(path).parts:
         folder = os.path.join(root, *found)
         if not os.path.lexists(os.path.join(folder, part)):
@@ -60,5 +63,6 @@ def _listing(folder: str, listings: dict[str, dict[str, str]]) -> dict[str, str]
         try:
             listings[folder] = {unicodedata.normalize("NFC", name): name for name in os.listdir(folder)}
         except OSError:
+            # Its files then count as missing, which the caller reports.
             listings[folder] = {}
     return listings[folder]

@@ -61,6 +61,7 @@ def join(manifests: Sequence[Manifest]) -> Manifest:
                 f"{len(both)} images are in split {first} and in split {second}, first {min(both)}: "
                 "remove them from one"
             )
+    # The largest and not the sum: a row in two of the manifests is one image, not twice the weight.
     unique = merge_equal_rows(joined.with_repeat(repeat), max)
     if len(unique) < len(joined):
         log.warning("%d duplicate rows were merged", len(joined) - len(unique))
@@ -77,6 +78,7 @@ def resample(rows: list[int], *, cap: int | None, repeat_to: int, rng: random.Ra
     """Samples the rows of one class: at most `cap`, drawn at random; fewer than `repeat_to` are repeated up to it."""
     if cap is not None and len(rows) > cap:
         rows = sorted(rng.sample(rows, cap))
+    # Whole rounds over all images, then a random rest: visits differ by one at most.
     copies, rest = divmod(max(repeat_to, len(rows)), len(rows))
     return rows * copies + rng.sample(rows, rest)
 
@@ -101,6 +103,7 @@ def prepare(
     # The minimum counts all images of a class, also those that an earlier cap set to 0.
     class_size = Counter(joined.class_of(row) for row in joined.rows("train").tolist())
     over_cap = dropped = 0
+    # Sorted, because all classes draw from one generator.
     for name, rows in sorted(by_class.items()):
         repeat[rows] = 0
         if class_size[name] < minimum:

@@ -32,6 +32,7 @@ def limitations(manifest: Manifest) -> list[str]:
             "class, give the folder above it"
         ]
     sentences = []
+    # Distinct images: a row that repeats one does not give it another image to match.
     images = {image for image in zip(manifest.domain, manifest.label, manifest.path, strict=True) if image[1]}
     num_images = Counter((domain, str(label)) for domain, label, _ in images)
     single = [label for (_, label), count in num_images.items() if count == 1]
@@ -47,6 +48,7 @@ def limitations(manifest: Manifest) -> list[str]:
         sentences.append("no labelled image is in val or test: retrieval cannot be measured")
     test_rows = [row for row in manifest.rows("test").tolist() if manifest.label[row]]
     domains_with_roles = {manifest.domain[row] for row in test_rows if manifest.role[row]}
+    # The rule of `protocol.plan_test`: roles of a domain count as soon as one test row has a role.
     left_out = [row for row in test_rows if manifest.domain[row] in domains_with_roles and not manifest.role[row]]
     if left_out:
         sentences.append(

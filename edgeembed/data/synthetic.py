@@ -57,8 +57,10 @@ def _design(*, seed: int, instance: int, size_px: int) -> Image.Image:
     domain, group = sibling_group(instance)
     group_rng = np.random.default_rng(np.random.SeedSequence((seed, _SIBLINGS_STREAM, domain, group)))
     instance_rng = np.random.default_rng(np.random.SeedSequence((seed, _INSTANCE_STREAM, instance)))
+    # The groups of a domain take turns in its kinds, from a random first kind on.
     first_kind = int(np.random.default_rng(np.random.SeedSequence((seed, _KIND_STREAM, domain))).integers(NUM_KINDS))
     palette = random_palette(group_rng)
+    # Drawn at twice the size and averaged below: antialiasing that gives equal pixels everywhere.
     sketch = Sketch((2 * size_px, 2 * size_px), (*palette.base, 0))
     PAINTERS[DOMAINS[domain]](sketch, (first_kind + group) % NUM_KINDS, group_rng, instance_rng, palette)
     image = sketch.image.crop(sketch.image.getchannel("A").getbbox())

@@ -154,6 +154,7 @@ def _delimiter(text: str, names: Sequence[str]) -> str:
         keys = {_key(name) for name in header}
         return sum(_key(name) in keys for name in names), len(header)
 
+    # `max` returns the first of equals: a comma for a table of one column, which has no delimiter.
     return max(DELIMITERS, key=score)
 
 
@@ -176,6 +177,7 @@ def _read_parquet(path: Path, names: Sequence[str]) -> tuple[tuple[str, ...], di
     try:
         schema = pa.parquet.read_schema(path)
         positions = _positions(path, schema.names, names)
+        # Only these columns: others may be large, such as stored images.
         table = pa.parquet.read_table(path, columns=[schema.names[position] for position in positions.values()])
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{path}: not a readable {path.suffix or 'Parquet'} table ({error})") from None

@@ -80,6 +80,7 @@ def shrink(canvas_1CHW: Tensor, affine_23: np.ndarray, view_px: tuple[int, int])
 def pixel_affine(affine_23: np.ndarray, canvas_px: tuple[int, ...], view_px: tuple[int, int]) -> np.ndarray:
     """Converts an affine map from view to canvas (2, 3) from [-1, 1] coordinates to pixel coordinates."""
     (in_height, in_width), (out_height, out_width) = canvas_px, view_px  # the map goes from view (out) to canvas (in)
+    # As with align_corners=False: -1 and 1 are the outer edges of the image, not pixel centres.
     to_unit = np.array(
         [[2 / out_width, 0, 1 / out_width - 1], [0, 2 / out_height, 1 / out_height - 1], [0, 0, 1]], np.float64
     )
@@ -104,6 +105,7 @@ def render_on_device(canvas_BCHW: Tensor, views: ViewParameters, shape_px: tuple
     grid_BHW2 = F.affine_grid(views.affine_B23.to(device), [num, 3, height, width], align_corners=False)
     pixels_BCHW = canvas_BCHW.to(torch.float32).contiguous(memory_format=torch.channels_last)
     padding = "zeros" if views.border == "black" else "reflection"
+    # One image at a time: `shrink` gives each image its own size.
     warped = [
         F.grid_sample(
             shrink(pixels_1CHW, affine_23, shape_px),
@@ -121,6 +123,7 @@ def render_on_device(canvas_BCHW: Tensor, views: ViewParameters, shape_px: tuple
     def per_image(values_B: Tensor) -> Tensor:
         return values_B.to(device).view(-1, 1, 1, 1)
 
+    # The formula of `recolour`: brightness, then saturation, then contrast around the mean grey.
     image = image * per_image(views.brightness_B)
     grey_B1HW = (image * torch.tensor(LUMA, device=device).view(1, 3, 1, 1)).sum(dim=1, keepdim=True)
     mean_B111 = grey_B1HW.mean(dim=(2, 3), keepdim=True)
@@ -154,13 +157,16 @@ def mix_views(
 
     Returns the images and, for each, the share of the other image in it, (B,), 0..1.
     """
+    # Columns 16 to 20: the first 16 are those of `draw_views`.
     u = uniforms(seed, image_B, view, 21)[:, 16:]
     side = np.where(u[:, 0] < section.cutmix_probability, lerp(section.cutmix_side, u[:, 1]), 0.0)
     square = np.stack([u[:, 2] * (1 - side), u[:, 3] * (1 - side)], axis=1)
     square = np.concatenate([square, square + side[:, None]], axis=1).astype(np.float32)
     pasted = square_mask(torch.from_numpy(square).to(image_BCHW.device), *image_BCHW.shape[2:])
     mixed = torch.where(pasted, other_BCHW, image_BCHW)
+    # Of whole pixels, so that it differs a little from the drawn area.
     share_B = pasted.float().mean(dim=(1, 2, 3))
+    # CutMix takes the lower end of the first column, mixup the upper: no image gets both.
     blended = u[:, 0] >= 1.0 - section.mixup_probability
     if blended.any():
         blend = np.where(blended, lerp(section.mixup_share, u[:, 4]), 0.0).astype(np.float32)

@@ -30,13 +30,14 @@ MAX_UNTRAINED_MACS = 1e12
 def embed_with_torch(model: Network, pixels_NHWC: UInt8Array) -> FloatArray:
     """Embeddings (N, D) of the network itself, before any export."""
     with torch.inference_mode():
+        # (N, H, W, 3) to (N, 3, H, W), as the network takes it.
         batches = torch.from_numpy(pixels_NHWC).permute(0, 3, 1, 2).split(BATCH)
         return np.concatenate([model(batch).numpy() for batch in batches])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Baselines:
-    """What `evaluation` of bundle.json says beside the counts: `untrained` has an entry for each evaluation set."""
+    """The measured part of `evaluation` in bundle.json; `untrained` has an entry for each evaluation set."""
 
     evaluation: RetrievalProtocol
     untrained: list[dict[str, Any]]
@@ -113,6 +114,7 @@ def measure_untrained(model: Network, images: GateImages, macs: int) -> list[dic
 
 def score_untrained(untrained: Network, bench: RetrievalProtocol, macs: int) -> dict[str, float | None] | None:
     """Scores an untrained network on the images of the bench; None where that is expensive or an image is missing."""
+    # `gate.max_macs` limits the gate's images, but nothing limits those of the bench.
     if (cost := macs * len(bench.rows)) > MAX_UNTRAINED_MACS:
         log.info(
             "%s: an untrained network is not measured, that would take %.2g multiply-accumulates", bench.split, cost

@@ -25,10 +25,12 @@ def bundle_facts(
     """
     description = model.describe()
     network = {
+        # The student's name in its recipe, such as mobilenetv4_s; a teacher has none.
         "name": origin.alias or model.name,
         "backbone": model.name,
         "params": description.architecture.params,
         "macs": macs,
+        # All that is needed to build the network again, with random weights for a comparison.
         "architecture": to_json(description.architecture),
         "weights": origin.weights,
         "role": origin.role,

@@ -31,6 +31,7 @@ Compare embeddings by inner product, and only with those of the space `{space_id
 share.
 """
 
+# Filled in by str.format, like USE: a brace of the code itself is doubled.
 PLAIN = """
 With ONNX Runtime alone, for photographs of 8 bits a channel:
 
@@ -82,6 +83,7 @@ def file_remarks(file: BundleFile) -> list[str]:
             f"{len(quantised.float_operators)} operators left in float32"
         )
         parts.append(f"{'7-bit' if quantised.reduce_range else '8-bit'} weights, {CPUS[quantised.cpus]}")
+    # A loss that is not shown is part of the line of its runtime below.
     if file.map_loss is not None and file.runtime not in file.not_shown:
         parts.append(f"mAP {file.map_loss.points} below the fp32 file")
     parts += [f"in {runtime} **{text}**" for runtime, text in file.not_shown.items()]
@@ -105,6 +107,7 @@ class ComparisonColumns:
 
     @classmethod
     def of(cls, manifest: BundleManifest) -> ComparisonColumns:
+        """Returns the columns for a manifest; empty ones where it has no `evaluation`."""
         known = manifest.evaluation
         if known is None:
             return cls()
@@ -120,6 +123,7 @@ class ComparisonColumns:
         return cls(
             missing="not scored",
             header=" chance | untrained |",
+            # The rule below the Markdown header needs a part for each column.
             rule="---|---|",
             cells=tuple("-" if figure is None else f"{figure:.4f}" for figure in figures),
             remarks=("", " ".join(sentences)),
@@ -166,6 +170,7 @@ def file_row(file: BundleFile, columns: ComparisonColumns) -> str:
     agreement = f"{file.parity.cosine_p1:.5f} / {file.parity.cosine_p50:.5f}" if file.parity else "-"
     scores = file.retrieval or {}
     map_, recall = (f"{scores[key]:.4f}" if key in scores else columns.missing for key in ("map", "recall_at_1"))
+    # Chance and untrained belong to the scored images: a file without scores has none.
     figures = [map_, *(columns.cells if scores else ["-"] * len(columns.cells)), recall]
     where = f"{scores.get('queries')} queries of the {scores.get('split')} split" if scores else "-"
     cells = [f"`{file.path}`", file.precision, f"{file.bytes:,}", agreement, *figures, where]
@@ -176,6 +181,7 @@ def how_to_use(manifest: BundleManifest) -> str:
     """Returns the section `Use`: code for edgeembed and, where there is an ONNX file, for ONNX Runtime alone."""
     height, width = manifest.input.height, manifest.input.width
     file = fp32_file(manifest) or next((file for file in manifest.files if file.path.endswith(ONNX)), None)
+    # A bundle without any ONNX file has no example for ONNX Runtime alone.
     plain = PLAIN.format(height=height, width=width, path=file.path) if file is not None else ""
     dim, space_id = manifest.embedding.dim, manifest.space_id
     return USE.format(plain=plain, dim=dim, height=height, width=width, space_id=space_id)
@@ -190,6 +196,7 @@ def notes_in(card: str, manifest: BundleManifest) -> str:
     card = without_remarks(card, manifest)
     columns = ComparisonColumns.of(manifest)
     table = "\n".join(file_row(file, columns) for file in manifest.files) + "\n"
+    # From the end, as notes may have a section `Use` themselves.
     start, end = card.find(table), card.rfind("\n## Use\n")
     is_ours = card.startswith(f"# {manifest.name}\n") and card.endswith(LIMITS) and 0 <= start <= end
     return card[start + len(table) : end].replace("\n".join(columns.remarks), "", 1).strip() if is_ours else ""

@@ -117,6 +117,7 @@ class Checker:
             if larger is None:
                 break
             log.info("%s: %s", precision, result.gate_result.not_shown)
+            # The untrained network was measured on the smaller sample only.
             self.images, self.untrained_map = larger, None
             # Both files must be scored on the same queries, because the loss is paired.
             if self.fp32 is not None:
@@ -139,6 +140,7 @@ class Checker:
             return CheckResult(path=path, embedding_ND=embedding_ND, gate_result=result, scored=None)
         parity = Parity.model_validate(dataclasses.asdict(measure_agreement(self.reference_ND, compared_ND)))
         scored = self.images.score(embedding_ND)
+        # int8 of a transformer may lose more: see `GateSection`.
         thresholds = self.gate.thresholds_for(precision, transformer=self.transformer)
         loss: MapLoss | None = None
         # The fp32 file itself has no loss of mAP: it is compared with torch alone.
@@ -161,6 +163,7 @@ class Checker:
                 continue
             try:
                 result = self.check(path, precision, runtime=runtime)
+            # These figures are for information: a runtime that fails does not fail the export.
             except (CheckFailed, UserError) as error:
                 log.warning("%s does not run in %s: %s", path.name, runtime, error)
                 continue
@@ -181,6 +184,7 @@ def file_facts(path: Path, precision: str, runtime: str) -> dict[str, Any]:
 
 
 def is_transformer(model: onnx.ModelProto) -> bool:
+    """Whether a graph has attention, for which the gate has other limits in int8."""
     # By the graph, so that it is known for a finished bundle too, without its network.
     return any(node.op_type in ("Softmax", "Attention") for node in model.graph.node)
 

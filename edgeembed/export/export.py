@@ -60,6 +60,7 @@ def export_run(
         origin = shorten_embedding(run_path, model, origin, dim)
     require_exportable(run_path, model, precisions)
     check_target(out)  # before minutes of work
+    # What all precisions share: images, the traced graph, torch's embeddings, baselines.
     macs = count_macs(model)
     images = read_gate_images(model.size_px, macs, origin, data, recipe)
     name = name or out.name
@@ -87,6 +88,7 @@ def export_run(
                     return None, [file.as_refused()]
                 checker.fp32 = file.check
             exported.append(file)
+        # The type of `images` is a Protocol, as engines of a bundle are compared on other images.
         assert isinstance(checker.images, GateImages)
         if checker.images is not images:  # they were too few and were enlarged
             baselines = measure_baselines(model, checker.images, reference_ND, macs)
@@ -96,6 +98,7 @@ def export_run(
             passed = [BundleFile.model_validate(item) for item in files]
             engines, refused_engines = build_engines(folder, passed, checker, recipe.engine, accept_worse=accept_worse)
             files, refused = [*files, *engines], [*refused, *refused_engines]
+        # Only chance is taken from these scores, which is the same for every file.
         scores = (checker.fp32 or exported[0].check).scores
         described = bundle_facts(model, macs, origin, name, licence, files, baselines.facts(scores))
         manifest = BundleManifest.model_validate(described)
@@ -154,6 +157,7 @@ def require_exportable(run_path: Path, model: Network, precisions: Sequence[str]
     """Raises UserError for a network that no bundle can hold in these precisions."""
     if model.keep_aspect:
         raise UserError(f"{run_path}: keeps the proportions of images, a bundle takes squares: distil it first")
+    # The quantiser passes the model through one protobuf message.
     size_bytes = sum(parameter.nbytes for parameter in model.parameters())
     if "int8" in precisions and size_bytes > MAX_PROTOBUF_BYTES:
         raise UserError(

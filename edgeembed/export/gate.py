@@ -118,6 +118,7 @@ def check_against_limit(loss: MapLoss, limit: float) -> MapLoss:
         update={
             "limit": limit,
             "shown": shown,
+            # The upper half of the interval: only the upper end is compared with the limit.
             "queries_needed": None if shown else queries_needed(num_queries, loss.ci95[1] - loss.value, limit),
             "classes_needed": None if num_classes >= MIN_CLASSES else MIN_CLASSES,
         }
@@ -139,9 +140,10 @@ def queries_needed(num_queries: int, half_width: float, limit: float) -> int:
     The result has two significant digits. `half_width` of the interval was measured with `num_queries`. It narrows with
     the square root of their number, as long as more queries mean more classes and not larger ones.
     """
-    # Three lower bounds: the rule of three, the width of the interval, the number of classes.
+    # Two lower bounds; `GateResult.queries_needed` adds the third, which is the number of classes.
     by_spread = num_queries * (POWER_FACTOR * half_width / max(limit, SMALLEST_LIMIT)) ** 2
     needed = max(min_queries(limit), by_spread)
+    # Two digits: more would promise a precision that the estimate does not have.
     unit: int = 10 ** max(0, math.floor(math.log10(needed)) - 1)
     return math.ceil(needed / unit) * unit
 
@@ -149,6 +151,7 @@ def queries_needed(num_queries: int, half_width: float, limit: float) -> int:
 def apply_gate(parity: Parity, loss: MapLoss | None, thresholds: Thresholds) -> GateResult:
     """Compares the figures of one file with the thresholds of its precision, and its loss of mAP with its limit."""
     reasons = []
+    # All reasons are collected, not only the first: the user sees how far off the file is.
     for name in ("cosine_p1", "cosine_p50"):
         cosine, threshold = getattr(parity, name), getattr(thresholds, name)
         if threshold is not None and cosine < threshold:

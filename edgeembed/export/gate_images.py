@@ -24,6 +24,7 @@ from edgeembed.progress import stage
 
 log = logging.getLogger(__name__)
 
+# Enough that no single image decides the 1st percentile of the cosines.
 PARITY_IMAGES = 256
 MIN_IMAGES = 64
 FIRST_SHARE = 0.25
@@ -81,6 +82,7 @@ class GateImages:
 
     def score(self, embedding_ND: FloatArray) -> ScoredQueries | None:
         """Scores a file's embeddings, (N, D), on the gate's split; None where nothing can be scored."""
+        # Embeddings that are not finite have no ranking.
         if self.evaluation.not_scored is not None or not np.isfinite(embedding_ND).all():
             return None
         embedded = EmbeddedRows(embedding_ND=embedding_ND, row_N=self.rows)
@@ -116,6 +118,7 @@ def read_gate_images(
     manifest = read_manifest(data or Path(str(known)))
     train = manifest.rows("train")
     protocol = RetrievalProtocol.of_first_scorable(manifest, "val", "test")
+    # The images that the budget of multiply-accumulates pays for, in all and at first.
     max_images, first_images = (
         max(MIN_IMAGES, int(share * recipe.gate.max_macs / macs)) for share in (1.0, FIRST_SHARE)
     )
@@ -125,6 +128,7 @@ def read_gate_images(
         log.warning("the gate decides by cosine alone, retrieval is not scored: %s", evaluation.not_scored)
     num_parity = min(PARITY_IMAGES, num_images)
     gate_rows = evaluation.rows
+    # Nothing can be scored: any images will do for the comparison with torch.
     if gate_rows.size == 0:
         available = train if train.size else np.arange(len(manifest))
         gate_rows = available[spread_positions(len(available), num_parity)]
@@ -158,6 +162,7 @@ def split_calibration(rows: Rows, num_calibration: int, num_selection: int) -> t
     drawn = rows[spread_positions(len(rows), num_calibration + num_selection)]
     if len(drawn) <= num_selection:
         return drawn, drawn
+    # Of few rows, most go to the calibration.
     selection = spread_positions(len(drawn), min(num_selection, len(drawn) // 4 or 1))
     return np.delete(drawn, selection), drawn[selection]
 
@@ -173,7 +178,7 @@ def decode_rows(manifest: Manifest, rows: Rows, size_px: int) -> tuple[UInt8Arra
 
 
 def require_readable(pixels_NHWC: UInt8Array, kept: Rows, rows: Rows) -> tuple[UInt8Array, Rows]:
-    """Passes on what `decode_images` returned. Raises UserError where it could read none of the rows."""
+    """Passes on what `decode_rows` returned. Raises UserError where it could read none of the rows."""
     if len(kept) == 0:
         raise UserError(f"none of {len(rows)} images of the manifest can be read: give another manifest with --data")
     return pixels_NHWC, kept

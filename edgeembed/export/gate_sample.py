@@ -47,10 +47,12 @@ def sample_classes(protocol: RetrievalProtocol, max_images: int) -> RetrievalPro
         return protocol
     classes = matched_classes(protocol)
     size_K = np.array([rows.size for rows in classes])
+    # A cap with which all classes fit, but never below an equal share for MIN_CLASSES classes.
     per_class = max(MIN_IMAGES_PER_CLASS, max_images // MIN_CLASSES, max_per_class(size_K, max_images))
     taken: list[ClassRows] = []
     room = max_images
     for rows in classes:
+        # A query needs a match: a class with one image shows nothing.
         if room < 2:
             break
         taken.append(rows.first(min(per_class, room)))
@@ -86,6 +88,7 @@ def shuffle_class(
     Otherwise a small sample could hold a query whose only index image is the query itself.
     """
     shuffled = [rng.permutation(np.array(rows, dtype=np.int64)) for rows in (query, index)]
+    # Leave-one-out: both sides in one order, so that a sample takes the same images on both.
     if set(query) == set(index):
         return ClassRows(query=shuffled[0], index=shuffled[0])
     apart = [

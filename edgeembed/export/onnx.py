@@ -24,7 +24,9 @@ from edgeembed.export.graph import Graph, attributes_of
 from edgeembed.network.model import Network
 from edgeembed.student.zoo import fuse
 
+# From opset 23 on the graph has `Attention`, which not every runtime takes.
 OPSET = 20
+# The limit is 2 GiB; the graph around the weights needs room too.
 MAX_PROTOBUF_BYTES = 2_000_000_000
 TRACE_BATCH = 2  # a batch of 1 would be baked in
 

@@ -64,6 +64,7 @@ def import_folder(root: Path, *, seed: int = 0) -> Manifest:
                 listing.left_out.add(OUTSIDE, "/".join(parts))
         labels = [layout.label(parts) for parts in kept]
         splits = [split for parts in kept if (split := layout.split(parts)) is not None]
+        # A user's own test folder is query and index at once (leave-one-out).
         roles = ["both" if split == "test" else None for split in splits]
     if not kept:
         raise UserError(
@@ -115,6 +116,7 @@ def find_layout(root: Path, relative: Sequence[PathParts]) -> Layout:
     # A single split name may be a class name, unless nothing else explains the folders.
     is_certain = holds_only_splits and (len(others) == 1 or any(len(parts) > 3 for parts in in_splits))
     if len(found_splits) > 1 or is_certain:
+        # More than half of the images would be left out: rather an error than a wrong guess.
         if 2 * len(in_splits) < len(relative):
             raise UserError(
                 f"{printable(str(root))}: {len(in_splits)} of {len(relative)} images are in split folders below "
@@ -132,8 +134,10 @@ def _layout_of_first_level(
     """The layout where some folders of ROOT (`splits`) are called like splits and the `others` are not."""
     found_splits = {parse_split(name) for name in splits}
     has_classes = any(holds_folders[name] for name in splits)
+    # Two different splits, nothing but split folders, or only these folders contain class folders.
     if len(found_splits) > 1 or not others or (has_classes and not any(holds_folders[name] for name in others)):
         return Layout(split_level=0)
+    # A class called train, among vehicles for example: it contains images and no folders.
     if found_splits == {"train"} and not has_classes:
         log.warning("%s is read as a class, like %s beside it", list_folders(splits), list_folders(others))
         return Layout()

@@ -11,6 +11,7 @@ from edgeembed.data.manifest import SPLITS
 
 log = logging.getLogger(__name__)
 
+# Of fewer classes, a held-out fifth would be too few to measure retrieval on.
 MANY_CLASSES = 50
 TEST_SHARE, VAL_SHARE = 0.2, 0.1
 SPLIT_NAMES = {
@@ -34,8 +35,8 @@ def draw_splits(labels: Sequence[str | None], *, seed: int = 0) -> tuple[list[st
     """Draws the split and role of each image from its label; unlabelled images are for training.
 
     With at least MANY_CLASSES classes, whole classes (of two images or more) are held out for val and test, so that
-    retrieval is measured on unseen classes. With fewer, a share of the images of every class of three or more is held
-    out.
+    retrieval is measured on unseen classes. With fewer, images of every class are held out: a fifth for test and a
+    tenth for val, rounded, so that a class of two images gives one to val and none to test.
     """
     # Classes are drawn in sorted order, so that the splits depend on the labels and the seed alone.
     by_class: dict[str, list[int]] = defaultdict(list)
@@ -65,6 +66,7 @@ def draw_splits(labels: Sequence[str | None], *, seed: int = 0) -> tuple[list[st
             "whole classes" if holds_out_classes else "images of every class",
             ", ".join(f"{split} {counts[split]}" for split in SPLITS),
         )
+    # Held-out classes have no training images to find, so that their test images search each other.
     roles = {"test": "both"} if holds_out_classes else {"test": "query", "train": "index"}
     return splits, [None if label is None else roles.get(split) for label, split in zip(labels, splits, strict=True)]
 

@@ -53,6 +53,7 @@ def import_table(path: Path, options: TableOptions | None = None) -> Manifest:
     root, root_name = table.root, table.root_name
     if options.images is not None:
         root, root_name = options.images.resolve(), "given as --images"
+        # Looked up again: `table.paths` searched the folder of the table.
         paths = tuple(paths_on_disk(root, paths))
     present = [row for row, file in enumerate(paths) if os.path.isfile(os.path.join(root, file))]
     _report_missing(path, paths, present, f"{root}, {root_name}", skip=options.skip_missing)
@@ -80,7 +81,9 @@ def _splits(
     if options.split is not None:
         return [options.split] * len(labels), [None] * len(labels)
     if split_column is not None:
+        # An unknown name is kept, so that `check_values` reports it.
         return [parse_split(text) or text if text else "train" for text in split_column], [None] * len(labels)
+    # A label is unique only within its domain.
     return draw_splits([label and f"{domain}\0{label}" for label, domain in zip(labels, domains, strict=True)])
 
 

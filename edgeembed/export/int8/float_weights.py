@@ -22,6 +22,7 @@ def keep_float_weights(model: onnx.ModelProto) -> None:
         if node.op_type not in ("Conv", "Gemm") or node.input[1] not in graph.constants:
             continue
         dequantize = graph.producer(node.input[0])
+        # A scale with dimensions is one for each channel: there ONNX Runtime leaves the weights alone.
         if dequantize is None or dequantize.op_type != "DequantizeLinear" or graph.constants[dequantize.input[1]].dims:
             continue
         output = f"{node.name}_reads"

@@ -17,6 +17,7 @@ from edgeembed.export.graph import Graph, attributes_of
 from edgeembed.export.int8.stem import stem_chain
 
 ATTENTION_AND_NORMS = ("MatMul", "Softmax", "LayerNormalization", "InstanceNormalization", "GroupNormalization")
+# The unit norm at the end, and the normalisation of pixels at the start.
 UNIT_NORM_AND_INPUT = ("ReduceL2", "Div", "Clip", "Sub", "Cast")
 FLOAT_OUTPUTS = ("Gemm", "MatMul")
 """Their output is not quantised: norms, softmax and sums in float32 follow, or the unit norm."""
@@ -51,6 +52,7 @@ def choose_operators(model: onnx.ModelProto) -> QuantisedOperators:
         first_convolution,
         *(node.name for node in graph.nodes if node.op_type in UNIT_NORM_AND_INPUT),
         *multiplied_depthwise(graph),
+        # Products with weights are quantised even inside attention: see the module's docstring.
         *(attention_and_norms(graph) - set(weight_products(graph))),
     }
     op_types = tuple(sorted(set(QLinearOpsRegistry) | set(QDQRegistry)))  # the default of ONNX Runtime's quantiser

@@ -33,6 +33,7 @@ from edgeembed.progress import stage
 log = logging.getLogger(__name__)
 
 BATCH = 16
+# Few, because they are embedded once for every operator.
 RANKING_IMAGES = 32
 HISTOGRAM_IMAGES = 64  # for a histogram every activation is counted, which takes longer than computing it
 METHODS = {
@@ -65,6 +66,7 @@ def int8_candidates(
     images. Each further one leaves 1, 2, 4, ... of the operators that hurt most in float32. `reduce_range`: weights of
     7 bits, whose products saturate on no CPU.
     """
+    # Stays until the caller takes no more candidates: each is quantised when it is taken.
     with tempfile.TemporaryDirectory() as folder:
         quantiser = Quantiser(model, calibration_NHWC, Path(folder), settings, reduce_range=reduce_range)
         expected_ND = embed(model, selection_NHWC)
@@ -84,6 +86,7 @@ def int8_candidates(
         while count <= max_count:
             log.info("int8: %d of %d operators left in float32", count, len(worst_first))
             yield quantiser.candidate(best, worst_first[:count])
+            # Doubled, because each candidate is quantised and run on all images of the gate.
             count *= 2
 
 
@@ -181,6 +184,7 @@ class Quantiser:
             augmented_model_path=str(self.folder / "augmented.onnx"),
             calibrate_method=METHODS[method],
             extra_options={
+                # uint8 has a zero point, so that a range from 0 on, as behind a Relu, uses all 256 levels.
                 "symmetric": False,
                 "num_bins": NUM_BINS[method],
                 "percentile": self.settings.percentile,
@@ -239,4 +243,5 @@ def embed(model: onnx.ModelProto, pixels_NHWC: UInt8Array) -> FloatArray:
 def mean_cosine_distance(model: onnx.ModelProto, pixels_NHWC: UInt8Array, expected_ND: FloatArray) -> float:
     """Mean of 1 - cosine between a model's embeddings and those expected; infinite where one is not finite."""
     cosine_N = np.einsum("nd,nd->n", embed(model, pixels_NHWC), expected_ND)
+    # Infinite, so that `min` never chooses it.
     return float(1.0 - cosine_N.mean()) if np.isfinite(cosine_N).all() else float("inf")

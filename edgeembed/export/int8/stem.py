@@ -107,6 +107,7 @@ def patch_moments(
     size = pixels_NHWC.shape[-1] * kernel[0] * kernel[1]
     sum_P, squares_PP, count = np.zeros(size), np.zeros((size, size)), 0
     for image_HWC in pixels_NHWC:
+        # (rows, columns, 3, kernel height, kernel width): each patch in the order of the weights.
         patches = sliding_window_view(np.pad(image_HWC.astype(np.float64) - zero_point, borders), kernel, axis=(0, 1))
         patch_NP = patches[::down, ::right].reshape(-1, size)
         sum_P += patch_NP.sum(0)

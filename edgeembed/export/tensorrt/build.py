@@ -39,6 +39,7 @@ def build_engine(model: onnx.ModelProto, precision: str, settings: EngineSection
     """
     version = parse_version(tensorrt.__version__)
     graph = rewrite_for_tensorrt(model, version)
+    # Before the parser, whose errors do not say which version would take the graph.
     if reasons := unsupported_features(graph, version):
         raise CheckFailed(f"TensorRT {tensorrt.__version__} does not take the {precision} file: {'; '.join(reasons)}")
     logger = TensorRtLog()
@@ -47,6 +48,7 @@ def build_engine(model: onnx.ModelProto, precision: str, settings: EngineSection
     parser = tensorrt.OnnxParser(network, logger)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
+        # Well below the 2 GB that a protobuf message may have.
         onnx.save(graph, path, save_as_external_data=graph.ByteSize() > 1_500_000_000)
         if not parser.parse_from_file(str(path)):
             errors = [parser_error(parser.get_error(i)) for i in range(parser.num_errors)]
@@ -56,6 +58,7 @@ def build_engine(model: onnx.ModelProto, precision: str, settings: EngineSection
             set_layer_precisions(network, config)
         shape = tuple(int(side) for side in network.get_input(0).shape)[1:]
         profile = builder.create_optimization_profile()
+        # Any batch from the first to the last can run; TensorRT makes the middle one fast.
         profile.set_shape("image", *((batch, *shape) for batch in (1, settings.opt_batch, settings.max_batch)))
         config.add_optimization_profile(profile)
         cache = use_timing_cache(config, settings.timing_cache)
@@ -91,6 +94,7 @@ def set_layer_precisions(network: Any, config: Any) -> None:
     of a MobileNetV4-small were zeros. It also leaves single convolutions of an fp16 file in float32.
     """
     config.set_flag(tensorrt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
+    # Their types follow from the graph: constants, shapes, and int8 behind a QUANTIZE.
     kept = (tensorrt.LayerType.CONSTANT, tensorrt.LayerType.SHAPE, tensorrt.LayerType.QUANTIZE)
     for position in range(network.num_layers):
         layer = network.get_layer(position)
@@ -129,6 +133,7 @@ def use_timing_cache(config: Any, path: Path | None) -> Any:
     if path is None:
         return None
     cache = config.create_timing_cache(path.read_bytes() if path.is_file() else b"")
+    # The measurements of another GPU are refused, not used.
     config.set_timing_cache(cache, ignore_mismatch=False)
     return cache
 
@@ -151,6 +156,7 @@ def inspect_engine(plan: bytes) -> EngineLayers:
         raise CheckFailed(f"TensorRT {tensorrt.__version__} cannot open what it built: {logger.last_error}")
     inspector = engine.create_engine_inspector()
     information = inspector.get_engine_information(tensorrt.LayerInformationFormat.JSON)
+    # strict=False, because names of layers may hold control characters.
     return count_products(json.loads(information, strict=False)["Layers"])
 
 
@@ -187,6 +193,7 @@ def is_product(layer: Mapping[str, Any]) -> bool:
 
 def type_of(layer: Mapping[str, Any]) -> str:
     """The type of a layer's weights and first input: int8, fp16, bf16, fp8, or fp32 for any other text."""
+    # Read with care: the inspector's JSON differs between versions.
     weights = layer.get("Weights")
     weights_type = str(weights.get("Type", "")) if isinstance(weights, dict) else ""
     inputs = [str(port.get("Format/Datatype", "")) for port in layer.get("Inputs", ()) if isinstance(port, dict)]

@@ -86,10 +86,12 @@ def build_engines(
         from edgeembed.device.runtimes.cuda import CudaDevice
         from edgeembed.export.tensorrt import build
 
+        # Fails without a GPU, and names it for bundle.json.
         device = CudaDevice()
     except ModuleNotFoundError as error:
         reason = f"{install_hint(error.name or RUNTIME)} {INSTALL_HINT}"
         return [], [RefusedFile(precision=RUNTIME, path=PLAN, reasons=(reason,))]
+    # The package is installed, but a library, the driver or a GPU is missing.
     except (ImportError, OSError, UserError) as error:
         reason = f"cannot be used here: {' '.join(str(error).split())}"
         return [], [RefusedFile(precision=RUNTIME, path=PLAN, reasons=(reason,))]
@@ -165,10 +167,12 @@ def add_engines(
     with stage(f"embedding {len(images.pixels_NHWC)} images with {reference.path} in ONNX Runtime"):
         session = open_session(verified_with_weights(bundle, manifest, reference))
         reference_ND = run_session(session, images.pixels_NHWC)
+    # The nodes tell, so that the weights are not read.
     transformer = is_transformer(onnx.load(bundle / reference.path, load_external_data=False))
     checker = Checker(
         images=images, reference_ND=reference_ND[: images.num_parity], gate=recipe.gate, transformer=transformer
     )
+    # Not run again: its embeddings are the reference itself.
     checker.fp32 = checker.evaluate(bundle / reference.path, reference_ND, "fp32")
     # The card is written anew with the engines; notes that the user gave stay.
     notes = notes_in((bundle / CARD).read_text(encoding="utf-8"), manifest) if (bundle / CARD).is_file() else ""

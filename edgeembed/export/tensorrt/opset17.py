@@ -29,6 +29,7 @@ def decompose_layer_norm(graph: Graph) -> None:
 
     def replacement(node: onnx.NodeProto) -> list[onnx.NodeProto]:
         attributes = attributes_of(node)
+        # Any other form stays, and `unsupported_features` reports it.
         if node.op_type != "LayerNormalization" or attributes.get("axis", -1) != -1 or len(node.output) > 1:
             return [node]
         x, y = node.input[0], node.output[0]
@@ -61,6 +62,7 @@ def decompose_gelu(graph: Graph) -> None:
         if node.op_type != "Gelu" or attributes_of(node).get("approximate") == b"tanh":
             return [node]
         x, y = node.input[0], node.output[0]
+        # ONNX operators take all inputs in one type.
         dtype: npt.DTypeLike = np.float16 if x in float16 else np.float32
         for name, value in (("root", 0.5**0.5), ("one", 1.0), ("half", 0.5)):
             graph.add_constant(f"{y}_{name}", np.asarray(value, dtype))
@@ -94,6 +96,7 @@ def downgrade_to_opset_17(model: onnx.ModelProto) -> None:
     slice_partial_shapes(graph)
     move_axes_to_attribute(graph)
     for node in graph.nodes:
+        # An attribute with another value is kept, so that the checker refuses it below.
         for name, value in attributes_of(node).items():
             if name in NEWER_ATTRIBUTES and NEWER_ATTRIBUTES[name] in (None, value):
                 remove_attributes(node, name)
@@ -117,6 +120,7 @@ def set_split_sizes(model: onnx.ModelProto) -> None:
     shapes = {value.name: value.type.tensor_type.shape.dim for value in inferred.value_info}
     for node in splits:
         axis = attributes_of(node).get("axis", 0)
+        # 0 for a size that shape inference does not know.
         sizes = [shapes[name][axis].dim_value if shapes.get(name) else 0 for name in node.output]
         if all(sizes):
             node.input.append(graph.add_constant(f"{node.output[0]}_sizes", np.array(sizes, np.int64)))

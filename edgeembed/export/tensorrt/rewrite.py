@@ -76,6 +76,7 @@ def rewrite_for_tensorrt(model: onnx.ModelProto, version: Version) -> onnx.Model
 
 
 def newest_opset(version: Version) -> int:
+    """Returns the newest opset that the parser of a version is known to read; 0 for versions before 8."""
     return NEWEST_OPSET.get(version[0], max(NEWEST_OPSET.values()) if version[0] > max(NEWEST_OPSET) else 0)
 
 
@@ -116,6 +117,7 @@ def cast_dequantized_pixels(graph: Graph) -> None:
         return
     stored, scale, zero_point = dequantize.input
     output = dequantize.output[0]
+    # (pixel - zero point) * scale: TensorRT takes uint8 pixels into a Cast only.
     zero = graph.add_constant(f"{output}_zero", graph.array(zero_point).astype(np.float32))
     cast, shifted = f"{output}_cast", f"{output}_shifted"
     scaled = new_node("Mul", [shifted, scale], output)
@@ -170,6 +172,7 @@ def make_quantisation_symmetric(graph: Graph) -> None:
         if node.op_type in ("QuantizeLinear", "DequantizeLinear") and is_uint8(graph, node.input[2]):
             # uint8 with a zero point of 0 held no negative value; int8 does.
             if node.op_type == "QuantizeLinear" and graph.array(node.input[2]).flat[0] == 0:
+                # Numbered, because several nodes may quantise one tensor.
                 rectified = f"{node.input[0]}_rectified_{len(nodes)}"
                 nodes.append(new_node("Relu", [node.input[0]], rectified))
                 node.input[0] = rectified
@@ -191,6 +194,7 @@ def symmetric_scale(graph: Graph, node: onnx.NodeProto) -> str:
     if name not in graph.constants:
         # Where a scale is listed for each channel, all are equal: see `int8.float_weights`.
         scale, zero_point = graph.array(node.input[1]).flat[0], int(graph.array(node.input[2]).flat[0])
+        # The longer side of the uint8 range decides, so that int8 cuts nothing off.
         largest = np.float32(max(zero_point, 255 - zero_point)) * scale / np.float32(127)
         graph.add_constant(name, np.asarray(largest, scale.dtype))
     return name

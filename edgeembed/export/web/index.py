@@ -95,6 +95,7 @@ def pick_of_each_label(pictures: Sequence[Picture], max_pictures: int) -> list[P
         by_label[picture.label].append(picture)
     labels = [by_label[label] for label in sorted(by_label)]
     if len(labels) > max_pictures:
+        # Evenly over the sorted labels, not the first of the alphabet.
         labels = [labels[i * len(labels) // max_pictures] for i in range(max_pictures)]
     # zip_longest gives one of each label a round; short labels are padded with None.
     rounds = itertools.chain.from_iterable(itertools.zip_longest(*labels))
@@ -131,4 +132,5 @@ def make_thumbnail(path: Path) -> Image.Image:
     """Returns a small copy with pixels only, without the file's metadata (place, camera, colour profile)."""
     image = load_rgb(path, at_least_px=THUMBNAIL_PX)
     image.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
+    # A new image: `save` would write the metadata that `image` still holds.
     return Image.fromarray(np.asarray(image))

@@ -84,6 +84,7 @@ def choose_web_file(manifest: BundleManifest, precision: str | None) -> BundleFi
     file = by_precision[precision or passed[0]]
     for runtime, text in file.not_shown.items():
         log.warning("%s in %s: %s", file.path, runtime, text)
+    # The page loads one file: weights in a second file cannot be used.
     if file.bytes > MAX_MODEL_BYTES or any(part.path.startswith(file.path + ".") for part in manifest.files):
         raise UserError(
             f"{file.path}: is too large for a web page: distil a smaller student, or choose --precision int8"

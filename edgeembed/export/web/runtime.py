@@ -14,6 +14,7 @@ from pathlib import Path
 from edgeembed.errors import CheckFailed
 
 PACKAGE, VERSION = "onnxruntime-web", "1.30.0"
+# As in npm's lock files: algorithm, hyphen, base64 of the digest.
 INTEGRITY = "sha512-q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="
 # Names in the package, and names in the page, because not every web server knows that .mjs is JavaScript.
 FILES = {
@@ -57,6 +58,7 @@ def add_runtime(folder: Path) -> None:
         archive = require_pinned(download_package(Path(temporary)))
         with tarfile.open(archive) as package:
             for name, name_in_page in FILES.items():
+                # Single files by name: nothing is extracted to a path that the archive chooses.
                 member = package.extractfile(f"package/dist/{name}")
                 assert member is not None
                 (folder / name_in_page).write_bytes(member.read())
@@ -69,6 +71,7 @@ def download_package(folder: Path) -> Path:
     package = f"{PACKAGE}@{VERSION}"
     if npm is None:
         raise CheckFailed(f"{package} is fetched with npm, which is not installed: install Node.js, then build again")
+    # The cache before the network, and no script of the package is run.
     command = [npm, "pack", package, "--prefer-offline", "--ignore-scripts", "--json", "--fetch-retries=1"]
     try:
         result = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=NPM_TIMEOUT_S)
