@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from edgeembed.cli import completion
 from edgeembed.cli.app import app, print_json
 from edgeembed.cli.options import Bundles, Json
-
-if TYPE_CHECKING:
-    pass
 
 log = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -13,9 +13,6 @@ from edgeembed.cli.app import app, print_json
 from edgeembed.cli.options import Json, KeyOverrides, Resume, RunToResume
 from edgeembed.errors import UserError
 from edgeembed.run_inputs import choose_run_folder
-
-if TYPE_CHECKING:
-    pass
 
 log = logging.getLogger(__name__)
 

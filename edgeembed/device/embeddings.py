@@ -96,16 +96,18 @@ def check_paths(path: Path, names: Sequence[str]) -> None:
         )
 
 
-def write_embeddings(path: Path, embeddings: Embeddings) -> None:
+def write_embeddings(path: str | Path, embeddings: Embeddings) -> None:
     """Writes .safetensors, .parquet (needs pyarrow) or .npy (vectors only); the file appears whole or not at all."""
+    path = Path(path)
     check_destination(path, embeddings.encoding)
     check_paths(path, embeddings.paths)
     check_embeddings(str(path), embeddings)
     write_atomically(path, WRITERS[path.suffix](embeddings))
 
 
-def read_embeddings(path: Path) -> Embeddings:
+def read_embeddings(path: str | Path) -> Embeddings:
     """Reads .safetensors or .parquet. Raises UserError for a file that is damaged or was not written by edgeembed."""
+    path = Path(path)
     # A .npy file is refused here, because a search must know which images and which space it searches.
     if path.suffix not in READERS:
         why = " (.npy holds no paths and no space id)" if path.suffix == ".npy" else ""
