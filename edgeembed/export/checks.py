@@ -201,7 +201,7 @@ def describe(result: CheckResult, untrained_map: float | None) -> str:
     chance = None if scores is None else scores.chance["map"]
     figures += f", {beside_chance(None if scores is None else scores.map, chance=chance, untrained=untrained_map)}"
     if loss is not None:
-        figures += f", {loss.points} below fp32"
+        figures += f", {loss.difference}"
     return f"{figures}: {result.gate_result.outcome}"
 
 
