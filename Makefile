@@ -53,4 +53,4 @@ check: install
 
 # The site, in site/: warnings (a dead link, a name that the reference lacks) are errors.
 docs: install
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict

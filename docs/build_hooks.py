@@ -17,6 +17,7 @@ from edgeembed.cli.app import app
 ROOT = Path(edgeembed.cli.__file__).parents[2]
 OUTSIDE = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 RESULTS = "benchmarks/results"
+TWO_INTERVALS = re.compile(r"\](?= ?\[(over |[-+]?[.\d]))")
 LINK_OUT_OF_DOCS = re.compile(rf"\]\(\.\./({'|'.join(map(re.escape, OUTSIDE))}|{RESULTS}/[\w.]+)")
 LINK_INTO_DOCS = re.compile(r"\]\(docs/")
 
@@ -58,7 +59,11 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Turns links that leave docs/, as they must in the repository, into links to the pages of the site."""
+    """Turns links that leave docs/, as they must in the repository, into links to the pages of the site.
+
+    Of two intervals, "[.52, .66] [.50, .68]", Markdown would make a link: the first bracket is escaped.
+    """
+    markdown = TWO_INTERVALS.sub(r"\]", markdown)
     return LINK_OUT_OF_DOCS.sub(lambda match: f"]({page_of(match[1])}", markdown)
 
 

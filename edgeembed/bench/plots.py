@@ -48,7 +48,7 @@ def pareto(report: Report, *, ink: str = INK) -> Figure:
         labels.append((teacher.best_ms, teacher.map, "teacher"))
     # Chance is the same for all files.
     for value, name in (
-        ((files[0].chance, "chance"), (best_untrained(files), "best untrained network")) if files else ()
+        ((files[0].chance, "chance"), (best_untrained(files), "best untrained")) if files else ()
     ):
         if value is not None and labels:
             axes.axhline(value, color=ink, linestyle=":", linewidth=1, alpha=0.7)
