@@ -47,9 +47,7 @@ def pareto(report: Report, *, ink: str = INK) -> Figure:
         axes.plot(teacher.best_ms, teacher.map, "*", color=ink, markersize=13)
         labels.append((teacher.best_ms, teacher.map, "teacher"))
     # Chance is the same for all files.
-    for value, name in (
-        ((files[0].chance, "chance"), (best_untrained(files), "best untrained")) if files else ()
-    ):
+    for value, name in ((files[0].chance, "chance"), (best_untrained(files), "best untrained")) if files else ():
         if value is not None and labels:
             axes.axhline(value, color=ink, linestyle=":", linewidth=1, alpha=0.7)
             axes.text(0.01, value, name, transform=axes.get_yaxis_transform(), va="bottom", fontsize=8, color=ink)

@@ -10,6 +10,7 @@ import typer
 
 from edgeembed.cli.app import app, print_json
 from edgeembed.cli.options import Json
+from edgeembed.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +47,14 @@ def students(
     if not as_json:
         print(f"{'student':22} {'timm name':28} {'M params':>9} {'G MACs':>8} {'p50 ms':>8}")
     for name in chosen:
-        row = measure_student(name, size_px=size_px, threads=threads if latency else None)
+        try:
+            row = measure_student(name, size_px=size_px, threads=threads if latency else None)
+        except UserError as error:
+            if names:
+                raise
+            # Some networks take one input size only: the others are still worth listing.
+            log.warning("left out: %s", error)
+            continue
         rows.append(row)
         if not as_json:
             # Each line is printed as soon as it is measured: a long list takes minutes.

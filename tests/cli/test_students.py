@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 
+import pytest
+
 from edgeembed.student.zoo import build_student
 from tests.conftest import Outcome
 
@@ -32,3 +34,14 @@ def test_the_list_is_a_table_and_names_are_checked_first(edgeembed: Run) -> None
     unknown = edgeembed("students", "test_resnet", "mobilenet4_s")
     assert (unknown.code, unknown.stdout) == (2, "")
     assert "unknown student 'mobilenet4_s': did you mean 'mobilenetv4_s'?" in unknown.stderr
+
+
+def test_a_network_that_takes_another_size_only_is_left_out_of_the_list(
+    edgeembed: Run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("edgeembed.student.aliases.ALIASES", {"small": "test_resnet", "fixed": "efficientformerv2_s0"})
+    listed = edgeembed("students", "--no-latency", "--size-px", 144, "--json")
+    assert [row["name"] for row in json.loads(listed.stdout)["students"]] == ["small"]
+    assert "left out: image.size_px = 144: fixed takes 224 only" in caplog.text
+    named = edgeembed("students", "efficientformerv2_s0", "--no-latency", "--size-px", 144)
+    assert (named.code, named.stdout.count("efficientformerv2_s0")) == (2, 0)
