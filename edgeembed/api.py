@@ -203,8 +203,8 @@ def distill(
 def load_student(run: PathLike) -> EmbeddingModel:
     """Returns the network of a finished run, in training mode, to train it further or to use it in PyTorch.
 
-    It takes pixels (B, 3, H, W), 0..255, RGB, of any dtype, and returns unit vectors (B, D), float32. Raises UserError
-    for a folder that holds no finished run, and for an ensemble.
+    It takes RGB pixels (B, 3, H, W), 0..255, of an integer type or a floating-point type up to 32 bits, and returns
+    unit vectors (B, D), float32. Raises UserError for a folder that holds no finished run, and for an ensemble.
     """
     from edgeembed.run_folder import require_run
 
@@ -407,11 +407,11 @@ def bench(
     from edgeembed.device.bundle import read_bundle
     from edgeembed.device.embedder import default_bundle
 
-    if bundles is None or (isinstance(bundles, Sequence) and len(bundles) == 0):
+    given = [bundles] if isinstance(bundles, (str, os.PathLike)) else bundles or ()
+    folders = [Path(each) for each in given]
+    if not folders:
         folders = [default_bundle()]
         log.info("bundle: %s (comes with the package)", folders[0])
-    else:
-        folders = [Path(each) for each in ([bundles] if isinstance(bundles, (str, os.PathLike)) else bundles)]
     for folder in folders:
         read_bundle(folder)
     # Wrong input and missing packages are errors before the synthetic images are rendered, which takes a minute.
@@ -458,7 +458,8 @@ def synthetic_data() -> Manifest:
         log.info("data: the built-in synthetic data set, in %s", folder)
         return read_manifest(folder / name)
     log.info("data: the built-in synthetic data set, rendered into %s, once", folder)
-    return write_default_set(folder, manifest_name=name)
+    # In this process: new ones would run the script again that called `bench`, unless it guards its main part.
+    return write_default_set(folder, manifest_name=name, workers=1)
 
 
 def space_id_of(run: RunFolder) -> str:
@@ -467,12 +468,25 @@ def space_id_of(run: RunFolder) -> str:
     return read_origin(run.model_json).space_id
 
 
-def as_overrides(recipe_keys: Mapping[str, Any]) -> list[str]:
-    """Recipe keys as `--set` takes them: {"train": {"epochs": 3}} and {"train.epochs": 3} give ["train.epochs=3"]."""
+def as_overrides(recipe_keys: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Recipe keys as `--set` takes them: {"train": {"epochs": 3}} and {"train.epochs": 3} give ["train.epochs=3"].
+
+    Raises UserError for a value that no recipe can hold.
+    """
     overrides = []
-    for key, value in recipe_keys.items():
+    for name, value in recipe_keys.items():
+        key = f"{prefix}{name}"
         if isinstance(value, Mapping):
-            overrides += [f"{key}.{override}" for override in as_overrides(value)]
+            overrides += as_overrides(value, f"{key}.")
         else:
-            overrides.append(f"{key}={value if isinstance(value, (str, os.PathLike)) else json.dumps(value)}")
+            overrides.append(f"{key}={value if isinstance(value, (str, os.PathLike)) else as_json(key, value)}")
     return overrides
+
+
+def as_json(key: str, value: Any) -> str:
+    """A recipe value as JSON; numbers and arrays of numpy become Python's. Raises UserError that names the key."""
+    try:
+        return json.dumps(value, default=lambda item: item.tolist())
+    except (AttributeError, TypeError, ValueError):
+        expected = "a number, text, true or false, None, or a list of these"
+        raise UserError(f"{key} = {value!r}: expected {expected}") from None

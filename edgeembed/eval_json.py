@@ -63,9 +63,9 @@ def read_evaluation(run: RunFolder, kind: type[EvaluationT]) -> EvaluationT:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
-        raise UserError(
-            f"{path}: {key} = {first['input']!r}: {first['msg']}: restore the file, or train into another --out"
-        ) from None
+        # Of a missing key pydantic's input is the whole file.
+        problem = f"{key}: missing" if first["type"] == "missing" else f"{key} = {first['input']!r}: {first['msg']}"
+        raise UserError(f"{path}: {problem}: restore the file, or train into another --out") from None
 
 
 def eval_json_of(run: RunFolder) -> Path:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -75,6 +77,8 @@ def test_all_stages_run_from_python(tiny_data: Path, tmp_path: Path, monkeypatch
     measured = edgeembed.bench(exported.bundle, data=tiny_data, teacher=teacher.run, out="report", quick=True)
     assert {row.role for row in measured.report.rows} == {"teacher", "student"}
     assert (measured.folder / "report.json").is_file()
+    for result in (teacher, student, exported, measured):
+        assert pickle.loads(pickle.dumps(result)) == result
 
     model = edgeembed.load_student(student.run)
     assert model.training
@@ -106,3 +110,28 @@ def test_recipe_keys_are_taken_by_section_or_dotted() -> None:
         "optim.lr=0.001",
         "head.class_margins=[0.1, 0.5]",
     ]
+
+
+def test_numpy_values_are_taken_and_others_are_refused_by_their_key() -> None:
+    assert as_overrides({"train": {"max_steps": np.int64(3)}}) == ["train.max_steps=3"]
+    with pytest.raises(UserError, match=r"train.max_steps = \{3\}: expected a number"):
+        as_overrides({"train": {"max_steps": {3}}})
+
+
+def test_a_script_without_a_guard_is_not_run_again_where_bench_renders_its_data(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import edgeembed.data.default_set as default_set\n"
+        "from edgeembed.api import synthetic_data\n"
+        "print('RUNS')\n"
+        "default_set.write_default_set.__kwdefaults__.update(num_instances=10, num_views=2, size_px=32)\n"
+        "assert len(synthetic_data().path) == 20\n"
+    )
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache"), "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, env=environment)
+    assert (done.returncode, done.stdout.count("RUNS")) == (0, 1), done.stderr
+
+
+def test_an_empty_name_of_a_bundle_is_not_the_bundled_model(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="not a bundle"):
+        edgeembed.bench("", out=tmp_path / "report")

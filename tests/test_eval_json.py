@@ -68,7 +68,7 @@ def test_what_an_earlier_version_lacked_has_a_default_and_what_a_newer_one_added
     [
         ({"queries": "many"}, "queries = 'many': "),
         ({"scores": {"symmetric": {"map": "good"}}}, "scores.symmetric.map = 'good': "),
-        ({"retention": {"symmetric": {"value": 0.9}}}, "retention.symmetric.ci95 = "),
+        ({"retention": {"symmetric": {"value": 0.9}}}, "retention.symmetric.ci95: missing: "),
     ],
 )
 def test_a_value_of_a_wrong_type_is_named_with_file_and_key(
@@ -116,3 +116,10 @@ def test_scores_without_a_match_have_no_interval() -> None:
         scores = dataclasses.asdict(not_scored(3)) | {"ci95": {"map": interval}}
         text = describe_scores(scores_from_json(scores), untrained=None)
         assert text == "mAP not scored (3 queries, 3 of them without a match)"
+
+
+def test_a_missing_key_is_named_without_the_rest_of_the_file(tmp_path: Path) -> None:
+    (tmp_path / "eval.json").write_text("{}")
+    with pytest.raises(UserError, match=r"eval.json: split: missing: restore the file") as error:
+        read_evaluation(RunFolder(path=tmp_path), TeacherEvaluation)
+    assert len(str(error.value)) < 200

@@ -47,6 +47,10 @@ class ByIndex(Part, Generic[ValueT]):
         return ByIndex(symmetric=symmetric, asymmetric=asymmetric)
 
 
+# A report can be pickled: pydantic makes these findable by name only where they are first named in a module's body.
+_FINDABLE_BY_PICKLE = (ByIndex[RetrievalScores], ByIndex[float], ByIndex[Interval], ByIndex[Figures])
+
+
 class CosineToTeacher(Part):
     """Percentiles over images of the cosine between a file's embedding and the teacher's."""
 

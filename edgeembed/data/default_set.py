@@ -19,10 +19,12 @@ def write_default_set(
     size_px: int = SIZE_PX,
     seed: int = SEED,
     manifest_name: str = "manifest.parquet",
+    workers: int | None = None,
 ) -> Manifest:
     """Renders the images, writes the manifest and returns it.
 
     The manifest is written last: where it exists, all images do. A .csv manifest needs no pyarrow.
+    `workers` processes render; by default one for each CPU core.
     """
     if manifest_name.endswith(".parquet"):
         import pyarrow.parquet  # noqa: F401  # missing in the base install: fail before images are rendered
@@ -33,6 +35,7 @@ def write_default_set(
             num_views=num_views,
             size_px=size_px,
             seed=seed,
+            workers=workers,
             on_progress=on_progress,
         )
     manifest = build_manifest(

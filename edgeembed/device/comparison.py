@@ -147,7 +147,7 @@ def count_operators(path: Path) -> Counter[str]:
     """Number of nodes of each operator type in an ONNX file, functions included."""
     import onnx
 
-    # The operators are in the graph; the weights, which may be large, are not install_hint.
+    # The operators are in the graph; the weights, which may be large, are not needed.
     model = onnx.load(path, load_external_data=False)
     return Counter(node.op_type for part in (model.graph, *model.functions) for node in part.node)
 

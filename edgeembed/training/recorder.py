@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
@@ -156,8 +157,9 @@ class Recorder(Generic[EvaluationT]):
                 state={"loss_scale": scaler.state_dict(), **(state or {})},
             )
         if signum is not None:
+            folder = shlex.quote(str(self.run.path))
             kept = f"step {step} of {self.total_steps} kept in {self.run.path}"
-            raise Interrupted(signum, f"{kept}, continue with `edgeembed {self.command} --resume {self.run.path}`")
+            raise Interrupted(signum, f"{kept}, continue with `edgeembed {self.command} --resume {folder}`")
 
     def _is_due(self, step: int, every: int) -> bool:
         return step % every == 0 or step == self.total_steps
