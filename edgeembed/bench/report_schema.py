@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from edgeembed.bench.latency import Latency
 from edgeembed.eval_json import IndexKind
 from edgeembed.intervals import Interval
+from edgeembed.machine import Machine
 from edgeembed.metrics import RetrievalScores
 from edgeembed.spread import Spread
 
@@ -95,17 +96,6 @@ class Row(Part):
     spread: Spread | None = None
     # Tells files of one name apart, and connects the row with `Recommendation.sha256`.
     sha256: str
-
-
-class Machine(Part):
-    """The computer on which the report was measured."""
-
-    cpu: str
-    architecture: str
-    cores: int
-    cpu_flags: tuple[str, ...]
-    memory_bytes: int | None
-    system: str
 
 
 class DomainCounts(Part):

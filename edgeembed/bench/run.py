@@ -13,7 +13,7 @@ from edgeembed.bench.examples import choose_examples
 from edgeembed.bench.latency import Budget
 from edgeembed.bench.recommendation import recommend
 from edgeembed.bench.report import write_report
-from edgeembed.bench.report_schema import Machine, Report, RooflineRates, Row, SkippedFile
+from edgeembed.bench.report_schema import Report, RooflineRates, Row, SkippedFile
 from edgeembed.bench.retrieval import (
     DecodedFiles,
     TeacherReference,
@@ -70,7 +70,7 @@ def bench(
     Raises CheckFailed for a file that differs from its bundle.json or when nothing can run, UserError for a bundle of
     another space than the teacher's. Files that cannot run here are listed in `skipped`.
     """
-    system = Machine.model_validate(describe_machine(), from_attributes=True)
+    system = describe_machine()
     candidates = find_candidates(bundles)
     teacher_run: Teacher | None = None
     if teacher is not None:
