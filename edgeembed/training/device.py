@@ -102,7 +102,7 @@ def replace_slow_convolutions(model: nn.Module, device: str) -> None:
             continue
         # The class alone is exchanged: parameters, their names and optimisers stay valid.
         if module.groups == module.in_channels > 1:
-            module.__class__ = float32_class(type(module))
+            module.__class__ = float32_class(type(module))  # type: ignore[arg-type]
         # Subclasses have a forward pass of their own.
         elif type(module) is nn.Conv2d and (module.kernel_size, module.padding, module.groups) == ((1, 1), (0, 0), 1):
             module.__class__ = PointwiseConv2d
