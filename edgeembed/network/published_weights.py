@@ -25,7 +25,7 @@ from edgeembed.network.weight_packages import (
 
 @dataclass(frozen=True, kw_only=True)
 class PublishedWeights:
-    """Where a library publishes weights: in a repository of the hub, or at a URL that it keeps copies of in a folder.
+    """Where a library publishes weights: in a repository of the hub, or else at a URL, and its copy of that file.
 
     All are empty if the library has no weights of the model.
     """
@@ -33,7 +33,7 @@ class PublishedWeights:
     repository: str = ""
     filename: str = ""
     url: str = ""
-    url_cache: Path = Path()
+    url_copy: Path = Path()
 
     @property
     def server(self) -> str:
@@ -46,14 +46,13 @@ class PublishedWeights:
     @property
     def cache(self) -> Path:
         """The folder with the copies of earlier downloads."""
-        return Path(os.path.expanduser(constants.HF_HUB_CACHE)) if self.repository else self.url_cache
+        return Path(os.path.expanduser(constants.HF_HUB_CACHE)) if self.repository else self.url_copy.parent
 
     def cached_copy(self) -> Path | None:
         """Returns the copy of an earlier download, None if there is none."""
         if self.repository:
             return cached_file(self.repository, self.filename)
-        copy = self.url_cache / os.path.basename(urllib.parse.urlparse(self.url).path)
-        return copy if copy.is_file() else None
+        return self.url_copy if self.url_copy.is_file() else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,20 +105,25 @@ def published_weights(name: str, weights: str, *, library: str) -> PublishedWeig
         settings = open_clip.get_pretrained_cfg(name, weights) or {}
         # "organisation/repository/file", where an empty file means open_clip's default.
         repository, _, filename = str(settings.get("hf_hub") or "").rpartition("/")
+        url = str(settings.get("url") or "")
         return PublishedWeights(
             repository=repository,
             filename=filename or "open_clip_pytorch_model.bin",
-            url=str(settings.get("url") or ""),
-            url_cache=Path.home() / ".cache" / "clip",
+            url=url,
+            url_copy=Path.home() / ".cache" / "clip" / os.path.basename(url),
         )
     configuration = timm.get_pretrained_cfg(name)
     if configuration is None:
         return PublishedWeights()
+    # timm gives a file name of its own for addresses that do not end with one.
+    url, copy_name = configuration.url if isinstance(configuration.url, tuple) else (configuration.url or "", "")
     return PublishedWeights(
         repository=configuration.hf_hub_id or "",
         filename=configuration.hf_hub_filename or "pytorch_model.bin",
-        url=configuration.url or "",
-        url_cache=Path(torch.hub.get_dir()) / "checkpoints",
+        url=url,
+        url_copy=Path(torch.hub.get_dir())
+        / "checkpoints"
+        / (copy_name or os.path.basename(urllib.parse.urlparse(url).path)),
     )
 
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
@@ -26,7 +27,7 @@ from edgeembed.errors import UserError
 from edgeembed.network import weight_packages
 from edgeembed.network.backbone import build_backbone
 from edgeembed.network.model import build_model
-from edgeembed.network.published_weights import require_available
+from edgeembed.network.published_weights import find_weights, require_available
 from edgeembed.network.weight_packages import WEIGHT_PACKAGES, find_weight_file
 from edgeembed.student.zoo import build_student
 
@@ -254,3 +255,21 @@ def test_a_hub_is_a_source_once_and_its_copy_afterwards(hub: str, state: dict[st
     assert Hub.requests.count(f"GET {Hub.path_of_file}") == 1
     assert "the weights of test_vit (timm/test_vit.r160_in1k) could not be downloaded" in told["refused"]
     assert "\n" not in told["refused"]
+
+
+def test_copies_of_files_with_an_address_alone_are_found(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: dict[str, Tensor]
+) -> None:
+    settings = timm.get_pretrained_cfg("test_resnet")
+    assert settings is not None
+    address = replace(settings, hf_hub_id=None, url="http://127.0.0.1:9/weights/test_resnet-0123.pth?download=1")
+    monkeypatch.setattr(timm, "get_pretrained_cfg", lambda _: address)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setenv("no_proxy", "*")
+    copy = tmp_path / "checkpoints" / "test_resnet-0123.pth"
+    with pytest.raises(UserError, match=rf"http://127.0.0.1:9 does not reply, and there is no copy in {copy.parent}:"):
+        find_weights("test_resnet", "pretrained", library="timm", key="backbone.weights")
+    copy.parent.mkdir()
+    torch.save(state, copy)
+    assert find_weights("test_resnet", "pretrained", library="timm", key="backbone.weights").copy == copy
+    assert not cache.exists()
