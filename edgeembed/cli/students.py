@@ -34,6 +34,7 @@ def students(
     as_json: Json = False,
 ) -> None:
     """List student networks with their parameters, multiply-accumulates and latency on this machine."""
+    from edgeembed.network.weight_packages import weight_package
     from edgeembed.student.aliases import ALIASES, timm_model_name
 
     chosen = names or list(ALIASES)
@@ -60,6 +61,9 @@ def students(
             # Each line is printed as soon as it is measured: a long list takes minutes.
             time = f"{row.p50_ms:8.2f}" if row.p50_ms is not None else f"{'':8}"
             print(f"{name:22} {row.timm:28} {row.params / 1e6:9.2f} {row.macs / 1e9:8.3f} {time}", flush=True)
+    packaged = [f"{row.name} ({package.distribution})" for row in rows if (package := weight_package(row.timm))]
+    if packaged and not as_json:
+        print(f"pretrained weights without a network, from packages (extra [weights]): {', '.join(packaged)}")
     if as_json:
         print_json(
             {"size_px": size_px, "threads": threads, "precision": "fp32", "students": [asdict(row) for row in rows]}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import pickle
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,24 +13,29 @@ from typing import Any, TypeAlias
 import open_clip
 import timm
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from edgeembed.errors import UserError
 from edgeembed.model_json import Pooling
 from edgeembed.network.eval_mode import eval_mode
-from edgeembed.network.hub import hub_within_seconds, not_downloaded
+from edgeembed.network.hub import hub_within_seconds
+from edgeembed.network.initial_weights import name_starting_weights
 from edgeembed.network.input_sizes import require_accepted_size
 from edgeembed.network.model_names import is_weight_file_name, library_of, require_weights, unknown_tag
 from edgeembed.network.pooling import GeMBackbone
 from edgeembed.network.position_embedding import set_input_size
-from edgeembed.network.weight_files import load_weights
+from edgeembed.network.published_weights import WeightSource, find_weights, not_loaded
+from edgeembed.network.weight_files import load_weights, load_weights_in_order
+
+log = logging.getLogger(__name__)
 
 DEFAULT_SIZE_PX = 224
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SIZE_ERRORS = (AssertionError, IndexError, RuntimeError, TypeError, ValueError)
 """What networks raise for an input size that they do not accept."""
-DOWNLOAD_ERRORS = (OSError, RuntimeError, ValueError)
-"""What the hub clients raise without an internet connection or for a wrong tag."""
+LOADING_ERRORS = (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError, SafetensorError)
+"""What the libraries raise for weights that cannot be downloaded, and for a damaged copy of an earlier download."""
 
 ModuleWithStats: TypeAlias = tuple[nn.Module, Sequence[float], Sequence[float]]
 """A network without its head, and the mean and standard deviation of the RGB input that it was made for."""
@@ -47,6 +53,7 @@ class Backbone:
     pooling: Pooling
     patch_stride: int | None
     output_stride: int | None
+    starting_weights: str
 
 
 def build_backbone(
@@ -61,6 +68,8 @@ def build_backbone(
     weights_key: str = "backbone.weights",
 ) -> Backbone:
     """Builds a backbone and loads its weights: a tag, `pretrained` (timm), a local file, or `none` for random ones.
+
+    Published weights come from the local cache of earlier downloads, an installed weight package, or the hub.
 
     `pooling`: the model's `default`, or `gem` (convolutional timm models). `output_stride`: input pixels per position
     of the last feature map, below the default of such a model. `weights_key`: the recipe key that errors name. Raises
@@ -79,10 +88,14 @@ def build_backbone(
         local = Path(weights) if weights not in ("none", "pretrained") and is_weight_file_name(weights) else None
         # A file holds position embeddings of the published size: they are loaded first, then interpolated.
         built_px = fixed_input_size(name, library) or size_px if local else size_px
+        source: WeightSource | None = None
         if local is not None or weights == "none":
             module, mean, std = random_module(name, library, size_px=built_px, output_stride=output_stride)
         else:
-            module, mean, std = pretrained_module(name, library, weights, built_px, output_stride, key=weights_key)
+            source = find_weights(name, weights, library=library, key=weights_key)
+            module, mean, std = pretrained_module(
+                name, library, weights, built_px, output_stride, source=source, key=weights_key
+            )
         if local is not None:
             load_weights(module, local)
         # Transformers: position embeddings of the published size become those of the requested one.
@@ -96,6 +109,9 @@ def build_backbone(
                 module.set_grad_checkpointing(True)  # type: ignore[operator]
             except (AssertionError, AttributeError):
                 raise UserError(f"train.grad_checkpointing: {name} does not offer it: set it to false") from None
+        starting_weights = name_starting_weights(name, weights, source=source.text if source else "")
+        if source is not None:
+            log.info("starting weights: %s", starting_weights)
         return Backbone(
             name=name,
             module=module,
@@ -105,6 +121,7 @@ def build_backbone(
             pooling=pooling,
             patch_stride=patch_stride,
             output_stride=output_stride,
+            starting_weights=starting_weights,
         )
 
 
@@ -182,31 +199,29 @@ def fixed_input_size(name: str, library: str) -> int | None:
 
 
 def pretrained_module(
-    name: str, library: str, weights: str, size_px: int, output_stride: int | None, *, key: str
+    name: str, library: str, weights: str, size_px: int, output_stride: int | None, *, source: WeightSource, key: str
 ) -> ModuleWithStats:
-    """Builds a network with published weights. Raises UserError, within seconds, if they cannot be downloaded."""
-    if library == "open_clip":
-        # Where the weights are, for the error message.
-        settings: dict[str, Any] = open_clip.get_pretrained_cfg(name, weights) or {}
-        source = settings.get("hf_hub") or settings.get("url") or ""
-    else:
-        configuration = timm_settings(name)
-        source = (configuration and (configuration.hf_hub_id or configuration.url)) or ""
-    with hub_within_seconds() as obstacle, logging_disabled():  # one error instead of the client's warnings
+    """Builds a network with published weights from their source. Raises UserError if they cannot be loaded from it."""
+    if source.package_file is not None:
+        module, mean, std = random_module(name, library, size_px=size_px, output_stride=output_stride)
+        load_weights_in_order(module, source.package_file)
+        return module, mean, std
+    # One error instead of the client's warnings. With a copy, no network is needed.
+    with hub_within_seconds(offline=source.copy is not None), logging_disabled():
         try:
             if library == "open_clip":
                 return _build_open_clip(name, weights, size_px)
             return _build_timm(name, weights, size_px, output_stride)
         except UserError:
             raise
-        except DOWNLOAD_ERRORS as error:
+        except LOADING_ERRORS as error:
             # The weights were found, but their position embeddings have another shape.
             if "size mismatch" in str(error):
                 raise UserError(
                     f"image.size_px = {size_px}: the weights {key} = {weights!r} of {name} do not fit images of this "
                     f"size: give the size that they were trained at, {fixed_input_size(name, library)}, or {key}=none"
                 ) from None
-            raise not_downloaded(key, weights, name, source=str(source), obstacle=obstacle, error=error) from error
+            raise not_loaded(key, weights, name, source=source, error=error) from error
 
 
 def _build_open_clip(name: str, weights: str, size_px: int) -> ModuleWithStats:

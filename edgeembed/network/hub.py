@@ -1,4 +1,4 @@
-"""Downloads from the Hugging Face hub that fail within seconds, instead of minutes, if the hub cannot be reached."""
+"""The Hugging Face hub: its local cache, and downloads that fail within seconds if it cannot be reached."""
 
 from __future__ import annotations
 
@@ -11,33 +11,56 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 
-from huggingface_hub import constants
+from huggingface_hub import constants, try_to_load_from_cache
 
-from edgeembed.errors import UserError
-
-REPLY_SECONDS = 4.0  # until the first reply of the hub
+REPLY_SECONDS = 3.0  # until the first reply of the hub
 STALL_SECONDS = 8.0  # without data, for downloads that set no limit themselves
+
+SAFETENSORS_NAMES = {
+    "pytorch_model.bin": "model.safetensors",
+    "open_clip_pytorch_model.bin": "open_clip_model.safetensors",
+}
+"""Names of the safetensors files beside torch files. Those of other names only have another ending."""
 
 
 @contextlib.contextmanager
-def hub_within_seconds() -> Iterator[str]:
-    """Within the block, the hub client uses its local cache alone if the hub does not reply.
+def hub_within_seconds(*, offline: bool = False) -> Iterator[None]:
+    """Within the block, a download that stalls fails after seconds; `offline`: the hub client only reads its cache.
 
-    Yields the reason, "" if the hub replies. Without this, the client retries for a minute or more.
+    Without this, the client retries for a minute or more.
     """
-    offline, timeout = constants.HF_HUB_OFFLINE, socket.getdefaulttimeout()
-    obstacle = "HF_HUB_OFFLINE is set" if offline else ""
-    if not offline and not is_reachable(constants.ENDPOINT):
-        obstacle = f"{constants.ENDPOINT} does not reply"
+    before, timeout = constants.HF_HUB_OFFLINE, socket.getdefaulttimeout()
     # The client reads the environment variable only once, at import: hence the constant.
-    constants.HF_HUB_OFFLINE = bool(obstacle)
+    constants.HF_HUB_OFFLINE = before or offline
     socket.setdefaulttimeout(STALL_SECONDS)
     try:
-        yield obstacle
+        yield
     finally:
-        constants.HF_HUB_OFFLINE = offline
+        constants.HF_HUB_OFFLINE = before
         socket.setdefaulttimeout(timeout)
+
+
+def cached_file(repository: str, filename: str) -> Path | None:
+    """Returns the hub client's local copy of a weight file, or of its safetensors form; None if it has neither.
+
+    `repository`: "organisation/name", with "@revision" where it is not the newest.
+    """
+    repo_id, _, revision = repository.partition("@")
+    safetensors = SAFETENSORS_NAMES.get(filename, os.path.splitext(filename)[0] + ".safetensors")
+    for name in (safetensors, filename):
+        copy = try_to_load_from_cache(repo_id, name, revision=revision or None)
+        if isinstance(copy, str):  # otherwise not cached, or known not to exist
+            return Path(copy)
+    return None
+
+
+def obstacle_to(address: str) -> str:
+    """Returns why nothing can be downloaded from a server, "" if it replies."""
+    if constants.HF_HUB_OFFLINE and address == constants.ENDPOINT:
+        return "HF_HUB_OFFLINE is set"
+    return "" if is_reachable(address) else f"{address} does not reply"
 
 
 def is_reachable(address: str) -> bool:
@@ -62,18 +85,3 @@ def _replies(address: str) -> bool:
         return isinstance(error.reason, ssl.SSLError)  # the hub client may trust other certificates
     except (OSError, ValueError):
         return False
-
-
-def not_downloaded(key: str, weights: str, name: str, *, source: str, obstacle: str, error: Exception) -> UserError:
-    """Returns an error of one line for published weights that could not be downloaded.
-
-    `source`: repository or address. `obstacle`: why the hub was not used, "" if it was.
-    """
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
-    if obstacle and source:  # without a source there are no published weights
-        reason = f"{obstacle}, and there is no copy in {os.path.expanduser(constants.HF_HUB_CACHE)}"
-    where = f" ({source.strip('/')})" if source else ""
-    return UserError(
-        f"{key} = {weights!r}: the weights of {name}{where} could not be downloaded: {reason}: "
-        f"give a file that was downloaded elsewhere ({key}=./model.safetensors), or none for random weights"
-    )

@@ -72,7 +72,7 @@ class EmbeddingModel(nn.Module):
         self.keep_aspect, self.flip = False, False
         self.pca_rotated = False
         self.scales: tuple[float, ...] = (1.0,)
-        self.starting_weights = "none"
+        self.starting_weights = backbone.starting_weights
         self.rgb_mean, self.rgb_std = backbone.mean, backbone.std
         # Times 255, so that pixels need not be divided first. Not persistent: the backbone's name defines them.
         self.register_buffer("mean", 255.0 * torch.tensor(backbone.mean).view(1, 3, 1, 1), persistent=False)

@@ -79,6 +79,30 @@ def load_weights(module: nn.Module, path: Path) -> None:
         )  # fmt: skip
 
 
+def load_weights_in_order(module: nn.Module, path: Path) -> None:
+    """Loads a file whose tensors stand in the order of the module's, under names that another program gave them.
+
+    Tensors behind the module's last one, of a classifier, are not used. Raises UserError if the file cannot be read,
+    and if a tensor differs from the module's in shape or in the last part of its name (`weight`, `running_mean`, ...).
+    """
+    expected: dict[str, Tensor] = module.state_dict(keep_vars=True)
+    in_file = dict(named_tensors(read_tensors(path)))
+    names, names_in_file = without_counters(expected), without_counters(in_file)
+    if len(names_in_file) < len(names):
+        raise UserError(f"{path}: holds {len(names_in_file)} tensors, the backbone {len(names)}: is it another one?")
+    pairs = list(zip(names, names_in_file, strict=False))
+    # Every pair before any is copied, so that a wrong file changes nothing.
+    for name, name_in_file in pairs:
+        shapes = tuple(in_file[name_in_file].shape), tuple(expected[name].shape)
+        if shapes[0] != shapes[1] or name.rpartition(".")[2] != name_in_file.rpartition(".")[2]:
+            raise UserError(
+                f"{path}: {name_in_file} with shape {shapes[0]} is where the backbone has {name} with shape "
+                f"{shapes[1]}: is it another architecture?"
+            )
+    for name, name_in_file in pairs:
+        copy_tensor(path, name_in_file, in_file[name_in_file], expected[name])
+
+
 def require_same_architecture(
     path: Path, fit: Fit, in_file: Mapping[str, Tensor], expected: Mapping[str, Tensor]
 ) -> None:

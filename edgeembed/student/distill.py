@@ -27,7 +27,7 @@ from edgeembed.student.targets.provider import replay_of, with_targets_precision
 from edgeembed.student.teachers import Teacher, open_teacher
 from edgeembed.student.training_data import open_training_data
 from edgeembed.student.validation import StudentScores, Validation
-from edgeembed.student.zoo import build_student, require_student_size
+from edgeembed.student.zoo import build_student, require_student_size, require_student_weights
 from edgeembed.training.checkpoints import load_checkpoint
 from edgeembed.training.device import pick_device, replace_slow_convolutions, seed_step, set_allocator
 from edgeembed.training.forecast import warn_if_too_slow
@@ -54,6 +54,9 @@ def distill(
     Raises UserError for a missing teacher, data that cannot be trained on and a folder that another process trains in,
     CheckFailed on a loss that is not finite, and Interrupted after a stop signal, with a checkpoint written.
     """
+    # Before images are read. A finished run builds no network.
+    if not run.finished:
+        require_student_weights(recipe.student.name, recipe.student.weights)
     with run.locked():
         return _train(recipe, manifest, teacher_path, run, resume=resume)
 

