@@ -143,7 +143,7 @@ def test_features_too_large_for_float16_are_refused_and_nothing_is_stored(
 ) -> None:
     features = EmbeddingModel.features
     monkeypatch.setattr(EmbeddingModel, "features", lambda self, image_BCHW: features(self, image_BCHW) + 1e5)
-    with pytest.raises(CheckFailed, match="too large for float16: set backbone.stored_views to null"):
+    with pytest.raises(CheckFailed, match="too large for float16: set backbone"):
         train_teacher(recipe_of(tmp_path), read_manifest(tiny_data), RunFolder(path=tmp_path / "run"))
     assert list((tmp_path / "run" / "features").iterdir()) == []
 
@@ -201,7 +201,7 @@ def test_a_second_stage_trains_on_from_the_neck_of_the_first(
     [
         (
             ["backbone.frozen=false"],
-            "backbone.stored_views = 3: the features of a trained backbone change: set backbone",
+            "the features of a trained backbone change: set backbone.frozen to true",
         ),
         (["mix.cutmix_probability=0.5"], "mixed images are new ones at every step: set mix.cutmix_probability and"),
         (["mix.mixup_probability=0.5"], "mixed images are new ones at every step: set mix.cutmix_probability and"),
@@ -217,7 +217,7 @@ def test_what_cannot_be_stored_is_refused_when_the_recipe_is_read(
 
 
 def test_only_the_first_stage_trains_on_stored_features(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="stage 'second': backbone.stored_views = 3: only the first stage"):
+    with pytest.raises(UserError, match=r"stage 'second': .*only the first stage"):
         recipe_of(tmp_path, STORED + "stages:\n  - {name: first}\n  - {name: second}\n")
 
 
