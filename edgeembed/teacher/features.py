@@ -29,9 +29,9 @@ from edgeembed.files import read_json, whole_file, whole_folder, write_json
 from edgeembed.network.eval_mode import eval_mode
 from edgeembed.network.model import EmbeddingModel
 from edgeembed.network.space_id import add_tensors
-from edgeembed.progress import track
+from edgeembed.progress import stage, track
 from edgeembed.run_folder import RunFolder
-from edgeembed.teacher.stages import Stage, canvas_side
+from edgeembed.teacher.stages import Stage
 from edgeembed.training.embed import batches_of_one_shape
 from edgeembed.training.forecast import warn_if_too_slow
 from edgeembed.training.precision import autocast
@@ -73,7 +73,8 @@ def open_features(
             break
     else:
         folder = own
-        compute_features(current, model, canvases, folder, key, device=device)
+        with stage(f"computing features of {num_images} images in {key['views']} views"):
+            compute_features(current, model, canvases, folder, key, device=device)
     features = read_features(folder, num_images=num_images, num_views=key["views"])
     unreadable = np.flatnonzero(~features.readable_N)
     if unreadable.size > len(canvases.unreadable):
@@ -104,7 +105,7 @@ def features_key(current: Stage, model: EmbeddingModel, canvases: CanvasLoader, 
         "views": recipe.backbone.stored_views,
         "rendering": RENDERING_VERSION,
         "seed": recipe.train.seed,
-        "canvas_px": canvas_side(recipe),
+        "canvases": hashlib.sha256(canvases.shapes_N2.tobytes()).hexdigest()[:16],
         "view_px": recipe.image.view_px(),
         "input_px": model.size_px,
         "keep_aspect": recipe.image.keep_aspect,
@@ -155,9 +156,8 @@ def computed_features(
     """
     recipe = current.recipe
     image_batches = batches_of_one_shape(canvases.shapes_N2, recipe.eval.batch_size)
-    text = f"features of {len(canvases.files)} images in {num_views} views"
     with eval_mode(model):
-        for batch in track(canvases.batches(image_batches), text, total=len(image_batches)):
+        for batch in track(canvases.batches(image_batches), "features", total=len(image_batches)):
             canvas_BCHW = batch.canvas_BCHW.to(device)
             height, width = canvas_BCHW.shape[2:]
             shape_px = current.view_shape(current.begin, (height, width))
