@@ -177,6 +177,12 @@ def step_costs(stages: Sequence[Stage]) -> list[float]:
     ]
 
 
+def time_left_remark(stages: Sequence[Stage]) -> str:
+    """A remark on estimates of the time left; empty where all steps do the same work."""
+    mixed = len({stage.recipe.backbone.stored_views is None for stage in stages}) > 1
+    return "; a rough estimate, from steps on stored features" if mixed else ""
+
+
 def balanced(images: Rows, class_of_image: Rows, *, cap: int | None, repeat_to: int, seed: int) -> Rows:
     """The images that an epoch visits, (V,).
 

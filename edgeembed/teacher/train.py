@@ -19,7 +19,7 @@ from edgeembed.teacher.margin import margin_loss
 from edgeembed.teacher.networks import TeacherNetworks, build_networks, require_input_sizes, set_up_stage
 from edgeembed.teacher.recipe import TeacherRecipe
 from edgeembed.teacher.result import save_teacher
-from edgeembed.teacher.stages import Stage, plan_stages, step_costs
+from edgeembed.teacher.stages import Stage, plan_stages, step_costs, time_left_remark
 from edgeembed.teacher.training_views import TrainingViews
 from edgeembed.training.checkpoints import load_checkpoint
 from edgeembed.training.device import pick_device, seed_step
@@ -80,6 +80,7 @@ def _train(recipe: TeacherRecipe, manifest: Manifest, run: RunFolder, *, resume:
         eval_every=steps_between_evaluations(recipe.eval, validation, total_steps),
         checkpoint_every=train.checkpoint_every_steps,
         keep_checkpoints=train.keep_checkpoints,
+        time_left_remark=time_left_remark(stages),
     )
     validate = bind_evaluation(recipe, networks, validation, device)
 

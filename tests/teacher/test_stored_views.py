@@ -152,10 +152,10 @@ def test_images_that_cannot_be_read_are_counted_also_by_a_run_that_finds_feature
     tiny_data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     manifest = read_manifest(tiny_data)
-    lines = ["path,label,split"]
-    for number, (row, file) in enumerate(zip(manifest.training_rows(), manifest.files, strict=False)):
-        Image.open(file).save(tmp_path / f"{number}.png")
-        lines.append(f"{number}.png,{manifest.label[row]},train")
+    lines = ["path,label,domain,split,role"]
+    for number, row in enumerate(manifest.training_rows()):
+        Image.open(manifest.files[row]).save(tmp_path / f"{number}.png")
+        lines.append(f"{number}.png,{manifest.label[row]},x,train,")
     (tmp_path / "3.png").write_bytes(b"no image")
     (tmp_path / "m.csv").write_text("\n".join(lines) + "\n")
     for name in ("first", "second"):
@@ -163,7 +163,7 @@ def test_images_that_cannot_be_read_are_counted_also_by_a_run_that_finds_feature
         run = RunFolder(path=tmp_path / "runs" / name)
         train_teacher(recipe_of(tmp_path), read_manifest(tmp_path / "m.csv"), run)
         assert json.loads(run.model_json.read_text())["data"]["unreadable"] == 1
-        assert ("1 of" in caplog.text) == (name == "second")
+        assert (f"1 of {len(lines) - 1} images could not be read" in caplog.text) == (name == "second")
         assert ("skipped" in caplog.text) == (name == "first")
     assert not (tmp_path / "runs" / "second" / "features").exists()
 
@@ -174,7 +174,9 @@ def test_a_second_stage_trains_on_from_the_neck_of_the_first(
     run = RunFolder(path=tmp_path / "run")
     with caplog.at_level(logging.INFO):
         train_teacher(recipe_of(tmp_path, STORED + SECOND_STAGE), read_manifest(tiny_data), run)
-    assert caplog.text.count("reading ") == 1  # images are decoded for the second stage alone
+    # Images are decoded for the second stage alone.
+    assert caplog.text.index("reading ") > caplog.text.index("stage neck: steps")
+    assert "left without evaluations" not in caplog.text or "a rough estimate" in caplog.text
     saved = [dict(iterate_tensors(folder / "model.safetensors")) for folder in run.checkpoints()]
     steps = len(saved)
     last_of_first, first_of_second = saved[steps * 2 // 3 - 1], saved[steps * 2 // 3]
