@@ -44,7 +44,7 @@ class TrainingViews:
         """Opens the images of a stage, unless those of the stage before are the same."""
         if current.recipe.backbone.stored_views is not None:
             return
-        if self.features is None and np.array_equal(self.canvases.shapes_N2, current.shapes_N2):
+        if self._served_from_canvases and np.array_equal(self.canvases.shapes_N2, current.shapes_N2):
             return
         # Before the next images are read: the earlier ones may take much of the memory.
         self.features = None
@@ -82,7 +82,8 @@ class TrainingViews:
 
     def _open_canvases(self, settings: TeacherRecipe, shapes_N2: Shapes) -> CanvasLoader:
         files, train = self.images.files, settings.train
-        if settings.backbone.stored_views is not None:
+        self._served_from_canvases = settings.backbone.stored_views is None
+        if not self._served_from_canvases:
             return CanvasLoader(files=files, shapes_N2=shapes_N2, workers=train.workers, reduced=True)
         with stage(f"reading {len(files)} training images of {len(self.images.classes)} classes"):
             return open_training_canvases(train, files, shapes_N2)
