@@ -106,7 +106,7 @@ class RunFolder:
     def begin(self, config_yaml: str, inputs: Mapping[str, Any]) -> None:
         """Writes recipe, inputs and environment of a run; removes what a killed process left unfinished."""
         # Hidden names are those that `whole_folder` and `whole_file` write under.
-        for stale in self.path.glob("checkpoints/.*"):
+        for stale in (*self.path.glob("checkpoints/.*"), *self.path.glob("features/.*")):
             shutil.rmtree(stale, ignore_errors=True)
         for stale in self.path.glob(".*.tmp"):
             stale.unlink(missing_ok=True)

@@ -81,10 +81,9 @@ class EmbeddingModel(nn.Module):
         self.neck = neck
 
     def forward(self, image_BCHW: Tensor) -> Tensor:
-        # In place, because the subtraction has made a new tensor already.
-        image_BCHW = (image_BCHW - self.mean).div_(self.std)
         if self.training or (self.scales == (1.0,) and not self.flip):
-            return self.neck(self.backbone(image_BCHW))  # type: ignore[no-any-return]
+            return self.neck(self.features(image_BCHW))  # type: ignore[no-any-return]
+        image_BCHW = self.normalised(image_BCHW)
         embeddings = []
         for scale in self.scales:
             height, width = (round(side * scale) for side in image_BCHW.shape[2:])
@@ -94,6 +93,15 @@ class EmbeddingModel(nn.Module):
                 embeddings.append(self.neck(self.backbone(resized.flip(3))))
         # The mean of different unit vectors is shorter than 1.
         return l2_normalise(torch.stack(embeddings).mean(dim=0))
+
+    def features(self, image_BCHW: Tensor) -> Tensor:
+        """The backbone's features (B, F) of pixels (B, 3, H, W), 0..255: the input of the neck."""
+        return self.backbone(self.normalised(image_BCHW))  # type: ignore[no-any-return]
+
+    def normalised(self, image_BCHW: Tensor) -> Tensor:
+        """Pixels as the backbone takes them."""
+        # In place, because the subtraction has made a new tensor already.
+        return (image_BCHW - self.mean).div_(self.std)
 
     def set_input_size(self, size_px: int, patch_stride: int | None) -> None:
         """Changes the input size; position embeddings are interpolated."""

@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 import torch
+from torch import nn
 
 from edgeembed.model_json import to_json
 from edgeembed.network.model import EnsembleModel, Network
@@ -28,12 +29,17 @@ def space_id(model: Network) -> str:
         described["architecture"]["weights"] = [round(weight / total, 9) for weight in model.weights]
     parts = [described[name] for name in ("architecture", "input", "inference") if name in described]
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
+    add_tensors(digest, model)
+    return digest.hexdigest()[:16]
+
+
+def add_tensors(digest: hashlib._Hash, module: nn.Module) -> None:
+    """Adds to a hash every tensor that inference with a network reads."""
     # By name, so that the order of definitions in the code does not count.
-    for name, tensor in sorted(model.state_dict().items()):
+    for name, tensor in sorted(module.state_dict().items()):
         if not name.endswith("num_batches_tracked"):
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()[:16]
 
 
 def _hashed_keys(value: Any) -> Any:

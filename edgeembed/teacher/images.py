@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from edgeembed.data.augment import draw_views
-from edgeembed.data.loader import Batch
 from edgeembed.data.manifest import Manifest, Rows, class_indices
 from edgeembed.data.views import mix_views, render_views
 from edgeembed.errors import UserError
@@ -44,41 +43,56 @@ def labelled_images(manifest: Manifest) -> LabelledImages:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LabelledViews:
-    """Augmented images (B, 3, H, W), 0..255, and the T classes of each: two where images are mixed, else one.
+class StepImages:
+    """The images of a step that could be read, (B,), and the number of each one's view.
 
-    `share_TB` is how much of each image belongs to each of its classes; over T it adds up to 1.
+    `canvas_BCHW`: their canvases; empty where stored features take the place of views.
     """
 
-    image_BCHW: Tensor
+    image_B: Rows
+    view_B: Rows
+    canvas_BCHW: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labels:
+    """The T classes of each view: two where images are mixed, else one.
+
+    `share_TB` is how much of each view belongs to each of its classes; over T it adds up to 1.
+    """
+
     label_TB: Tensor
     share_TB: Tensor
 
+    @classmethod
+    def of_images(cls, class_B: Rows, device: str) -> Labels:
+        """The labels of images that are not mixed: one class each."""
+        label_TB = torch.from_numpy(class_B).to(device)[None]
+        return cls(label_TB=label_TB, share_TB=torch.ones_like(label_TB, dtype=torch.float32))
+
 
 def render_labelled_views(
-    stage: Stage, batch: Batch, micro: Rows, *, view_B: Rows, class_N: Rows, step: int, device: str
-) -> LabelledViews:
-    """The views of a micro-batch at a step of the run; CutMix and mixup mix neighbours in the micro-batch.
+    stage: Stage, images: StepImages, micro: Rows, *, class_N: Rows, step: int, device: str
+) -> tuple[Tensor, Labels]:
+    """Augmented views (B, 3, H, W), 0..255, of a micro-batch at a step of the run, and their labels.
 
-    `micro` are its positions in the batch, `view_B` the numbers of the views of the batch, `class_N` the class of every
-    training image.
+    `micro` are its positions among the images of the step, `class_N` the class of every training image. CutMix and
+    mixup mix neighbours in the micro-batch.
     """
     recipe, seed = stage.recipe, stage.recipe.train.seed
-    image_B, view_B = batch.image_B[micro], view_B[micro]
-    canvas_BCHW = batch.canvas_BCHW[torch.from_numpy(micro)].to(device)
+    image_B, view_B = images.image_B[micro], images.view_B[micro]
+    canvas_BCHW = images.canvas_BCHW[torch.from_numpy(micro)].to(device)
     height, width = canvas_BCHW.shape[2:]
     parameters = draw_views(recipe.augment, seed=seed, image_B=image_B, view=view_B)
-    image_BCHW = render_views(canvas_BCHW, parameters, stage.view_shape(step, (height, width)))
-    # (1, B): an image that is not mixed has one class.
-    label_TB = torch.from_numpy(class_N[image_B]).to(image_BCHW.device)[None]
-    share_TB = torch.ones_like(label_TB, dtype=torch.float32)
+    view_BCHW = render_views(canvas_BCHW, parameters, stage.view_shape(step, (height, width)))
+    labels = Labels.of_images(class_N[image_B], device)
     if recipe.mix.mixes:
         # Mixed with images of the same batch, so that no further image is decoded.
-        neighbour_BCHW = image_BCHW.roll(-1, dims=0)
-        image_BCHW, neighbour_share_B = mix_views(
-            image_BCHW, neighbour_BCHW, recipe.mix, seed=seed, image_B=image_B, view=view_B
+        neighbour_BCHW = view_BCHW.roll(-1, dims=0)
+        view_BCHW, neighbour_share_B = mix_views(
+            view_BCHW, neighbour_BCHW, recipe.mix, seed=seed, image_B=image_B, view=view_B
         )
         # (2, B): the image's class, then its neighbour's.
-        label_TB = torch.cat([label_TB, label_TB.roll(-1, dims=1)])
-        share_TB = torch.stack([1.0 - neighbour_share_B, neighbour_share_B])
-    return LabelledViews(image_BCHW=image_BCHW, label_TB=label_TB, share_TB=share_TB)
+        label_TB = torch.cat([labels.label_TB, labels.label_TB.roll(-1, dims=1)])
+        labels = Labels(label_TB=label_TB, share_TB=torch.stack([1.0 - neighbour_share_B, neighbour_share_B]))
+    return view_BCHW, labels

@@ -28,7 +28,8 @@ class BackboneSection(Section):
 
     `pooling: gem` replaces the default pooling of a convolutional network by generalised-mean pooling;
     `output_stride: 16` leaves out the last halving of its feature map (Luo et al. 2019). A frozen backbone, or its
-    first blocks, computes as in evaluation; `frozen_batch_norm` keeps the statistics of batch norm as they are.
+    first blocks, computes as in evaluation; `frozen_batch_norm` keeps the statistics of batch norm as they are. With
+    `stored_views` the features of a frozen backbone are computed once, and training takes seconds.
     """
 
     name: str = Field(default="ViT-H-14", description="an open_clip or timm model")
@@ -45,6 +46,12 @@ class BackboneSection(Section):
         description="stride of the last feature map in pixels (convolutional timm models); null: the model's default",
     )
     frozen: bool = Field(default=False, description="freeze the backbone: do not train its weights")
+    stored_views: int | None = Field(
+        default=None,
+        ge=1,
+        description="views of each image whose features are computed once and stored, with frozen: true; null: views "
+        "are rendered and computed at every step",
+    )
     frozen_blocks: int = Field(default=0, ge=0, description="number of first blocks of the backbone that are frozen")
     frozen_batch_norm: bool = Field(default=False, description="freeze the running statistics of batch norm")
 
@@ -137,8 +144,33 @@ class TeacherRecipe(Section):
     @model_validator(mode="after")
     def _require_valid_stages(self) -> TeacherRecipe:
         """Reports a mistake in a stage when the recipe is read, not when the stage begins."""
-        self.resolve_stages()
+        _, *later_stages = self.resolve_stages()
+        for name, settings in later_stages:
+            if settings.backbone.stored_views is not None:
+                raise UserError(
+                    f"stage {name!r}: backbone.stored_views = {settings.backbone.stored_views}: only the first stage "
+                    "can train on stored features: set it to null in this stage"
+                )
         return self
+
+    @model_validator(mode="after")
+    def _require_storable_views(self) -> TeacherRecipe:
+        """Stored features are those of a backbone that stays as it is, and of views that do not depend on the step."""
+        views = self.backbone.stored_views
+        if views is None or self.stages:  # each stage is validated with its own values
+            return self
+        if not self.backbone.frozen:
+            problem, remedy = "the features of a trained backbone change", "backbone.frozen to true"
+        elif self.mix.mixes:
+            problem, remedy = (
+                "mixed images are new ones at every step",
+                "mix.cutmix_probability and mixup_probability to 0",
+            )
+        elif self.image.view_px(0.0) != self.image.view_px():
+            problem, remedy = "stored views have one size", "image.start_size_px to null"
+        else:
+            return self
+        raise UserError(f"backbone.stored_views = {views}: {problem}: set {remedy}, or stored_views to null")
 
     def summary(self) -> str:
         """What a stage does, in one line of text."""
@@ -190,6 +222,7 @@ class TeacherRecipe(Section):
 STAGE_KEYS = (
     "augment.",
     "backbone.frozen",
+    "backbone.stored_views",
     "head.class_margins",
     "head.frozen",
     "head.kind",

@@ -6,31 +6,29 @@ import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 
-import numpy as np
 import torch
 
-from edgeembed.data.loader import CanvasLoader, open_training_canvases
 from edgeembed.data.manifest import Manifest, class_sizes
 from edgeembed.errors import UserError
 from edgeembed.eval_json import TeacherEvaluation, read_evaluation
 from edgeembed.evaluation import RetrievalProtocol
 from edgeembed.network.model import EmbeddingModel
 from edgeembed.network.published_weights import require_available
-from edgeembed.progress import stage
 from edgeembed.run_folder import RunFolder
-from edgeembed.teacher.images import LabelledImages, labelled_images, render_labelled_views
+from edgeembed.teacher.images import LabelledImages, labelled_images
 from edgeembed.teacher.margin import margin_loss
 from edgeembed.teacher.networks import TeacherNetworks, build_networks, require_input_sizes, set_up_stage
 from edgeembed.teacher.recipe import TeacherRecipe
 from edgeembed.teacher.result import save_teacher
-from edgeembed.teacher.stages import Stage, canvas_shapes, plan_stages, step_costs
+from edgeembed.teacher.stages import Stage, plan_stages, step_costs, time_left_remark
+from edgeembed.teacher.training_views import TrainingViews
 from edgeembed.training.checkpoints import load_checkpoint
 from edgeembed.training.device import pick_device, seed_step
 from edgeembed.training.ema import update_average, warmed_up_decay
 from edgeembed.training.forecast import warn_if_too_slow
 from edgeembed.training.micro_batches import micro_batches
 from edgeembed.training.optimizers import optimizer_step, set_learning_rates
-from edgeembed.training.precision import autocast, loss_scaler, resolve_train_precision, restore_loss_scale
+from edgeembed.training.precision import loss_scaler, resolve_train_precision, restore_loss_scale
 from edgeembed.training.recorder import Recorder
 from edgeembed.training.resume import begin_run, data_input
 from edgeembed.training.validation import ValidationScores, evaluate, plan_validation, steps_between_evaluations
@@ -68,7 +66,7 @@ def _train(recipe: TeacherRecipe, manifest: Manifest, run: RunFolder, *, resume:
     if run.finished:
         return read_evaluation(run, TeacherEvaluation)
 
-    canvases, stages = open_images(recipe, manifest, images)
+    views, stages = open_views(recipe, manifest, images, device)
     total_steps = stages[-1].end
     torch.manual_seed(train.seed)  # random weights of network and class centres are drawn in this order
     networks = build_networks(recipe, images, device)
@@ -76,6 +74,8 @@ def _train(recipe: TeacherRecipe, manifest: Manifest, run: RunFolder, *, resume:
     scaler = loss_scaler(device, train.precision)
     num_images_K = class_sizes(images.classes, manifest)
     first_step = run.last_step() if resume else 0
+    if first_step <= stages[0].end:
+        views.store_features(stages[0], model, manifest, run)
     recorder = Recorder[ValidationScores](
         run,
         command="teacher-train",
@@ -84,6 +84,7 @@ def _train(recipe: TeacherRecipe, manifest: Manifest, run: RunFolder, *, resume:
         eval_every=steps_between_evaluations(recipe.eval, validation, total_steps),
         checkpoint_every=train.checkpoint_every_steps,
         keep_checkpoints=train.keep_checkpoints,
+        time_left_remark=time_left_remark(stages),
     )
     validate = bind_evaluation(recipe, networks, validation, device)
 
@@ -107,18 +108,12 @@ def _train(recipe: TeacherRecipe, manifest: Manifest, run: RunFolder, *, resume:
                 # Saved exactly between two stages: restored here, trained on in the next stage.
                 if first_step == current.end and current is not stages[-1]:
                     continue
-            if not np.array_equal(canvases.shapes_N2, current.shapes_N2):
-                del canvases  # before the next ones are read: they may take much of the memory
-                with stage(f"reading {len(images.files)} training images"):
-                    canvases = open_training_canvases(settings.train, images.files, current.shapes_N2)
+            views.begin_stage(current)
             if current.name:
                 log.info("stage %s: steps %d to %d of %d", current.name, current.begin, current.end, total_steps)
 
             begin = max(first_step, current.begin)
-            samples = current.samples(begin)
-            batches = canvases.batches([image_B for image_B, _ in samples])
-            for step, ((image_B, view_B), batch) in enumerate(zip(samples, batches, strict=True), start=begin):
-                view_B = view_B[np.isin(image_B, batch.image_B)]  # of the images that could be decoded
+            for step, batch in enumerate(views.batches(current, begin), start=begin):
                 margin_K = current.margins(step, first_margin_K)
                 lr_factor = current.learning_rate_factor(step)
                 set_learning_rates(optimizers, lr_factor)
@@ -127,23 +122,18 @@ def _train(recipe: TeacherRecipe, manifest: Manifest, run: RunFolder, *, resume:
                 # One optimiser step over `accumulate_steps` micro-batches.
                 loss_sum = 0.0
                 for micro in micro_batches(model, batch.image_B.size, settings.train.accumulate_steps):
-                    views = render_labelled_views(
-                        current, batch, micro, view_B=view_B, class_N=images.class_N, step=step, device=device
-                    )
-                    # Each weight is used once in a pass: autocast would keep a copy of it in bf16 for nothing.
-                    with autocast(device, train.precision, cache_enabled=False):
-                        embedding_BD = model(views.image_BCHW)
+                    embedding_BD, labels = views.embed(current, model, batch, micro, step=step)
                     # For the PCA rotation after the last step.
                     networks.moments.add(embedding_BD, step=step)
-                    cosine_BK, column_TB = centres(embedding_BD, views.label_TB)
+                    cosine_BK, column_TB = centres(embedding_BD, labels.label_TB)
                     # Margins go by class number, not by column: Partial FC numbers the classes of a step anew.
                     loss = margin_loss(
                         cosine_BK,
                         column_TB,
-                        margin=margin_K[views.label_TB],
+                        margin=margin_K[labels.label_TB],
                         scale=settings.head.scale,
                         kind=settings.head.kind,
-                        share_TB=views.share_TB,
+                        share_TB=labels.share_TB,
                     )
                     # Micro-batches may differ in size by one: the gradient is the mean over all images of the batch.
                     share = micro.size / batch.image_B.size
@@ -176,25 +166,25 @@ def _train(recipe: TeacherRecipe, manifest: Manifest, run: RunFolder, *, resume:
         networks,
         validation=validation,
         scores=recorder.final_evaluation(validate),
-        num_unreadable=len(canvases.unreadable),
+        num_unreadable=len(views.canvases.unreadable),
         device=device,
         seconds=recorder.seconds,
         steps=total_steps,
     )
 
 
-def open_images(recipe: TeacherRecipe, manifest: Manifest, images: LabelledImages) -> tuple[CanvasLoader, list[Stage]]:
+def open_views(
+    recipe: TeacherRecipe, manifest: Manifest, images: LabelledImages, device: str
+) -> tuple[TrainingViews, list[Stage]]:
     """Opens the training images at the size of the first stage, and plans all stages.
 
     Raises UserError where fewer than two images can be decoded.
     """
-    _, first_stage = recipe.resolve_stages()[0]
-    with stage(f"reading {len(images.files)} training images of {len(images.classes)} classes"):
-        canvases = open_training_canvases(first_stage.train, images.files, canvas_shapes(first_stage, images.files))
-    readable = canvases.readable()
+    views = TrainingViews(recipe, images, device)
+    readable = views.canvases.readable()
     if readable.size < 2:
         raise UserError(f"{readable.size} of {len(images.files)} training images can be read, expected at least 2")
-    return canvases, plan_stages(recipe, images.files, images.class_N, manifest.visits(images.row_N), readable)
+    return views, plan_stages(recipe, images.files, images.class_N, manifest.visits(images.row_N), readable)
 
 
 def bind_evaluation(
@@ -229,12 +219,15 @@ def warn_if_teacher_too_slow(
     model: EmbeddingModel, current: Stage, stages: Sequence[Stage], *, first_step: int, device: str
 ) -> None:
     """Warns before the first step where the steps that are left would take days on a CPU."""
+    num_images = sum(each.num_images_from(first_step) for each in stages)
+    if not num_images:  # all of the run trains on stored features, which have been computed by now
+        return
     warn_if_too_slow(
         model,
         name=current.recipe.backbone.name,
         # The last view of a stage is its largest.
         size_px=current.view_px(current.end - 1),
-        num_images=sum(each.num_images_from(first_step) for each in stages),
+        num_images=num_images,
         device=device,
         precision=current.recipe.train.precision,
         instead="train on a machine with an NVIDIA GPU, or with --recipe grocery_cpu on two CPU cores",
