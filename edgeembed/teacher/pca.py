@@ -9,17 +9,23 @@ prefixes; the rotation needs no training, and every student and index of the spa
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from edgeembed.network.model import EmbeddingModel
+from edgeembed.errors import UserError
+from edgeembed.network.model import EmbeddingModel, FeatureExtractor, Network
+from edgeembed.progress import track
 from edgeembed.teacher.margin import ClassCentres
 from edgeembed.training.ema import warmed_up_decay
+from edgeembed.training.embed import embed_files
 
 log = logging.getLogger(__name__)
 
 DECAY = 0.999  # the last thousand steps or so count
+CHUNK_IMAGES = 2048  # embeddings of this many images are in memory at once
 
 
 class Moments(nn.Module):
@@ -76,3 +82,54 @@ def principal_axes(covariance_DD: Tensor) -> Tensor:
     largest_D1 = axis_DD.gather(1, axis_DD.abs().argmax(dim=1, keepdim=True))
     signed_DD: Tensor = axis_DD * largest_D1.sign()
     return signed_DD
+
+
+@dataclass(frozen=True, kw_only=True)
+class Statistics:
+    """Mean (D,) and covariance (D, D), float64 on the CPU, of the vectors of `num_images` images."""
+
+    mean_D: Tensor
+    covariance_DD: Tensor
+    num_images: int
+
+
+def image_statistics(
+    model: Network | FeatureExtractor,
+    files: Sequence[str],
+    *,
+    at_least: int,
+    workers: int,
+    batch_size: int,
+    device: str,
+    precision: str,
+) -> Statistics:
+    """Returns the statistics of what a network computes for image files; those that cannot be decoded are left out.
+
+    Raises UserError where fewer than `at_least` images can be decoded.
+    """
+    require_images(len(files), at_least)
+    sum_D = torch.zeros(model.dim, dtype=torch.float64)
+    second_DD = torch.zeros(model.dim, model.dim, dtype=torch.float64)
+    num_images = 0
+    chunks = [files[begin : begin + CHUNK_IMAGES] for begin in range(0, len(files), CHUNK_IMAGES)]
+    for chunk in track(chunks, "embedding training images", total=len(chunks)):
+        embedding_MD, kept = embed_files(
+            model, chunk, batch_size=batch_size, workers=workers, device=device, precision=precision
+        )
+        vector_MD = torch.from_numpy(embedding_MD).double()
+        sum_D += vector_MD.sum(dim=0)
+        second_DD += vector_MD.T @ vector_MD
+        num_images += len(kept)
+    require_images(num_images, at_least)
+    mean_D = sum_D / num_images
+    covariance_DD = second_DD / num_images - torch.outer(mean_D, mean_D)
+    return Statistics(mean_D=mean_D, covariance_DD=covariance_DD, num_images=num_images)
+
+
+def require_images(num_images: int, at_least: int) -> None:
+    """Raises UserError for too few training images: their covariance has no more axes than images, less one."""
+    if num_images < at_least:
+        raise UserError(
+            f"{num_images} training images that can be decoded: {at_least - 1} embedding dimensions need at least "
+            f"{at_least}: give more images in split train, or a smaller --dim"
+        )
