@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import subprocess
 import sys
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from edgeembed.files import read_json
 from edgeembed.network.model import EmbeddingModel, FeatureExtractor
 from edgeembed.network.model_files import load_model
 from edgeembed.network.space_id import space_id
-from edgeembed.network.tensor_files import save_tensors
+from edgeembed.network.tensor_files import iterate_tensors, save_tensors
 from edgeembed.teacher.pretrained_recipe import parse_pretrained_network
 from edgeembed.training.embed import embed_files
 from tests.conftest import TINY_STUDENT, Outcome, as_options
@@ -50,10 +51,12 @@ def imported(tiny_data: Path, weight_file: Path, tmp_path_factory: pytest.TempPa
     return out
 
 
-def training_features(model: EmbeddingModel, manifest: Manifest) -> torch.Tensor:
+def training_features(model: EmbeddingModel, manifest: Manifest, precision: str | None) -> torch.Tensor:
+    """Computed in the precision of the import."""
+    assert precision is not None
     files = [manifest.files[row] for row in manifest.training_rows()]
     extractor = FeatureExtractor(model)
-    features, _ = embed_files(extractor, files, batch_size=8, workers=0, device="cpu", precision="fp32")
+    features, _ = embed_files(extractor, files, batch_size=8, workers=0, device="cpu", precision=precision)
     return torch.from_numpy(features).double()
 
 
@@ -61,31 +64,24 @@ def test_the_neck_is_the_pca_of_the_training_features(imported: Path, tiny_data:
     model, origin = load_model(imported)
     assert isinstance(model, EmbeddingModel)
     assert (model.dim, model.size_px, model.pca_rotated) == (16, 32, True)
-    feature_NF = training_features(model, read_manifest(tiny_data))
+    feature_NF = training_features(model, read_manifest(tiny_data), origin.precision)
     centred_NF = feature_NF - feature_NF.mean(dim=0)
     # An independent oracle: the right singular vectors of the centred features.
     _, _, axis_FF = torch.linalg.svd(centred_NF, full_matrices=False)
     expected_ND = centred_NF @ axis_FF[:16].T
-    neck = model.neck.projection
+    neck = model.requires_grad_(False).neck.projection
     projected_ND = feature_NF @ neck.weight.double().T + neck.bias.double()
-    scale = float(expected_ND.abs().max())
-    # bf16 features, where the machine computes them natively, leave the small axes uncertain.
-    leading = slice(0, 4)
-    torch.testing.assert_close(
-        projected_ND[:, leading].abs() / scale, expected_ND[:, leading].abs() / scale, atol=0.05, rtol=0.0
-    )
-    assert float(projected_ND.mean(dim=0).abs().max()) < 0.02 * scale
-    variance_D = projected_ND.var(dim=0)
-    assert float(variance_D[:4].sum()) > 0.98 * float(expected_ND.var(dim=0)[:4].sum())
+    # The sign of an axis is arbitrary, and small ones are uncertain: the cosines between images are compared.
+    scale = float((expected_ND @ expected_ND.T).abs().max())
+    difference_NN = projected_ND @ projected_ND.T - expected_ND @ expected_ND.T
+    assert float(difference_NN.abs().max()) < 1e-3 * scale
+    assert (projected_ND.var(dim=0).diff() <= 1e-6 * scale).all()
     axis_DD = neck.weight.double() @ neck.weight.double().T
     torch.testing.assert_close(axis_DD, torch.eye(16).double(), atol=1e-5, rtol=0.0)
 
     reference = timm.create_model(NAME, num_classes=0).eval()
-    in_file = timm.create_model(NAME)
-    from safetensors.torch import load_file
-
-    in_file.load_state_dict(load_file(weight_file))
-    reference.load_state_dict({k: v for k, v in in_file.state_dict().items() if k in reference.state_dict()})
+    in_file = dict(iterate_tensors(weight_file))
+    reference.load_state_dict({name: in_file[name] for name in reference.state_dict()})
     image = torch.rand(2, 3, 32, 32)
     with torch.no_grad():
         settings = timm.get_pretrained_cfg(NAME)
@@ -110,7 +106,12 @@ def test_the_run_folder_holds_what_a_trained_teacher_leaves(imported: Path, tiny
 
 @pytest.mark.training
 def test_distill_makes_the_teacher_once_and_takes_it_again(
-    edgeembed: Run, tiny_data: Path, weight_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    edgeembed: Run,
+    tiny_data: Path,
+    weight_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     keys = as_options([*TINY_STUDENT, "train.max_steps=1", "targets.views=1", "train.device=cpu"])
@@ -121,9 +122,10 @@ def test_distill_makes_the_teacher_once_and_takes_it_again(
     assert read_json(teacher / "model.json")["embedding"]["dim"] == 64
     written = (teacher / "model.safetensors").stat().st_mtime_ns
     # Its data are the default of the second student.
-    second = edgeembed(*command, "--out", "two")
+    with caplog.at_level(logging.INFO):
+        second = edgeembed(*command, "--out", "two")
     assert second.code == 0, second.stderr
-    assert f"teacher: {teacher} was made of this network and these data before: used as it is" in second.stderr
+    assert f"teacher: {teacher} was made of this network and these data before: used as it is" in caplog.text
     assert (teacher / "model.safetensors").stat().st_mtime_ns == written
     spaces = {read_json(Path(run) / "model.json")["space_id"] for run in ("one", "two", teacher)}
     assert len(spaces) == 1
@@ -176,18 +178,18 @@ def test_all_features_are_kept_and_centred(edgeembed: Run, tiny_data: Path, weig
     command = ["teacher-import", f"timm:{NAME}@{weight_file}", "--data", tiny_data, "--dim", "features"]
     outcome = edgeembed(*command, "--size-px", "32", "--workers", "0", "--out", out)
     assert outcome.code == 0, outcome.stderr
-    model, _ = load_model(out)
+    model, origin = load_model(out)
     assert isinstance(model, EmbeddingModel)
-    feature_NF = training_features(model, read_manifest(tiny_data))
+    feature_NF = training_features(model, read_manifest(tiny_data), origin.precision)
     assert (model.dim, model.pca_rotated) == (feature_NF.shape[1], False)
     image = torch.rand(2, 3, 32, 32) * 255
     with torch.no_grad():
         expected = F.normalize(FeatureExtractor(model)(image).double() - feature_NF.mean(dim=0), dim=1)
-        torch.testing.assert_close(model(image).double(), expected, atol=0.02, rtol=0.0)
+        torch.testing.assert_close(model(image).double(), expected, atol=1e-4, rtol=0.0)
 
 
 def test_images_that_cannot_be_decoded_are_counted_and_left_out(
-    edgeembed: Run, tiny_data: Path, weight_file: Path, tmp_path: Path
+    edgeembed: Run, tiny_data: Path, weight_file: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     manifest = read_manifest(tiny_data)
     broken = tmp_path / "broken.png"
@@ -199,7 +201,7 @@ def test_images_that_cannot_be_decoded_are_counted_and_left_out(
     command = ["teacher-import", f"timm:{NAME}@{weight_file}", "--data", tmp_path / "m.parquet", "--dim", "8"]
     outcome = edgeembed(*command, "--size-px", "32", "--workers", "0", "--out", out)
     assert outcome.code == 0, outcome.stderr
-    assert "skipped: " in outcome.stderr
+    assert f"skipped: {broken}" in caplog.text
     assert read_json(out / "model.json")["data"]["unreadable"] == 1
 
 
