@@ -59,24 +59,23 @@ def main() -> None:
         torch.cat([weight * part for part, weight in zip(parts.values(), weights, strict=True)], dim=1), dim=1
     )
     train_MJ = joined_NJ[np.isin(row_N, manifest.training_rows())]
-    statistics = Statistics(
-        mean_D=train_MJ.mean(dim=0), covariance_DD=torch.cov(train_MJ.T, correction=0), num_images=len(train_MJ)
-    )
+    statistics = Statistics(mean_D=train_MJ.mean(dim=0), covariance_DD=torch.cov(train_MJ.T, correction=0))
     weight_DJ, bias_D = standardised_axes(statistics, [part.shape[1] for part in parts.values()], weights, asked.dim)
     axis_DJ = principal_axes(statistics.covariance_DD)[: asked.dim]
 
     print(f"| {asked.split} | dimensions | mAP | 95 % interval, queries | recall@1 |")
     print("|---|---|---|---|---|")
-    for name, embedding_ND in (
+    for name, vector_ND in (
         *((str(run), part) for run, part in parts.items()),
         ("concatenation", joined_NJ),
         ("projection, not standardised", (joined_NJ - statistics.mean_D) @ axis_DJ.T),
         ("projection, as teacher-join", joined_NJ @ weight_DJ.T + bias_D),
     ):
-        embedded = EmbeddedRows(embedding_ND=F.normalize(embedding_ND, dim=1).float().numpy(), row_N=row_N)
+        embedded = EmbeddedRows(embedding_ND=F.normalize(vector_ND, dim=1).float().numpy(), row_N=row_N)
         scores = protocol.score(embedded, embedded).scores
-        interval = interval_text(scores.ci95_queries["map"], digits=4)
-        print(f"| {name} | {embedding_ND.shape[1]} | {scores.map:.4f} | {interval} | {scores.recall_at_1:.4f} |")
+        ends = scores.ci95_queries.get("map")
+        interval = interval_text(ends, digits=4) if ends is not None else "-"
+        print(f"| {name} | {vector_ND.shape[1]} | {scores.map:.4f} | {interval} | {scores.recall_at_1:.4f} |")
 
 
 if __name__ == "__main__":

@@ -15,17 +15,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from edgeembed.config import EvalSection
 from edgeembed.data.manifest import Manifest
 from edgeembed.errors import UserError
 from edgeembed.files import read_json
-from edgeembed.model_json import ModelOrigin, TrainingData
+from edgeembed.model_json import ModelOrigin
 from edgeembed.network.model import EmbeddingModel, EnsembleModel
 from edgeembed.network.model_files import load_model, save_model
 from edgeembed.network.space_id import space_id
 from edgeembed.run_folder import RunFolder
 from edgeembed.teacher.head_files import load_head, save_head
-from edgeembed.teacher.pca import Statistics, image_statistics, principal_axes, require_images
+from edgeembed.teacher.pca import Statistics, principal_axes, require_images, training_statistics
 from edgeembed.teacher.result import finish_untrained
 from edgeembed.training.device import pick_device
 from edgeembed.training.precision import choose_precision
@@ -107,32 +106,18 @@ def project_ensemble(
     """
     if not 1 <= dim <= ensemble.dim:
         raise UserError(f"--dim {dim}: the runs have {ensemble.dim} embedding dimensions together: give 1 to that many")
-    row_N = manifest.training_rows()
-    require_images(len(row_N), dim + 1)
+    require_images(len(manifest.training_rows()), dim + 1)  # before any image is read
     device = pick_device("auto")
     precision = choose_precision("auto", device, key="precision")
     ensemble = ensemble.to(device)
-    statistics = image_statistics(
-        ensemble,
-        [manifest.files[row] for row in row_N],
-        at_least=dim + 1,
-        workers=workers,
-        batch_size=EvalSection().batch_size,
-        device=device,
-        precision=precision,
+    statistics, data = training_statistics(
+        ensemble, manifest, at_least=dim + 1, workers=workers, device=device, precision=precision
     )
     members = [member for member in ensemble.members if isinstance(member, EmbeddingModel)]
     projected = EnsembleModel(members, ensemble.weights, dim).to(device).eval()
     assert projected.projection is not None
     weight_DJ, bias_D = standardised_axes(statistics, [member.dim for member in members], ensemble.weights, dim)
     projected.projection.load_state_dict({"weight": weight_DJ.float(), "bias": bias_D.float()})
-    data = TrainingData(
-        fingerprint=manifest.fingerprint,
-        manifest=str(manifest.source),
-        images=len(row_N),
-        classes=len(manifest.class_names(row_N)),
-        unreadable=len(row_N) - statistics.num_images,
-    )
     return projected, origin.model_copy(update={"data": data, "precision": precision, "device": device})
 
 

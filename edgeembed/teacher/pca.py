@@ -9,13 +9,15 @@ prefixes; the rotation needs no training, and every student and index of the spa
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from edgeembed.config import EvalSection
+from edgeembed.data.manifest import Manifest
 from edgeembed.errors import UserError
+from edgeembed.model_json import TrainingData
 from edgeembed.network.model import EmbeddingModel, FeatureExtractor, Network
 from edgeembed.progress import track
 from edgeembed.teacher.margin import ClassCentres
@@ -86,35 +88,34 @@ def principal_axes(covariance_DD: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class Statistics:
-    """Mean (D,) and covariance (D, D), float64 on the CPU, of the vectors of `num_images` images."""
+    """Mean (D,) and covariance (D, D) of vectors, float64 on the CPU."""
 
     mean_D: Tensor
     covariance_DD: Tensor
-    num_images: int
 
 
-def image_statistics(
+def training_statistics(
     model: Network | FeatureExtractor,
-    files: Sequence[str],
+    manifest: Manifest,
     *,
     at_least: int,
     workers: int,
-    batch_size: int,
     device: str,
     precision: str,
-) -> Statistics:
-    """Returns the statistics of what a network computes for image files; those that cannot be decoded are left out.
+) -> tuple[Statistics, TrainingData]:
+    """Returns the statistics of what a network computes for a manifest's training images, and what they are.
 
-    Raises UserError where fewer than `at_least` images can be decoded.
+    Images that cannot be decoded are counted and left out. Raises UserError where fewer than `at_least` are left.
     """
-    require_images(len(files), at_least)
+    row_N = manifest.training_rows()
+    files = [manifest.files[row] for row in row_N]
     sum_D = torch.zeros(model.dim, dtype=torch.float64)
     second_DD = torch.zeros(model.dim, model.dim, dtype=torch.float64)
     num_images = 0
     chunks = [files[begin : begin + CHUNK_IMAGES] for begin in range(0, len(files), CHUNK_IMAGES)]
     for chunk in track(chunks, "embedding training images", total=len(chunks)):
         embedding_MD, kept = embed_files(
-            model, chunk, batch_size=batch_size, workers=workers, device=device, precision=precision
+            model, chunk, batch_size=EvalSection().batch_size, workers=workers, device=device, precision=precision
         )
         vector_MD = torch.from_numpy(embedding_MD).double()
         sum_D += vector_MD.sum(dim=0)
@@ -122,8 +123,15 @@ def image_statistics(
         num_images += len(kept)
     require_images(num_images, at_least)
     mean_D = sum_D / num_images
-    covariance_DD = second_DD / num_images - torch.outer(mean_D, mean_D)
-    return Statistics(mean_D=mean_D, covariance_DD=covariance_DD, num_images=num_images)
+    statistics = Statistics(mean_D=mean_D, covariance_DD=second_DD / num_images - torch.outer(mean_D, mean_D))
+    data = TrainingData(
+        fingerprint=manifest.fingerprint,
+        manifest=str(manifest.source),
+        images=len(files),
+        classes=len(manifest.class_names(row_N)),
+        unreadable=len(files) - num_images,
+    )
+    return statistics, data
 
 
 def require_images(num_images: int, at_least: int) -> None:

@@ -8,18 +8,18 @@ from dataclasses import asdict
 
 import torch
 
-from edgeembed.config import EvalSection, to_yaml
+from edgeembed.config import to_yaml
 from edgeembed.data.manifest import Manifest
 from edgeembed.errors import UserError
 from edgeembed.eval_json import TeacherEvaluation
-from edgeembed.model_json import ModelOrigin, TrainingData
+from edgeembed.model_json import ModelOrigin
 from edgeembed.network.backbone import build_backbone, default_input_size
 from edgeembed.network.initial_weights import name_starting_weights
 from edgeembed.network.model import EmbeddingModel, FeatureExtractor, Neck
 from edgeembed.network.model_names import library_of
 from edgeembed.progress import stage
 from edgeembed.run_folder import RunFolder
-from edgeembed.teacher.pca import Statistics, image_statistics, principal_axes, require_images
+from edgeembed.teacher.pca import Statistics, principal_axes, require_images, training_statistics
 from edgeembed.teacher.pretrained_recipe import ImportedImage, ImportRecipe, import_inputs
 from edgeembed.teacher.result import finish_untrained
 from edgeembed.training.device import pick_device, replace_slow_convolutions
@@ -45,9 +45,8 @@ def _import(
 ) -> TeacherEvaluation:
     """Imports into a folder that this process has locked."""
     started = time.monotonic()
-    row_N = manifest.training_rows()
     at_least = 1 if recipe.neck.dim == "features" else recipe.neck.dim + 1
-    require_images(len(row_N), at_least)
+    require_images(len(manifest.training_rows()), at_least)  # before the network is built
     backbone = recipe.backbone
     size_px = recipe.image.size_px or default_input_size(backbone.name, library_of(backbone.name))
     # Recorded as it was resolved: another version of timm may have another default.
@@ -58,23 +57,10 @@ def _import(
         replace_slow_convolutions(model, device)
     precision = choose_precision("auto", device, key="precision")
     run.begin(to_yaml(recipe), {name: asdict(each) for name, each in import_inputs(recipe, manifest).items()})
-    statistics = image_statistics(
-        FeatureExtractor(model),
-        [manifest.files[row] for row in row_N],
-        at_least=at_least,
-        workers=workers,
-        batch_size=EvalSection().batch_size,
-        device=device,
-        precision=precision,
+    statistics, data = training_statistics(
+        FeatureExtractor(model), manifest, at_least=at_least, workers=workers, device=device, precision=precision
     )
     project_by_pca(model, statistics, keep_features=recipe.neck.dim == "features")
-    data = TrainingData(
-        fingerprint=manifest.fingerprint,
-        manifest=str(manifest.source),
-        images=len(row_N),
-        classes=len(manifest.class_names(row_N)),
-        unreadable=len(row_N) - statistics.num_images,
-    )
     origin = ModelOrigin(
         role="teacher",
         data=data,

@@ -249,9 +249,7 @@ def test_a_projection_that_cannot_be_computed_is_refused(
 def test_a_constant_dimension_counts_nothing() -> None:
     torch.manual_seed(0)
     vector_NJ = torch.randn(50, 6).double() * torch.tensor([1.0, 0.1, 3.0, 1.0, 2.0, 0.0]).double()
-    statistics = Statistics(
-        mean_D=vector_NJ.mean(dim=0), covariance_DD=torch.cov(vector_NJ.T, correction=0), num_images=50
-    )
+    statistics = Statistics(mean_D=vector_NJ.mean(dim=0), covariance_DD=torch.cov(vector_NJ.T, correction=0))
     weight, bias = standardised_axes(statistics, [3, 3], [1.0, 1.0], 5)
     projected = vector_NJ @ weight.T + bias
     assert projected.isfinite().all()
