@@ -7,12 +7,22 @@ import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from edgeembed.api import bench, distill, export, load_student, train_teacher
+    from edgeembed.api import bench, distill, export, import_teacher, load_student, train_teacher
     from edgeembed.device.embedder import Embedder
     from edgeembed.device.search import Index
 
 __version__ = "0.1.0"
-__all__ = ["Embedder", "Index", "__version__", "bench", "distill", "export", "load_student", "train_teacher"]
+__all__ = [
+    "Embedder",
+    "Index",
+    "__version__",
+    "bench",
+    "distill",
+    "export",
+    "import_teacher",
+    "load_student",
+    "train_teacher",
+]
 
 _MODULES = {
     "Embedder": "edgeembed.device.embedder",
@@ -20,6 +30,7 @@ _MODULES = {
     "bench": "edgeembed.api",
     "distill": "edgeembed.api",
     "export": "edgeembed.api",
+    "import_teacher": "edgeembed.api",
     "load_student": "edgeembed.api",
     "train_teacher": "edgeembed.api",
 }

@@ -1,7 +1,7 @@
 """The Python interface: one function for each stage, with the defaults and checks of its command.
 
-`edgeembed.train_teacher`, `distill`, `export`, `bench` and `load_student` are these functions, loaded on first use. The
-commands call them too, so that a script and a shell write the same files.
+`edgeembed.train_teacher`, `import_teacher`, `distill`, `export`, `bench` and `load_student` are these functions, loaded
+on first use. The commands call them too, so that a script and a shell write the same files.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from edgeembed.export.recipe import ExportRecipe
     from edgeembed.network.model import EmbeddingModel
     from edgeembed.run_folder import RunFolder
+    from edgeembed.teacher.pretrained_recipe import NeckDim, PretrainedNetwork
 
 log = logging.getLogger(__name__)
 
@@ -130,6 +131,67 @@ def train_teacher(
     return TeacherResult(run=run.path, space_id=space_id_of(run), evaluation=evaluation)
 
 
+def import_teacher(
+    network: str,
+    *,
+    data: PathLike | Manifest,
+    dim: NeckDim = 64,
+    size_px: int | None = None,
+    out: PathLike | None = None,
+    workers: int = 2,
+    device: str = "auto",
+) -> TeacherResult:
+    """Makes a teacher of a pretrained network without training, as `edgeembed teacher-import` does.
+
+    The images need no labels. A finished folder of the same network, settings and data is used as it is.
+
+    Parameters
+    ----------
+    network
+        "timm:NAME" or "open_clip:NAME/TAG", either followed by "@FILE" for weights in a file, or "@none" for random
+        ones.
+    data
+        A manifest, or the path of one, whose training images the PCA is computed from.
+    dim
+        Number of embedding dimensions, or "features" for all features of the network, without PCA.
+    size_px
+        Side of the network's input in pixels. Default: the size that it was trained at.
+    out
+        Run folder to write. Default: runs/timm-NAME or runs/open_clip-NAME-TAG.
+    workers
+        Processes that decode images.
+    device
+        "cuda", "mps" or "cpu"; "auto" takes the first of them that there is.
+
+    Raises
+    ------
+    UserError
+        For wrong arguments or data, fewer training images than dimensions, weights that cannot be downloaded, and a
+        folder that holds another teacher.
+    """
+    from edgeembed.run_folder import RunFolder
+    from edgeembed.teacher.pretrained_recipe import import_recipe, parse_pretrained_network, require_same_import
+
+    parsed = parse_pretrained_network(network)
+    settings = import_recipe(parsed, dim=dim, size_px=size_px)
+    run = RunFolder(path=Path(out or parsed.folder))
+    check_output_folder(run.path)
+    manifest = as_manifest(data)
+    manifest.require_files()
+    if run.finished:
+        from edgeembed.eval_json import TeacherEvaluation, read_evaluation
+
+        require_same_import(run, settings, manifest)
+        log.info("teacher: %s was made of this network and these data before: used as it is", run.path)
+        evaluation = read_evaluation(run, TeacherEvaluation)
+    else:
+        run.check_unlocked()
+        from edgeembed.teacher.pretrained import import_teacher as make  # imports torch: after the other checks
+
+        evaluation = make(settings, manifest, run, workers=workers, device=device)
+    return TeacherResult(run=run.path, space_id=space_id_of(run), evaluation=evaluation)
+
+
 def distill(
     student: str | Mapping[str, Any] | None = None,
     *,
@@ -149,7 +211,8 @@ def distill(
         Alias ("vit_b16", "mobilenetv4_s", ...) or name of a timm model, or the recipe section `student` with the keys
         to change: `{"name": "vit_b16", "weights": "none"}`. Default: the recipe's.
     teacher
-        Run folder of a finished teacher, or of imported embeddings. Default: the latest teacher under runs/.
+        Run folder of a finished teacher, or of imported embeddings; or a pretrained network, "timm:NAME" or
+        "open_clip:NAME/TAG", which `import_teacher` makes a teacher of. Default: the latest teacher under runs/.
     data
         A manifest, or the path of one. Default: the teacher's.
     recipe
@@ -172,8 +235,11 @@ def distill(
     from edgeembed.run_folder import RunFolder
     from edgeembed.student.aliases import require_student
     from edgeembed.student.recipe import DistillRecipe
+    from edgeembed.teacher.pretrained_recipe import is_pretrained_network, parse_pretrained_network
     from edgeembed.training.resume import read_run_recipe
 
+    text = "" if teacher is None else Path(teacher).as_posix()
+    network = parse_pretrained_network(text) if is_pretrained_network(text) else None
     section = {"name": student} if isinstance(student, str) else dict(student or {})
     overrides = [*as_overrides({"student": section}), *overrides, *as_overrides(recipe_keys)]
     # A resumed run has its own recipe; the recipe also names the default run folder.
@@ -190,7 +256,14 @@ def distill(
         data = data if data is not None else input_of_resumed_run(run, "data")
     require_student(settings.student.name, settings.student.weights)
     check_target_store(settings)
+    if network is not None:
+        # Before the import, which may take minutes.
+        settings.loss.require_class_centres(network.folder)
+        data = as_manifest(manifest_of_network(network) if data is None else data)
+        result = import_teacher(network.text, data=data, workers=settings.train.workers, device=settings.train.device)
+        teacher = result.run
     teacher = choose_teacher(None if teacher is None else Path(teacher))
+    settings.loss.require_class_centres(teacher)
     manifest = as_manifest(choose_manifest(teacher) if data is None else data)
     manifest.require_files()
 
@@ -434,6 +507,15 @@ def as_manifest(data: PathLike | Manifest) -> Manifest:
     from edgeembed.data.manifest import Manifest, read_manifest
 
     return data if isinstance(data, Manifest) else read_manifest(Path(data))
+
+
+def manifest_of_network(network: PretrainedNetwork) -> Path:
+    """The manifest that the default teacher of a pretrained network was made with. Raises UserError where it is not."""
+    if not (network.folder / "model.json").is_file():
+        raise UserError(
+            f"--data is missing: {network.text} becomes a teacher with the training images of a manifest, on first use"
+        )
+    return choose_manifest(network.folder)
 
 
 def manifest_of_resumed(run: RunFolder, *, resume: bool) -> Path:

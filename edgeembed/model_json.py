@@ -33,7 +33,10 @@ class Part(BaseModel):
 
 
 class Architecture(Part):
-    """One network, or an ensemble of `members`, whose embeddings are scaled by `weights` and concatenated."""
+    """One network, or an ensemble of `members`, whose embeddings are scaled by `weights` and concatenated.
+
+    `projected`: the concatenation goes through a linear layer.
+    """
 
     library: str | None = None
     backbone: str
@@ -44,6 +47,7 @@ class Architecture(Part):
     batch_norm: bool = False
     weights: tuple[float, ...] = ()
     members: tuple[NetworkDescription, ...] = ()
+    projected: bool = False
     params: int | None = None
 
 

@@ -47,8 +47,11 @@ def input_of_resumed_run(run: RunFolder, name: Literal["data", "teacher"]) -> Pa
 def choose_teacher(teacher: Path | None) -> Path:
     """The given teacher, checked, or else the latest teacher run."""
     from edgeembed.run_folder import latest_run, require_teacher
+    from edgeembed.teacher.pretrained_recipe import is_pretrained_network
 
     if teacher is not None:
+        if is_pretrained_network(teacher.as_posix()):
+            raise UserError(f"{teacher}: expected a run folder here: name the one that `teacher-import` wrote")
         require_teacher(teacher)
         return teacher
     latest = latest_run("teacher")

@@ -16,7 +16,7 @@ from edgeembed.api import as_overrides
 from edgeembed.errors import UserError
 from edgeembed.files import read_json
 
-PUBLIC = ["Embedder", "Index", "bench", "distill", "export", "load_student", "train_teacher"]
+PUBLIC = ["Embedder", "Index", "bench", "distill", "export", "import_teacher", "load_student", "train_teacher"]
 
 
 def test_public_names_are_there_without_torch() -> None:

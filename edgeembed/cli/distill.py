@@ -10,7 +10,7 @@ import typer
 
 from edgeembed.cli import completion
 from edgeembed.cli.app import app, print_json
-from edgeembed.cli.options import Json, KeyOverrides, Resume, RunToResume, TeacherData, TeacherRun
+from edgeembed.cli.options import AnyTeacher, Json, KeyOverrides, Resume, RunToResume, TeacherData
 from edgeembed.run_inputs import (
     choose_run_folder,
 )
@@ -28,7 +28,7 @@ def distill(
         str | None,
         typer.Option(help="Student alias (vit_b16, mobilenetv4_s, ...) or timm model name; default: the recipe's."),
     ] = None,
-    teacher: TeacherRun = None,
+    teacher: AnyTeacher = None,
     data: TeacherData = None,
     recipe: Annotated[
         str | None,

@@ -12,7 +12,7 @@ from edgeembed.errors import unknown_choice
 PANELS = {
     "Quick start": ("quickstart",),
     "Images": ("data",),
-    "Training": ("recipes", "teacher-train", "teacher-join", "students", "targets", "distill"),
+    "Training": ("recipes", "teacher-train", "teacher-import", "teacher-join", "students", "targets", "distill"),
     "Export and measurement": ("export", "bench", "doctor", "artifacts"),
     "On the device": ("embed", "search"),
 }

@@ -31,6 +31,14 @@ TeacherRun = Annotated[
         autocompletion=completion.runs,
     ),
 ]
+AnyTeacher = Annotated[
+    Path | None,
+    typer.Option(
+        help="Finished teacher run; a folder that `targets import` wrote; or a pretrained network, timm:NAME or "
+        "open_clip:NAME/TAG (see `teacher-import`); default: the latest run under runs/.",
+        autocompletion=completion.runs,
+    ),
+]
 TeacherData = Annotated[Path | None, typer.Option(help="Manifest; default: the one that the teacher was trained on.")]
 
 # Models on the device

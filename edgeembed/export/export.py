@@ -25,7 +25,7 @@ from edgeembed.export.recipe import ExportRecipe
 from edgeembed.export.tensorrt.engines import build_engines
 from edgeembed.files import whole_folder
 from edgeembed.model_json import ModelOrigin
-from edgeembed.network.model import EnsembleModel, Network
+from edgeembed.network.model import Network
 from edgeembed.network.model_files import load_model
 from edgeembed.progress import stage
 from edgeembed.student.zoo import count_macs
@@ -168,11 +168,11 @@ def require_exportable(run_path: Path, model: Network, precisions: Sequence[str]
 
 def shorten_embedding(run_path: Path, model: Network, origin: ModelOrigin, dim: int) -> ModelOrigin:
     """Keeps the leading dimensions of a model's embedding, in place; returns its origin in the short space."""
-    if isinstance(model, EnsembleModel) or not model.pca_rotated:
+    if not model.pca_rotated:
         raise UserError(
             f"--dim {dim}: the embedding of {run_path} is not PCA-rotated, so its leading dimensions are not the most "
-            "important (its teacher is an ensemble, has batch norm in the neck, or is from an early version): train "
-            "the teacher again, or leave --dim out"
+            "important (its teacher is an ensemble without a projection, keeps all features, has batch norm in the "
+            "neck, or is from an early version): make the teacher again, or leave --dim out"
         )
     if not 1 <= dim < model.dim:
         raise UserError(f"--dim {dim}: {run_path} has {model.dim} embedding dimensions")

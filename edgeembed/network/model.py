@@ -123,10 +123,7 @@ class EmbeddingModel(nn.Module):
 
     def keep_dimensions(self, dim: int) -> None:
         """Cuts the embedding down to its first `dim` dimensions. The space must be PCA-rotated."""
-        whole = self.neck.projection
-        self.neck.projection = nn.Linear(whole.in_features, dim)
-        self.neck.projection.load_state_dict({"weight": whole.weight.detach()[:dim], "bias": whole.bias.detach()[:dim]})
-        self.dim = dim
+        self.neck.projection, self.dim = leading_outputs(self.neck.projection, dim), dim
 
     @classmethod
     def from_description(cls, description: NetworkDescription) -> EmbeddingModel:
@@ -176,6 +173,26 @@ class EmbeddingModel(nn.Module):
         )
 
 
+def leading_outputs(whole: nn.Linear, dim: int) -> nn.Linear:
+    """Returns a linear layer that computes the first `dim` outputs of another."""
+    short = nn.Linear(whole.in_features, dim)
+    short.load_state_dict({"weight": whole.weight.detach()[:dim], "bias": whole.bias.detach()[:dim]})
+    return short
+
+
+class FeatureExtractor(nn.Module):
+    """Maps pixels (B, 3, H, W), 0..255, to the pooled features (B, F) of a network's backbone, without its neck."""
+
+    def __init__(self, model: EmbeddingModel) -> None:
+        super().__init__()
+        self.model = model
+        self.size_px, self.keep_aspect = model.size_px, model.keep_aspect
+        self.dim = model.neck.projection.in_features
+
+    def forward(self, image_BCHW: Tensor) -> Tensor:
+        return self.model.backbone((image_BCHW - self.model.mean).div_(self.model.std))  # type: ignore[no-any-return]
+
+
 def num_params(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
@@ -208,45 +225,102 @@ def build_model(
     return EmbeddingModel(backbone, Neck(backbone.dim, dim, dropout, batch_norm=batch_norm), size_px=size_px)
 
 
+class SquareResize(nn.Module):
+    """Resizes squares (B, C, H, H) to (B, C, S, S), bilinear and antialiased, as float32.
+
+    By two matrix products, which every runtime computes: few have an antialiased resize.
+    """
+
+    matrix_SH: Tensor
+
+    def __init__(self, from_px: int, to_px: int) -> None:
+        super().__init__()
+        # The resize is linear and separable: the images of unit vectors are the columns of its matrix.
+        unit_11HH = torch.eye(from_px)[None, None]
+        matrix_SH = F.interpolate(unit_11HH, (to_px, from_px), mode="bilinear", antialias=True)[0, 0]
+        # Not persistent: the two sizes define it.
+        self.register_buffer("matrix_SH", matrix_SH, persistent=False)
+
+    def forward(self, image_BCHH: Tensor) -> Tensor:
+        with torch.autocast(image_BCHH.device.type, enabled=False):
+            return self.matrix_SH @ image_BCHH.float() @ self.matrix_SH.T
+
+
 class EnsembleModel(nn.Module):
     """Several networks as one: their embeddings are scaled by `weights`, concatenated and normalised.
 
     The cosine of two such embeddings is the mean of the members' cosines, weighted by the squares of `weights`. It can
     be used wherever a finished teacher can (Yokoo et al. 2019 concatenated six).
+
+    With `projected_dim`, the concatenation goes through a linear layer to that number of dimensions, and is normalised
+    again; the teacher's side computes it by PCA of the standardised dimensions (`project_ensemble`).
+
+    The input is that of the member with the largest; squares are resized for the others.
     """
 
-    def __init__(self, members: Sequence[EmbeddingModel], weights: Sequence[float]) -> None:
+    def __init__(
+        self, members: Sequence[EmbeddingModel], weights: Sequence[float], projected_dim: int | None = None
+    ) -> None:
         super().__init__()
         self.members, self.weights = nn.ModuleList(members), list(weights)
-        first = members[0]
-        self.size_px, self.keep_aspect = first.size_px, first.keep_aspect
+        self.size_px, self.keep_aspect = max(member.size_px for member in members), members[0].keep_aspect
+        self.resizes = nn.ModuleList(
+            nn.Identity() if member.size_px == self.size_px else SquareResize(self.size_px, member.size_px)
+            for member in members
+        )
         self.dim = sum(member.dim for member in members)
+        self.projection: nn.Linear | None = None
+        if projected_dim is not None:
+            self.projection, self.dim = nn.Linear(self.dim, projected_dim), projected_dim
         self.name = "+".join(member.name for member in members)
 
+    @property
+    def pca_rotated(self) -> bool:
+        """Whether leading dimensions alone are the best short embedding."""
+        return self.projection is not None
+
     def forward(self, image_BCHW: Tensor) -> Tensor:
-        parts = [weight * member(image_BCHW) for weight, member in zip(self.weights, self.members, strict=True)]
-        return l2_normalise(torch.cat(parts, dim=1))
+        return self.combine(
+            [member(resize(image_BCHW)) for resize, member in zip(self.resizes, self.members, strict=True)]
+        )
+
+    def combine(self, embeddings: Sequence[Tensor]) -> Tensor:
+        """Returns the ensemble's embedding (B, D) from that of each member."""
+        parts = [weight * part for weight, part in zip(self.weights, embeddings, strict=True)]
+        joined_BD = l2_normalise(torch.cat(parts, dim=1))
+        if self.projection is None:
+            return joined_BD
+        with torch.autocast(joined_BD.device.type, enabled=False):
+            return l2_normalise(self.projection(joined_BD.float()))
+
+    def keep_dimensions(self, dim: int) -> None:
+        """Cuts the embedding down to its first `dim` dimensions. The ensemble must be projected."""
+        assert self.projection is not None
+        self.projection, self.dim = leading_outputs(self.projection, dim), dim
 
     @classmethod
     def from_description(cls, description: NetworkDescription) -> EnsembleModel:
         """Builds the ensemble that `describe` described, with random weights."""
         architecture = description.architecture
-        return cls([EmbeddingModel.from_description(each) for each in architecture.members], architecture.weights)
+        members = [EmbeddingModel.from_description(each) for each in architecture.members]
+        return cls(members, architecture.weights, description.embedding.dim if architecture.projected else None)
 
     def describe(self) -> NetworkDescription:
         """Returns the members' descriptions and their weights: enough to build the ensemble again."""
         members = tuple(member.describe() for member in self.members)  # type: ignore[operator]
-        return NetworkDescription(
-            architecture=Architecture(
-                library="edgeembed",
-                backbone=self.name,
-                weights=tuple(self.weights),
-                members=members,
-                params=num_params(self),
-            ),
-            input=members[0].input,
-            embedding=EmbeddingDescription(dim=self.dim, normalised=True, metric="cosine"),
+        architecture = Architecture(
+            library="edgeembed",
+            backbone=self.name,
+            weights=tuple(self.weights),
+            members=members,
+            params=num_params(self),
         )
+        embedding = EmbeddingDescription(dim=self.dim, normalised=True, metric="cosine")
+        if self.projection is not None:  # absent otherwise: the space ids of ensembles without one do not cover it
+            architecture = architecture.model_copy(update={"projected": True})
+            embedding = embedding.model_copy(update={"ordered": True})
+        largest = next(each.input for each in members if each.input.height == self.size_px)
+        return NetworkDescription(architecture=architecture, input=largest, embedding=embedding)
 
 
 Network: TypeAlias = EmbeddingModel | EnsembleModel

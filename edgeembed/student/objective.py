@@ -22,7 +22,7 @@ from edgeembed.student.losses import (
     self_relation_loss,
     standardised_loss,
 )
-from edgeembed.student.recipe import DistillRecipe, LossSection
+from edgeembed.student.recipe import CLASS_CENTRES, DistillRecipe, LossSection
 from edgeembed.student.teachers import Teacher
 from edgeembed.teacher.margin import margin_loss
 
@@ -85,6 +85,7 @@ def build_objective(recipe: DistillRecipe, manifest: Manifest, rows: Rows, teach
     if section.label and recipe.mix.mixes:
         raise UserError(f"loss.label = {section.label}: mixed images have no label: set it to 0, or mix.* to 0")
     centre_KD = class_N = anchor_MD = None
+    section.require_class_centres(teacher.path)
     if section.centre_kl or section.label:
         centre_KD = read_centres(teacher.path).to(device)
     if section.label:
@@ -106,7 +107,4 @@ def build_objective(recipe: DistillRecipe, manifest: Manifest, rows: Rows, teach
 
 def read_centres(teacher_path: Path) -> Tensor:
     """Returns the teacher's class centres as unit vectors, (K, D)."""
-    path = teacher_path / "head.safetensors"
-    if not path.is_file():
-        raise UserError(f"{path}: no class centres, which loss.centre_kl and loss.label need: set them to 0")
-    return F.normalize(dict(iterate_tensors(path))["centres"].float(), dim=1)
+    return F.normalize(dict(iterate_tensors(teacher_path / CLASS_CENTRES))["centres"].float(), dim=1)

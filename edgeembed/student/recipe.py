@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from pydantic import Field
 
 from edgeembed.config import (
@@ -15,6 +17,10 @@ from edgeembed.config import (
     Section,
     TrainSection,
 )
+from edgeembed.errors import UserError
+
+CLASS_CENTRES = "head.safetensors"
+"""The file of a teacher's class centres, in its run folder."""
 
 
 class StudentSection(Section):
@@ -59,6 +65,15 @@ class LossSection(Section):
     )
     label_margin: float = Field(default=0.0, ge=0.0, description="margin of the label loss, in radians")
     label_scale: float = Field(default=30.0, gt=0.0, description="factor of the label loss's cosines before softmax")
+
+    def require_class_centres(self, teacher: Path) -> None:
+        """Raises UserError where a term needs class centres, and the teacher's folder has none."""
+        needing = [f"loss.{key}" for key, weight in (("centre_kl", self.centre_kl), ("label", self.label)) if weight]
+        if needing and not (teacher / CLASS_CENTRES).is_file():
+            raise UserError(
+                f"{teacher}: has no class centres ({CLASS_CENTRES}), which a teacher learns from labels and "
+                f"{' and '.join(needing)} of the recipe needs: add {' '.join(f'--set {key}=0' for key in needing)}"
+            )
 
 
 class TargetSection(Section):

@@ -21,7 +21,7 @@ from edgeembed.data.manifest import Manifest, Rows
 from edgeembed.errors import UserError
 from edgeembed.files import read_json
 from edgeembed.model_json import TeacherOrigin
-from edgeembed.network.model import EmbeddingModel, Network, num_params
+from edgeembed.network.model import Network, num_params
 from edgeembed.network.model_files import load_model
 from edgeembed.run_folder import require_teacher
 from edgeembed.student.recipe import DistillRecipe
@@ -102,7 +102,7 @@ class RunTeacher:
         self.origin = TeacherOrigin(
             path=str(path), backbone=self.network.name, params=num_params(self.network), data=run_origin.data
         )
-        self.pca_rotated = isinstance(self.network, EmbeddingModel) and self.network.pca_rotated
+        self.pca_rotated = self.network.pca_rotated
         self.dim, self.size_px = self.network.dim, self.network.size_px
         self.nbytes = sum(parameter.nbytes for parameter in self.network.parameters())
         self._cached_key: TargetKey | None = None

@@ -9,17 +9,25 @@ prefixes; the rotation needs no training, and every student and index of the spa
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from edgeembed.network.model import EmbeddingModel
+from edgeembed.config import EvalSection
+from edgeembed.data.manifest import Manifest
+from edgeembed.errors import UserError
+from edgeembed.model_json import TrainingData
+from edgeembed.network.model import EmbeddingModel, FeatureExtractor, Network
+from edgeembed.progress import track
 from edgeembed.teacher.margin import ClassCentres
 from edgeembed.training.ema import warmed_up_decay
+from edgeembed.training.embed import embed_files
 
 log = logging.getLogger(__name__)
 
 DECAY = 0.999  # the last thousand steps or so count
+CHUNK_IMAGES = 2048  # embeddings of this many images are in memory at once
 
 
 class Moments(nn.Module):
@@ -76,3 +84,60 @@ def principal_axes(covariance_DD: Tensor) -> Tensor:
     largest_D1 = axis_DD.gather(1, axis_DD.abs().argmax(dim=1, keepdim=True))
     signed_DD: Tensor = axis_DD * largest_D1.sign()
     return signed_DD
+
+
+@dataclass(frozen=True, kw_only=True)
+class Statistics:
+    """Mean (D,) and covariance (D, D) of vectors, float64 on the CPU."""
+
+    mean_D: Tensor
+    covariance_DD: Tensor
+
+
+def training_statistics(
+    model: Network | FeatureExtractor,
+    manifest: Manifest,
+    *,
+    at_least: int,
+    workers: int,
+    device: str,
+    precision: str,
+) -> tuple[Statistics, TrainingData]:
+    """Returns the statistics of what a network computes for a manifest's training images, and what they are.
+
+    Images that cannot be decoded are counted and left out. Raises UserError where fewer than `at_least` are left.
+    """
+    row_N = manifest.training_rows()
+    files = [manifest.files[row] for row in row_N]
+    sum_D = torch.zeros(model.dim, dtype=torch.float64)
+    second_DD = torch.zeros(model.dim, model.dim, dtype=torch.float64)
+    num_images = 0
+    chunks = [files[begin : begin + CHUNK_IMAGES] for begin in range(0, len(files), CHUNK_IMAGES)]
+    for chunk in track(chunks, "embedding training images", total=len(chunks)):
+        embedding_MD, kept = embed_files(
+            model, chunk, batch_size=EvalSection().batch_size, workers=workers, device=device, precision=precision
+        )
+        vector_MD = torch.from_numpy(embedding_MD).double()
+        sum_D += vector_MD.sum(dim=0)
+        second_DD += vector_MD.T @ vector_MD
+        num_images += len(kept)
+    require_images(num_images, at_least)
+    mean_D = sum_D / num_images
+    statistics = Statistics(mean_D=mean_D, covariance_DD=second_DD / num_images - torch.outer(mean_D, mean_D))
+    data = TrainingData(
+        fingerprint=manifest.fingerprint,
+        manifest=str(manifest.source),
+        images=len(files),
+        classes=len(manifest.class_names(row_N)),
+        unreadable=len(files) - num_images,
+    )
+    return statistics, data
+
+
+def require_images(num_images: int, at_least: int) -> None:
+    """Raises UserError for too few training images: their covariance has no more axes than images, less one."""
+    if num_images < at_least:
+        raise UserError(
+            f"{num_images} training images that can be decoded: {at_least - 1} embedding dimensions need at least "
+            f"{at_least}: give more images in split train, or a smaller --dim"
+        )

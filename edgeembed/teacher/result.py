@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import time
+
+from edgeembed.config import EvalSection
 from edgeembed.data.manifest import Manifest
 from edgeembed.eval_json import TeacherEvaluation
 from edgeembed.evaluation import RetrievalProtocol, warn_if_collapsed
 from edgeembed.model_json import ModelOrigin, TrainingData
+from edgeembed.network.model import Network
 from edgeembed.network.model_files import finish_run
 from edgeembed.network.space_id import space_id
 from edgeembed.progress import stage
@@ -16,7 +20,7 @@ from edgeembed.teacher.networks import TeacherNetworks
 from edgeembed.teacher.pca import rotate_by_pca
 from edgeembed.teacher.recipe import TeacherRecipe
 from edgeembed.teacher.warm_start import log_space_change
-from edgeembed.training.validation import ValidationScores
+from edgeembed.training.validation import ValidationScores, evaluate, plan_validation
 
 
 def save_teacher(
@@ -72,4 +76,38 @@ def save_teacher(
         warn_if_collapsed(str(run.path), scores.spread, validation)
     if networks.warm_start is not None:
         log_space_change(networks.warm_start, identity)
+    return result
+
+
+def finish_untrained(
+    run: RunFolder, model: Network, origin: ModelOrigin, manifest: Manifest, *, workers: int, started: float
+) -> TeacherEvaluation:
+    """Scores a teacher that needed no training on val, and writes it; returns what eval.json holds.
+
+    `origin`: with the device that the model is on and its precision; the space id is added. `started`: as
+    `time.monotonic` gave it.
+    """
+    section = EvalSection()
+    validation = plan_validation(section, manifest)
+    assert origin.device is not None
+    assert origin.precision is not None
+    scores = None
+    if validation.not_scored is None:
+        with stage("scoring val"):
+            scores = evaluate(
+                model,
+                validation,
+                batch_size=section.batch_size,
+                workers=workers,
+                device=origin.device,
+                precision=origin.precision,
+            )
+        warn_if_collapsed(str(run.path), scores.spread, validation)
+    result = TeacherEvaluation(
+        **validation.counts().model_dump(),
+        scores=scores.scores if scores else None,
+        spread=scores.spread if scores else None,
+        seconds=round(time.monotonic() - started, 1),
+    )
+    finish_run(run, model, origin.model_copy(update={"space_id": space_id(model)}), evaluation=result)
     return result

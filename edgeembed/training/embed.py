@@ -13,16 +13,22 @@ from edgeembed.data.loader import CanvasLoader
 from edgeembed.data.manifest import Rows
 from edgeembed.data.shapes import Shapes, aspect_shapes, square_shapes
 from edgeembed.network.eval_mode import eval_mode
-from edgeembed.network.model import Network
+from edgeembed.network.model import FeatureExtractor, Network
 from edgeembed.training.precision import autocast
 
 log = logging.getLogger(__name__)
 
 
 def embed_files(
-    model: Network, files: Sequence[str], *, batch_size: int, workers: int, device: str, precision: str
+    model: Network | FeatureExtractor,
+    files: Sequence[str],
+    *,
+    batch_size: int,
+    workers: int,
+    device: str,
+    precision: str,
 ) -> tuple[FloatArray, Rows]:
-    """Embeddings (M, D), float32, and the positions in `files` (M,), ascending, of the files that could be decoded.
+    """Embeddings or features (M, D), float32, and the positions in `files` (M,), ascending, of those that were decoded.
 
     M is 0 where no file could. The network computes in evaluation mode and has its earlier modes afterwards.
     """
@@ -43,7 +49,7 @@ def embed_files(
     return np.concatenate(embeddings)[order_M], position_M[order_M]
 
 
-def input_shapes(model: Network, files: Sequence[str], *, workers: int) -> Shapes:
+def input_shapes(model: Network | FeatureExtractor, files: Sequence[str], *, workers: int) -> Shapes:
     """Height and width in pixels of the network's input for each file, (N, 2)."""
     if model.keep_aspect:
         return aspect_shapes(files, model.size_px, workers=workers)

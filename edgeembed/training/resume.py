@@ -56,20 +56,23 @@ def begin_run(run: RunFolder, recipe: Section, inputs: Mapping[str, RunInput], *
     # A failed start has trained nothing, so that recipe and inputs may differ.
     if run.started and not run.checkpoints() and not run.finished:
         log.warning("%s: holds a run without checkpoints: starting again", run.path)
-    elif run.started:
-        config_yaml = run.config.read_text(encoding="utf-8")
-        differing = [*_differing_inputs(run, config_yaml, inputs), *_differing_keys(run, config_yaml, recipe)]
-        if differing:
-            num_more = len(differing) - MAX_NAMED_DIFFERENCES
-            more = f" and {num_more} more" if num_more > 0 else ""
-            raise UserError(
-                f"{run.config}: differs from what is requested: {'; '.join(differing[:MAX_NAMED_DIFFERENCES])}{more}: "
-                f"continue the run unchanged with `--resume {run.path}` alone, or choose another --out"
-            )
+    elif run.started and (differing := differences(run, recipe, inputs)):
+        num_more = len(differing) - MAX_NAMED_DIFFERENCES
+        more = f" and {num_more} more" if num_more > 0 else ""
+        raise UserError(
+            f"{run.config}: differs from what is requested: {'; '.join(differing[:MAX_NAMED_DIFFERENCES])}{more}: "
+            f"continue the run unchanged with `--resume {run.path}` alone, or choose another --out"
+        )
     if run.finished:
         log.warning("%s: already finished, nothing to resume", run.path)
     else:
         run.begin(to_yaml(recipe), {name: asdict(each) for name, each in inputs.items()})
+
+
+def differences(run: RunFolder, recipe: Section, inputs: Mapping[str, RunInput]) -> list[str]:
+    """Describes the inputs, and the keys that decide the result, in which a run differs from what is requested."""
+    config_yaml = run.config.read_text(encoding="utf-8")
+    return [*_differing_inputs(run, config_yaml, inputs), *_differing_keys(run, config_yaml, recipe)]
 
 
 def read_run_recipe(run: RunFolder, recipe_type: type[RecipeT], overrides: list[str]) -> RecipeT:

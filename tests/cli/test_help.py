@@ -126,7 +126,7 @@ def test_the_shell_completes_commands_recipes_bundles_and_runs(tmp_path: Path) -
     (tmp_path / "runs" / "teacher" / "model.json").touch()
 
     expected = {
-        "edgeembed te": ["teacher-train", "teacher-join"],
+        "edgeembed te": ["teacher-train", "teacher-import", "teacher-join"],
         "edgeembed recipes show vi": ["vit_h14"],
         "edgeembed distill --recipe gro": ["grocery_cpu"],
         "edgeembed bench bund": ["bundles/mine"],

@@ -17,6 +17,7 @@ Run = Callable[..., Outcome]
 # Every command that writes files. The other arguments are wrong too: the output path must be the first error.
 COMMANDS = {
     "teacher-train": "teacher-train --data nothing.parquet --out OUT",
+    "teacher-import": "teacher-import timm:test_resnet --data nothing.parquet --out OUT",
     "teacher-join": "teacher-join a b --out OUT",
     "distill": "distill --teacher nothing --data nothing.parquet --out OUT",
     "targets-import": "targets import nothing.parquet --data nothing.parquet --out OUT",
