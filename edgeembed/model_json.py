@@ -33,13 +33,17 @@ class Part(BaseModel):
 
 
 class Architecture(Part):
-    """One network, or an ensemble of `members`, whose embeddings are scaled by `weights` and concatenated."""
+    """One network, or an ensemble of `members`, whose embeddings are scaled by `weights` and concatenated.
+
+    `blocks`: how many of the first blocks of the backbone are kept; None: all of them.
+    """
 
     library: str | None = None
     backbone: str
     pooling: Pooling = "default"
     patch_stride: int | None = None
     output_stride: int | None = None
+    blocks: int | None = None
     dropout: float = 0.0
     batch_norm: bool = False
     weights: tuple[float, ...] = ()
@@ -94,11 +98,12 @@ class TrainingData(Part):
 
 
 class TeacherOrigin(Part):
-    """The teacher of a student."""
+    """The teacher of a student. `macs`: multiply-accumulates for one image of the teacher's own input size."""
 
     path: str | None = None
     backbone: str | None = None
     params: int | None = None
+    macs: int | None = None
     data: TrainingData | None = None
 
 

@@ -12,9 +12,10 @@ import torch
 from edgeembed.bench.latency import Budget
 from edgeembed.device.runtimes import open_session
 from edgeembed.export.onnx import save_onnx, to_onnx
+from edgeembed.network.macs import count_macs
 from edgeembed.network.model import num_params
 from edgeembed.student.aliases import timm_model_name
-from edgeembed.student.zoo import build_student, count_macs, require_student_size
+from edgeembed.student.zoo import build_student, require_student_size
 
 # The default of the recipes.
 DIM = 64

@@ -11,8 +11,9 @@ import torch
 
 from edgeembed.errors import UserError
 from edgeembed.export.onnx import to_onnx
+from edgeembed.network.macs import count_macs
 from edgeembed.student.aliases import ALIASES, timm_model_name
-from edgeembed.student.zoo import build_student, count_macs, fuse
+from edgeembed.student.zoo import build_student, fuse
 
 OTHER_FAMILIES = [
     "convnext_atto", "convnextv2_atto", "cs3darknet_s", "edgenext_xx_small", "efficientnet_lite0", "efficientvit_b0",
