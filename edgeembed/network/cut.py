@@ -25,8 +25,8 @@ def keep_first_blocks(network: nn.Module, num_blocks: int, *, name: str, key: st
         holder, attribute = network, "blocks"
     else:
         raise UserError(
-            f"{key} = {num_blocks}: {name} cannot be cut, only vision transformers and networks of the EfficientNet and "
-            f"MobileNetV3 families can: set {key} to null"
+            f"{key} = {num_blocks}: {name} cannot be cut, which only vision transformers and networks of the "
+            f"EfficientNet and MobileNetV3 families can: set {key} to null"
         )
     blocks = getattr(holder, attribute)
     if not 1 <= num_blocks <= len(blocks):

@@ -231,6 +231,7 @@ def save_student(
     steps: int,
 ) -> StudentEvaluation:
     """Writes the student, model.json and eval.json; returns what eval.json holds."""
+    teacher_origin = teacher.origin
     origin = ModelOrigin(
         role="student",
         space_id=teacher.space_id,
@@ -244,15 +245,15 @@ def save_student(
         weights=student.starting_weights,
         precision=recipe.train.precision,
         device=device,
-        teacher=teacher.origin,
+        teacher=teacher_origin,
     )
     result = StudentEvaluation(
         **planned.counts().model_dump(),
         scores=scores.scores if scores else None,
         retention=scores.retention if scores else {},
         size_ratio=size_ratio(
-            teacher_params=teacher.origin.params,
-            teacher_macs=teacher.origin.macs,
+            teacher_params=teacher_origin.params,
+            teacher_macs=teacher_origin.macs,
             params=num_params(student),
             macs=count_macs(student),
         ),

@@ -107,7 +107,7 @@ def build_teacher(recipe: TeacherRecipe, first_stage: TeacherRecipe) -> Embeddin
 
 
 def require_input_sizes(recipe: TeacherRecipe) -> None:
-    """Raises UserError where the backbone does not take the image size of a stage, or has fewer blocks than it keeps."""
+    """Raises UserError where the backbone does not take the image size of a stage, or has too few blocks."""
     require_blocks(recipe.backbone.name, recipe.backbone.blocks, key="backbone.blocks")
     for _, settings in recipe.resolve_stages():
         # Only plain squares can be tested before the network is built.

@@ -27,9 +27,9 @@ class BackboneSection(Section):
     """The backbone: `weights` is an open_clip tag, `pretrained` (timm), a file, or `none`.
 
     `pooling: gem` replaces the default pooling of a convolutional network by generalised-mean pooling;
-    `output_stride: 16` leaves out the last halving of its feature map (Luo et al. 2019). `blocks` cuts the network after
-    its first blocks. A frozen backbone, or its first blocks, computes as in evaluation; `frozen_batch_norm` keeps the
-    statistics of batch norm as they are.
+    `output_stride: 16` leaves out the last halving of its feature map (Luo et al. 2019). `blocks` cuts the network
+    after its first blocks. A frozen backbone, or its first blocks, computes as in evaluation; `frozen_batch_norm` keeps
+    the statistics of batch norm as they are.
     """
 
     name: str = Field(default="ViT-H-14", description="an open_clip or timm model")
