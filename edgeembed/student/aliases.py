@@ -28,6 +28,7 @@ ALIASES: dict[str, str] = {
     "mobilenetv4_s035": "mobilenetv4_conv_small_035",
     "mobilenetv4_s050": "mobilenetv4_conv_small_050",
     "tinynet_e": "tinynet_e",
+    "mobilevit_xxs": "mobilevit_xxs",
     "resnet_xs": "test_resnet",  # 0.37 M parameters, plain convolutions: learns within minutes on a CPU
     "resnet18": "resnet18",
     "resnet50": "resnet50",

@@ -159,7 +159,7 @@ def test_figures_stand_beside_the_wider_interval_and_the_sizes_of_teacher_and_st
     assert sentence in html.unescape(page)
     assert '<td class="figure">0.8765 <small>[0.841, 0.911]</small></td>' in page
     assert '<td class="figure">98.7 % <small>[96.7, 100.7]</small></td>' in page
-    assert "<td>1.04 : 1</td>" in page
+    assert "<td>1/1.04</td><td>1.00 times</td>" in page
 
 
 def test_the_page_holds_the_intervals_over_queries_and_over_classes() -> None:
