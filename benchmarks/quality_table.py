@@ -21,9 +21,11 @@ from typing import Any
 from edgeembed.data.manifest import Manifest, Rows, read_manifest
 from edgeembed.evaluation import EmbeddedRows, RetrievalProtocol, ScoredQueries, retention
 from edgeembed.intervals import interval_text
-from edgeembed.network.model import EmbeddingModel
+from edgeembed.network.macs import count_macs
+from edgeembed.network.model import EmbeddingModel, num_params
 from edgeembed.network.model_files import load_model
 from edgeembed.network.untrained import untrained_network
+from edgeembed.size_ratio import size_ratio
 from edgeembed.training.embed import embed_files
 
 
@@ -134,7 +136,8 @@ def main() -> None:
     networks = {str(path): load_model(path)[0] for path in (options.teacher, *options.students)}
     embedded = {path: embed(network, planned) for path, network in networks.items()}
     teacher = networks[str(options.teacher)]
-    params = {path: sum(parameter.numel() for parameter in network.parameters()) for path, network in networks.items()}
+    params = {path: num_params(network) for path, network in networks.items()}
+    macs = {path: count_macs(network) for path, network in networks.items()}
     untrained = {}
     for network in [teacher, *(networks[str(path)] for path in options.students[:1])]:
         assert isinstance(network, EmbeddingModel)
@@ -156,8 +159,14 @@ def main() -> None:
             own = embedded[str(path)]
             by_student = part.score(own, own)
             asymmetric = part.score(own, embedded[str(options.teacher)])
-            ratio = params[str(options.teacher)] / params[str(path)]
-            label = f"{path.name}, {params[str(path)] / 1e6:.2f} M (teacher : student {ratio:.2f} : 1)"
+            ratio = size_ratio(
+                teacher_params=params[str(options.teacher)],
+                teacher_macs=macs[str(options.teacher)],
+                params=params[str(path)],
+                macs=macs[str(path)],
+            )
+            assert ratio is not None
+            label = f"{path.name}, {params[str(path)] / 1e6:.2f} M ({ratio.describe()})"
             of_part.append(row_of(name, label, by_student, by_teacher, asymmetric))
         for row in of_part:
             print("| " + " | ".join(cells(row)) + " |")

@@ -14,6 +14,7 @@ from edgeembed.files import read_json, write_json
 from edgeembed.intervals import ResamplingUnit, interval_text
 from edgeembed.metrics import RetrievalScores
 from edgeembed.run_folder import RunFolder
+from edgeembed.size_ratio import SizeRatio
 from edgeembed.spread import Spread
 
 IndexKind: TypeAlias = Literal["symmetric", "asymmetric"]
@@ -32,12 +33,14 @@ class TeacherEvaluation(ProtocolCounts):
 class StudentEvaluation(ProtocolCounts):
     """eval.json of a student: `scores` and `retention` by the index that it searches.
 
+    `size_ratio`: the teacher's parameters and MACs divided by the student's; None where the teacher's are not known.
     `teacher`: the teacher's scores in its own index. `untrained`: the figures of the student's architecture with random
     weights, in both indexes; None where that network is too large.
     """
 
     scores: dict[IndexKind, RetrievalScores] | None = None
     retention: dict[IndexKind, Retention | None] = Field(default_factory=dict)
+    size_ratio: SizeRatio | None = None
     teacher: RetrievalScores | None = None
     untrained: dict[IndexKind, dict[str, float | None]] | None = None
     spread: Spread | None = None

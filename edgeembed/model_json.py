@@ -35,7 +35,8 @@ class Part(BaseModel):
 class Architecture(Part):
     """One network, or an ensemble of `members`, whose embeddings are scaled by `weights` and concatenated.
 
-    `projected`: the concatenation goes through a linear layer.
+    `projected`: the concatenation goes through a linear layer. `blocks`: how many of the first blocks of the backbone
+    are kept; None: all of them.
     """
 
     library: str | None = None
@@ -43,6 +44,7 @@ class Architecture(Part):
     pooling: Pooling = "default"
     patch_stride: int | None = None
     output_stride: int | None = None
+    blocks: int | None = None
     dropout: float = 0.0
     batch_norm: bool = False
     weights: tuple[float, ...] = ()
@@ -98,11 +100,12 @@ class TrainingData(Part):
 
 
 class TeacherOrigin(Part):
-    """The teacher of a student."""
+    """The teacher of a student. `macs`: multiply-accumulates for one image of the teacher's own input size."""
 
     path: str | None = None
     backbone: str | None = None
     params: int | None = None
+    macs: int | None = None
     data: TrainingData | None = None
 
 

@@ -21,6 +21,7 @@ from edgeembed.eval_json import (
 from edgeembed.evaluation import Retention
 from edgeembed.metrics import not_scored
 from edgeembed.run_folder import RunFolder
+from edgeembed.size_ratio import SizeRatio
 from edgeembed.spread import Spread
 
 COUNTS: dict[str, Any] = {"split": "val", "queries": 4, "index": 9}
@@ -33,6 +34,7 @@ def student() -> StudentEvaluation:
         **COUNTS,
         scores={"symmetric": scores, "asymmetric": not_scored(4)},
         retention={"symmetric": SHARE, "asymmetric": None},
+        size_ratio=SizeRatio(params=4.2, macs=None),
         teacher=scores,
         untrained={"symmetric": {"map": 0.2}},
         spread=Spread(images=9, mean_cosine=0.3, effective_dim=12.0),
@@ -48,7 +50,7 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
     value = json.loads((tmp_path / "eval.json").read_text())
     assert list(value) == [
         "split", "queries", "index", "queries_without_match", "labels_of_one_image", "unlabelled", "not_scored",
-        "scores", "retention", "teacher", "untrained", "spread", "seconds", "steps",
+        "scores", "retention", "size_ratio", "teacher", "untrained", "spread", "seconds", "steps",
     ]  # fmt: skip
     assert value["retention"]["symmetric"]["ci95"] == [0.8, 1.0]
     assert value["scores"]["symmetric"]["map"] == 0.5

@@ -50,7 +50,7 @@ def test_runs_write_the_documented_keys_in_their_order(tiny_teacher: Path, tiny_
         assert list(values["embedding"]) == ["dim", "normalised", "metric", "ordered"]
     assert list(teacher["data"]) == ["fingerprint", "manifest", "images", "classes", "unreadable"]
     assert list(student["data"]) == ["fingerprint", "manifest", "images", "unreadable"]
-    assert list(student["teacher"]) == ["path", "backbone", "params", "data"]
+    assert list(student["teacher"]) == ["path", "backbone", "params", "macs", "data"]
     assert student["teacher"]["data"] == teacher["data"]
 
 

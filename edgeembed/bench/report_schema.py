@@ -15,6 +15,7 @@ from edgeembed.eval_json import IndexKind
 from edgeembed.intervals import Interval
 from edgeembed.machine import Machine
 from edgeembed.metrics import RetrievalScores
+from edgeembed.size_ratio import SizeRatio, size_ratio
 from edgeembed.spread import Spread
 
 SCHEMA = "edgeembed-report/1"
@@ -64,7 +65,8 @@ class Row(Part):
 
     `latency_ms`, `preprocess_ms` (image files to pixels) and `end_to_end_ms` (image files to embeddings) are of one
     call with `batch` images; the latter two are medians. `retention` is the mAP as a share of the teacher's mAP in the
-    teacher's own index. `untrained`: figures of the same architecture with random weights.
+    teacher's own index; `size_ratio`, the teacher's parameters and MACs divided by the row's. `untrained`: figures of
+    the same architecture with random weights.
     """
 
     role: str
@@ -91,11 +93,18 @@ class Row(Part):
     retention_ci95: ByIndex[Interval] | None = None
     retention_ci95_queries: ByIndex[Interval] | None = None
     retention_ci95_classes: ByIndex[Interval] | None = None
+    size_ratio: SizeRatio | None = None
     cosine_to_teacher: CosineToTeacher | None = None
     untrained: ByIndex[Figures] | None = None
     spread: Spread | None = None
     # Tells files of one name apart, and connects the row with `Recommendation.sha256`.
     sha256: str
+
+    def size_ratio_to(self, teacher: Row) -> SizeRatio | None:
+        """The size of a teacher in terms of this row's network; None for the teacher's own rows."""
+        if (self.role, self.sha256) == (teacher.role, teacher.sha256):
+            return None
+        return size_ratio(teacher_params=teacher.params, teacher_macs=teacher.macs, params=self.params, macs=self.macs)
 
 
 class DomainCounts(Part):

@@ -67,7 +67,8 @@ COLUMN_MEANINGS = {
     "own index": "the file embeds queries and index images (symmetric retrieval)",
     "teacher's index": "the file embeds queries, the teacher embedded the index images (asymmetric retrieval)",
     "kept": "the file's mAP as a share of the teacher's mAP on its own index",
-    "teacher : student": "the teacher's parameters for each parameter of the file's network",
+    "of teacher's params": "the parameters of the file's network as a fraction of the teacher's",
+    "of its MACs": "its MACs as a fraction of the teacher's, each network at its own input size",
     "cosine": "of the file's embedding of an image with the teacher's; p50 is the median over images",
     "% of roofline": "speed in percent of the fastest that this machine's measured matrix products and memory allow",
 }

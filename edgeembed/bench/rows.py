@@ -141,6 +141,11 @@ def build_row(
     )
 
 
+def with_size_ratio(row: Row, teacher: Row | None) -> Row:
+    """The row with the size of the teacher in terms of its network's; unchanged without a teacher."""
+    return row if teacher is None else row.model_copy(update={"size_ratio": row.size_ratio_to(teacher)})
+
+
 def with_roofline(row: Row, roofline: Roofline) -> Row:
     """The row with its speed in percent of what this CPU allows; unchanged where a GPU did the work."""
     if row.macs is None or row.runtime == "tensorrt":

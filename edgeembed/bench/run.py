@@ -24,7 +24,7 @@ from edgeembed.bench.retrieval import (
     measure_quality,
 )
 from edgeembed.bench.roofline import measure_roofline
-from edgeembed.bench.rows import TimingPlan, student_rows, with_roofline
+from edgeembed.bench.rows import TimingPlan, student_rows, with_roofline, with_size_ratio
 from edgeembed.bench.summary import best_student
 from edgeembed.bench.untrained import UntrainedBaselines
 from edgeembed.data.manifest import Manifest, Rows
@@ -102,6 +102,7 @@ def bench(
     reference: TeacherReference | None = None
     if teacher_run is not None and teacher_embedded is not None:
         reference, report_rows = measure_teacher(teacher_run, teacher_embedded, protocol, rows, plan)
+    teacher_row = report_rows[0] if report_rows else None
     report_rows += measure_students(embedded, protocol, rows, plan, reference)
     if not quick:
         with stage("measuring the machine once more, as other work may have slowed it"):
@@ -113,7 +114,7 @@ def bench(
         versions=package_versions(),
         data=describe_data(protocol, rows),
         floor=RooflineRates(gemm_gflops=roofline.gemm_gflops, copy_gb_per_s=roofline.copy_gb_per_s),
-        rows=tuple(with_roofline(row, roofline) for row in report_rows),
+        rows=tuple(with_size_ratio(with_roofline(row, roofline), teacher_row) for row in report_rows),
         skipped=tuple(skipped),
         recommended=tuple(recommend(embedded, report_rows, threads=system.cores, keep=remember)),
     )

@@ -12,9 +12,10 @@ import torch
 from edgeembed.bench.latency import Budget
 from edgeembed.device.runtimes import open_session
 from edgeembed.export.onnx import save_onnx, to_onnx
+from edgeembed.network.macs import count_macs
 from edgeembed.network.model import num_params
-from edgeembed.student.aliases import timm_model_name
-from edgeembed.student.zoo import build_student, count_macs, require_student_size
+from edgeembed.student.aliases import num_blocks_of, timm_model_name
+from edgeembed.student.zoo import build_student, require_student_size
 
 # The default of the recipes.
 DIM = 64
@@ -23,10 +24,14 @@ BUDGET = Budget(min_samples=30, min_seconds=0.5, max_seconds=5.0)
 
 @dataclass(frozen=True, kw_only=True)
 class StudentCosts:
-    """Parameters, multiply-accumulates of one image, and the median time of the fp32 ONNX file at batch 1 in ms."""
+    """Parameters, multiply-accumulates of one image, and the median time of the fp32 ONNX file at batch 1 in ms.
+
+    `blocks`: how many of the first blocks of the timm model are kept; None: all.
+    """
 
     name: str
     timm: str
+    blocks: int | None
     params: int
     macs: int
     p50_ms: float | None
@@ -52,6 +57,7 @@ def measure_student(name: str, *, size_px: int, threads: int | None) -> StudentC
     return StudentCosts(
         name=name,
         timm=timm_model_name(name),
+        blocks=num_blocks_of(name),
         params=num_params(model),
         macs=count_macs(model),
         p50_ms=p50_ms,

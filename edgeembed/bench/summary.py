@@ -9,6 +9,7 @@ from edgeembed.bench.report_schema import ByIndex, Report, Row
 from edgeembed.chance import beside_chance
 from edgeembed.eval_json import IndexKind
 from edgeembed.intervals import Interval, ResamplingUnit, interval_text, share_text
+from edgeembed.size_ratio import SizeRatio, kept_text, size_text
 
 MISSING = "\N{EN DASH}"
 NOT_SCORED = "not scored"
@@ -119,12 +120,15 @@ class FileSummary:
         share = self.retention(kind)
         return MISSING if share is None else share_text(share, self.retention_interval(kind))
 
-    def parameter_ratio(self, teacher: FileSummary | None) -> str:
-        """The teacher's number of parameters to this file's, as "1.04 : 1"."""
-        params, teacher_params = self.first.params, teacher and teacher.first.params
-        if self == teacher or not params or not teacher_params:
-            return MISSING
-        return f"{three_figures(teacher_params / params)} : 1"
+    def size_ratio(self, teacher: FileSummary | None) -> SizeRatio | None:
+        """The teacher's parameters and MACs divided by this file's, also in reports that do not hold them."""
+        return None if teacher is None else self.first.size_ratio_to(teacher.first)
+
+    def size_texts(self, teacher: FileSummary | None) -> tuple[str, str]:
+        """Parameters and MACs of this file as a table shows them: "1/4.2" of the teacher's."""
+        ratio = self.size_ratio(teacher) or SizeRatio()
+        params, macs = (MISSING if value is None else size_text(value) for value in (ratio.params, ratio.macs))
+        return params, macs
 
     def is_of(self, candidate: Candidate) -> bool:
         return (candidate.name, candidate.runtime, candidate.file.sha256) == (self.name, self.runtime, self.sha256)
@@ -182,12 +186,10 @@ def headline(report: Report) -> str:
     reached = beside_chance(best.map, chance=best.chance, untrained=best.untrained, digits=3)
     if best.retention("symmetric") is None:
         return f"{best.title} reaches {reached} {speed}."
-    text = f"{best.title} keeps {best.retention_text('symmetric')} of the teacher's mAP {speed}"
+    ratio = best.size_ratio(teacher_of(file_summaries(report)))
+    text = f"{best.title} keeps {kept_text(best.retention_text('symmetric'), ratio)}, {speed}"
     if best.retention("asymmetric") is not None:
         text += f", and {best.retention_text('asymmetric')} when it searches the teacher's own index"
-    ratio = best.parameter_ratio(teacher_of(file_summaries(report)))
-    if ratio != MISSING:
-        text += f" (teacher : student parameters {ratio})"
     return f"{text}: {reached}."
 
 

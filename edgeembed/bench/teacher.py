@@ -20,11 +20,11 @@ from edgeembed.device.embedding_space import long_space_id
 from edgeembed.errors import UserError
 from edgeembed.evaluation import EmbeddedRows, RetrievalProtocol
 from edgeembed.files import sha256_of
+from edgeembed.network.macs import count_macs
 from edgeembed.network.model import Network, num_params
 from edgeembed.network.model_files import load_model
 from edgeembed.progress import stage
 from edgeembed.run_folder import RunFolder, require_run
-from edgeembed.student.zoo import count_macs
 from edgeembed.training.device import pick_device
 from edgeembed.training.embed import embed_files
 

@@ -26,10 +26,20 @@ QUALITY_COLUMNS = (
     "kept",
     "mAP on teacher's",
     "kept on teacher's",
-    "teacher : student",
+    "of teacher's params",
+    "of its MACs",
 )
 # Names that a newcomer does not know; report.html explains all.
-EXPLAINED_COLUMNS = ("mAP", "[low, high]", "chance", "untrained", "kept", "teacher : student", "% of roofline")
+EXPLAINED_COLUMNS = (
+    "mAP",
+    "[low, high]",
+    "chance",
+    "untrained",
+    "kept",
+    "of teacher's params",
+    "of its MACs",
+    "% of roofline",
+)
 
 
 def print_summary(report: Report) -> None:
@@ -86,7 +96,7 @@ def quality_lines(report: Report) -> list[tuple[str, ...]]:
             file.retention_text("symmetric"),
             MISSING if file.first.retrieval.asymmetric is None else file.map_text("asymmetric"),
             file.retention_text("asymmetric"),
-            file.parameter_ratio(teacher),
+            *file.size_texts(teacher),
         )
         for file in files
     ]

@@ -62,12 +62,13 @@ def distill(
 def log_scores(evaluation: StudentEvaluation) -> None:
     """Logs the val scores of a finished student, with its own index and with the teacher's."""
     from edgeembed.eval_json import describe_scores
+    from edgeembed.size_ratio import kept_text
 
     for index, scores in (evaluation.scores or {}).items():
         text = describe_scores(scores, untrained=evaluation.untrained_map(index))
         # None where the teacher was not scored.
         retention = evaluation.retention.get(index)
-        share = f"; {retention.describe()} of the teacher's mAP" if retention else ""
+        share = f"; {kept_text(retention.describe(), evaluation.size_ratio)}" if retention else ""
         log.info("val, %s: %s%s", index, text, share)
     if not evaluation.scores:
         log.info("val: not scored: %s", evaluation.not_scored or "the run was not evaluated")

@@ -46,7 +46,7 @@ def students(
 
     rows: list[StudentCosts] = []
     if not as_json:
-        print(f"{'student':22} {'timm name':28} {'M params':>9} {'G MACs':>8} {'p50 ms':>8}")
+        print(f"{'student':22} {'timm name':31} {'M params':>9} {'G MACs':>8} {'p50 ms':>8}")
     for name in chosen:
         try:
             row = measure_student(name, size_px=size_px, threads=threads if latency else None)
@@ -60,7 +60,8 @@ def students(
         if not as_json:
             # Each line is printed as soon as it is measured: a long list takes minutes.
             time = f"{row.p50_ms:8.2f}" if row.p50_ms is not None else f"{'':8}"
-            print(f"{name:22} {row.timm:28} {row.params / 1e6:9.2f} {row.macs / 1e9:8.3f} {time}", flush=True)
+            timm = row.timm + ("" if row.blocks is None else f", {row.blocks} blocks")
+            print(f"{name:22} {timm:31} {row.params / 1e6:9.2f} {row.macs / 1e9:8.3f} {time}", flush=True)
     packaged = [f"{row.name} ({package.distribution})" for row in rows if (package := weight_package(row.timm))]
     if packaged and not as_json:
         print(f"pretrained weights without a network, from packages (extra [weights]): {', '.join(packaged)}")

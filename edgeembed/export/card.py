@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from edgeembed.device.bundle import fp32_file
 from edgeembed.device.bundle_schema import ONNX, BundleFile, BundleManifest, CpuRequirement
+from edgeembed.size_ratio import size_ratio
 from edgeembed.spread import Spread, describe
 
 USE = """## Use
@@ -142,9 +145,9 @@ def model_card(manifest: BundleManifest, notes: str = "") -> str:
         "",
         "| | |",
         "|---|---|",
-        f"| network | {student.get('backbone', '?')}, {student.get('params', 0) / 1e6:.2f} M parameters, "
+        f"| network | {network_name(student)}, {student.get('params', 0) / 1e6:.2f} M parameters, "
         f"{student.get('macs', 0) / 1e6:.0f} M multiply-accumulates |",
-        f"| teacher | {teacher.get('backbone', 'none: this is the teacher itself')} |",
+        f"| teacher | {teacher_text(student, teacher)} |",
         f"| embedding space | `{manifest.space_id}` |",
         f"| training images | {data.get('images', '?')} (data fingerprint `{data.get('fingerprint', '?')}`) |",
         f"| starting weights | {WEIGHTS.get(weights, weights)} |",
@@ -163,6 +166,27 @@ def model_card(manifest: BundleManifest, notes: str = "") -> str:
     if notes:
         lines += ["", notes.strip()]
     return "\n".join([*lines, "", how_to_use(manifest), LIMITS])
+
+
+def network_name(student: Mapping[str, Any]) -> str:
+    """Returns the name of a bundle's backbone, and where it is cut."""
+    blocks = (student.get("architecture") or {}).get("blocks")
+    return f"{student.get('backbone', '?')}" + ("" if blocks is None else f" cut after {blocks} (groups of) blocks")
+
+
+def teacher_text(student: Mapping[str, Any], teacher: Mapping[str, Any]) -> str:
+    """Returns the teacher's name and its size beside the student's; the name alone in bundles of earlier versions."""
+    name = teacher.get("backbone", "none: this is the teacher itself")
+    # Earlier versions recorded no MACs: their cards stay as they are.
+    if not teacher.get("macs"):
+        return str(name)
+    ratio = size_ratio(
+        teacher_params=teacher.get("params"),
+        teacher_macs=teacher["macs"],
+        params=student.get("params"),
+        macs=student.get("macs"),
+    )
+    return f"{name}" + ("" if ratio is None else f"; the network has {ratio.describe()}")
 
 
 def file_row(file: BundleFile, columns: ComparisonColumns) -> str:

@@ -25,10 +25,10 @@ from edgeembed.export.recipe import ExportRecipe
 from edgeembed.export.tensorrt.engines import build_engines
 from edgeembed.files import whole_folder
 from edgeembed.model_json import ModelOrigin
+from edgeembed.network.macs import count_macs
 from edgeembed.network.model import Network
 from edgeembed.network.model_files import load_model
 from edgeembed.progress import stage
-from edgeembed.student.zoo import count_macs
 
 log = logging.getLogger(__name__)
 

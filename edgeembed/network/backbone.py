@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from edgeembed.errors import UserError
 from edgeembed.model_json import Pooling
+from edgeembed.network.cut import keep_first_blocks
 from edgeembed.network.eval_mode import eval_mode
 from edgeembed.network.hub import hub_within_seconds
 from edgeembed.network.initial_weights import name_starting_weights
@@ -53,6 +54,7 @@ class Backbone:
     pooling: Pooling
     patch_stride: int | None
     output_stride: int | None
+    blocks: int | None
     starting_weights: str
 
 
@@ -64,6 +66,7 @@ def build_backbone(
     patch_stride: int | None = None,
     pooling: Pooling = "default",
     output_stride: int | None = None,
+    blocks: int | None = None,
     grad_checkpointing: bool = False,
     weights_key: str = "backbone.weights",
 ) -> Backbone:
@@ -72,9 +75,10 @@ def build_backbone(
     Published weights come from the local cache of earlier downloads, an installed weight package, or the hub.
 
     `pooling`: the model's `default`, or `gem` (convolutional timm models). `output_stride`: input pixels per position
-    of the last feature map, below the default of such a model. `weights_key`: the recipe key that errors name. Raises
-    UserError for an unknown name or tag, weights that cannot be downloaded, files that do not fit, and sizes that the
-    network does not accept.
+    of the last feature map, below the default of such a model. `blocks`: how many of the first blocks to keep, as
+    `keep_first_blocks` counts them. `weights_key`: the recipe key that errors name. Raises UserError for an unknown
+    name or tag, weights that cannot be downloaded, files that do not fit, sizes that the network does not accept, and
+    blocks that it does not have.
     """
     library = library_of(name)
     require_weights(name, weights, library=library, key=weights_key)
@@ -101,6 +105,9 @@ def build_backbone(
         # Transformers: position embeddings of the published size become those of the requested one.
         if built_px != size_px or patch_stride is not None:
             set_input_size(module, size_px, patch_stride)
+        # After the weights, so that files and downloads are checked against the whole network.
+        if blocks is not None:
+            keep_first_blocks(module, blocks, name=name, key=blocks_key(weights_key))
         # After the weights: the wrapper changes the names of tensors.
         if pooling == "gem":
             module = GeMBackbone(module)
@@ -121,6 +128,7 @@ def build_backbone(
             pooling=pooling,
             patch_stride=patch_stride,
             output_stride=output_stride,
+            blocks=blocks,
             starting_weights=starting_weights,
         )
 
@@ -152,6 +160,20 @@ def require_input_size(name: str, size_px: int) -> None:
         return random_module(name, library, size_px=side_px)[0]
 
     require_accepted_size(name, size_px, default_px=default_input_size(name, library), build=build)
+
+
+def require_blocks(name: str, blocks: int | None, *, key: str) -> None:
+    """Raises UserError, before weights are downloaded, for a network that cannot be cut after so many blocks."""
+    if blocks is None:
+        return
+    with torch.device("meta"):  # computes shapes but no values, so that it takes no time
+        module, _, _ = random_module(name, library_of(name), size_px=default_input_size(name, library_of(name)))
+    keep_first_blocks(module, blocks, name=name, key=key)
+
+
+def blocks_key(weights_key: str) -> str:
+    """Returns the recipe key of the number of blocks, beside that of the weights."""
+    return weights_key.replace("weights", "blocks")
 
 
 def default_input_size(name: str, library: str) -> int:

@@ -68,6 +68,7 @@ class EmbeddingModel(nn.Module):
         super().__init__()
         self.name, self.pooling = backbone.name, backbone.pooling
         self.patch_stride, self.output_stride = backbone.patch_stride, backbone.output_stride
+        self.blocks = backbone.blocks
         self.size_px, self.dim = size_px, neck.projection.out_features
         self.keep_aspect, self.flip = False, False
         self.pca_rotated = False
@@ -139,6 +140,7 @@ class EmbeddingModel(nn.Module):
             pooling=architecture.pooling,
             patch_stride=architecture.patch_stride,
             output_stride=architecture.output_stride,
+            blocks=architecture.blocks,
         )
         model.keep_aspect = description.input.resize == KEEP_ASPECT
         model.pca_rotated = description.embedding.ordered
@@ -156,8 +158,9 @@ class EmbeddingModel(nn.Module):
             batch_norm=isinstance(self.neck.batch_norm, nn.BatchNorm1d),
             params=num_params(self),
         )
-        if self.output_stride:  # absent otherwise: the space ids of networks without one do not cover it
-            architecture = architecture.model_copy(update={"output_stride": self.output_stride})
+        # Absent where they are not set: the space ids of such networks do not cover them.
+        changed = {"output_stride": self.output_stride, "blocks": self.blocks}
+        architecture = architecture.model_copy(update={key: value for key, value in changed.items() if value})
         return NetworkDescription(
             architecture=architecture,
             input=InputDescription(
@@ -190,7 +193,7 @@ class FeatureExtractor(nn.Module):
         self.dim = model.neck.projection.in_features
 
     def forward(self, image_BCHW: Tensor) -> Tensor:
-        return self.model.backbone((image_BCHW - self.model.mean).div_(self.model.std))  # type: ignore[no-any-return]
+        return self.model.features(image_BCHW)
 
 
 def num_params(module: nn.Module) -> int:
@@ -208,6 +211,7 @@ def build_model(
     pooling: Pooling = "default",
     patch_stride: int | None = None,
     output_stride: int | None = None,
+    blocks: int | None = None,
     grad_checkpointing: bool = False,
     weights_key: str = "backbone.weights",
 ) -> EmbeddingModel:
@@ -219,6 +223,7 @@ def build_model(
         patch_stride=patch_stride,
         pooling=pooling,
         output_stride=output_stride,
+        blocks=blocks,
         grad_checkpointing=grad_checkpointing,
         weights_key=weights_key,
     )

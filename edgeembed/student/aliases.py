@@ -19,10 +19,23 @@ ALIASES: dict[str, str] = {
     "repvit_m1_1": "repvit_m1_1",
     "efficientformerv2_s0": "efficientformerv2_s0",
     "efficientnet_b0": "efficientnet_b0",
+    "lite0_xs": "tf_efficientnet_lite0",
+    "lite0_s": "tf_efficientnet_lite0",
+    "lite0": "tf_efficientnet_lite0",
+    "lite2": "tf_efficientnet_lite2",
+    "lcnet_050": "lcnet_050",
+    "mobilenetv3_s050": "mobilenetv3_small_050",
+    "mobilenetv4_s035": "mobilenetv4_conv_small_035",
+    "mobilenetv4_s050": "mobilenetv4_conv_small_050",
+    "tinynet_e": "tinynet_e",
+    "mobilevit_xxs": "mobilevit_xxs",
     "resnet_xs": "test_resnet",  # 0.37 M parameters, plain convolutions: learns within minutes on a CPU
     "resnet18": "resnet18",
     "resnet50": "resnet50",
 }
+
+BLOCKS: dict[str, int] = {"lite0_xs": 5, "lite0_s": 6}
+"""Aliases of networks that are cut: how many of the first groups of blocks they keep (`network.cut`)."""
 
 
 def timm_model_name(student: str) -> str:
@@ -31,6 +44,11 @@ def timm_model_name(student: str) -> str:
         remedy = f"give an alias ({', '.join(ALIASES)}) or any timm model name"
         require_timm_model("student", student, others=ALIASES, remedy=remedy)
     return ALIASES.get(student, student)
+
+
+def num_blocks_of(student: str) -> int | None:
+    """Returns how many of the first blocks an alias keeps; None for all of them."""
+    return BLOCKS.get(student)
 
 
 def require_student(student: str, weights: str) -> None:

@@ -17,17 +17,24 @@ from edgeembed.errors import UserError
 from edgeembed.eval_json import StudentEvaluation, read_evaluation
 from edgeembed.evaluation import RetrievalProtocol, warn_if_collapsed
 from edgeembed.model_json import ModelOrigin, TrainingData
-from edgeembed.network.model import EmbeddingModel
+from edgeembed.network.macs import count_macs
+from edgeembed.network.model import EmbeddingModel, num_params
 from edgeembed.network.model_files import finish_run
 from edgeembed.progress import stage
 from edgeembed.run_folder import RunFolder
+from edgeembed.size_ratio import size_ratio
 from edgeembed.student.objective import build_objective
 from edgeembed.student.recipe import DistillRecipe
 from edgeembed.student.targets.provider import replay_of, with_targets_precision
 from edgeembed.student.teachers import Teacher, open_teacher
 from edgeembed.student.training_data import open_training_data
 from edgeembed.student.validation import StudentScores, Validation
-from edgeembed.student.zoo import build_student, require_student_size, require_student_weights
+from edgeembed.student.zoo import (
+    build_student,
+    require_student_blocks,
+    require_student_size,
+    require_student_weights,
+)
 from edgeembed.training.checkpoints import load_checkpoint
 from edgeembed.training.device import pick_device, replace_slow_convolutions, seed_step, set_allocator
 from edgeembed.training.forecast import warn_if_too_slow
@@ -70,6 +77,7 @@ def _train(
     if rows.size < 2:
         raise UserError(f"the train split has {rows.size} images, distillation needs at least 2")
     require_student_size(recipe.student.name, recipe.image.size_px)
+    require_student_blocks(recipe.student.name, recipe.student.blocks)
     teacher = open_teacher(teacher_path)
     manifest.require_files()
     planned = plan_validation(recipe.eval, manifest)
@@ -199,6 +207,7 @@ def build_run_student(recipe: DistillRecipe, teacher: Teacher, device: str) -> E
             weights=recipe.student.weights,
             size_px=recipe.image.size_px,
             dim=teacher.dim,
+            blocks=recipe.student.blocks,
             dropout=recipe.student.dropout,
             grad_checkpointing=recipe.train.grad_checkpointing,
         )
@@ -230,6 +239,7 @@ def save_student(
     steps: int,
 ) -> StudentEvaluation:
     """Writes the student, model.json and eval.json; returns what eval.json holds."""
+    teacher_origin = teacher.origin
     origin = ModelOrigin(
         role="student",
         space_id=teacher.space_id,
@@ -243,12 +253,18 @@ def save_student(
         weights=student.starting_weights,
         precision=recipe.train.precision,
         device=device,
-        teacher=teacher.origin,
+        teacher=teacher_origin,
     )
     result = StudentEvaluation(
         **planned.counts().model_dump(),
         scores=scores.scores if scores else None,
         retention=scores.retention if scores else {},
+        size_ratio=size_ratio(
+            teacher_params=teacher_origin.params,
+            teacher_macs=teacher_origin.macs,
+            params=num_params(student),
+            macs=count_macs(student),
+        ),
         teacher=validation.teacher_scores.scores if validation else None,
         untrained=validation.untrained if validation else None,
         spread=scores.spread if scores else None,

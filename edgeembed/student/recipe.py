@@ -31,6 +31,12 @@ class StudentSection(Section):
         default="auto",
         description="where training starts: auto (pretrained where they are available), pretrained, a file, none",
     )
+    blocks: int | None = Field(
+        default=None,
+        ge=1,
+        description="keep only the first N blocks of the network (vision transformers) or groups of blocks "
+        "(EfficientNet and MobileNetV3 families); null: those of the alias, else all",
+    )
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0, description="dropout rate on the backbone's features")
 
 

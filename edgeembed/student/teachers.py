@@ -21,6 +21,7 @@ from edgeembed.data.manifest import Manifest, Rows
 from edgeembed.errors import UserError
 from edgeembed.files import read_json
 from edgeembed.model_json import TeacherOrigin
+from edgeembed.network.macs import count_macs
 from edgeembed.network.model import Network, num_params
 from edgeembed.network.model_files import load_model
 from edgeembed.run_folder import require_teacher
@@ -52,12 +53,14 @@ class Teacher(Protocol):
     """
 
     path: Path
-    origin: TeacherOrigin
     space_id: str
     pca_rotated: bool
     dim: int
     size_px: int
     nbytes: int
+
+    @property
+    def origin(self) -> TeacherOrigin: ...
 
     def usable(self, image_N: Rows) -> Rows:
         """Returns those of some training images that it has, or can compute, targets of."""
@@ -97,15 +100,22 @@ class RunTeacher:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.network: Network
-        self.network, run_origin = load_model(path)
-        self.space_id = run_origin.space_id
-        self.origin = TeacherOrigin(
-            path=str(path), backbone=self.network.name, params=num_params(self.network), data=run_origin.data
-        )
+        self.network, self.run_origin = load_model(path)
+        self.space_id = self.run_origin.space_id
         self.pca_rotated = self.network.pca_rotated
         self.dim, self.size_px = self.network.dim, self.network.size_px
         self.nbytes = sum(parameter.nbytes for parameter in self.network.parameters())
         self._cached_key: TargetKey | None = None
+
+    @property
+    def origin(self) -> TeacherOrigin:
+        return TeacherOrigin(
+            path=str(self.path),
+            backbone=self.network.name,
+            params=num_params(self.network),
+            macs=count_macs(self.network),
+            data=self.run_origin.data,
+        )
 
     def usable(self, image_N: Rows) -> Rows:
         return image_N

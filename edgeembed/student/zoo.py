@@ -5,17 +5,14 @@ from __future__ import annotations
 import functools
 import logging
 
-import torch
 from timm.utils.model import reparameterize_model
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from edgeembed.errors import UserError
-from edgeembed.network.backbone import require_input_size
-from edgeembed.network.eval_mode import eval_mode
-from edgeembed.network.model import EmbeddingModel, Network, build_model
+from edgeembed.network.backbone import require_blocks, require_input_size
+from edgeembed.network.model import EmbeddingModel, build_model
 from edgeembed.network.published_weights import require_available
-from edgeembed.student.aliases import timm_model_name
+from edgeembed.student.aliases import num_blocks_of, timm_model_name
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +28,11 @@ def require_student_size(student: str, size_px: int) -> None:
     require_input_size(name, size_px)
 
 
+def require_student_blocks(student: str, blocks: int | None) -> None:
+    """Raises UserError, before anything is built or downloaded, for more blocks than a student has."""
+    require_blocks(timm_model_name(student), blocks, key="student.blocks")
+
+
 def require_student_weights(student: str, weights: str) -> None:
     """Raises UserError, within seconds, for `pretrained` weights that cannot be loaded on this machine now."""
     if weights != "auto":  # it falls back to random weights
@@ -38,12 +40,20 @@ def require_student_weights(student: str, weights: str) -> None:
 
 
 def build_student(
-    student: str, *, weights: str, size_px: int, dim: int, dropout: float = 0.0, grad_checkpointing: bool = False
+    student: str,
+    *,
+    weights: str,
+    size_px: int,
+    dim: int,
+    blocks: int | None = None,
+    dropout: float = 0.0,
+    grad_checkpointing: bool = False,
 ) -> EmbeddingModel:
     """Builds a student with a projection to the teacher's dimension.
 
     `weights`: `auto` (pretrained if they are on this machine or can be downloaded, else random with a warning),
-    `pretrained`, `none`, or a file.
+    `pretrained`, `none`, or a file. `blocks`: how many of the first blocks to keep; None: as many as the alias says,
+    else all.
     """
     name = timm_model_name(student)
     if name.startswith(NEEDS_FIXED_SIZE_224):
@@ -53,6 +63,7 @@ def build_student(
         name,
         size_px=size_px,
         dim=dim,
+        blocks=blocks or num_blocks_of(student),
         dropout=dropout,
         grad_checkpointing=grad_checkpointing,
         weights_key="student.weights",
@@ -72,12 +83,3 @@ def fuse(model: nn.Module) -> nn.Module:
     fused = reparameterize_model(model, inplace=False)
     assert isinstance(fused, nn.Module)
     return fused.eval()
-
-
-def count_macs(model: Network) -> int:
-    """Returns the multiply-accumulates for one image in convolutions, linear layers and attention."""
-    counter = FlopCounterMode(display=False)
-    with eval_mode(model), counter, torch.no_grad():
-        model(torch.zeros(1, 3, model.size_px, model.size_px))
-    # The counter counts a multiplication and an addition separately.
-    return counter.get_total_flops() // 2

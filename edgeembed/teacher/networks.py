@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from edgeembed.network.backbone import require_input_size
+from edgeembed.network.backbone import require_blocks, require_input_size
 from edgeembed.network.model import EmbeddingModel, build_model
 from edgeembed.progress import stage
 from edgeembed.teacher.images import LabelledImages
@@ -101,12 +101,14 @@ def build_teacher(recipe: TeacherRecipe, first_stage: TeacherRecipe) -> Embeddin
         batch_norm=recipe.neck.batch_norm,
         pooling=recipe.backbone.pooling,
         output_stride=recipe.backbone.output_stride,
+        blocks=recipe.backbone.blocks,
         grad_checkpointing=recipe.train.grad_checkpointing,
     )
 
 
 def require_input_sizes(recipe: TeacherRecipe) -> None:
-    """Raises UserError where the backbone does not take the image size of a stage."""
+    """Raises UserError where the backbone does not take the image size of a stage, or has too few blocks."""
+    require_blocks(recipe.backbone.name, recipe.backbone.blocks, key="backbone.blocks")
     for _, settings in recipe.resolve_stages():
         # Only plain squares can be tested before the network is built.
         if settings.image.patch_stride is None and not settings.image.keep_aspect:

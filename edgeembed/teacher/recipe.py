@@ -27,9 +27,10 @@ class BackboneSection(Section):
     """The backbone: `weights` is an open_clip tag, `pretrained` (timm), a file, or `none`.
 
     `pooling: gem` replaces the default pooling of a convolutional network by generalised-mean pooling;
-    `output_stride: 16` leaves out the last halving of its feature map (Luo et al. 2019). A frozen backbone, or its
-    first blocks, computes as in evaluation; `frozen_batch_norm` keeps the statistics of batch norm as they are. With
-    `stored_views` the features of a frozen backbone are computed once, and training takes seconds.
+    `output_stride: 16` leaves out the last halving of its feature map (Luo et al. 2019). `blocks` cuts the network
+    after its first blocks. A frozen backbone, or its first blocks, computes as in evaluation; `frozen_batch_norm` keeps
+    the statistics of batch norm as they are. With `stored_views` the features of a frozen backbone are computed once,
+    and training takes seconds.
     """
 
     name: str = Field(default="ViT-H-14", description="an open_clip or timm model")
@@ -44,6 +45,12 @@ class BackboneSection(Section):
     output_stride: Literal[8, 16, 32] | None = Field(
         default=None,
         description="stride of the last feature map in pixels (convolutional timm models); null: the model's default",
+    )
+    blocks: int | None = Field(
+        default=None,
+        ge=1,
+        description="keep only the first N blocks of the network (vision transformers) or groups of blocks "
+        "(EfficientNet and MobileNetV3 families); null: all",
     )
     frozen: bool = Field(default=False, description="freeze the backbone: do not train its weights")
     stored_views: int | None = Field(

@@ -49,6 +49,7 @@ def load_warm_start(recipe: TeacherRecipe) -> tuple[EmbeddingModel, WarmStart]:
         ("backbone.name", recipe.backbone.name, model.name),
         ("backbone.pooling", recipe.backbone.pooling, model.pooling),
         ("backbone.output_stride", recipe.backbone.output_stride, model.output_stride),
+        ("backbone.blocks", recipe.backbone.blocks, model.blocks),
         ("neck.dim", recipe.neck.dim, model.dim),
         ("neck.batch_norm", recipe.neck.batch_norm, isinstance(model.neck.batch_norm, nn.BatchNorm1d)),
     ):

@@ -147,18 +147,19 @@ def test_figures_stand_beside_the_wider_interval_and_the_sizes_of_teacher_and_st
     (line,) = [line for line in printed.splitlines() if re.match("mobilenetv4_s fp32 +onnxruntime .*%", line)]
     assert re.split("  +", line)[2:] == [
         "0.8765 [0.841, 0.911]", "0.2130", "0.2970", "98.7 % [96.7, 100.7]",
-        "0.8765 [0.841, 0.911]", "99.1 % [97.1, 101.1]", "1.04 : 1",
+        "0.8765 [0.841, 0.911]", "99.1 % [97.1, 101.1]", "1/1.04", "1.00 times",
     ]  # fmt: skip
     sentence = (
-        "mobilenetv4_s fp32 keeps 98.7 % [96.7, 100.7] of the teacher's mAP at 12.3 ms an image on 2 threads, and "
-        "99.1 % [97.1, 101.1] when it searches the teacher's own index (teacher : student parameters 1.04 : 1): "
+        "mobilenetv4_s fp32 keeps 98.7 % [96.7, 100.7] of the teacher's mAP at 1/1.04 of its parameters and 1.00 times "
+        "its MACs, at 12.3 ms an image on 2 threads, and 99.1 % [97.1, 101.1] when it searches the teacher's own "
+        "index: "
     )
     assert sentence in printed
     page = rendered("usual")
     assert sentence in html.unescape(page)
     assert '<td class="figure">0.8765 <small>[0.841, 0.911]</small></td>' in page
     assert '<td class="figure">98.7 % <small>[96.7, 100.7]</small></td>' in page
-    assert "<td>1.04 : 1</td>" in page
+    assert "<td>1/1.04</td><td>1.00 times</td>" in page
 
 
 def test_the_page_holds_the_intervals_over_queries_and_over_classes() -> None:

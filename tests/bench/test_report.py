@@ -20,6 +20,7 @@ from edgeembed.device.runtimes import ONNX_RUNTIMES
 from edgeembed.errors import CheckFailed, UserError
 from edgeembed.machine import describe_machine
 from edgeembed.metrics import not_scored
+from edgeembed.size_ratio import size_text
 from tests.bench.conftest import SPACE, write_bundle
 
 pytestmark = pytest.mark.training  # beside a teacher, in torch
@@ -29,7 +30,7 @@ ROW_KEYS = {
     "role", "name", "runtime", "provider", "precision", "batch", "threads", "size_bytes", "params", "macs",
     "latency_ms", "preprocess_ms", "end_to_end_ms", "images_per_second", "peak_rss_bytes", "load_ms",
     "percent_of_floor", "retrieval", "retention", "retention_ci95", "retention_ci95_queries",
-    "retention_ci95_classes", "cosine_to_teacher", "untrained", "spread", "sha256",
+    "retention_ci95_classes", "cosine_to_teacher", "untrained", "spread", "size_ratio", "sha256",
 }  # fmt: skip
 SCORE_KEYS = {"map", "map_at_100", "mp_at_5", "recall_at_1", "ci95", "ci95_queries", "ci95_classes"}
 
@@ -125,9 +126,12 @@ def test_retention_is_the_share_of_the_teachers_map(report: dict[str, Any]) -> N
 
 def test_retention_stands_beside_the_sizes_of_both_networks(folder: Path, report: dict[str, Any]) -> None:
     by_role = {row["role"]: row for row in report["rows"]}
-    ratio = f"{by_role['teacher']['params'] / by_role['student']['params']:.0f} : 1"
-    assert f"(teacher : student parameters {ratio})" in headline(opened(report))
-    assert f"<td>{ratio}</td>" in (folder / "report.html").read_text()
+    ratio = {key: by_role["teacher"][key] / by_role["student"][key] for key in ("params", "macs")}
+    assert by_role["student"]["size_ratio"] == ratio
+    assert by_role["teacher"]["size_ratio"] is None
+    params, macs = (size_text(value) for value in ratio.values())
+    assert f"of the teacher's mAP at {params} of its parameters and {macs} of its MACs, at " in headline(opened(report))
+    assert f"<td>{params}</td><td>{macs}</td>" in (folder / "report.html").read_text()
 
 
 def test_every_map_stands_beside_chance(folder: Path, report: dict[str, Any]) -> None:
@@ -180,7 +184,14 @@ def test_a_report_of_an_earlier_version_can_still_be_shown(report: dict[str, Any
     older = json.loads(json.dumps(report))
     del older["data"]["not_scored"]
     for row in older["rows"]:
-        for key in ("untrained", "spread", "retention_ci95", "retention_ci95_queries", "retention_ci95_classes"):
+        for key in (
+            "untrained",
+            "spread",
+            "size_ratio",
+            "retention_ci95",
+            "retention_ci95_queries",
+            "retention_ci95_classes",
+        ):
             del row[key]
         for scores in row["retrieval"].values():
             if scores:

@@ -31,6 +31,8 @@ def test_the_list_is_a_table_and_names_are_checked_first(edgeembed: Run) -> None
     head, row = outcome.stdout.strip().splitlines()
     assert head.split()[:2] == ["student", "timm"]
     assert row.split() == ["test_resnet", "test_resnet", "0.38", "0.016"]
+    cut = edgeembed("students", "lite0_xs", "--size-px", 64, "--no-latency").stdout.strip().splitlines()[1]
+    assert cut.split() == ["lite0_xs", "tf_efficientnet_lite0,", "5", "blocks", "0.71", "0.020"]
     unknown = edgeembed("students", "test_resnet", "mobilenet4_s")
     assert (unknown.code, unknown.stdout) == (2, "")
     assert "unknown student 'mobilenet4_s': did you mean 'mobilenetv4_s'?" in unknown.stderr

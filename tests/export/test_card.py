@@ -73,6 +73,13 @@ def test_the_card_names_the_starting_weights(bundle: Path, recorded: str | None,
     assert f"| starting weights | {shown} |" in card
 
 
+def test_the_card_names_a_cut_and_the_size_of_the_teacher_beside_the_student(bundle: Path) -> None:
+    manifest = with_student(read_bundle(bundle), params=700_000, macs=240, architecture={"blocks": 5})
+    card = model_card(manifest.model_copy(update={"teacher": {"backbone": "vit", "params": 2_940_000, "macs": 1896}}))
+    assert "| network | test_resnet cut after 5 (groups of) blocks, 0.70 M parameters" in card
+    assert "| teacher | vit; the network has 1/4.2 of its parameters and 1/7.9 of its MACs |" in card
+
+
 def test_notes_are_found_in_cards_of_any_wording(bundle: Path) -> None:
     manifest = read_bundle(bundle)
     card = model_card(manifest, "## Where from\n\nA market.")

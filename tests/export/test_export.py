@@ -31,8 +31,9 @@ from edgeembed.export.gate_images import read_gate_images
 from edgeembed.export.onnx import to_onnx
 from edgeembed.export.recipe import ExportRecipe, GateSection, parse_precisions
 from edgeembed.files import sha256_of
+from edgeembed.network.macs import count_macs
 from edgeembed.network.model_files import load_model
-from edgeembed.student.zoo import build_student, count_macs
+from edgeembed.student.zoo import build_student
 from tests.conftest import Outcome, as_options
 from tests.export.int8.models import int8_weights, to_int8
 

@@ -18,15 +18,19 @@ import pytest
 import torch
 from PIL import Image
 
+from edgeembed.cli.distill import log_scores
 from edgeembed.config import AugmentSection, MixSection
 from edgeembed.data.loader import open_canvases
 from edgeembed.data.manifest import Manifest, read_manifest, write_manifest
 from edgeembed.data.shapes import square_shapes
 from edgeembed.device.images import load_pixels
+from edgeembed.eval_json import StudentEvaluation, read_evaluation
+from edgeembed.network.macs import count_macs
 from edgeembed.network.model import Network
 from edgeembed.network.model_files import load_model
 from edgeembed.network.tensor_files import iterate_tensors
 from edgeembed.run_folder import RunFolder
+from edgeembed.size_ratio import SizeRatio
 from edgeembed.student.targets.provider import TargetProvider
 from edgeembed.student.targets.store import TargetStore, open_existing
 from edgeembed.student.views import Replay
@@ -131,6 +135,7 @@ def test_defaults_find_the_latest_teacher_and_its_data(
         (["--student", "mobilenetv5_s"], "unknown student 'mobilenetv5_s'"),
         (["--teacher", "nowhere"], "nowhere: holds no finished"),
         (["--recipe", "defualt"], "did you mean 'default'"),
+        (["--student", "lite0", "--set", "student.blocks=9"], "student.blocks = 9: tf_efficientnet_lite0 has 7 groups"),
     ],
 )
 def test_mistakes_are_one_line(edgeembed: Run, tiny_data: Path, arguments: list[str], message: str) -> None:
@@ -148,6 +153,28 @@ def test_retention_has_a_paired_interval(tiny_student: Path) -> None:
         low, high = kept["ci95"]
         assert low <= kept["value"] <= high
         assert high - low >= kept["ci95_queries"][1] - kept["ci95_queries"][0]
+
+
+def test_retention_stands_beside_the_sizes_of_teacher_and_student(
+    tiny_student: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    evaluation = read_evaluation(RunFolder(path=tiny_student), StudentEvaluation)
+    assert evaluation.size_ratio == SizeRatio(params=1.0, macs=1.0)  # both are test_resnet at 32 px
+    with caplog.at_level("INFO"):
+        log_scores(evaluation)
+    assert " of the teacher's mAP at 1.00 times its parameters and 1.00 times its MACs" in caplog.text
+
+
+def test_a_cut_student_is_trained_and_loaded_again(
+    edgeembed: Run, tiny_data: Path, tiny_teacher: Path, tmp_path: Path
+) -> None:
+    keys = as_options([*TINY_STUDENT, "student.name=mobilenetv3_s050", "student.blocks=2", "train.max_steps=1"])
+    out = tmp_path / "run"
+    assert edgeembed("distill", "--data", tiny_data, "--teacher", tiny_teacher, "--out", out, *keys).code == 0
+    student, origin = load_model(out)
+    assert student.describe().architecture.blocks == 2
+    assert origin.teacher is not None
+    assert origin.teacher.macs == count_macs(load_model(tiny_teacher)[0])
 
 
 class Recorder(torch.nn.Module):

@@ -11,15 +11,17 @@ import torch
 
 from edgeembed.errors import UserError
 from edgeembed.export.onnx import to_onnx
+from edgeembed.network.macs import count_macs
+from edgeembed.network.model import num_params
 from edgeembed.student.aliases import ALIASES, timm_model_name
-from edgeembed.student.zoo import build_student, count_macs, fuse
+from edgeembed.student.zoo import build_student, fuse
+from tests.export.int8.models import exported_student, int8_weights, to_int8
 
 OTHER_FAMILIES = [
     "convnext_atto", "convnextv2_atto", "cs3darknet_s", "edgenext_xx_small", "efficientnet_lite0", "efficientvit_b0",
-    "efficientvit_m0", "fastvit_t12", "ghostnet_100", "hgnetv2_b0", "inception_next_atto", "lcnet_050", "levit_128s",
-    "mobilenetv3_small_100", "mobileone_s0", "mobilevit_xxs", "mobilevitv2_050", "poolformerv2_s12", "regnetx_002",
-    "repghostnet_050", "repvgg_a0", "shvit_s1", "starnet_s1", "swiftformer_xs", "tinynet_e",
-    "vit_wee_patch16_reg1_gap_256",
+    "efficientvit_m0", "fastvit_t12", "ghostnet_100", "hgnetv2_b0", "inception_next_atto", "levit_128s",
+    "mobilenetv3_small_100", "mobileone_s0", "mobilevitv2_050", "poolformerv2_s12", "regnetx_002", "repghostnet_050",
+    "repvgg_a0", "shvit_s1", "starnet_s1", "swiftformer_xs", "vit_wee_patch16_reg1_gap_256",
 ]  # fmt: skip
 
 
@@ -56,6 +58,7 @@ def assert_exports(name: str) -> None:
 ONE_OF_EACH_KIND = {
     "convolutional, for phones": "mobilenetv4_s",
     "ViT": "vit_t16",
+    "cut after its first blocks": "lite0_xs",
     "hybrid of convolutions and attention": "mobilevit_xxs",
     "ConvNeXt": "convnext_atto",
 }
@@ -72,9 +75,45 @@ def test_every_other_student_exports(name: str) -> None:
     assert_exports(name)
 
 
+def assert_quantises(name: str) -> None:
+    """Quantises a student to int8 and runs it: unit vectors near those of the fp32 file."""
+    size_px = 224 if name.startswith(("efficientformerv2", "tiny_vit")) else 64
+    fp32 = exported_student(name, size_px)
+    pixels_NHWC = np.random.default_rng(0).integers(0, 256, (12, size_px, size_px, 3), dtype=np.uint8)
+    int8 = to_int8(fp32, pixels_NHWC)
+    assert len(int8_weights(int8)) > 3
+    embedding_ND, reference_ND = (
+        onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"]).run(
+            None, {"image": pixels_NHWC}
+        )[0]
+        for model in (int8, fp32)
+    )
+    assert (embedding_ND * reference_ND).sum(axis=1).min() > 0.5
+    assert np.allclose(np.linalg.norm(embedding_ND, axis=1), 1, atol=1e-5)
+
+
+def test_a_cut_student_quantises() -> None:
+    assert_quantises("lite0_xs")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted({*ALIASES} - {"lite0_xs"}))
+def test_every_other_alias_quantises(name: str) -> None:
+    assert_quantises(name)
+
+
 def test_any_timm_name_is_a_student() -> None:
     assert timm_model_name("convnext_atto") == "convnext_atto"
     assert build_student("test_vit", weights="none", size_px=32, dim=16).dim == 16
+
+
+def test_an_alias_may_be_the_first_blocks_of_a_network() -> None:
+    sizes = {
+        name: num_params(build_student(name, weights="none", size_px=64, dim=64)) for name in ("lite0_xs", "lite0")
+    }
+    assert sizes == {"lite0_xs": 708_000, "lite0": 3_452_992}
+    given = build_student("lite0_xs", weights="none", size_px=64, dim=64, blocks=4)
+    assert given.describe().architecture.blocks == 4
 
 
 def test_an_unknown_student_names_the_nearest() -> None:
