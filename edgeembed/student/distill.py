@@ -61,9 +61,6 @@ def distill(
     Raises UserError for a missing teacher, data that cannot be trained on and a folder that another process trains in,
     CheckFailed on a loss that is not finite, and Interrupted after a stop signal, with a checkpoint written.
     """
-    # Before images are read. A finished run builds no network.
-    if not run.finished:
-        require_student_weights(recipe.student.name, recipe.student.weights)
     with run.locked():
         return _train(recipe, manifest, teacher_path, run, resume=resume)
 
@@ -84,6 +81,8 @@ def _train(
     device = pick_device(recipe.train.device)
     recipe = with_precision(recipe, manifest, teacher, run, device, resume=resume)
     teacher_input = RunInput(id=teacher.space_id, path=str(teacher_path.resolve()))
+    if not resume:
+        require_student_weights(recipe.student.name, recipe.student.weights)
     begin_run(run, recipe, {"teacher": teacher_input, "data": data_input(manifest)}, resume=resume)
     if run.finished:
         return read_evaluation(run, StudentEvaluation)

@@ -29,6 +29,7 @@ class TeacherNetworks:
 
     `average`: the moving average of the weights, None where the recipe has none. `checkpointed`: all of them as one
     module, whose names and order are those of checkpoints. `warm_start`: the teacher that training continues from.
+    `start`: a frozen copy of the network as training begins, None where no stage has `preserve.weight`.
     """
 
     model: EmbeddingModel
@@ -37,6 +38,7 @@ class TeacherNetworks:
     average: EmbeddingModel | None
     checkpointed: nn.ModuleDict
     warm_start: WarmStart | None
+    start: EmbeddingModel | None
 
     @property
     def result(self) -> EmbeddingModel:
@@ -72,12 +74,17 @@ def build_networks(recipe: TeacherRecipe, images: LabelledImages, device: str) -
     # Set before the copy, so that the average has both too.
     model.flip, model.scales = recipe.inference.flip, recipe.inference.scales
     average = copy.deepcopy(model).requires_grad_(False) if recipe.train.ema_decay is not None else None
+    preserved = any(settings.preserve.weight for _, settings in recipe.resolve_stages())
+    start = copy.deepcopy(model).requires_grad_(False).eval() if preserved else None
     moments = Moments(model.dim)
     parts = {"model": model, "head": centres, "moments": moments}
     parts |= {"average": average} if average is not None else {}
     # channels_last, as views are rendered: convolutions need not convert them.
     checkpointed = nn.ModuleDict(parts).to(device).to(memory_format=torch.channels_last)
     replace_slow_convolutions(checkpointed, device)
+    if start is not None:
+        # No part of checkpoints: a resumed run builds it again from the same weights.
+        replace_slow_convolutions(start.to(device).to(memory_format=torch.channels_last), device)
     set_allocator(sum(parameter.nbytes for parameter in checkpointed.parameters()))
     return TeacherNetworks(
         model=model,
@@ -86,6 +93,7 @@ def build_networks(recipe: TeacherRecipe, images: LabelledImages, device: str) -
         average=average,
         checkpointed=checkpointed,
         warm_start=warm_start,
+        start=start,
     )
 
 
@@ -122,7 +130,7 @@ def set_up_stage(networks: TeacherNetworks, current: Stage) -> list[torch.optim.
     """
     settings, model, centres = current.recipe, networks.model, networks.centres
     image = settings.image
-    for network in (model, networks.average):
+    for network in (model, networks.average, networks.start):
         if network is not None:
             network.set_input_size(image.size_px, image.patch_stride)
             network.keep_aspect = image.keep_aspect

@@ -101,6 +101,19 @@ class HeadSection(Section):
     frozen: bool = Field(default=False, description="freeze the class centres")
 
 
+class PreserveSection(Section):
+    """Keeps the general knowledge of the network that training starts from, by a second loss beside the margin loss.
+
+    Images that are similar in the features of the starting network shall stay similar in the embedding space. A copy of
+    that network computes its features of every view; with `backbone.stored_views` they are stored already.
+    """
+
+    weight: float = Field(default=0.0, ge=0.0, description="weight of the loss; 0: not computed")
+    temperature: float = Field(
+        default=0.05, gt=0.0, description="temperature of the similarities between the images of a batch"
+    )
+
+
 class SamplingSection(Section):
     """How often an epoch visits a class: at most `cap` of its images, and small classes `repeat_to` times."""
 
@@ -139,6 +152,7 @@ class TeacherRecipe(Section):
     image: ImageSection = ImageSection()
     augment: AugmentSection = AugmentSection()
     mix: MixSection = MixSection()
+    preserve: PreserveSection = PreserveSection()
     sampling: SamplingSection = SamplingSection()
     optim: OptimSection = OptimSection()
     train: TrainSection = TrainSection()
@@ -238,6 +252,7 @@ STAGE_KEYS = (
     "mix.",
     "neck.frozen",
     "optim.",
+    "preserve.",
     "sampling.",
     "train.accumulate_steps",
     "train.batch_size",

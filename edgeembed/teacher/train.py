@@ -18,6 +18,7 @@ from edgeembed.run_folder import RunFolder
 from edgeembed.teacher.images import LabelledImages, labelled_images
 from edgeembed.teacher.margin import margin_loss
 from edgeembed.teacher.networks import TeacherNetworks, build_networks, require_input_sizes, set_up_stage
+from edgeembed.teacher.preserve import preserve_loss
 from edgeembed.teacher.recipe import TeacherRecipe
 from edgeembed.teacher.result import save_teacher
 from edgeembed.teacher.stages import Stage, plan_stages, step_costs, time_left_remark
@@ -44,9 +45,6 @@ def train_teacher(
     Raises UserError for data that cannot be trained on and for a folder that another process trains in, CheckFailed on
     a loss that is not finite, and Interrupted after a stop signal, with a checkpoint written.
     """
-    # Before images are read. A finished run and a warm start load no published weights.
-    if not run.finished and recipe.continue_from is None:
-        require_available(recipe.backbone.name, recipe.backbone.weights, key="backbone.weights")
     with run.locked():
         return _train(recipe, manifest, run, resume=resume)
 
@@ -62,6 +60,8 @@ def _train(recipe: TeacherRecipe, manifest: Manifest, run: RunFolder, *, resume:
     train = resolve_train_precision(recipe.train, run, device, resume=resume)
     # The run folder records the resolved precision, which a resume on another machine keeps.
     recipe = recipe.model_copy(update={"train": train})
+    if not resume and recipe.continue_from is None:  # a warm start loads no published weights
+        require_available(recipe.backbone.name, recipe.backbone.weights, key="backbone.weights")
     begin_run(run, recipe, {"data": data_input(manifest)}, resume=resume)
     if run.finished:
         return read_evaluation(run, TeacherEvaluation)
@@ -122,7 +122,7 @@ def _train(recipe: TeacherRecipe, manifest: Manifest, run: RunFolder, *, resume:
                 # One optimiser step over `accumulate_steps` micro-batches.
                 loss_sum = 0.0
                 for micro in micro_batches(model, batch.image_B.size, settings.train.accumulate_steps):
-                    embedding_BD, labels = views.embed(current, model, batch, micro, step=step)
+                    embedding_BD, labels, start_BF = views.embed(current, networks, batch, micro, step=step)
                     # For the PCA rotation after the last step.
                     networks.moments.add(embedding_BD, step=step)
                     cosine_BK, column_TB = centres(embedding_BD, labels.label_TB)
@@ -135,6 +135,9 @@ def _train(recipe: TeacherRecipe, manifest: Manifest, run: RunFolder, *, resume:
                         kind=settings.head.kind,
                         share_TB=labels.share_TB,
                     )
+                    if start_BF is not None:
+                        keep = settings.preserve
+                        loss = loss + keep.weight * preserve_loss(embedding_BD, start_BF, temperature=keep.temperature)
                     # Micro-batches may differ in size by one: the gradient is the mean over all images of the batch.
                     share = micro.size / batch.image_B.size
                     scaler.scale(loss * share).backward()

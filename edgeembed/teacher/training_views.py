@@ -16,6 +16,7 @@ from edgeembed.progress import stage
 from edgeembed.run_folder import RunFolder
 from edgeembed.teacher.features import StoredFeatures, open_features
 from edgeembed.teacher.images import LabelledImages, Labels, StepImages, render_labelled_views
+from edgeembed.teacher.networks import TeacherNetworks
 from edgeembed.teacher.recipe import TeacherRecipe
 from edgeembed.teacher.stages import Stage, canvas_shapes
 from edgeembed.training.precision import autocast
@@ -66,19 +67,29 @@ class TrainingViews:
             yield StepImages(image_B=batch.image_B, view_B=view_B, canvas_BCHW=batch.canvas_BCHW)
 
     def embed(
-        self, current: Stage, model: EmbeddingModel, images: StepImages, micro: Rows, *, step: int
-    ) -> tuple[Tensor, Labels]:
-        """Embeddings (B, D) of a micro-batch, given by its positions among the images of a step, and their labels."""
+        self, current: Stage, networks: TeacherNetworks, images: StepImages, micro: Rows, *, step: int
+    ) -> tuple[Tensor, Labels, Tensor | None]:
+        """Embeddings (B, D) of a micro-batch, given by its positions among the images of a step, and their labels.
+
+        Third, where the stage has `preserve.weight`, the features (B, F) of the starting network, else None.
+        """
+        preserved = current.recipe.preserve.weight > 0.0
         if self.features is not None:
             image_B, view_B = images.image_B[micro], images.view_B[micro]
-            embedding_BD = model.neck(self.features.read(image_B, view_B).to(self.device))
-            return embedding_BD, Labels.of_images(self.images.class_N[image_B], self.device)
+            feature_BF = self.features.read(image_B, view_B).to(self.device)
+            labels = Labels.of_images(self.images.class_N[image_B], self.device)
+            # The backbone is frozen: its features are those of the starting network.
+            return networks.model.neck(feature_BF), labels, feature_BF if preserved else None
         view_BCHW, labels = render_labelled_views(
             current, images, micro, class_N=self.images.class_N, step=step, device=self.device
         )
         # Each weight is used once in a pass: autocast would keep a copy of it in bf16 for nothing.
         with autocast(self.device, current.recipe.train.precision, cache_enabled=False):
-            return model(view_BCHW), labels
+            start_BF = None
+            if preserved and networks.start is not None:
+                with torch.no_grad():
+                    start_BF = networks.start.features(view_BCHW)
+            return networks.model(view_BCHW), labels, start_BF
 
     def _open_canvases(self, settings: TeacherRecipe, shapes_N2: Shapes) -> CanvasLoader:
         files, train = self.images.files, settings.train

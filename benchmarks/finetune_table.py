@@ -1,0 +1,128 @@
+"""What each part of fine-tuning a pretrained teacher brings on Grocery Store photographs, at one short budget.
+
+Why: rates, optimisers and margins that suit random weights may not suit pretrained ones.
+Usage: taskset -c 0 python benchmarks/finetune_table.py MANIFEST OUT [--weights FILE] [--only "base;muon"] [--seeds 0,1]
+Each variant changes a few keys of recipe finetune, cut to 12 epochs on views of 96 to 128 px. A finished run is scored
+on val and on test at 160 px. One JSON line a run is added to OUT/results.jsonl; runs that are there already are not
+repeated, so that a table can grow. --table prints it, sorted by val, on which the recipe was chosen.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from variants import best_first, mean, parser_of, print_cells, read_results, run_variants
+
+from edgeembed.files import read_json
+from edgeembed.intervals import interval_text
+
+SHORT = [
+    "train.epochs=12",
+    "image.train_size_px=128",
+    "image.canvas_factor=1.35",
+    "augment.scale=[0.4, 1.0]",
+    "augment.drop_square_probability=0.3",
+    "augment.drop_square_side=[0.2, 0.4]",
+    "optim.warmup_epochs=1",
+    "eval.every_steps=0",
+    "train.checkpoint_every_steps=0",
+]
+MUON = ["optim.kind=muon", "optim.block_rows=128", "optim.backbone_lr_factor=0.2"]
+VARIANTS: dict[str, list[str]] = {
+    "base": [],
+    "backbone rate 5e-4": ["optim.backbone_lr_factor=0.5"],
+    "backbone rate 2e-3": ["optim.backbone_lr_factor=2"],
+    "backbone rate 4e-3": ["optim.backbone_lr_factor=4"],
+    "neck rate 2e-3": ["optim.lr=2e-3", "optim.backbone_lr_factor=0.5", "optim.head_lr_factor=10"],
+    "neck rate 2e-3, cutmix .5": [
+        *("optim.lr=2e-3", "optim.backbone_lr_factor=0.5", "optim.head_lr_factor=10"),
+        "mix.cutmix_probability=0.5",
+    ],
+    "rate 2e-3, layer decay .8": ["optim.lr=2e-3", "optim.layer_decay=0.8", "optim.head_lr_factor=10"],
+    "running average .99": ["train.ema_decay=0.99"],
+    "margin .5": ["head.margin=0.5"],
+    "muon, neck rate 5e-3": [*MUON, "optim.lr=5e-3", "optim.head_lr_factor=4"],
+    "muon, neck rate 2e-3, cutmix .5": [
+        *MUON,
+        *("optim.lr=2e-3", "optim.head_lr_factor=10", "mix.cutmix_probability=0.5"),
+    ],
+    "neck first, on stored features": [
+        "stages=[{name: neck, train: {epochs: 40, batch_size: 256}, optim: {lr: 5e-3, head_lr_factor: 10}, image: "
+        "{start_size_px: null}, backbone: {frozen: true, stored_views: 3}}, {name: all}]"
+    ],
+    "preserve .3": ["preserve.weight=0.3"],
+    "preserve 1": ["preserve.weight=1"],
+}
+EVALUATION_PX = 160
+
+
+def score(run: Path, manifest_path: Path) -> dict[str, dict[str, object]]:
+    from edgeembed.data.manifest import read_manifest
+    from edgeembed.evaluation import RetrievalProtocol
+    from edgeembed.network.model import EmbeddingModel
+    from edgeembed.network.model_files import load_model
+    from edgeembed.training.validation import evaluate
+
+    model, _ = load_model(run)
+    assert isinstance(model, EmbeddingModel)
+    model.set_input_size(EVALUATION_PX, None)
+    manifest = read_manifest(manifest_path)
+    return {
+        split: asdict(
+            evaluate(
+                model,
+                RetrievalProtocol.of_split(manifest, split),
+                batch_size=64,
+                workers=0,
+                device="cpu",
+                precision="bf16",
+            ).scores
+        )
+        for split in ("val", "test")
+    }
+
+
+def print_table(rows: list[dict[str, Any]]) -> None:
+    """Markdown, best first on val: means over seeds, and their differences from the base in points of val mAP."""
+    table = best_first(rows, "val")
+    base = mean(dict(table)["base"], "val")
+    print_cells("variant", "seeds", "val mAP", "95 % interval", "to base, points", "test mAP", "test recall@1")
+    print_cells(*["---"] * 7)
+    for variant, seeds in table:
+        print_cells(
+            variant,
+            str(len(seeds)),
+            f"{mean(seeds, 'val'):.3f}",
+            interval_text(seeds[0]["val"]["ci95"]["map"]),
+            f"{100 * (mean(seeds, 'val') - base):+.1f}",
+            f"{mean(seeds, 'test'):.3f}",
+            f"{sum(row['test']['recall_at_1'] for row in seeds) / len(seeds):.3f}",
+        )
+
+
+def main() -> None:
+    parser = parser_of(__doc__, "manifest")
+    parser.add_argument("--weights", default="pretrained", help="pretrained, or a file")
+    asked = parser.parse_args()
+    if asked.table:
+        print_table(read_results(asked.out))
+        return
+
+    def train(variant: str, seed: int, run: Path) -> float:
+        keys = [*SHORT, f"backbone.weights={asked.weights}", f"train.seed={seed}", *VARIANTS[variant]]
+        command = [sys.executable, "-m", "edgeembed", "teacher-train", "--recipe", "finetune"]
+        command += ["--data", str(asked.manifest), "--out", str(run)]
+        # A run that is finished already is only scored.
+        if not (run / "eval.json").is_file():
+            subprocess.run([*command, *[word for key in keys for word in ("--set", key)]], check=True)
+        return float(read_json(run / "eval.json")["seconds"])
+
+    run_variants(asked, VARIANTS, train, lambda _, run: score(run, asked.manifest))
+
+
+if __name__ == "__main__":
+    main()
