@@ -3,8 +3,8 @@
 Why: a student learns one space, so that the projection must keep what the teachers know together.
 Usage: python benchmarks/join_table.py MANIFEST RUN RUN... [--weights 1,1] [--dim 64] [--split val] [--workers 2]
 Each teacher embeds every image once, at its own input size; the rest is computed from these embeddings, as
-`edgeembed teacher-join` does. "not standardised" is a PCA of the concatenation as it is, for comparison. Prints a
-Markdown table.
+`edgeembed teacher-join` does. For comparison: a PCA of the concatenation as it is, and one with a deviation for each
+dimension in place of one for each teacher. Prints a Markdown table.
 """
 
 from __future__ import annotations
@@ -58,10 +58,13 @@ def main() -> None:
     joined_NJ = F.normalize(
         torch.cat([weight * part for part, weight in zip(parts.values(), weights, strict=True)], dim=1), dim=1
     )
-    train_MJ = joined_NJ[np.isin(row_N, manifest.training_rows())]
+    is_train_N = torch.from_numpy(np.isin(row_N, manifest.training_rows()))
+    train_MJ = joined_NJ[is_train_N]
     statistics = Statistics(mean_D=train_MJ.mean(dim=0), covariance_DD=torch.cov(train_MJ.T, correction=0))
     weight_DJ, bias_D = standardised_axes(statistics, [part.shape[1] for part in parts.values()], weights, asked.dim)
     axis_DJ = principal_axes(statistics.covariance_DD)[: asked.dim]
+    whitened_NJ = (joined_NJ - statistics.mean_D) / statistics.covariance_DD.diagonal().clamp_min(1e-12).sqrt()
+    whitened_axis_DJ = principal_axes(torch.cov(whitened_NJ[is_train_N].T))[: asked.dim]
 
     print(f"| {asked.split} | dimensions | mAP | 95 % interval, queries | recall@1 |")
     print("|---|---|---|---|---|")
@@ -69,6 +72,7 @@ def main() -> None:
         *((str(run), part) for run, part in parts.items()),
         ("concatenation", joined_NJ),
         ("projection, not standardised", (joined_NJ - statistics.mean_D) @ axis_DJ.T),
+        ("projection, each dimension standardised", whitened_NJ @ whitened_axis_DJ.T),
         ("projection, as teacher-join", joined_NJ @ weight_DJ.T + bias_D),
     ):
         embedded = EmbeddedRows(embedding_ND=F.normalize(vector_ND, dim=1).float().numpy(), row_N=row_N)

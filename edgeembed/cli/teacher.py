@@ -126,8 +126,8 @@ def teacher_join(
 ) -> None:
     """Combine teachers into an ensemble.
 
-    Its embedding is the concatenation of their weighted embeddings. With --data, each of their dimensions is
-    standardised first, and a PCA projects the concatenation to --dim dimensions.
+    Its embedding is the concatenation of their weighted embeddings. With --data, these are standardised first, and a
+    PCA projects the concatenation to --dim dimensions.
     """
     from edgeembed.data.manifest import read_manifest
     from edgeembed.files import check_output_folder

@@ -258,7 +258,7 @@ class EnsembleModel(nn.Module):
     be used wherever a finished teacher can (Yokoo et al. 2019 concatenated six).
 
     With `projected_dim`, the concatenation goes through a linear layer to that number of dimensions, and is normalised
-    again; the teacher's side computes it by PCA of the standardised dimensions (`project_ensemble`).
+    again; the teacher's side computes it by PCA of standardised embeddings (`project_ensemble`).
 
     The input is that of the member with the largest; squares are resized for the others.
     """

@@ -1,7 +1,9 @@
 """Combines finished teachers into an ensemble: their weighted embeddings, one after the other, or a projection of them.
 
-The projection is a PCA of standardised dimensions, as in teachers of several networks (RADIO, Ranzinger et al. 2024):
-embeddings of different networks differ in scale, and PCA would see only the widest.
+The projection is a PCA of standardised embeddings: those of different networks differ in their spread, and PCA would
+see mostly the widest. Each dimension has a mean of its own, and a network one deviation, as in PHI-S (Ranzinger et al.
+2024). A deviation for each dimension would whiten PCA-rotated embeddings, and give their noise the weight of their
+leading dimensions: for two frozen networks and 355 training photographs the val mAP was .45 in place of .78.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from edgeembed.teacher.result import finish_untrained
 from edgeembed.training.device import pick_device
 from edgeembed.training.precision import choose_precision
 
-LEAST_DEVIATION = 1e-6  # of a dimension of unit vectors: one that varies less is constant
+LEAST_VARIANCE = 1e-12  # of unit vectors: a teacher that varies less gives every image the same embedding
 
 
 def build_ensemble(
@@ -126,14 +128,15 @@ def standardised_axes(
 ) -> tuple[Tensor, Tensor]:
     """Weight (D, J) and bias (D,) that map J concatenated dimensions to the D = `dim` leading axes of a PCA.
 
-    Each dimension is standardised with the mean and the deviation of the statistics first, and scaled so that the
-    variance of a member, over all its dimensions, is the square of its weight; constant dimensions count nothing.
+    They are centred first, and scaled so that the variance of a member, summed over its dimensions, is the square of
+    its weight.
     """
-    deviation_J = statistics.covariance_DD.diagonal().clamp_min(0.0).sqrt()
-    weight_J = torch.cat(
-        [torch.full((size,), weight / size**0.5).double() for size, weight in zip(dims, weights, strict=True)]
-    )
-    scale_J = torch.where(deviation_J > LEAST_DEVIATION, weight_J / deviation_J, 0.0)
+    variance_J = statistics.covariance_DD.diagonal()
+    scales = [
+        weight / part.sum().clamp_min(LEAST_VARIANCE).sqrt().expand(len(part))
+        for weight, part in zip(weights, variance_J.split(list(dims)), strict=True)
+    ]
+    scale_J = torch.cat(scales)
     axis_DJ = principal_axes(statistics.covariance_DD * torch.outer(scale_J, scale_J))[:dim]
     # A (x - mean) s = (A s) x - (A s) mean.
     weight_DJ = axis_DJ * scale_J

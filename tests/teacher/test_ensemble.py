@@ -140,21 +140,21 @@ def test_a_projected_ensemble_is_the_pca_of_standardised_embeddings(
     files = [manifest.files[row] for row in manifest.training_rows()]
     members = [load_model(path)[0] for path in (tiny_teacher, larger_teacher)]
     concatenation = EnsembleModel(members, [1.0, 2.0]).eval()  # type: ignore[arg-type]
-    # In the precision that the projection was computed in: near-constant dimensions enlarge rounding errors.
+    # In the precision that the projection was computed in.
     assert origin.precision is not None
     vectors, _ = embed_files(concatenation, files, batch_size=64, workers=0, device="cpu", precision=origin.precision)
     joined_BJ = torch.from_numpy(vectors).double()
-    standardised_BJ = (joined_BJ - joined_BJ.mean(dim=0)) / joined_BJ.std(dim=0)
-    dim_J = torch.tensor([64] * 64 + [24] * 24)
-    weighted_BJ = standardised_BJ * torch.tensor([1.0] * 64 + [2.0] * 24) / dim_J.sqrt()
+    parts = [
+        weight * part / part.square().sum(dim=1).mean().sqrt()
+        for weight, part in zip([1.0, 2.0], (joined_BJ - joined_BJ.mean(dim=0)).split([64, 24], dim=1), strict=True)
+    ]
+    weighted_BJ = torch.cat(parts, dim=1)
     # An independent oracle: the leading left singular vectors are the projected images.
     left, value, _ = torch.linalg.svd(weighted_BJ, full_matrices=False)
     expected_BD = left[:, :12] * value[:12]
     assert model.projection is not None
     projected_BD = model.projection.double()(joined_BJ).detach()
-    # Apart from one common factor: a covariance divides by the number of images, a deviation here by one less.
-    factor = float(projected_BD[:, 0].norm() / expected_BD[:, 0].norm())
-    difference_BB = projected_BD @ projected_BD.T / factor**2 - expected_BD @ expected_BD.T
+    difference_BB = projected_BD @ projected_BD.T - expected_BD @ expected_BD.T
     assert float(difference_BB.abs().max()) < 1e-3 * float((expected_BD @ expected_BD.T).abs().max())
 
 
@@ -246,17 +246,25 @@ def test_a_projection_that_cannot_be_computed_is_refused(
     assert not (tmp_path / "run" / "model.json").exists()
 
 
-def test_a_constant_dimension_counts_nothing() -> None:
+def test_the_variance_of_a_member_is_the_square_of_its_weight() -> None:
     torch.manual_seed(0)
-    vector_NJ = torch.randn(50, 6).double() * torch.tensor([1.0, 0.1, 3.0, 1.0, 2.0, 0.0]).double()
+    # The second member varies far less, and has a constant dimension.
+    vector_NJ = torch.randn(50, 6).double() * torch.tensor([1.0, 0.1, 3.0, 0.01, 0.02, 0.0]).double() + 5.0
     statistics = Statistics(mean_D=vector_NJ.mean(dim=0), covariance_DD=torch.cov(vector_NJ.T, correction=0))
-    weight, bias = standardised_axes(statistics, [3, 3], [1.0, 1.0], 5)
+    weight, bias = standardised_axes(statistics, [3, 3], [1.0, 2.0], 5)
+    projected = vector_NJ @ weight.T + bias
+    torch.testing.assert_close(projected.mean(dim=0), torch.zeros(5).double(), atol=1e-9, rtol=0.0)
+    assert float(projected.var(dim=0, correction=0).sum()) == pytest.approx(1.0 + 4.0)
+    assert (projected.var(dim=0).diff() <= 0).all()
+
+
+def test_a_member_that_gives_every_image_the_same_embedding_changes_nothing() -> None:
+    vector_NJ = torch.cat([torch.randn(50, 3), torch.ones(50, 2)], dim=1).double()
+    statistics = Statistics(mean_D=vector_NJ.mean(dim=0), covariance_DD=torch.cov(vector_NJ.T, correction=0))
+    weight, bias = standardised_axes(statistics, [3, 2], [1.0, 1.0], 3)
     projected = vector_NJ @ weight.T + bias
     assert projected.isfinite().all()
-    assert not weight[:, 5].any()
-    torch.testing.assert_close(projected.mean(dim=0), torch.zeros(5).double(), atol=1e-9, rtol=0.0)
-    # Each member has a variance of 1 in all: three dimensions of a third, and two of a third beside the constant one.
-    assert float(projected.var(dim=0, correction=0).sum()) == pytest.approx(1.0 + 2.0 / 3.0)
+    assert float(projected.var(dim=0, correction=0).sum()) == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("to_px", [32, 33, 64])
