@@ -135,7 +135,6 @@ def test_defaults_find_the_latest_teacher_and_its_data(
         (["--student", "mobilenetv5_s"], "unknown student 'mobilenetv5_s'"),
         (["--teacher", "nowhere"], "nowhere: holds no finished"),
         (["--recipe", "defualt"], "did you mean 'default'"),
-        (["--student", "lite0", "--set", "student.blocks=9"], "student.blocks = 9: tf_efficientnet_lite0 has 7 groups"),
     ],
 )
 def test_mistakes_are_one_line(edgeembed: Run, tiny_data: Path, arguments: list[str], message: str) -> None:
@@ -170,7 +169,11 @@ def test_a_cut_student_is_trained_and_loaded_again(
 ) -> None:
     keys = as_options([*TINY_STUDENT, "student.name=mobilenetv3_s050", "student.blocks=2", "train.max_steps=1"])
     out = tmp_path / "run"
-    assert edgeembed("distill", "--data", tiny_data, "--teacher", tiny_teacher, "--out", out, *keys).code == 0
+    command = ["distill", "--data", tiny_data, "--teacher", tiny_teacher, "--out", out, *keys]
+    refused = edgeembed(*command, "--set", "student.blocks=9")
+    assert (refused.code, out.exists()) == (2, False)
+    assert "student.blocks = 9: mobilenetv3_small_050 has 6 groups of blocks: give 1 to 6" in refused.stderr
+    assert edgeembed(*command).code == 0
     student, origin = load_model(out)
     assert student.describe().architecture.blocks == 2
     assert origin.teacher is not None
