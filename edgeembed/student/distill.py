@@ -38,6 +38,7 @@ from edgeembed.student.zoo import (
 from edgeembed.training.checkpoints import load_checkpoint
 from edgeembed.training.device import pick_device, replace_slow_convolutions, seed_step, set_allocator
 from edgeembed.training.forecast import warn_if_too_slow
+from edgeembed.training.freezing import freeze_batch_norm
 from edgeembed.training.micro_batches import micro_batches, warn_if_batches_of_one
 from edgeembed.training.optimizers import build_optimizers, optimizer_step, set_learning_rates
 from edgeembed.training.precision import (
@@ -124,7 +125,7 @@ def _train(
         precision=train.precision,
         instead="distil on a machine with an NVIDIA GPU, or use --student mobilenetv4_s --recipe scratch",
     )
-    student.train()
+    set_training_mode(student, recipe)
     warn_if_batches_of_one(student, data.order.batch_size)
     # Step costs: the time of a step grows with the area of its views.
     recorder = Recorder[StudentScores](
@@ -193,6 +194,13 @@ def _train(
         seconds=recorder.seconds,
         steps=total_steps,
     )
+
+
+def set_training_mode(student: EmbeddingModel, recipe: DistillRecipe) -> None:
+    """Puts the student into training mode, all but what the recipe freezes."""
+    student.train()
+    if recipe.student.frozen_batch_norm:
+        freeze_batch_norm(student.backbone)
 
 
 def build_run_student(recipe: DistillRecipe, teacher: Teacher, device: str) -> EmbeddingModel:

@@ -38,6 +38,9 @@ class StudentSection(Section):
         "(EfficientNet and MobileNetV3 families); null: those of the alias, else all",
     )
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0, description="dropout rate on the backbone's features")
+    frozen_batch_norm: bool = Field(
+        default=False, description="freeze the running statistics of batch norm, as suits pretrained weights"
+    )
 
 
 class LossSection(Section):

@@ -180,6 +180,20 @@ def test_a_cut_student_is_trained_and_loaded_again(
     assert origin.teacher.macs == count_macs(load_model(tiny_teacher)[0])
 
 
+@pytest.mark.parametrize("frozen", [False, True])
+def test_frozen_batch_norm_keeps_its_statistics(
+    edgeembed: Run, tiny_data: Path, tiny_teacher: Path, tmp_path: Path, frozen: bool
+) -> None:
+    keys = [*TINY_STUDENT, f"student.frozen_batch_norm={frozen}", "train.max_steps=2"]
+    command = ["distill", "--data", tiny_data, "--teacher", tiny_teacher, "--out", tmp_path / "run", *as_options(keys)]
+    assert edgeembed(*command).code == 0
+    student, _ = load_model(tmp_path / "run")
+    means = [tensor for name, tensor in student.state_dict().items() if name.endswith("running_mean")]
+    assert means
+    # Random weights start with means of zero.
+    assert all(bool(mean.any()) != frozen for mean in means)
+
+
 class Recorder(torch.nn.Module):
     """Stands for a teacher that keeps proportions: gives the mean colour and remembers the shapes that it saw."""
 
