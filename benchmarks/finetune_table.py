@@ -2,9 +2,9 @@
 
 Why: rates, optimisers and margins that suit random weights may not suit pretrained ones.
 Usage: taskset -c 0 python benchmarks/finetune_table.py MANIFEST OUT [--weights FILE] [--only "base;muon"] [--seeds 0,1]
-Each variant changes a few keys of recipe finetune, cut to 12 epochs on views of 96 to 128 px. A finished run is scored
-on val and on test at 160 px. One JSON line a run is added to OUT/results.jsonl; runs that are there already are not
-repeated, so that a table can grow. --table prints it, sorted by val, on which the recipe was chosen.
+Each variant changes a few keys of recipe finetune, cut to 12 epochs. A finished run is scored on val and on test. One
+JSON line a run is added to OUT/results.jsonl; runs that are there already are not repeated, so that a table can grow.
+--table prints it, sorted by val, on which the recipe was chosen.
 """
 
 from __future__ import annotations
@@ -20,56 +20,44 @@ from variants import best_first, mean, parser_of, print_cells, read_results, run
 from edgeembed.files import read_json
 from edgeembed.intervals import interval_text
 
-SHORT = [
-    "train.epochs=12",
-    "image.train_size_px=128",
-    "image.canvas_factor=1.35",
-    "augment.scale=[0.4, 1.0]",
-    "augment.drop_square_probability=0.3",
-    "augment.drop_square_side=[0.2, 0.4]",
-    "optim.warmup_epochs=1",
-    "eval.every_steps=0",
-    "train.checkpoint_every_steps=0",
-]
-MUON = ["optim.kind=muon", "optim.block_rows=128", "optim.backbone_lr_factor=0.2"]
+SHORT = ["train.epochs=12", "eval.every_steps=0", "train.checkpoint_every_steps=0"]
+NO_DECAY, TRAINED_NORM = "optim.layer_decay=1", "backbone.frozen_batch_norm=false"
+MUON = ["optim.kind=muon", "optim.block_rows=128"]
+NECK_FIRST = (
+    "stages=[{name: neck, train: {epochs: 60, batch_size: 256}, optim: {lr: 5e-3, head_lr_factor: 10}, "
+    "head: {margin: 0.7}, image: {train_size_px: 224, start_size_px: null}, augment: {drop_square_probability: 0}, "
+    "backbone: {frozen: true, stored_views: 3}}, {name: all}]"
+)
 VARIANTS: dict[str, list[str]] = {
     "base": [],
-    "backbone rate 5e-4": ["optim.backbone_lr_factor=0.5"],
-    "backbone rate 2e-3": ["optim.backbone_lr_factor=2"],
-    "backbone rate 4e-3": ["optim.backbone_lr_factor=4"],
-    "neck rate 2e-3": ["optim.lr=2e-3", "optim.backbone_lr_factor=0.5", "optim.head_lr_factor=10"],
-    "neck rate 2e-3, cutmix .5": [
-        *("optim.lr=2e-3", "optim.backbone_lr_factor=0.5", "optim.head_lr_factor=10"),
-        "mix.cutmix_probability=0.5",
-    ],
-    "rate 2e-3, layer decay .8": ["optim.lr=2e-3", "optim.layer_decay=0.8", "optim.head_lr_factor=10"],
-    "running average .99": ["train.ema_decay=0.99"],
+    "backbone rate 1e-3, no layer decay, trained batch norm": ["optim.backbone_lr_factor=1", NO_DECAY, TRAINED_NORM],
+    "trained batch norm": [TRAINED_NORM],
+    "no layer decay": [NO_DECAY],
+    "layer decay .8": ["optim.layer_decay=0.8"],
+    "backbone rate 1.5e-4": ["optim.backbone_lr_factor=0.15"],
+    "backbone rate 6e-4": ["optim.backbone_lr_factor=0.6"],
+    "muon": MUON,
+    "muon, three times the rates": [*MUON, "optim.lr=3e-3", "optim.head_lr_factor=7"],
     "margin .5": ["head.margin=0.5"],
-    "muon, neck rate 5e-3": [*MUON, "optim.lr=5e-3", "optim.head_lr_factor=4"],
-    "muon, neck rate 2e-3, cutmix .5": [
-        *MUON,
-        *("optim.lr=2e-3", "optim.head_lr_factor=10", "mix.cutmix_probability=0.5"),
-    ],
-    "neck first, on stored features": [
-        "stages=[{name: neck, train: {epochs: 40, batch_size: 256}, optim: {lr: 5e-3, head_lr_factor: 10}, image: "
-        "{start_size_px: null}, backbone: {frozen: true, stored_views: 3}}, {name: all}]"
+    "cutmix .3": ["mix.cutmix_probability=0.3"],
+    "running average .99": ["train.ema_decay=0.99"],
+    "neck first, then all at 3e-4, margin .5, 10 epochs": [
+        NECK_FIRST,
+        *("optim.lr=3e-4", "optim.backbone_lr_factor=1", "optim.head_lr_factor=10"),
+        *("head.margin=0.5", "train.epochs=10", "image.start_size_px=null", "image.canvas_factor=1.2"),
     ],
     "preserve .3": ["preserve.weight=0.3"],
     "preserve 1": ["preserve.weight=1"],
 }
-EVALUATION_PX = 160
 
 
 def score(run: Path, manifest_path: Path) -> dict[str, dict[str, object]]:
     from edgeembed.data.manifest import read_manifest
     from edgeembed.evaluation import RetrievalProtocol
-    from edgeembed.network.model import EmbeddingModel
     from edgeembed.network.model_files import load_model
     from edgeembed.training.validation import evaluate
 
     model, _ = load_model(run)
-    assert isinstance(model, EmbeddingModel)
-    model.set_input_size(EVALUATION_PX, None)
     manifest = read_manifest(manifest_path)
     return {
         split: asdict(
