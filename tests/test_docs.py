@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 import typer.main
-import yaml
 
 import edgeembed
 import edgeembed.cli
@@ -117,12 +116,14 @@ def test_python_blocks_are_python(path: Path) -> None:
             ast.parse(body)
 
 
-def test_the_recipe_of_the_teachers_page_is_valid(tmp_path: Path) -> None:
-    (body,) = blocks((ROOT / "docs" / "teachers.md").read_text(encoding="utf-8"), "yaml")
-    (tmp_path / "mine.yaml").write_text(body, encoding="utf-8")
-    recipe = load_recipe(TeacherRecipe, kind="teacher", name=str(tmp_path / "mine.yaml"))
-    assert [stage["name"] for stage in yaml.safe_load(body)["stages"]] == ["head", "all", "larger"]
-    assert recipe.backbone.name == "ViT-B-16-SigLIP"
+def test_the_recipes_of_the_teachers_page_are_valid(tmp_path: Path) -> None:
+    recipes = []
+    for body in blocks((ROOT / "docs" / "teachers.md").read_text(encoding="utf-8"), "yaml"):
+        (tmp_path / "mine.yaml").write_text(body, encoding="utf-8")
+        recipes.append(load_recipe(TeacherRecipe, kind="teacher", name=str(tmp_path / "mine.yaml")))
+    names = [[stage["name"] for stage in recipe.stages] for recipe in recipes]
+    assert names == [["neck", "all"], ["head", "all", "larger"]]
+    assert recipes[1].backbone.name == "ViT-B-16-SigLIP"
 
 
 FROM_OUTSIDE = re.compile(r"<(script|img|iframe)[^>]+src=\"?https?:|<link[^>]+stylesheet[^>]+href=\"?https?:")
