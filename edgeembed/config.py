@@ -26,9 +26,9 @@ GROWTH_SHARE = 0.75  # training views grow during this share of the run
 
 
 class Section(BaseModel):
-    """A frozen group of recipe keys; unknown keys are an error."""
+    """A frozen group of recipe keys; unknown keys, NaN and infinity are errors."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class ImageSection(Section):

@@ -16,6 +16,7 @@ from edgeembed.run_inputs import choose_run_folder
 
 if TYPE_CHECKING:
     from edgeembed.api import TeacherResult
+    from edgeembed.eval_json import TeacherEvaluation
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +86,7 @@ def teacher_import(
     """Use a pretrained network as a teacher, without training: its features, projected by PCA. Needs no labels."""
     from edgeembed import api
 
-    if dim != "features" and not dim.isdecimal():
+    if dim != "features" and not (dim.isascii() and dim.isdecimal() and len(dim) < 7):
         raise UserError(f"--dim {dim!r}: expected a whole number, or features")
     kept: int | Literal["features"] = int(dim) if dim != "features" else "features"
     result = api.import_teacher(network, data=data, dim=kept, size_px=size_px, out=out, workers=workers)
@@ -96,14 +97,18 @@ def teacher_import(
 
 def log_teacher(result: TeacherResult) -> None:
     """Logs the val scores and the folder of a finished teacher."""
+    log_scores(result.evaluation)
+    log.info("teacher: %s", result.run)
+
+
+def log_scores(evaluation: TeacherEvaluation) -> None:
+    """Logs the val scores of a teacher, or why there are none."""
     from edgeembed.eval_json import describe_scores
 
-    evaluation = result.evaluation
     if evaluation.scores is not None:
         log.info("val: %s", describe_scores(evaluation.scores, untrained=None))
     else:
         log.info("val: not scored: %s", evaluation.not_scored or "the run was not evaluated")
-    log.info("teacher: %s", result.run)
 
 
 @app.command("teacher-join")
@@ -130,6 +135,7 @@ def teacher_join(
     PCA projects the concatenation to --dim dimensions.
     """
     from edgeembed.data.manifest import read_manifest
+    from edgeembed.eval_json import TeacherEvaluation, read_evaluation
     from edgeembed.files import check_output_folder
     from edgeembed.run_folder import RunFolder
 
@@ -146,7 +152,10 @@ def teacher_join(
 
     from edgeembed.teacher.ensemble import build_ensemble  # imports torch
 
-    facts = build_ensemble(runs, numbers, RunFolder(path=out), manifest=manifest, dim=dim or 64, workers=workers)
+    run = RunFolder(path=out)
+    facts = build_ensemble(runs, numbers, run, manifest=manifest, dim=dim or 64, workers=workers)
+    if manifest is not None:
+        log_scores(read_evaluation(run, TeacherEvaluation))
     log.info("ensemble: %s (%d dimensions, space %s)", out, facts["embedding"]["dim"], facts["space_id"])
     if as_json:
         print_json(facts)

@@ -32,6 +32,8 @@ PREFERRED = ("ema", "teacher", "")
 
 UNSAFE = re.compile(r"(?:Unsupported global: GLOBAL|unsupported GLOBAL) (\S+)")  # in errors of torch.load
 
+MAX_LEVELS = 8  # of nested mappings in a file: a mapping in a torch file may even hold itself
+
 COUNTERS = "num_batches_tracked"  # of batch norm: missing in older files, and not used in evaluation
 
 
@@ -135,9 +137,13 @@ def copy_tensor(path: Path, name: str, tensor: Tensor, target: Tensor) -> None:
         raise UserError(f"{path}: tensor {name} is a {kind}, expected {target.dtype} values: save it dense")
     if target.is_floating_point() != tensor.is_floating_point():
         raise UserError(f"{path}: tensor {name} is {tensor.dtype}, expected {target.dtype}")
-    require_finite(path, name, tensor.to(target.dtype), unless=target)
+    try:
+        converted = tensor.to(target.dtype)
+    except (NotImplementedError, RuntimeError):  # packed formats such as float4
+        raise UserError(f"{path}: tensor {name} is {tensor.dtype}, which cannot become {target.dtype}") from None
+    require_finite(path, name, converted, unless=target)
     with torch.no_grad():
-        target.copy_(tensor)
+        target.copy_(converted)
 
 
 def without_counters(names: Iterable[str]) -> list[str]:
@@ -178,13 +184,13 @@ def reason_of(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:160]
 
 
-def named_tensors(values: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-    """Yields the tensors of nested mappings with their dotted names."""
+def named_tensors(values: Any, prefix: str = "", *, levels: int = MAX_LEVELS) -> Iterator[tuple[str, Tensor]]:
+    """Yields the tensors of nested mappings with their dotted names; mappings nested deeper are left out."""
     if isinstance(values, Tensor):
         yield WRAPPED.sub("", prefix), values
-    elif isinstance(values, Mapping):
+    elif isinstance(values, Mapping) and levels:
         for key, value in values.items():
-            yield from named_tensors(value, f"{prefix}.{key}" if prefix else str(key))
+            yield from named_tensors(value, f"{prefix}.{key}" if prefix else str(key), levels=levels - 1)
 
 
 def best_fit(in_file: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> tuple[Fit, list[str]]:

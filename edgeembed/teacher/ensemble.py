@@ -51,9 +51,10 @@ def build_ensemble(
     Raises UserError for fewer than two runs, for weights that are not one positive number per run, for input images of
     different proportions, and for a `dim` that teachers or images are too few for.
     """
-    if len(paths) < 2 or len(weights) != len(paths) or min(weights) <= 0:
+    if len(paths) < 2 or len(weights) != len(paths) or not all(1e-3 <= weight <= 1e3 for weight in weights):
         raise UserError(
-            f"{len(paths)} runs and weights {list(weights)}: expected two or more runs, and a weight above 0 for each"
+            f"{len(paths)} runs and weights {list(weights)}: expected two or more runs, and a weight of 0.001 to 1000 "
+            "for each"
         )
     if run.path.exists() and any(run.path.iterdir()):
         raise UserError(f"{run.path}: is not empty: choose another --out")

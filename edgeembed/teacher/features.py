@@ -9,10 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -75,7 +76,7 @@ def open_features(
         folder = own
         with stage(f"computing features of {num_images} images in {key['views']} views"):
             compute_features(current, model, canvases, folder, key, device=device)
-    features = read_features(folder, num_images=num_images, num_views=key["views"])
+    features = read_features(folder, (num_images, key["views"], model.neck.projection.in_features))
     unreadable = np.flatnonzero(~features.readable_N)
     if unreadable.size > len(canvases.unreadable):
         log.warning("%d of %d images could not be read when %s was written", unreadable.size, num_images, folder)
@@ -139,12 +140,20 @@ def compute_features(
             np.lib.format.write_array_header_1_0(file, header)
             start = file.tell()
             # Rows of images that cannot be read stay zeros.
-            file.truncate(start + num_images * row_bytes)
+            reserve(file, start + num_images * row_bytes)
             for image_B, feature_BVF in computed_features(current, model, canvases, num_views, device=device):
                 for image, feature_VF in zip(image_B.tolist(), feature_BVF, strict=True):
                     file.seek(start + image * row_bytes)
                     file.write(feature_VF.tobytes())
         write_json(hidden / DESCRIPTION, {**key, "unreadable": sorted(canvases.unreadable)})
+
+
+def reserve(file: BinaryIO, num_bytes: int) -> None:
+    """Gives a new file its final size, of zeros, so that a disk without enough space is an error at the start."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file.fileno(), 0, num_bytes)
+    else:
+        file.truncate(num_bytes)
 
 
 def computed_features(
@@ -182,15 +191,22 @@ def stored_view(current: Stage, image_B: Rows, view: int) -> ViewParameters:
     return draw_views(augment, seed=current.recipe.train.seed, image_B=image_B, view=view)
 
 
-def read_features(folder: Path, *, num_images: int, num_views: int) -> StoredFeatures:
-    """Maps the features of a folder into memory. Raises UserError where it is damaged."""
+def read_features(folder: Path, shape: tuple[int, int, int]) -> StoredFeatures:
+    """Maps the features of a folder, of a shape (N, V, F), into memory. Raises UserError where it is damaged."""
+    num_images, num_views, num_features = shape
     unreadable = read_json(folder / DESCRIPTION).get("unreadable")
     try:
-        feature_NVF = np.load(folder / ARRAY, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError):
+        feature_NVF: HalfArray = np.lib.format.open_memmap(folder / ARRAY, mode="r")  # refuses pickled objects
+    except (OSError, ValueError, EOFError):
         feature_NVF = np.zeros(0, np.float16)
-    if feature_NVF.shape[:2] != (num_images, num_views) or not isinstance(unreadable, list):
-        raise UserError(f"{folder}: damaged, holds no features of {num_images} images: delete the folder")
+    is_valid = isinstance(unreadable, list) and all(
+        type(image) is int and 0 <= image < num_images for image in unreadable
+    )
+    if not is_valid or feature_NVF.shape != shape or feature_NVF.dtype != np.float16:
+        raise UserError(
+            f"{folder}: damaged, expected float16 features of {num_images} images, {num_views} views and "
+            f"{num_features} dimensions: delete the folder"
+        )
     readable_N = np.ones(num_images, dtype=np.bool_)
     readable_N[unreadable] = False
     return StoredFeatures(feature_NVF=feature_NVF, readable_N=readable_N)

@@ -56,6 +56,7 @@ class BackboneSection(Section):
     stored_views: int | None = Field(
         default=None,
         ge=1,
+        le=1000,
         description="views of each image whose features are computed once and stored, with frozen: true; null: views "
         "are rendered and computed at every step",
     )
@@ -110,7 +111,7 @@ class PreserveSection(Section):
 
     weight: float = Field(default=0.0, ge=0.0, description="weight of the loss; 0: not computed")
     temperature: float = Field(
-        default=0.05, gt=0.0, description="temperature of the similarities between the images of a batch"
+        default=0.05, ge=1e-3, le=10.0, description="temperature of the similarities between the images of a batch"
     )
 
 

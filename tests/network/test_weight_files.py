@@ -216,6 +216,17 @@ def test_tensors_without_dense_values_are_refused_by_name(state: State, tmp_path
         load_weights(network(), path)
 
 
+def test_mappings_that_hold_themselves_or_are_very_deep_end(state: State, tmp_path: Path) -> None:
+    cyclic: dict[str, object] = dict(state)
+    cyclic["itself"] = cyclic
+    load_weights(network(), save_as(tmp_path / "cyclic.pth", cyclic))
+    deep: dict[str, object] = dict(state)
+    for _ in range(300):
+        deep = {"model": deep}
+    with pytest.raises(UserError, match=r"deep\.pth: holds 0 of the backbone's"):
+        load_weights(network(), save_as(tmp_path / "deep.pth", deep))
+
+
 def test_the_key_of_the_recipe_is_named() -> None:
     with pytest.raises(UserError, match=r"student.weights = './none.pth': no such file"):
         build_student("test_resnet", weights="./none.pth", size_px=32, dim=8)

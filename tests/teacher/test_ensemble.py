@@ -87,9 +87,12 @@ def test_a_student_learns_from_an_ensemble(
         (
             ["teacher", "teacher"],
             "1",
-            "2 runs and weights [1.0]: expected two or more runs, and a weight above 0 for each",
+            "2 runs and weights [1.0]: expected two or more runs, and a weight of 0.001 to 1000",
         ),
         (["teacher", "teacher"], "1,x", "expected numbers"),
+        (["teacher", "teacher"], "nan,1", "a weight of 0.001 to 1000"),
+        (["teacher", "teacher"], "1,inf", "a weight of 0.001 to 1000"),
+        (["teacher", "teacher"], "1e300,1", "a weight of 0.001 to 1000"),
         (["teacher", "nothing"], None, "holds no finished run"),
     ],
 )

@@ -118,6 +118,27 @@ def test_a_resumed_run_reaches_the_same_bits_also_where_its_features_were_delete
         assert all(torch.equal(tensor, found[key]) for key, tensor in expected.items()), name
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda folder: (folder / "features.npy").write_bytes(b""),
+        lambda folder: (folder / "features.npy").write_bytes(b"PK\x03\x04junk"),
+        lambda folder: np.save(folder / "features.npy", np.zeros((2, 3), np.float16)),
+        lambda folder: np.save(folder / "features.npy", np.load(folder / "features.npy").astype(np.float64)),
+        lambda folder: (folder / "features.json").write_text('{"unreadable": [999999]}'),
+        lambda folder: (folder / "features.json").write_text('{"unreadable": ["a"]}'),
+    ],
+)
+def test_damaged_features_are_named_in_one_line(
+    stored_run: Path, tiny_data: Path, tmp_path: Path, damage: Callable[[Path], object]
+) -> None:
+    shutil.copytree(stored_run, tmp_path / "first")
+    (folder,) = (tmp_path / "first" / "features").iterdir()
+    damage(folder)
+    with pytest.raises(UserError, match=r"features/\w+: damaged, expected float16 features of .*: delete the folder"):
+        train_teacher(recipe_of(tmp_path), read_manifest(tiny_data), RunFolder(path=tmp_path / "second"))
+
+
 def test_a_second_run_uses_the_features_of_the_first_unless_they_depend_on_what_changed(
     stored_run: Path, tiny_data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
