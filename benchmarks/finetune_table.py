@@ -11,11 +11,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from variants import best_first, mean, parser_of, print_cells, read_results, run_variants
+from variants import best_first, mean, parser_of, print_cells, read_results, run_variants, score_val_and_test
 
 from edgeembed.files import read_json
 from edgeembed.intervals import interval_text
@@ -49,29 +48,6 @@ VARIANTS: dict[str, list[str]] = {
     "preserve .3": ["preserve.weight=0.3"],
     "preserve 1": ["preserve.weight=1"],
 }
-
-
-def score(run: Path, manifest_path: Path) -> dict[str, dict[str, object]]:
-    from edgeembed.data.manifest import read_manifest
-    from edgeembed.evaluation import RetrievalProtocol
-    from edgeembed.network.model_files import load_model
-    from edgeembed.training.validation import evaluate
-
-    model, _ = load_model(run)
-    manifest = read_manifest(manifest_path)
-    return {
-        split: asdict(
-            evaluate(
-                model,
-                RetrievalProtocol.of_split(manifest, split),
-                batch_size=64,
-                workers=0,
-                device="cpu",
-                precision="bf16",
-            ).scores
-        )
-        for split in ("val", "test")
-    }
 
 
 def print_table(rows: list[dict[str, Any]]) -> None:
@@ -109,7 +85,7 @@ def main() -> None:
             subprocess.run([*command, *[word for key in keys for word in ("--set", key)]], check=True)
         return float(read_json(run / "eval.json")["seconds"])
 
-    run_variants(asked, VARIANTS, train, lambda _, run: score(run, asked.manifest))
+    run_variants(asked, VARIANTS, train, lambda _, run: score_val_and_test(run, asked.manifest, precision="bf16"))
 
 
 if __name__ == "__main__":

@@ -11,11 +11,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from variants import best_first, mean, parser_of, print_cells, read_results, run_variants, timed
+from variants import best_first, mean, parser_of, print_cells, read_results, run_variants, score_val_and_test, timed
 
 NETWORK = [
     "backbone.name=mobilenetv4_conv_small",
@@ -50,29 +49,6 @@ VARIANTS: dict[str, list[str]] = {
 FULL = " (full length)"
 
 
-def score(run: Path, manifest_path: Path) -> dict[str, dict[str, object]]:
-    from edgeembed.data.manifest import read_manifest
-    from edgeembed.evaluation import RetrievalProtocol
-    from edgeembed.network.model_files import load_model
-    from edgeembed.training.validation import evaluate
-
-    model, _ = load_model(run)
-    manifest = read_manifest(manifest_path)
-    return {
-        split: asdict(
-            evaluate(
-                model,
-                RetrievalProtocol.of_split(manifest, split),
-                batch_size=64,
-                workers=0,
-                device="cpu",
-                precision="fp32",
-            ).scores
-        )
-        for split in ("val", "test")
-    }
-
-
 def print_table(rows: list[dict[str, Any]]) -> None:
     """Markdown, best on val first."""
     print_cells("variant", "seeds", "val mAP", "test mAP", "test recall@1")
@@ -101,7 +77,7 @@ def main() -> None:
         return timed(lambda: subprocess.run(command, check=True))
 
     variants = {f"{name}{length}": keys for name, keys in VARIANTS.items()}
-    run_variants(options, variants, train, lambda _, run: score(run, options.manifest))
+    run_variants(options, variants, train, lambda _, run: score_val_and_test(run, options.manifest, precision="fp32"))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -76,3 +77,19 @@ def timed(call: Callable[[], object]) -> float:
     started = time.monotonic()
     call()
     return time.monotonic() - started
+
+
+def score_val_and_test(run: Path, manifest_path: Path, *, precision: str) -> Scores:
+    """Scores a finished teacher run on val and on test, on the CPU."""
+    from edgeembed.data.manifest import read_manifest
+    from edgeembed.evaluation import RetrievalProtocol
+    from edgeembed.network.model_files import load_model
+    from edgeembed.training.validation import evaluate
+
+    model, _ = load_model(run)
+    manifest = read_manifest(manifest_path)
+    protocols = {split: RetrievalProtocol.of_split(manifest, split) for split in ("val", "test")}
+    return {
+        split: asdict(evaluate(model, each, batch_size=64, workers=0, device="cpu", precision=precision).scores)
+        for split, each in protocols.items()
+    }
