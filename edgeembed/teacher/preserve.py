@@ -1,7 +1,7 @@
-"""Keeps what a network knew before training: which images of a batch were similar to each other.
+"""A loss that keeps the similarities between images that a pretrained network had before fine-tuning.
 
-A margin loss arranges the classes of the training set and forgets the rest, so that images of other kinds end up close
-together. The starting network's features say which of them are similar; the embeddings of a batch shall say the same.
+A margin loss separates the classes of the training set only, so images of other kinds may end up close together. This
+loss compares the similarities within a batch: those of the starting network's features and those of the embeddings.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from torch import Tensor
 
 
 def preserve_loss(embedding_BD: Tensor, start_BF: Tensor, *, temperature: float) -> Tensor:
-    """KL divergence between the neighbours of each image by the starting network's features and by the embeddings.
+    """KL divergence between two similarity distributions of each image: by the starting features and by the embeddings.
 
-    For each image, the cosines to the other images of the batch become a distribution by softmax at `temperature`.
-    Features (B, F) are centred on the mean of the batch first: those behind a ReLU have a common direction, which
-    makes all cosines large. Returns the mean over the batch, computed in float32; 0 for fewer than three images.
+    A distribution is the softmax, at `temperature`, of an image's cosines to the other images of the batch. Features
+    (B, F) are centred on the batch mean first: features after a ReLU share a direction, which makes all cosines large.
+    Returns the mean over the batch, computed in float32; 0 for fewer than three images.
     """
     embedding_BD, start_BF = embedding_BD.float(), start_BF.float()
     if len(embedding_BD) < 3:  # a single neighbour has all of the probability

@@ -103,10 +103,10 @@ class HeadSection(Section):
 
 
 class PreserveSection(Section):
-    """Keeps the general knowledge of the network that training starts from, by a second loss beside the margin loss.
+    """A second loss that keeps the general knowledge of the network that training starts from.
 
-    Images that are similar in the features of the starting network shall stay similar in the embedding space. A copy of
-    that network computes its features of every view; with `backbone.stored_views` they are stored already.
+    Images that are similar in the features of the starting network should stay similar in the embedding space. A frozen
+    copy of that network computes the features of every view; with `backbone.stored_views`, the stored ones are used.
     """
 
     weight: float = Field(default=0.0, ge=0.0, description="weight of the loss; 0: not computed")
