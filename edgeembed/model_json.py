@@ -36,7 +36,7 @@ class Architecture(Part):
     """One network, or an ensemble of `members`, whose embeddings are scaled by `weights` and concatenated.
 
     `projected`: the concatenation goes through a linear layer. `blocks`: how many of the first blocks of the backbone
-    are kept; None: all of them.
+    are kept; None: all of them. `attention_blocks`: how many transformer blocks are added behind them.
     """
 
     library: str | None = None
@@ -45,6 +45,7 @@ class Architecture(Part):
     patch_stride: int | None = None
     output_stride: int | None = None
     blocks: int | None = None
+    attention_blocks: int | None = None
     dropout: float = 0.0
     batch_norm: bool = False
     weights: tuple[float, ...] = ()

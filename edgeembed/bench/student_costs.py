@@ -14,7 +14,7 @@ from edgeembed.device.runtimes import open_session
 from edgeembed.export.onnx import save_onnx, to_onnx
 from edgeembed.network.macs import count_macs
 from edgeembed.network.model import num_params
-from edgeembed.student.aliases import num_blocks_of, timm_model_name
+from edgeembed.student.aliases import num_attention_blocks_of, num_blocks_of, timm_model_name
 from edgeembed.student.zoo import build_student, require_student_size
 
 # The default of the recipes.
@@ -26,12 +26,14 @@ BUDGET = Budget(min_samples=30, min_seconds=0.5, max_seconds=5.0)
 class StudentCosts:
     """Parameters, multiply-accumulates of one image, and the median time of the fp32 ONNX file at batch 1 in ms.
 
-    `blocks`: how many of the first blocks of the timm model are kept; None: all.
+    `blocks`: how many of the first blocks of the timm model are kept; None: all. `attention_blocks`: how many
+    transformer blocks are added; None: none.
     """
 
     name: str
     timm: str
     blocks: int | None
+    attention_blocks: int | None
     params: int
     macs: int
     p50_ms: float | None
@@ -58,6 +60,7 @@ def measure_student(name: str, *, size_px: int, threads: int | None) -> StudentC
         name=name,
         timm=timm_model_name(name),
         blocks=num_blocks_of(name),
+        attention_blocks=num_attention_blocks_of(name),
         params=num_params(model),
         macs=count_macs(model),
         p50_ms=p50_ms,

@@ -61,6 +61,7 @@ def students(
             # Each line is printed as soon as it is measured: a long list takes minutes.
             time = f"{row.p50_ms:8.2f}" if row.p50_ms is not None else f"{'':8}"
             timm = row.timm + ("" if row.blocks is None else f", {row.blocks} blocks")
+            timm += "" if row.attention_blocks is None else f" + {row.attention_blocks} of ViT"
             print(f"{name:22} {timm:31} {row.params / 1e6:9.2f} {row.macs / 1e9:8.3f} {time}", flush=True)
     packaged = [f"{row.name} ({package.distribution})" for row in rows if (package := weight_package(row.timm))]
     if packaged and not as_json:

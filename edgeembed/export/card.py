@@ -169,9 +169,14 @@ def model_card(manifest: BundleManifest, notes: str = "") -> str:
 
 
 def network_name(student: Mapping[str, Any]) -> str:
-    """Returns the name of a bundle's backbone, and where it is cut."""
-    blocks = (student.get("architecture") or {}).get("blocks")
-    return f"{student.get('backbone', '?')}" + ("" if blocks is None else f" cut after {blocks} (groups of) blocks")
+    """Returns the name of a bundle's backbone, where it is cut, and what is added to it."""
+    architecture = student.get("architecture") or {}
+    name = str(student.get("backbone", "?"))
+    if (blocks := architecture.get("blocks")) is not None:
+        name += f" cut after {blocks} (groups of) blocks"
+    if (attention_blocks := architecture.get("attention_blocks")) is not None:
+        name += f" with {attention_blocks} transformer blocks"
+    return name
 
 
 def teacher_text(student: Mapping[str, Any], teacher: Mapping[str, Any]) -> str:

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from edgeembed.errors import UserError
 from edgeembed.model_json import Pooling
-from edgeembed.network.cut import keep_first_blocks
+from edgeembed.network.attention import add_attention, require_attention
+from edgeembed.network.cut import keep_first_blocks, remove_head_convolution
 from edgeembed.network.eval_mode import eval_mode
 from edgeembed.network.hub import hub_within_seconds
 from edgeembed.network.initial_weights import name_starting_weights
@@ -55,6 +56,7 @@ class Backbone:
     patch_stride: int | None
     output_stride: int | None
     blocks: int | None
+    attention_blocks: int | None
     starting_weights: str
 
 
@@ -67,6 +69,7 @@ def build_backbone(
     pooling: Pooling = "default",
     output_stride: int | None = None,
     blocks: int | None = None,
+    attention_blocks: int | None = None,
     grad_checkpointing: bool = False,
     weights_key: str = "backbone.weights",
 ) -> Backbone:
@@ -76,9 +79,10 @@ def build_backbone(
 
     `pooling`: the model's `default`, or `gem` (convolutional timm models). `output_stride`: input pixels per position
     of the last feature map, below the default of such a model. `blocks`: how many of the first blocks to keep, as
-    `keep_first_blocks` counts them. `weights_key`: the recipe key that errors name. Raises UserError for an unknown
-    name or tag, weights that cannot be downloaded, files that do not fit, sizes that the network does not accept, and
-    blocks that it does not have.
+    `keep_first_blocks` counts them. `attention_blocks`: how many transformer blocks, with random weights, to add
+    behind them. `weights_key`: the recipe key that errors name. Raises UserError for an unknown name or tag, weights
+    that cannot be downloaded, files that do not fit, sizes that the network does not accept, blocks that it does not
+    have, and transformer blocks that cannot be added to it.
     """
     library = library_of(name)
     require_weights(name, weights, library=library, key=weights_key)
@@ -107,7 +111,11 @@ def build_backbone(
             set_input_size(module, size_px, patch_stride)
         # After the weights, so that files and downloads are checked against the whole network.
         if blocks is not None:
-            keep_first_blocks(module, blocks, name=name, key=blocks_key(weights_key))
+            keep_first_blocks(module, blocks, name=name, key=beside(weights_key, "blocks"))
+        if attention_blocks is not None:
+            require_attention(module, attention_blocks, name=name, key=beside(weights_key, "attention_blocks"))
+            remove_head_convolution(module)
+            add_attention(module, attention_blocks, channels=output_dim(module, size_px))
         # After the weights: the wrapper changes the names of tensors.
         if pooling == "gem":
             module = GeMBackbone(module)
@@ -129,6 +137,7 @@ def build_backbone(
             patch_stride=patch_stride,
             output_stride=output_stride,
             blocks=blocks,
+            attention_blocks=attention_blocks,
             starting_weights=starting_weights,
         )
 
@@ -162,18 +171,23 @@ def require_input_size(name: str, size_px: int) -> None:
     require_accepted_size(name, size_px, default_px=default_input_size(name, library), build=build)
 
 
-def require_blocks(name: str, blocks: int | None, *, key: str) -> None:
-    """Raises UserError, before weights are downloaded, for a network that cannot be cut after so many blocks."""
-    if blocks is None:
+def require_blocks(
+    name: str, blocks: int | None, attention_blocks: int | None = None, *, weights_key: str = "backbone.weights"
+) -> None:
+    """Raises UserError, before weights are downloaded, for a network that cannot be changed in this way."""
+    if blocks is None and attention_blocks is None:
         return
     with torch.device("meta"):  # computes shapes but no values, so that it takes no time
         module, _, _ = random_module(name, library_of(name), size_px=default_input_size(name, library_of(name)))
-    keep_first_blocks(module, blocks, name=name, key=key)
+    if blocks is not None:
+        keep_first_blocks(module, blocks, name=name, key=beside(weights_key, "blocks"))
+    if attention_blocks is not None:
+        require_attention(module, attention_blocks, name=name, key=beside(weights_key, "attention_blocks"))
 
 
-def blocks_key(weights_key: str) -> str:
-    """Returns the recipe key of the number of blocks, beside that of the weights."""
-    return weights_key.replace("weights", "blocks")
+def beside(weights_key: str, name: str) -> str:
+    """Returns a recipe key of the section that the key of the weights is in."""
+    return weights_key.replace("weights", name)
 
 
 def default_input_size(name: str, library: str) -> int:

@@ -10,6 +10,9 @@ from torch import nn
 
 from edgeembed.errors import UserError
 
+CONVOLUTIONAL = (EfficientNet, MobileNetV3)
+"""Networks of timm whose blocks are in groups, with one convolution behind the last."""
+
 
 def keep_first_blocks(network: nn.Module, num_blocks: int, *, name: str, key: str) -> None:
     """Removes, in place, all but the first `num_blocks` of a network's blocks; pooling and a final norm stay.
@@ -21,7 +24,7 @@ def keep_first_blocks(network: nn.Module, num_blocks: int, *, name: str, key: st
     """
     if isinstance(network, open_clip.transformer.VisionTransformer):
         holder, attribute = network.transformer, "resblocks"
-    elif isinstance(network, (EfficientNet, MobileNetV3, VisionTransformer)):
+    elif isinstance(network, (*CONVOLUTIONAL, VisionTransformer)):
         holder, attribute = network, "blocks"
     else:
         raise UserError(
@@ -30,11 +33,16 @@ def keep_first_blocks(network: nn.Module, num_blocks: int, *, name: str, key: st
         )
     blocks = getattr(holder, attribute)
     if not 1 <= num_blocks <= len(blocks):
-        kind = "groups of blocks" if isinstance(network, (EfficientNet, MobileNetV3)) else "blocks"
+        kind = "groups of blocks" if isinstance(network, CONVOLUTIONAL) else "blocks"
         raise UserError(f"{key} = {num_blocks}: {name} has {len(blocks)} {kind}: give 1 to {len(blocks)}")
     if num_blocks == len(blocks):
         return
     setattr(holder, attribute, blocks[:num_blocks])
+    remove_head_convolution(network)
+
+
+def remove_head_convolution(network: nn.Module) -> None:
+    """Removes, in place, the convolution behind the last group of blocks, where there is one."""
     if isinstance(network, EfficientNet):
         network.conv_head = network.bn2 = nn.Identity()
     elif isinstance(network, MobileNetV3):

@@ -68,7 +68,7 @@ class EmbeddingModel(nn.Module):
         super().__init__()
         self.name, self.pooling = backbone.name, backbone.pooling
         self.patch_stride, self.output_stride = backbone.patch_stride, backbone.output_stride
-        self.blocks = backbone.blocks
+        self.blocks, self.attention_blocks = backbone.blocks, backbone.attention_blocks
         self.size_px, self.dim = size_px, neck.projection.out_features
         self.keep_aspect, self.flip = False, False
         self.pca_rotated = False
@@ -141,6 +141,7 @@ class EmbeddingModel(nn.Module):
             patch_stride=architecture.patch_stride,
             output_stride=architecture.output_stride,
             blocks=architecture.blocks,
+            attention_blocks=architecture.attention_blocks,
         )
         model.keep_aspect = description.input.resize == KEEP_ASPECT
         model.pca_rotated = description.embedding.ordered
@@ -159,7 +160,11 @@ class EmbeddingModel(nn.Module):
             params=num_params(self),
         )
         # Absent where they are not set: the space ids of such networks do not cover them.
-        changed = {"output_stride": self.output_stride, "blocks": self.blocks}
+        changed = {
+            "output_stride": self.output_stride,
+            "blocks": self.blocks,
+            "attention_blocks": self.attention_blocks,
+        }
         architecture = architecture.model_copy(update={key: value for key, value in changed.items() if value})
         return NetworkDescription(
             architecture=architecture,
@@ -212,6 +217,7 @@ def build_model(
     patch_stride: int | None = None,
     output_stride: int | None = None,
     blocks: int | None = None,
+    attention_blocks: int | None = None,
     grad_checkpointing: bool = False,
     weights_key: str = "backbone.weights",
 ) -> EmbeddingModel:
@@ -224,6 +230,7 @@ def build_model(
         pooling=pooling,
         output_stride=output_stride,
         blocks=blocks,
+        attention_blocks=attention_blocks,
         grad_checkpointing=grad_checkpointing,
         weights_key=weights_key,
     )

@@ -21,6 +21,7 @@ ALIASES: dict[str, str] = {
     "efficientnet_b0": "efficientnet_b0",
     "lite0_xs": "tf_efficientnet_lite0",
     "lite0_s": "tf_efficientnet_lite0",
+    "lite0_hybrid": "tf_efficientnet_lite0",
     "lite0": "tf_efficientnet_lite0",
     "lite2": "tf_efficientnet_lite2",
     "lcnet_050": "lcnet_050",
@@ -34,8 +35,11 @@ ALIASES: dict[str, str] = {
     "resnet50": "resnet50",
 }
 
-BLOCKS: dict[str, int] = {"lite0_xs": 5, "lite0_s": 6}
+BLOCKS: dict[str, int] = {"lite0_xs": 5, "lite0_hybrid": 5, "lite0_s": 6}
 """Aliases of networks that are cut: how many of the first groups of blocks they keep (`network.cut`)."""
+
+ATTENTION_BLOCKS: dict[str, int] = {"lite0_hybrid": 2}
+"""Aliases of networks with transformer blocks behind their convolutions: how many (`network.attention`)."""
 
 
 def timm_model_name(student: str) -> str:
@@ -49,6 +53,11 @@ def timm_model_name(student: str) -> str:
 def num_blocks_of(student: str) -> int | None:
     """Returns how many of the first blocks an alias keeps; None for all of them."""
     return BLOCKS.get(student)
+
+
+def num_attention_blocks_of(student: str) -> int | None:
+    """Returns how many transformer blocks an alias adds; None for none."""
+    return ATTENTION_BLOCKS.get(student)
 
 
 def require_student(student: str, weights: str) -> None:

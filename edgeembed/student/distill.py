@@ -75,7 +75,7 @@ def _train(
     if rows.size < 2:
         raise UserError(f"the train split has {rows.size} images, distillation needs at least 2")
     require_student_size(recipe.student.name, recipe.image.size_px)
-    require_student_blocks(recipe.student.name, recipe.student.blocks)
+    require_student_blocks(recipe.student.name, recipe.student.blocks, recipe.student.attention_blocks)
     teacher = open_teacher(teacher_path)
     manifest.require_files()
     planned = plan_validation(recipe.eval, manifest)
@@ -215,6 +215,7 @@ def build_run_student(recipe: DistillRecipe, teacher: Teacher, device: str) -> E
             size_px=recipe.image.size_px,
             dim=teacher.dim,
             blocks=recipe.student.blocks,
+            attention_blocks=recipe.student.attention_blocks,
             dropout=recipe.student.dropout,
             grad_checkpointing=recipe.train.grad_checkpointing,
         )

@@ -37,6 +37,12 @@ class StudentSection(Section):
         description="keep only the first N blocks of the network (vision transformers) or groups of blocks "
         "(EfficientNet and MobileNetV3 families); null: those of the alias, else all",
     )
+    attention_blocks: int | None = Field(
+        default=None,
+        ge=1,
+        description="add N transformer blocks with random weights behind the convolutions of the network (EfficientNet "
+        "and MobileNetV3 families); null: those of the alias, else none",
+    )
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0, description="dropout rate on the backbone's features")
     frozen_batch_norm: bool = Field(
         default=False, description="freeze the running statistics of batch norm, as suits pretrained weights"

@@ -12,7 +12,7 @@ from edgeembed.errors import UserError
 from edgeembed.network.backbone import require_blocks, require_input_size
 from edgeembed.network.model import EmbeddingModel, build_model
 from edgeembed.network.published_weights import require_available
-from edgeembed.student.aliases import num_blocks_of, timm_model_name
+from edgeembed.student.aliases import num_attention_blocks_of, num_blocks_of, timm_model_name
 
 log = logging.getLogger(__name__)
 
@@ -28,9 +28,9 @@ def require_student_size(student: str, size_px: int) -> None:
     require_input_size(name, size_px)
 
 
-def require_student_blocks(student: str, blocks: int | None) -> None:
-    """Raises UserError, before anything is built or downloaded, for more blocks than a student has."""
-    require_blocks(timm_model_name(student), blocks, key="student.blocks")
+def require_student_blocks(student: str, blocks: int | None, attention_blocks: int | None) -> None:
+    """Raises UserError, before anything is built or downloaded, for a student that cannot be changed in this way."""
+    require_blocks(timm_model_name(student), blocks, attention_blocks, weights_key="student.weights")
 
 
 def require_student_weights(student: str, weights: str) -> None:
@@ -46,6 +46,7 @@ def build_student(
     size_px: int,
     dim: int,
     blocks: int | None = None,
+    attention_blocks: int | None = None,
     dropout: float = 0.0,
     grad_checkpointing: bool = False,
 ) -> EmbeddingModel:
@@ -53,7 +54,7 @@ def build_student(
 
     `weights`: `auto` (pretrained if they are on this machine or can be downloaded, else random with a warning),
     `pretrained`, `none`, or a file. `blocks`: how many of the first blocks to keep; None: as many as the alias says,
-    else all.
+    else all. `attention_blocks`: how many transformer blocks to add; None: as many as the alias says, else none.
     """
     name = timm_model_name(student)
     if name.startswith(NEEDS_FIXED_SIZE_224):
@@ -64,6 +65,7 @@ def build_student(
         size_px=size_px,
         dim=dim,
         blocks=blocks or num_blocks_of(student),
+        attention_blocks=attention_blocks or num_attention_blocks_of(student),
         dropout=dropout,
         grad_checkpointing=grad_checkpointing,
         weights_key="student.weights",

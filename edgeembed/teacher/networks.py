@@ -116,7 +116,7 @@ def build_teacher(recipe: TeacherRecipe, first_stage: TeacherRecipe) -> Embeddin
 
 def require_input_sizes(recipe: TeacherRecipe) -> None:
     """Raises UserError where the backbone does not take the image size of a stage, or has too few blocks."""
-    require_blocks(recipe.backbone.name, recipe.backbone.blocks, key="backbone.blocks")
+    require_blocks(recipe.backbone.name, recipe.backbone.blocks)
     for _, settings in recipe.resolve_stages():
         # Only plain squares can be tested before the network is built.
         if settings.image.patch_stride is None and not settings.image.keep_aspect:

@@ -77,6 +77,8 @@ def test_the_card_names_a_cut_and_the_size_of_the_teacher_beside_the_student(bun
     manifest = with_student(read_bundle(bundle), params=700_000, macs=240, architecture={"blocks": 5})
     card = model_card(manifest.model_copy(update={"teacher": {"backbone": "vit", "params": 2_940_000, "macs": 1896}}))
     assert "| network | test_resnet cut after 5 (groups of) blocks, 0.70 M parameters" in card
+    hybrid = with_student(read_bundle(bundle), params=700_000, architecture={"blocks": 5, "attention_blocks": 2})
+    assert "cut after 5 (groups of) blocks with 2 transformer blocks, 0.70 M" in model_card(hybrid)
     assert "| teacher | vit; the network has 1/4.2 of its parameters and 1/7.9 of its MACs |" in card
 
 

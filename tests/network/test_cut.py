@@ -91,5 +91,5 @@ def test_all_blocks_are_the_whole_network() -> None:
 )  # fmt: skip
 def test_what_cannot_be_cut_is_refused_in_one_line(name: str, blocks: int, told: str) -> None:
     with pytest.raises(UserError) as caught:
-        require_blocks(name, blocks, key="student.blocks")
+        require_blocks(name, blocks, weights_key="student.weights")
     assert str(caught.value) == told

@@ -59,6 +59,7 @@ ONE_OF_EACH_KIND = {
     "convolutional, for phones": "mobilenetv4_s",
     "ViT": "vit_t16",
     "cut after its first blocks": "lite0_xs",
+    "transformer blocks behind convolutions": "lite0_hybrid",
     "hybrid of convolutions and attention": "mobilevit_xxs",
     "ConvNeXt": "convnext_atto",
 }
@@ -92,12 +93,16 @@ def assert_quantises(name: str) -> None:
     assert np.allclose(np.linalg.norm(embedding_ND, axis=1), 1, atol=1e-5)
 
 
-def test_a_cut_student_quantises() -> None:
-    assert_quantises("lite0_xs")
+CHANGED = ("lite0_xs", "lite0_hybrid")
+
+
+@pytest.mark.parametrize("name", CHANGED)
+def test_a_student_that_is_cut_or_has_transformer_blocks_quantises(name: str) -> None:
+    assert_quantises(name)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted({*ALIASES} - {"lite0_xs"}))
+@pytest.mark.parametrize("name", sorted({*ALIASES} - {*CHANGED}))
 def test_every_other_alias_quantises(name: str) -> None:
     assert_quantises(name)
 
@@ -109,11 +114,14 @@ def test_any_timm_name_is_a_student() -> None:
 
 def test_an_alias_may_be_the_first_blocks_of_a_network() -> None:
     sizes = {
-        name: num_params(build_student(name, weights="none", size_px=64, dim=64)) for name in ("lite0_xs", "lite0")
+        name: num_params(build_student(name, weights="none", size_px=64, dim=64))
+        for name in ("lite0_xs", "lite0_hybrid", "lite0")
     }
-    assert sizes == {"lite0_xs": 708_000, "lite0": 3_452_992}
+    assert sizes == {"lite0_xs": 708_000, "lite0_hybrid": 1_625_696, "lite0": 3_452_992}
     given = build_student("lite0_xs", weights="none", size_px=64, dim=64, blocks=4)
     assert given.describe().architecture.blocks == 4
+    given = build_student("lite0_hybrid", weights="none", size_px=64, dim=64, attention_blocks=1)
+    assert (given.describe().architecture.blocks, given.describe().architecture.attention_blocks) == (5, 1)
 
 
 def test_an_unknown_student_names_the_nearest() -> None:
