@@ -2,9 +2,9 @@
 
 Why: rates, optimisers and margins that suit random weights may not suit pretrained ones.
 Usage: taskset -c 0 python benchmarks/finetune_table.py MANIFEST OUT [--weights FILE] [--only "base;muon"] [--seeds 0,1]
-Each variant changes a few keys of recipe finetune, cut to 12 epochs. A finished run is scored on val and on test. One
-JSON line a run is added to OUT/results.jsonl; runs that are there already are not repeated, so that a table can grow.
---table prints it, sorted by val, on which the recipe was chosen.
+Each variant changes a few keys of recipe finetune, cut to 5 epochs of smaller views. A finished run is scored on val
+and on test. One JSON line a run is added to OUT/results.jsonl; runs that are there already are not repeated, so that a
+table can grow. --table prints it, sorted by val, on which the recipe was chosen.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ from variants import best_first, mean, parser_of, print_cells, read_results, run
 from edgeembed.files import read_json
 from edgeembed.intervals import interval_text
 
-SHORT = ["train.epochs=12", "eval.every_steps=0", "train.checkpoint_every_steps=0"]
+SHORT = ["train.epochs=5", "eval.every_steps=0", "train.checkpoint_every_steps=0", "train.workers=1"]
+SHORT += ["image.size_px=192", "image.train_size_px=144", "image.start_size_px=112"]
 NO_DECAY, TRAINED_NORM = "optim.layer_decay=1", "backbone.frozen_batch_norm=false"
 MUON = ["optim.kind=muon", "optim.block_rows=128"]
 NECK_FIRST = (
     "stages=[{name: neck, train: {epochs: 60, batch_size: 256}, optim: {lr: 5e-3, head_lr_factor: 10}, "
-    "head: {margin: 0.7}, image: {train_size_px: 224, start_size_px: null}, augment: {drop_square_probability: 0}, "
+    "head: {margin: 0.7}, image: {start_size_px: null}, augment: {drop_square_probability: 0}, "
     "backbone: {frozen: true, stored_views: 3}}, {name: all}]"
 )
 VARIANTS: dict[str, list[str]] = {
@@ -40,10 +41,10 @@ VARIANTS: dict[str, list[str]] = {
     "margin .5": ["head.margin=0.5"],
     "cutmix .3": ["mix.cutmix_probability=0.3"],
     "running average .99": ["train.ema_decay=0.99"],
-    "neck first, then all at 3e-4, margin .5, 10 epochs": [
+    "neck first, then all at 3e-4, margin .5, 4 epochs": [
         NECK_FIRST,
         *("optim.lr=3e-4", "optim.backbone_lr_factor=1", "optim.head_lr_factor=10"),
-        *("head.margin=0.5", "train.epochs=10", "image.start_size_px=null", "image.canvas_factor=1.2"),
+        *("head.margin=0.5", "train.epochs=4", "image.start_size_px=null"),
     ],
     "preserve .3": ["preserve.weight=0.3"],
     "preserve 1": ["preserve.weight=1"],

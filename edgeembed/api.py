@@ -451,7 +451,7 @@ def bench(
     Parameters
     ----------
     bundles
-        One bundle folder, or several. Default: the bundled model.
+        One bundle folder, or several, or names of bundled models. Default: all of the bundled models.
     data
         A manifest, or the path of one. Default: the built-in synthetic data set, rendered on first use.
     teacher
@@ -478,13 +478,13 @@ def bench(
         require_run(Path(teacher), role="teacher")
     from edgeembed.bench.run import bench as measure
     from edgeembed.device.bundle import read_bundle
-    from edgeembed.device.embedder import default_bundle
+    from edgeembed.device.embedder import bundle_folder, bundled_artifacts, default_bundle
 
     given = [bundles] if isinstance(bundles, (str, os.PathLike)) else bundles or ()
-    folders = [Path(each) for each in given]
+    folders = [bundle_folder(os.fspath(each)) for each in given]
     if not folders:
-        folders = [default_bundle()]
-        log.info("bundle: %s (comes with the package)", folders[0])
+        folders = bundled_artifacts() or [default_bundle()]
+        log.info("bundles that come with the package: %s", ", ".join(folder.name for folder in folders))
     for folder in folders:
         read_bundle(folder)
     # Wrong input and missing packages are errors before the synthetic images are rendered, which takes a minute.

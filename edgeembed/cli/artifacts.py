@@ -29,7 +29,8 @@ app.add_typer(artifacts_app, name="artifacts", invoke_without_command=True)
 Bundle = Annotated[
     Path | None,
     typer.Argument(
-        help="A bundle folder; default: all bundles that come with the package.", autocompletion=completion.bundles
+        help="A bundle folder, or the name of a bundle that comes with the package; default: all of those.",
+        autocompletion=completion.bundles,
     ),
 ]
 
@@ -49,9 +50,9 @@ def artifacts(context: typer.Context, as_json: Json = False) -> None:
 @artifacts_app.command("list")
 def list_artifacts(bundle: Bundle = None, as_json: Json = False) -> None:
     """List the files of the bundles that come with the package, or of BUNDLE."""
-    from edgeembed.device.embedder import ARTIFACTS, bundled_artifacts
+    from edgeembed.device.embedder import ARTIFACTS, bundle_folder, bundled_artifacts
 
-    folders = bundled_artifacts() if bundle is None else [bundle]
+    folders = bundled_artifacts() if bundle is None else [bundle_folder(bundle)]
     if not folders:
         log.warning("%s: no model is bundled", ARTIFACTS)
     rows = [row for folder in folders for row in describe_files(folder)]
@@ -61,10 +62,10 @@ def list_artifacts(bundle: Bundle = None, as_json: Json = False) -> None:
 @artifacts_app.command("verify")
 def verify_artifacts(bundle: Bundle = None, as_json: Json = False) -> None:
     """Check the checksum of every file, and run every ONNX file once."""
-    from edgeembed.device.embedder import ARTIFACTS, bundled_artifacts
+    from edgeembed.device.embedder import ARTIFACTS, bundle_folder, bundled_artifacts
     from edgeembed.errors import CheckFailed, UserError
 
-    folders = bundled_artifacts() if bundle is None else [bundle]
+    folders = bundled_artifacts() if bundle is None else [bundle_folder(bundle)]
     if not folders:
         raise UserError(f"{ARTIFACTS}: no model is bundled: name a bundle to verify")
     rows = [row for folder in folders for row in verify_files(folder)]

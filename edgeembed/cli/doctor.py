@@ -50,7 +50,7 @@ def doctor(
     """
     import onnxruntime
 
-    from edgeembed.device.embedder import default_bundle
+    from edgeembed.device.embedder import bundle_folder, default_bundle
     from edgeembed.errors import UserError
     from edgeembed.machine import describe_machine, package_versions
     from edgeembed.network.weight_packages import models_with_weights
@@ -69,7 +69,10 @@ def doctor(
     if not as_json:
         print_machine(result)
     if not no_measure:
-        result["fastest"] = [measure(folder, compared, threads) for folder in bundles or [default_bundle()]]
+        result["fastest"] = [
+            measure(folder, compared, threads)
+            for folder in [bundle_folder(each) for each in bundles or ()] or [default_bundle()]
+        ]
     if as_json:
         print_json(result)
         return

@@ -23,7 +23,8 @@ def embed(
     model: Annotated[
         Path | None,
         typer.Option(
-            help="Bundle, or a run folder (needs torch); default: the bundle that comes with the package.",
+            help="Bundle, the name of one that comes with the package (`artifacts` lists them), or a run folder (needs "
+            "torch); default: the first that comes with the package.",
             autocompletion=completion.models,
         ),
     ] = None,

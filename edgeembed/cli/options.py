@@ -46,7 +46,8 @@ Bundles = Annotated[
     list[Path] | None,
     typer.Argument(
         metavar="BUNDLE",
-        help="Bundle folders; default: the bundle that comes with the package.",
+        help="Bundle folders, or names of bundles that come with the package, which `artifacts` lists; default: all of "
+        "these (bench), or the default of `embed` (doctor).",
         autocompletion=completion.bundles,
     ),
 ]

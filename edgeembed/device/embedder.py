@@ -66,7 +66,9 @@ class Embedder:
         provider: str | None = None,
         threads: int | None = None,
     ) -> None:
-        """Opens a bundle: a folder, or one file that `edgeembed artifacts pack` wrote; by default the bundled model.
+        """Opens a bundle: a folder, one file that `edgeembed artifacts pack` wrote, or the name of a bundled model.
+
+        By default it opens `DEFAULT_ARTIFACT`; `edgeembed artifacts` lists all bundled models.
 
         Of `precision`, `runtime` and `provider`, those that are given decide. Where none is given, the embedder uses
         the file and runtime that `edgeembed doctor` or `bench --remember` measured as the fastest on this machine,
@@ -77,7 +79,7 @@ class Embedder:
         CheckFailed for a wrong checksum, and for a provider that leaves all of the work to another one.
         """
         # Absolute, because a process that opens the bundle again may have another current folder.
-        self.bundle = Path(os.path.abspath(default_bundle() if bundle is None else bundle))
+        self.bundle = Path(os.path.abspath(default_bundle() if bundle is None else bundle_folder(bundle)))
         if self.bundle.is_file() and is_packed(self.bundle):
             # Runtimes read a file whole; Windows may not delete one that is still mapped into memory.
             with tempfile.TemporaryDirectory(prefix="edgeembed-", ignore_cleanup_errors=True) as folder:
@@ -197,6 +199,17 @@ def default_bundle() -> Path:
     if not (folder / "bundle.json").is_file():
         raise UserError(f"{folder}: the bundled model is missing: name a bundle that `edgeembed export` wrote")
     return folder
+
+
+def bundle_folder(bundle: str | Path) -> Path:
+    """Folder of a bundle: a path, or the name of a bundle that comes with the package.
+
+    What is not there is returned as it is: reading it says what is missing.
+    """
+    path = Path(bundle)
+    bundled = ARTIFACTS / path.name
+    is_name = len(path.parts) == 1 and not os.path.lexists(path)
+    return bundled if is_name and (bundled / "bundle.json").is_file() else path
 
 
 def choose_and_open(

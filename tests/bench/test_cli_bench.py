@@ -74,7 +74,7 @@ def test_without_arguments_the_embedded_data_is_rendered_once(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     small = functools.partial(write_default_set, num_instances=10, num_views=4, size_px=48)
     monkeypatch.setattr("edgeembed.data.default_set.write_default_set", small)
-    monkeypatch.setattr("edgeembed.device.embedder.default_bundle", lambda: bundle)
+    monkeypatch.setattr("edgeembed.device.embedder.bundled_artifacts", lambda: [bundle])
     first = edgeembed("bench", "--out", tmp_path / "r", "--quick")
     assert first.code == 0, first.stderr
     assert re.search(r"^model +runtime +threads +p50", first.stdout)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import subprocess
 import sys
 import warnings
@@ -226,6 +227,24 @@ def test_the_default_is_the_bundled_model(
     folder = make_bundle(DEFAULT_ARTIFACT)
     assert bundled_artifacts() == [folder]
     assert Embedder().name == DEFAULT_ARTIFACT
+
+
+def test_a_bundled_model_is_opened_by_its_name(
+    make_bundle: MakeBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_bundle("first")
+    bundled = make_bundle("second")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    monkeypatch.setattr(embedder_module, "ARTIFACTS", tmp_path)
+    assert Embedder("second").bundle == bundled
+    with pytest.raises(UserError, match=r"third: not a bundle \(no such file or folder\)"):
+        Embedder("third")
+    # A folder of the user's comes before a bundled model of the same name, and a path is never a name.
+    shutil.copytree(tmp_path / "first", "second")
+    assert Embedder("second").bundle == tmp_path / "elsewhere" / "second"
+    with pytest.raises(UserError, match="not a bundle"):
+        Embedder("./sub/first")
 
 
 def test_a_folder_without_a_manifest_is_refused(tmp_path: Path) -> None:
