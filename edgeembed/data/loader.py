@@ -7,6 +7,7 @@ in batch_order.py.
 from __future__ import annotations
 
 import logging
+import signal
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -77,6 +78,7 @@ class CanvasLoader:
             num_workers=workers,
             # DataLoader refuses this option without workers.
             prefetch_factor=4 if workers else None,
+            worker_init_fn=_ignore_stop_signals,
         )
         for image_B, canvas_BCHW, failures in loader:
             for image, reason in failures:
@@ -92,6 +94,12 @@ class CanvasLoader:
     def readable(self) -> Rows:
         """Numbers of the images that are not known to be unreadable."""
         return np.array([image for image in range(len(self.files)) if image not in self.unreadable], dtype=np.int64)
+
+
+def _ignore_stop_signals(_worker: int) -> None:
+    """Ctrl-C and `timeout` signal the whole process group: the main process saves its state, then ends its workers."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def load_canvas(path: str, height: int, width: int, *, reduced: bool) -> UInt8Array:

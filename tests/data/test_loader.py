@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -73,3 +77,36 @@ def test_images_in_their_own_proportions(tmp_path: Path) -> None:
     wide, turned_batch = canvases.batches([np.array([0]), np.array([2])])
     assert wide.canvas_BCHW.shape == (1, 3, 80, 128)
     assert turned_batch.canvas_BCHW.shape == (1, 3, 144, 64)
+
+
+READ_UNTIL_STOPPED = """
+import itertools, signal, sys
+import numpy as np
+from edgeembed.data.loader import open_canvases
+
+def stop(number, frame):
+    sys.exit(128 + number)
+
+signal.signal(signal.SIGTERM, stop)
+shapes_N2 = np.full((len(sys.argv[1:]), 2), 32)
+canvases = open_canvases(sys.argv[1:], shapes_N2=shapes_N2, workers=2, cache="never", visits=10**6)
+for batch in canvases.batches([np.arange(len(sys.argv[1:]))] * 100_000):
+    print("read", flush=True)
+"""
+
+
+def test_a_signal_to_the_whole_process_group_is_left_to_the_main_process(tmp_path: Path) -> None:
+    files = [str(tmp_path / f"{number}.png") for number in range(4)]
+    for file in files:
+        Image.new("RGB", (40, 40)).save(file)
+    process = subprocess.Popen(
+        [sys.executable, "-c", READ_UNTIL_STOPPED, *files],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    # By then both workers have started.
+    assert [process.stdout.readline() for _ in range(20)] == ["read\n"] * 20
+    os.killpg(process.pid, signal.SIGTERM)  # as `timeout` and a terminal's Ctrl-C do
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert "killed by signal" not in stderr  # what DataLoader says of workers that ended before it
