@@ -167,7 +167,7 @@ def main() -> None:
             )
             assert ratio is not None
             label = f"{path.name}, {params[str(path)] / 1e6:.2f} M ({ratio.describe()})"
-            of_part.append(row_of(name, label, by_student, by_teacher, asymmetric))
+            of_part.append(row_of(name, label, by_student, by_teacher, asymmetric) | {"size_ratio": asdict(ratio)})
         for row in of_part:
             print("| " + " | ".join(cells(row)) + " |")
         if len(options.students) > 1:

@@ -117,5 +117,5 @@ def collapse_warning(name: str, spread: Spread | None, *, num_classes: int | Non
     return (
         f"{name}: the embedding space is collapsed on these {spread.images} images ({describe(spread)}): "
         "small errors change results; train for more steps, from pretrained weights, on more classes and on images "
-        "like these, or with a larger head.margin"
+        "like these, or a teacher with a larger head.margin"
     )

@@ -17,6 +17,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
 
+from edgeembed.device.embedder import DEFAULT_ARTIFACT
+
 ROOT = Path(__file__).parent.parent
 BUILD = "import sys; from setuptools.build_meta import build_wheel; build_wheel(sys.argv[1])"
 BASE = {"numpy", "onnxruntime", "pillow", "pydantic", "safetensors", "typer"}
@@ -81,7 +83,7 @@ def test_the_wheel_holds_every_file_of_the_package_and_nothing_else(wheel: Wheel
     held = {name for name in wheel.files if ".dist-info/" not in name}
     assert held == expected
     assert {"edgeembed/py.typed", "edgeembed/bench/report.html", "edgeembed/export/web/static/index.html"} < held
-    for kind in ("recipes/teacher/vit_h14.yaml", "artifacts/groceries_clothes_mobilenetv4_s/bundle.json"):
+    for kind in ("recipes/teacher/vit_h14.yaml", f"artifacts/{DEFAULT_ARTIFACT}/bundle.json"):
         assert f"edgeembed/{kind}" in held
 
 

@@ -130,10 +130,12 @@ def published_weights(name: str, weights: str, *, library: str) -> PublishedWeig
 def not_downloaded(key: str, weights: str, name: str, *, published: PublishedWeights, reason: str) -> UserError:
     """Returns an error of one line for published weights that could not be downloaded."""
     place = published.repository or published.url
-    where = f" ({place})" if place else ""
+    file, none = f"({key}=./model.safetensors)", "or none for random weights"
+    if not place:
+        return UserError(f"{key} = {weights!r}: no weights of {name} are published: give a file {file}, {none}")
     return UserError(
-        f"{key} = {weights!r}: the weights of {name}{where} could not be downloaded: {reason}: {how_to_install(name)}; "
-        f"give a file that was downloaded elsewhere ({key}=./model.safetensors), or none for random weights"
+        f"{key} = {weights!r}: the weights of {name} ({place}) could not be downloaded: {reason}: "
+        f"{how_to_install(name)}; give a file that was downloaded elsewhere {file}, {none}"
     )
 
 

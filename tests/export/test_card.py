@@ -11,7 +11,7 @@ import pytest
 
 from edgeembed.device.bundle import read_bundle
 from edgeembed.device.bundle_schema import CARD, BundleManifest
-from edgeembed.device.embedder import Embedder, default_bundle
+from edgeembed.device.embedder import Embedder, bundled_artifacts, default_bundle
 from edgeembed.export.card import model_card, notes_in
 from tests.device.conftest import DIM, SIZE_PX, pattern, tiny_network, write_manifest
 
@@ -93,8 +93,8 @@ def test_notes_are_found_in_cards_of_any_wording(bundle: Path) -> None:
     )
 
 
-def test_the_bundled_card_is_that_of_its_manifest() -> None:
-    folder = default_bundle()
+@pytest.mark.parametrize("folder", bundled_artifacts(), ids=lambda folder: folder.name)
+def test_a_bundled_card_is_that_of_its_manifest(folder: Path) -> None:
     manifest, card = read_bundle(folder), (folder / CARD).read_text(encoding="utf-8")
     notes = notes_in(card, manifest)
     assert "Grocery Store" in notes

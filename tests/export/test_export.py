@@ -18,7 +18,7 @@ import torch
 from edgeembed.data.manifest import read_manifest, write_manifest
 from edgeembed.device.bundle import read_bundle
 from edgeembed.device.bundle_schema import BundleManifest, Quantisation
-from edgeembed.device.embedder import Embedder, default_bundle
+from edgeembed.device.embedder import Embedder, bundled_artifacts
 from edgeembed.errors import UserError
 from edgeembed.evaluation import RetrievalProtocol
 from edgeembed.export import export as export_module
@@ -310,10 +310,11 @@ def test_the_card_says_for_which_cpus_int8_is_right_and_keeps_the_notes_of_older
     assert notes_in(card.replace("Limits", "Changed"), narrow) == ""
 
 
-def test_the_bundled_int8_file_is_right_on_every_cpu() -> None:
-    (file,) = (file for file in read_bundle(default_bundle()).files if file.precision == "int8")
+@pytest.mark.parametrize("folder", bundled_artifacts(), ids=lambda folder: folder.name)
+def test_a_bundled_int8_file_is_right_on_every_cpu(folder: Path) -> None:
+    (file,) = (file for file in read_bundle(folder).files if file.precision == "int8")
     assert not file.needs_int8_dot_products
-    weights = int8_weights(onnx.load(default_bundle() / file.path))
+    weights = int8_weights(onnx.load(folder / file.path))
     assert len(weights) > 20
     assert max(int(np.abs(weight.astype(np.int32)).max()) for weight in weights) <= 64
 

@@ -44,6 +44,13 @@ def refusal(name: str, weights: str) -> str:
     return str(caught.value)
 
 
+def test_a_model_without_published_weights_is_told_so() -> None:
+    assert refusal("mobilenetv4_conv_small_035", "pretrained") == (
+        "backbone.weights = 'pretrained': no weights of mobilenetv4_conv_small_035 are published: give a file "
+        "(backbone.weights=./model.safetensors), or none for random weights"
+    )
+
+
 @pytest.mark.parametrize(("name", "weights", "source"), WEIGHTS)
 def test_an_unknown_host_is_told_in_one_line(
     name: str, weights: str, source: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

@@ -15,6 +15,7 @@ import pytest
 
 from edgeembed.arrays import UInt8Array
 from edgeembed.data.synthetic import render_view
+from edgeembed.device.bundle import read_bundle
 from edgeembed.device.embedder import ARTIFACTS, DEFAULT_ARTIFACT
 from edgeembed.device.runtimes import ONNX_RUNTIMES, open_session
 from edgeembed.errors import CheckFailed, UserError
@@ -27,7 +28,8 @@ every_runtime = pytest.mark.parametrize("runtime", ONNX_RUNTIMES)
 @pytest.fixture(scope="module")
 def pictures() -> UInt8Array:
     """19 rendered photographs of the size that the bundled model takes."""
-    return np.stack([np.asarray(render_view(seed=0, instance=i, view=0, size_px=144)) for i in range(19)])
+    size_px = read_bundle(BUNDLED).input.height
+    return np.stack([np.asarray(render_view(seed=0, instance=i, view=0, size_px=size_px)) for i in range(19)])
 
 
 @pytest.mark.parametrize(("precision", "difference", "cosine"), [("fp32", 1e-4, 0.99999), ("int8", 0.1, 0.99)])

@@ -8,6 +8,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from edgeembed.device.bundle import read_bundle
 from edgeembed.device.embedder import default_bundle
 from edgeembed.errors import CheckFailed
 from edgeembed.export.tensorrt.rewrite import parse_version, rewrite_for_tensorrt, unsupported_features
@@ -23,7 +24,12 @@ def run(model: onnx.ModelProto, feed: dict[str, np.ndarray]) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def pixels() -> np.ndarray:
-    return np.random.default_rng(0).integers(0, 256, (4, 144, 144, 3), dtype=np.uint8)
+    return np.random.default_rng(0).integers(0, 256, (4, *default_input_shape(), 3), dtype=np.uint8)
+
+
+def default_input_shape() -> tuple[int, int]:
+    spec = read_bundle(default_bundle()).input
+    return spec.height, spec.width
 
 
 @pytest.mark.parametrize("version", VERSIONS)

@@ -14,9 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import edgeembed
 from edgeembed.device.bundle import read_bundle
-from edgeembed.device.embedder import Embedder
+from edgeembed.device.embedder import Embedder, default_bundle
 from edgeembed.errors import CheckFailed, UserError
 from edgeembed.export.web import index, runtime
 from edgeembed.export.web import page as web_page
@@ -33,7 +32,7 @@ from edgeembed.files import read_json, sha256_of, write_json
 from tests.conftest import Outcome
 
 Run = Callable[..., Outcome]
-BUNDLE = Path(edgeembed.__file__).parent / "artifacts" / "groceries_clothes_mobilenetv4_s"
+BUNDLE = default_bundle()
 
 
 @pytest.fixture

@@ -17,11 +17,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import edgeembed
 from edgeembed.arrays import FloatArray, UInt8Array
 from edgeembed.data.manifest import read_manifest
 from edgeembed.device.contact_sheet import similarity_texts
-from edgeembed.device.embedder import Embedder
+from edgeembed.device.embedder import Embedder, default_bundle
 from edgeembed.device.images import load_pixels
 from edgeembed.errors import CheckFailed
 from edgeembed.export.web import page as web_page
@@ -33,7 +32,7 @@ from tests.export.web.dropped_files import EITHER, REFUSED, SHOWN, write_dropped
 
 pytestmark = pytest.mark.skipif(not is_installed(), reason="CHROMIUM MISSING: install chromium and chromedriver")
 
-BUNDLE = Path(edgeembed.__file__).parent / "artifacts" / "groceries_clothes_mobilenetv4_s"
+BUNDLE = default_bundle()
 SIDE = 144
 TAB = "\ue004"
 DROP = """
