@@ -30,6 +30,7 @@ python "$here/unseen_kinds.py" "$work/kinds.csv" "$work/features" "$work"/withou
   --kinds "groceries;rendered artwork;rendered landmarks;rendered packaged_goods" --max-images 600
 python "$here/quality_table.py" "$work/all.csv" "$work/all/teacher" "$work"/all/lite0_*
 for student in $students; do
-  edgeembed export "$work/all/$student" --out "$work/groceries_clothes_$student" --precision fp32,int8
+  edgeembed export "$work/all/$student" --out "$work/groceries_clothes_$student" --precision fp32,int8 \
+    --licence Apache-2.0 --notes "$here/bundled_notes.md"
 done
 edgeembed bench "$work"/groceries_clothes_* --teacher "$work/all/teacher" --data "$work/all.csv" --out "$work/report"

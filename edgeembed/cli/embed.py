@@ -23,8 +23,7 @@ def embed(
     model: Annotated[
         Path | None,
         typer.Option(
-            help="Bundle, the name of one that comes with the package (`artifacts` lists them), or a run folder (needs "
-            "torch); default: the first that comes with the package.",
+            help="Bundle, a name that `artifacts` lists, or a run folder (needs torch); default: the bundled model.",
             autocompletion=completion.models,
         ),
     ] = None,
