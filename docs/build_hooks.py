@@ -55,6 +55,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         pages[f"benchmarks/{path.name}"] = path.read_text(encoding="utf-8")
     for page, text in pages.items():
         files.append(File.generated(config, page, content=text))
+    for path in sorted((ROOT / RESULTS).glob("*.svg")):
+        files.append(File.generated(config, f"benchmarks/{path.name}", abs_src_path=str(path)))
     return files
 
 
