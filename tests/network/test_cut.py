@@ -54,15 +54,23 @@ def test_a_cut_open_clip_vit_keeps_its_final_norm() -> None:
     assert "ln_post.weight" in cut.module.state_dict()
 
 
-def test_a_cut_network_is_built_again_from_its_description_and_others_do_not_record_it() -> None:
+@pytest.mark.parametrize(
+    "changes", [{"blocks": 3}, {"blocks": 3, "attention_blocks": 2}, {"attention_blocks": 1}], ids=str
+)
+def test_a_changed_network_is_built_again_from_its_description_and_others_do_not_record_it(
+    changes: dict[str, int],
+) -> None:
     options: dict[str, Any] = {"weights": "none", "size_px": 64, "dim": 8, "dropout": 0.0}
-    cut = build_model("mobilenetv3_small_050", blocks=3, **options)
-    assert to_json(cut.describe())["architecture"]["blocks"] == 3
-    again = network_from_description(cut.describe())
-    again.load_state_dict(cut.state_dict())
-    assert again.describe() == cut.describe()
-    assert space_id(again) == space_id(cut)
-    assert "blocks" not in to_json(build_model("test_resnet", **options).describe())["architecture"]
+    changed = build_model("mobilenetv3_small_050", **changes, **options)
+    recorded = to_json(changed.describe())["architecture"]
+    assert {key: recorded.get(key) for key in changes} == changes
+    again = network_from_description(changed.describe())
+    again.load_state_dict(changed.state_dict())
+    assert again.describe() == changed.describe()
+    assert space_id(again) == space_id(changed)
+    assert not {"blocks", "attention_blocks"} & {
+        *to_json(build_model("test_resnet", **options).describe())["architecture"]
+    }
 
 
 @pytest.mark.parametrize("pooling", ["default", "gem"])

@@ -1,7 +1,7 @@
-"""Writes the manifests of the bundled models: all kinds of images, some kinds left out, and the kinds to test on.
+"""Writes the manifests of general.sh: all kinds of images, some kinds left out, and the kinds to test on.
 
 Why: a model for everybody's images has to be measured on kinds of images that its training has not seen.
-Usage: python benchmarks/bundled_data.py GROCERY.parquet CLOTHING_FOLDER RENDERED.parquet OTHER_RENDERED.parquet OUT
+Usage: python benchmarks/general_data.py GROCERY.parquet CLOTHING_FOLDER RENDERED.parquet OTHER_RENDERED.parquet OUT
 RENDERED and OTHER_RENDERED are two renderings of `edgeembed data synth` with different seeds, so that they share no
 object. OUT/all.csv is for training; of the clothes, the photographs of a fifth of the senders are held out, so that
 nobody's are on both sides. OUT/without_clothes.csv and OUT/without_groceries.csv leave out the kinds in `WITHOUT`:
