@@ -204,7 +204,7 @@ def default_bundle() -> Path:
 def bundle_folder(bundle: str | Path) -> Path:
     """Folder of a bundle: a path, or the name of a bundle that comes with the package.
 
-    What is not there is returned as it is: reading it says what is missing.
+    A path that does not exist is returned unchanged, and reading it is the error that names it.
     """
     path = Path(bundle)
     bundled = ARTIFACTS / path.name

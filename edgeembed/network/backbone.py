@@ -111,9 +111,9 @@ def build_backbone(
             set_input_size(module, size_px, patch_stride)
         # After the weights, so that files and downloads are checked against the whole network.
         if blocks is not None:
-            keep_first_blocks(module, blocks, name=name, key=beside(weights_key, "blocks"))
+            keep_first_blocks(module, blocks, name=name, key=sibling_key(weights_key, "blocks"))
         if attention_blocks is not None:
-            require_attention(module, attention_blocks, name=name, key=beside(weights_key, "attention_blocks"))
+            require_attention(module, attention_blocks, name=name, key=sibling_key(weights_key, "attention_blocks"))
             remove_head_convolution(module)
             add_attention(module, attention_blocks, channels=output_dim(module, size_px))
         # After the weights: the wrapper changes the names of tensors.
@@ -174,19 +174,19 @@ def require_input_size(name: str, size_px: int) -> None:
 def require_blocks(
     name: str, blocks: int | None, attention_blocks: int | None = None, *, weights_key: str = "backbone.weights"
 ) -> None:
-    """Raises UserError, before weights are downloaded, for a network that cannot be changed in this way."""
+    """Raises UserError, before weights are downloaded, where a network cannot be cut or cannot get transformer blocks."""
     if blocks is None and attention_blocks is None:
         return
     with torch.device("meta"):  # computes shapes but no values, so that it takes no time
         module, _, _ = random_module(name, library_of(name), size_px=default_input_size(name, library_of(name)))
     if blocks is not None:
-        keep_first_blocks(module, blocks, name=name, key=beside(weights_key, "blocks"))
+        keep_first_blocks(module, blocks, name=name, key=sibling_key(weights_key, "blocks"))
     if attention_blocks is not None:
-        require_attention(module, attention_blocks, name=name, key=beside(weights_key, "attention_blocks"))
+        require_attention(module, attention_blocks, name=name, key=sibling_key(weights_key, "attention_blocks"))
 
 
-def beside(weights_key: str, name: str) -> str:
-    """Returns a recipe key of the section that the key of the weights is in."""
+def sibling_key(weights_key: str, name: str) -> str:
+    """Returns the key `name` of the recipe section that `weights_key` belongs to: student.blocks for student.weights."""
     return weights_key.replace("weights", name)
 
 

@@ -29,7 +29,7 @@ def require_student_size(student: str, size_px: int) -> None:
 
 
 def require_student_blocks(student: str, blocks: int | None, attention_blocks: int | None) -> None:
-    """Raises UserError, before anything is built or downloaded, for a student that cannot be changed in this way."""
+    """Raises UserError, before anything is built or downloaded, for blocks that cannot be kept or added."""
     require_blocks(timm_model_name(student), blocks, attention_blocks, weights_key="student.weights")
 
 
