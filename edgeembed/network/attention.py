@@ -34,8 +34,8 @@ def require_attention(network: nn.Module, num_blocks: int, *, name: str, key: st
     """Raises UserError, which names `name` and the recipe key `key`, for networks that no blocks can be added to."""
     if not isinstance(network, CONVOLUTIONAL):
         raise UserError(
-            f"{key} = {num_blocks}: transformer blocks cannot be added to {name}, only to networks of the EfficientNet and "
-            f"MobileNetV3 families: set {key} to null"
+            f"{key} = {num_blocks}: transformer blocks cannot be added to {name}, only to networks of the "
+            f"EfficientNet and MobileNetV3 families: set {key} to null"
         )
 
 

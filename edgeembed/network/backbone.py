@@ -174,7 +174,7 @@ def require_input_size(name: str, size_px: int) -> None:
 def require_blocks(
     name: str, blocks: int | None, attention_blocks: int | None = None, *, weights_key: str = "backbone.weights"
 ) -> None:
-    """Raises UserError, before weights are downloaded, where a network cannot be cut or cannot get transformer blocks."""
+    """Raises UserError, before weights are downloaded, where blocks cannot be kept or transformer blocks added."""
     if blocks is None and attention_blocks is None:
         return
     with torch.device("meta"):  # computes shapes but no values, so that it takes no time
@@ -186,7 +186,7 @@ def require_blocks(
 
 
 def sibling_key(weights_key: str, name: str) -> str:
-    """Returns the key `name` of the recipe section that `weights_key` belongs to: student.blocks for student.weights."""
+    """Returns the key `name` of the section that `weights_key` is in: student.blocks for student.weights."""
     return weights_key.replace("weights", name)
 
 
