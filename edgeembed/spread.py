@@ -21,8 +21,8 @@ It is that of a cosine of .98, the lower limit of the int8 gate, where different
 The share of nearest neighbours that change depends on this figure, whatever the spread. Simulated with random errors
 of .0025, .01, .025, .04 and .05: 10, 19, 33, 41 and 44 % of 300 vectors of mean cosine .97 and effective dimension
 2.9; 12, 24, 35, 43 and 48 % of 300 vectors of mean cosine .53 and effective dimension 22. Measured on
-the bundled int8 file (ONNX Runtime, AMD EPYC): .0003 and 9 % on 1,000 Grocery Store photographs, .002 and 22 % on the
-64 rendered images of `doctor`.
+an int8 file of MobileNetV4-small (ONNX Runtime, AMD EPYC): .0003 and 9 % on 1,000 Grocery Store photographs, .002 and
+22 % on the 64 rendered images of `doctor`.
 """
 # Limits of a collapsed space; the measurements are in `is_collapsed`.
 MOST_MEAN_COSINE = 0.9
@@ -92,7 +92,7 @@ def is_collapsed(spread: Spread | None, *, num_classes: int | None = None) -> bo
     """Whether nearly all embeddings point the same way, or differ in a few directions only.
 
     K perfectly separated classes have an effective dimension of K - 1, so less is expected of few classes.
-    Measured on Grocery Store photographs (mean cosine, effective dimension): the bundled MobileNetV4-small .53 and 27
+    Measured on Grocery Store photographs (mean cosine, effective dimension): a trained MobileNetV4-small .53 and 27
     on 1,000; untrained networks of seed 0 on 400: MobileNetV4-small .99 and 15, ResNet-18 .96 and 2.8, test_resnet .99
     and 2.8, ViT-Ti/16 .75 and 2.7. Either figure alone misses some.
     """

@@ -103,7 +103,7 @@ def test_a_constant_network_is_no_division_by_zero() -> None:
         (0.97, 2.8, 50, True),
         (0.993, 11.0, 50, True),  # untrained MobileNetV4-small
         (0.7, 2.2, 50, True),  # untrained ViT-Ti
-        (0.53, 24.5, 50, False),  # the bundled model on Grocery Store
+        (0.53, 24.5, 50, False),  # a trained MobileNetV4-small on Grocery Store
         (0.5, 1.0, 2, False),  # two classes that are told apart lie on one line
         (0.3, 2.0, 5, False),
         (0.3, 1.5, 5, True),

@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 
 ARTIFACTS = Path(__file__).parents[1] / "artifacts"
-DEFAULT_ARTIFACT = "groceries_clothes_mobilenetv4_s"
+DEFAULT_ARTIFACT = "groceries_clothes_lite0"
 PARENT_SESSIONS: list[Session] = []
 """Sessions that this process got from the one it was forked from. They are kept, because deleting one would wait for
 its threads, which a forked process does not have."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import math
 import tempfile
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from edgeembed.arrays import FloatArray, UInt8Array
 from edgeembed.device.bundle_schema import Quantisation
+from edgeembed.export.graph import Graph
 from edgeembed.export.int8.float_weights import keep_float_weights
 from edgeembed.export.int8.operators import choose_operators
 from edgeembed.export.int8.residual_sums import avoid_rounding_ties
@@ -82,10 +84,11 @@ def int8_candidates(
 
         # Only if the gate refuses the first: measuring each operator alone takes minutes.
         worst_first = quantiser.rank_operators(best, selection_NHWC[:RANKING_IMAGES], expected_ND[:RANKING_IMAGES])
-        count, max_count = 1, int(settings.max_float_share * len(worst_first))
+        allowed = quantiser.within_weight_share(worst_first, settings.max_float_weights)
+        count, max_count = 1, min(int(settings.max_float_share * len(worst_first)), len(allowed))
         while count <= max_count:
             log.info("int8: %d of %d operators left in float32", count, len(worst_first))
-            yield quantiser.candidate(best, worst_first[:count])
+            yield quantiser.candidate(best, allowed[:count])
             # Doubled, because each candidate is quantised and run on all images of the gate.
             count *= 2
 
@@ -208,6 +211,21 @@ class Quantiser:
                 for name in self.operators.nodes
             }
         return sorted(distances, key=lambda name: -distances[name])
+
+    def within_weight_share(self, names: Sequence[str], share: float) -> list[str]:
+        """The operators, in their order, without those that would bring the weights above a share of all weights."""
+        graph = Graph(onnx.load(self.prepared))
+        num_weights = {
+            node.name: sum(math.prod(graph.constants[name].dims) for name in node.input if name in graph.constants)
+            for node in graph.nodes
+        }
+        room = share * sum(num_weights.values())
+        fitting = []
+        for name in names:
+            if num_weights[name] <= room:
+                room -= num_weights[name]
+                fitting.append(name)
+        return fitting
 
 
 class OneBatch(CalibrationDataReader):  # type: ignore[misc]

@@ -64,6 +64,21 @@ def test_operators_return_to_float32_worst_first_until_no_more_may(convolutional
         assert not is_produced_by(graph, worst.input[1], "DequantizeLinear")
 
 
+def test_a_limit_of_float32_weights_keeps_the_file_small(convolutional: onnx.ModelProto) -> None:
+    def sizes(most_weights: float) -> list[int]:
+        settings = MINMAX.model_copy(update={"max_float_weights": most_weights})
+        tried = list(int8_candidates(convolutional, PIXELS_32, PIXELS_32, settings))
+        return [candidate.model.ByteSize() for candidate in tried]
+
+    int8, *without_limit = sizes(1.0)
+    saved = convolutional.ByteSize() - int8
+    assert without_limit[-1] > int8 + 0.1 * saved
+    same, *limited = sizes(0.05)
+    assert same == int8
+    assert limited
+    assert max(limited) < int8 + 0.1 * saved
+
+
 @pytest.mark.parametrize("name", ["resnet_xs", "test_vit"])
 def test_by_default_no_sum_of_two_products_leaves_16_bits(name: str, tmp_path: Path) -> None:
     """x86 CPUs without VNNI add them in 16 bits: in the first convolution, depthwise ones and matrix products."""

@@ -119,10 +119,14 @@ def test_the_bundled_files_are_built_with_a_cache_of_timings(rtx: tuple[str, Bui
     cache = tmp_path / "timings"
     first = build("--cache", cache, *paths)["engines"]
     assert cache.stat().st_size > 0
-    assert build("--cache", cache, *paths)["engines"] == first
+    again = build("--cache", cache, *paths)["engines"]
+    # The size of a plan differs by some bytes from build to build.
+    assert [{**engine, "plan_bytes": 0} for engine in again.values()] == [
+        {**engine, "plan_bytes": 0} for engine in first.values()
+    ]
     assert first["bundled.fp32.onnx"]["weights_bytes"] > 10_000_000
     if version != WITHOUT_INT8_CONVOLUTIONS:
-        assert first["bundled.int8.onnx"]["weights_bytes"] < 3_000_000
+        assert first["bundled.int8.onnx"]["weights_bytes"] < 0.35 * first["bundled.fp32.onnx"]["weights_bytes"]
 
 
 def test_the_parser_knows_every_operator_that_we_call_supported(rtx: tuple[str, Build]) -> None:

@@ -19,6 +19,7 @@ from PIL import Image
 
 from edgeembed.arrays import FloatArray, UInt8Array
 from edgeembed.data.manifest import read_manifest
+from edgeembed.device.bundle import read_bundle
 from edgeembed.device.contact_sheet import similarity_texts
 from edgeembed.device.embedder import Embedder, default_bundle
 from edgeembed.device.images import load_pixels
@@ -33,7 +34,10 @@ from tests.export.web.dropped_files import EITHER, REFUSED, SHOWN, write_dropped
 pytestmark = pytest.mark.skipif(not is_installed(), reason="CHROMIUM MISSING: install chromium and chromedriver")
 
 BUNDLE = default_bundle()
-SIDE = 144
+SIDE = read_bundle(BUNDLE).input.height
+LEAST_COSINE = {"fp32": 0.9999, "int8": 0.995}
+"""To Python's embeddings of the same pixels. The int8 file has float32 operators between the int8 ones: where their
+results lie at the edge of a rounding step, processors round differently."""
 TAB = "\ue004"
 DROP = """
     const content = await (await fetch(args[0])).blob();
@@ -197,14 +201,14 @@ def test_the_same_pixels_get_the_embeddings_of_python(
     pixels_NHWC = np.stack([load_pixels(file, SIDE, SIDE) for file in rendered(tiny_data, 20)])
     reference_ND = embedder(precision).embed_pixels(pixels_NHWC)
     found = [embed_pixels(page, pixels) for pixels in pixels_NHWC]
-    assert p1([float(a @ b) for a, b in zip(found, reference_ND, strict=True)]) >= 0.9999
+    assert p1([float(a @ b) for a, b in zip(found, reference_ND, strict=True)]) >= LEAST_COSINE[precision]
 
 
 def test_the_same_pixels_of_photographs_get_the_embeddings_of_python(page: Browser, real_data: Path) -> None:
     pixels_NHWC = np.stack([load_pixels(file, SIDE, SIDE) for file in photographs(real_data, 20)])
     reference_ND = embedder().embed_pixels(pixels_NHWC)
     found = [embed_pixels(page, pixels) for pixels in pixels_NHWC]
-    assert p1([float(a @ b) for a, b in zip(found, reference_ND, strict=True)]) >= 0.9999
+    assert p1([float(a @ b) for a, b in zip(found, reference_ND, strict=True)]) >= LEAST_COSINE["int8"]
 
 
 def test_pixels_of_lossless_files_are_those_of_pillow_at_any_size(page: Browser, site: Site, tmp_path: Path) -> None:
@@ -392,7 +396,7 @@ def test_several_threads_where_the_host_isolates_the_page(site: Site, window: Br
         window.open(f"{url}/some/where/page/")
         assert window.run("return crossOriginIsolated") is True
         found = embed_pixels(window, pixels)
-    assert float(found @ embedder().embed_pixels(pixels[None])[0]) >= 0.9999
+    assert float(found @ embedder().embed_pixels(pixels[None])[0]) >= LEAST_COSINE["int8"]
 
 
 @pytest.mark.skipif("EDGEEMBED_SCREENSHOT" not in os.environ, reason="writes the README's picture where it is asked to")

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Trains a model to bundle, of groceries and clothes: a teacher and its student, both from random weights.
+# Trains a model of groceries and clothes: a teacher and its student, both from random weights. It was bundled at first.
 # Why: whoever ships a model should be able to make it again. Both sets allow publishing weights (MIT, CC0).
-# Usage: benchmarks/bundled.sh FOLDER_OF_GROCERY FOLDER_OF_CLOTHING WORK_FOLDER
+# Usage: benchmarks/groceries_clothes.sh FOLDER_OF_GROCERY FOLDER_OF_CLOTHING WORK_FOLDER
 # Of the clothes, the photographs of a fifth of the senders are held out: nobody's are on both sides. Then once more with a
 # third of the classes kept out of all training, for the table.
 set -euo pipefail
