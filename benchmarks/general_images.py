@@ -65,12 +65,13 @@ def write_unlike(unpacked: Path, out: Path, num_images: int) -> None:
     for kind, share in SHARES.items():
         candidates = list(dict.fromkeys(encoded_images(unpacked, kind)))
         draw.shuffle(candidates)
-        number = 0
+        number = skipped = 0
         for encoded in candidates:
             if number == round(share * num_images):
                 break
             image = usable(encoded)
             if image is None:
+                skipped += 1
                 continue
             white = (255, 255, 255)
             colour = white if draw.random() < 2 / 3 else tuple(draw.randrange(256) for _ in range(3))
@@ -78,16 +79,18 @@ def write_unlike(unpacked: Path, out: Path, num_images: int) -> None:
             flat.alpha_composite(image)
             flat.convert("RGB").save(out / f"{kind}_{number:04d}.jpg", quality=90)
             number += 1
-        print(f"{kind}: {number} images of {len(candidates)} files")
+        print(f"{kind}: {number} images of {len(candidates)} files, {skipped} damaged, tiny, huge or long ones skipped")
 
 
 def photographs(unpacked: Path) -> list[Path]:
     """The sample photographs of OpenCV and one file of each wallpaper, those of at most `MAX_IMAGE_PIXELS`."""
     wallpapers: dict[str, Path] = {}
     for path in sorted(unpacked.rglob("wallpapers/*/contents/images/*.jpg"), key=lambda path: path.stat().st_size):
-        with Image.open(path) as image:
-            if image.width * image.height <= (Image.MAX_IMAGE_PIXELS or 0):
-                wallpapers[path.parts[-4]] = path
+        try:
+            Image.open(path).close()
+        except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+            continue
+        wallpapers[path.parts[-4]] = path
     return [*sorted(unpacked.rglob("opencv-doc/examples/**/*.jpg")), *wallpapers.values()]
 
 
@@ -119,7 +122,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=4000)
     asked = parser.parse_args()
     warnings.simplefilter("error", Image.DecompressionBombWarning)
-    (asked.out / "unlike").mkdir(parents=True, exist_ok=True)
+    (asked.out / "unlike").mkdir(parents=True)
     write_unlike(asked.unpacked, asked.out / "unlike", asked.images)
     write_crops(asked.unpacked, asked.out / "crops")
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from edgeembed.arrays import FloatArray, UInt8Array
 from edgeembed.device.bundle import read_bundle
-from edgeembed.device.embedder import Embedder, PixelModel, bundled_artifacts
+from edgeembed.device.embedder import DEFAULT_ARTIFACT, Embedder, PixelModel, bundled_artifacts
 from edgeembed.device.embedding_space import long_space_id
 from edgeembed.device.embeddings import Embeddings
 from edgeembed.device.image_sources import ImageSource
@@ -50,13 +50,13 @@ def model_of_index(index: Path, stored: Embeddings) -> Path:
     if stored.model_path is not None and Path(stored.model_path).exists():
         return Path(stored.model_path)
     same_space = [
-        (manifest.name == stored.model, folder)
+        (manifest.name == stored.model, folder.name == DEFAULT_ARTIFACT, folder)
         for folder in bundled_artifacts()
         if long_space_id((manifest := read_bundle(folder)).space_id) == long_space_id(stored.space_id)
     ]
     if same_space:
-        # True is above False: the bundle with the name of the model is preferred.
-        return max(same_space)[1]
+        # True is above False: the bundle with the name of the model is preferred, then the default one.
+        return max(same_space)[-1]
     raise UserError(
         f"index {index} was embedded with {stored.model!r}, in space {stored.space_id}, which no bundle of the package "
         "has: give that model, or a student of the same teacher, with --model"

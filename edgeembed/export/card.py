@@ -30,8 +30,8 @@ embedding_ND = embedder.embed(["a.jpg", "b.jpg"])  # (2, {dim}) float32, unit le
 Both sides are resized at once, proportions are not kept. Normalisation and the L2 norm are inside the graph.
 `docs/preprocessing.md` of edgeembed says what every kind of image file becomes, with test vectors.
 
-Compare embeddings by inner product, and only with those of the space `{space_id}`, which this student and its teacher
-share.
+Compare embeddings by inner product, and only with those of the space `{space_id}`, which a teacher and all of
+its students share.
 """
 
 # Filled in by str.format, like USE: a brace of the code itself is doubled.
