@@ -42,6 +42,6 @@ bundle() {
     --notes "$here/general_notes.md" "${@:2}"
 }
 bundle lite0
-bundle lite0_xs --set gate.max_macs=5e11 --set int8.max_float_weights=0.04  # an int8 file below 1 MB
+bundle lite0_xs --set gate.max_macs=5e11 --set int8.max_float_weight_share=0.04  # an int8 file below 1 MB
 bundle lite0_hybrid --set gate.max_macs=7e11
 edgeembed bench "$work"/groceries_clothes_lite0{,_xs,_hybrid} --teacher "$work/all/lite0" --data "$work/photographs.csv" --out "$work/report"

@@ -1,6 +1,6 @@
 """Writes JPEG files of emoji, clip art and furniture, and crops of photographs, from packages of free images.
 
-Why: a space keeps what it sees. Images of many other kinds keep it usable for kinds that no label names.
+Why: trained on images of many kinds, an embedding space stays usable for kinds without labels.
 Usage: python benchmarks/general_images.py UNPACKED OUT [--images 4000]
 UNPACKED has the unpacked packages that general.sh downloads. OUT/unlike has images for training, unlike photographs of
 groceries and clothes, drawn with a fixed seed: three tenths from @lobehub/fluent-emoji-3d (Microsoft's Fluent Emoji,
@@ -83,7 +83,7 @@ def write_unlike(unpacked: Path, out: Path, num_images: int) -> None:
 
 
 def photographs(unpacked: Path) -> list[Path]:
-    """The sample photographs of OpenCV and one file of each wallpaper, those of at most `MAX_IMAGE_PIXELS`."""
+    """The sample photographs of OpenCV, and the largest file of each wallpaper below `MAX_IMAGE_PIXELS`."""
     wallpapers: dict[str, Path] = {}
     for path in sorted(unpacked.rglob("wallpapers/*/contents/images/*.jpg"), key=lambda path: path.stat().st_size):
         try:

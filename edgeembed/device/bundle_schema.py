@@ -233,9 +233,13 @@ class BundleFile(StoredFile):
 
     @property
     def not_shown(self) -> dict[str, str]:
-        """The reason for each runtime in which the loss of mAP was not shown to be within its limit."""
+        """The reason for each runtime in which the loss of mAP was not shown to be within its limit.
+
+        A runtime whose check failed is not among them: there the file is refused.
+        """
         # The file's own runtime comes first, then each other one that the gate ran it in.
-        losses = {self.runtime: self.map_loss, **{name: check.map_loss for name, check in self.runtimes.items()}}
+        checked = {name: check.map_loss for name, check in self.runtimes.items() if check.passed}
+        losses = {self.runtime: self.map_loss, **checked}
         # Such a file failed its gate, which is reported instead.
         if self.accepted_worse:
             return {}

@@ -83,13 +83,14 @@ def file_remarks(file: BundleFile) -> list[str]:
         quantised = file.quantisation
         parts.append(
             f"static quantisation (QDQ), calibration by {quantised.calibration}, "
-            f"{len(quantised.float_operators)} operators left in float32"
+            f"operators left in float32: {len(quantised.float_operators)}"
         )
         parts.append(f"{'7-bit' if quantised.reduce_range else '8-bit'} weights, {CPUS[quantised.cpus]}")
     # A loss that is not shown is part of the line of its runtime below.
     if file.map_loss is not None and file.runtime not in file.not_shown:
         parts.append(f"mAP {file.map_loss.points} below the fp32 file")
     parts += [f"in {runtime} **{text}**" for runtime, text in file.not_shown.items()]
+    parts += [f"in {runtime} **refused**" for runtime, check in file.runtimes.items() if not check.passed]
     if file.accepted_worse:
         parts.append(f"**its gate refused it: {', '.join(file.accepted_worse)}**")
     return ["", f"`{file.path}`: {'; '.join(parts)}."] if parts else []

@@ -85,8 +85,8 @@ class Int8Section(Section):
     with the fp32 file on `choosing_images` that were not used to calibrate. `reduce_range`: 7-bit weights, whose
     products saturate on no CPU, as those of 8-bit weights do on x86 without VNNI; auto: 7 bits, and 8 bits only where
     all files with 7 bits are refused. `max_float_share`: largest share of the operators that may return to float32
-    until the gate passes. `max_float_weights`: the same for the weights of these operators, which take four bytes each
-    instead of one; operators whose weights do not fit into what is left of it are passed over.
+    until the gate passes. `max_float_weight_share`: largest share of all weights that these operators may hold, because
+    a weight takes four bytes in float32 and one in int8. An operator that would exceed it is skipped.
     """
 
     calibration: Literal["auto", "minmax", "percentile", "entropy"] = Field(
@@ -110,7 +110,7 @@ class Int8Section(Section):
         le=1.0,
         description="largest share of the operators that may return to float32 until the gate passes",
     )
-    max_float_weights: float = Field(
+    max_float_weight_share: float = Field(
         default=1.0,
         ge=0.0,
         le=1.0,

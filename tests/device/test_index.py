@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from edgeembed.device import embedder as embedder_module
+from edgeembed.device.embedder import DEFAULT_ARTIFACT
 from edgeembed.device.embeddings import read_embeddings
 from tests.device.conftest import pattern
 from tests.device.test_cli_device import one_line
@@ -156,6 +157,10 @@ def test_search_without_a_model_takes_a_bundled_one_of_the_same_space(
         shutil.move(make_bundle(name, space_id=space), no_bundled_models / name)
     done = edgeembed("search", shelf / "1.png", "--index", out, "--json")
     assert (done.code, json.loads(done.stdout)["model"]) == (0, "student")
+    # Of several, the default one.
+    shutil.move(make_bundle(DEFAULT_ARTIFACT, space_id="space-a"), no_bundled_models / DEFAULT_ARTIFACT)
+    done = edgeembed("search", shelf / "1.png", "--index", out, "--json")
+    assert (done.code, json.loads(done.stdout)["model"]) == (0, DEFAULT_ARTIFACT)
 
 
 @pytest.mark.usefixtures("no_bundled_models")

@@ -13,6 +13,7 @@ from edgeembed.device.bundle import read_bundle
 from edgeembed.device.bundle_schema import BundleFile, MapLoss, Parity, map_loss_in
 from edgeembed.device.embedder import default_bundle
 from edgeembed.evaluation import ScoredQueries
+from edgeembed.export.card import file_remarks
 from edgeembed.export.gate import GateResult, apply_gate, measure_map_loss, min_queries, queries_needed
 from edgeembed.export.recipe import GateSection, Thresholds
 from edgeembed.metrics import not_scored
@@ -207,6 +208,9 @@ def test_the_entry_in_the_bundle_says_what_was_shown() -> None:
     assert file_with(loss, accepted_worse=("cosine",)).not_shown == {}
     check = {"parity": GOOD.model_dump(), "retrieval": {"map_loss": loss.model_dump()}, "passed": True}
     assert list(file_with(loss, runtimes={"openvino": check}).not_shown) == ["onnxruntime", "openvino"]
+    refused = file_with(loss, runtimes={"openvino": {**check, "passed": False}})
+    assert list(refused.not_shown) == ["onnxruntime"]
+    assert file_remarks(refused)[-1].endswith("; in openvino **refused**.")
 
 
 def test_losses_of_bundles_without_these_keys_are_read_and_say_nothing_of_what_was_shown() -> None:

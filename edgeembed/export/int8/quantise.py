@@ -84,7 +84,7 @@ def int8_candidates(
 
         # Only if the gate refuses the first: measuring each operator alone takes minutes.
         worst_first = quantiser.rank_operators(best, selection_NHWC[:RANKING_IMAGES], expected_ND[:RANKING_IMAGES])
-        allowed = quantiser.within_weight_share(worst_first, settings.max_float_weights)
+        allowed = quantiser.within_weight_share(worst_first, settings.max_float_weight_share)
         count, max_count = 1, min(int(settings.max_float_share * len(worst_first)), len(allowed))
         while count <= max_count:
             log.info("int8: %d of %d operators left in float32", count, len(worst_first))
@@ -213,7 +213,7 @@ class Quantiser:
         return sorted(distances, key=lambda name: -distances[name])
 
     def within_weight_share(self, names: Sequence[str], share: float) -> list[str]:
-        """The operators, in their order, without those that would bring the weights above a share of all weights."""
+        """Returns operators in the given order, without those whose weights would exceed a share of all weights."""
         graph = Graph(onnx.load(self.prepared))
         num_weights = {
             node.name: sum(math.prod(graph.constants[name].dims) for name in node.input if name in graph.constants)

@@ -66,7 +66,7 @@ def test_operators_return_to_float32_worst_first_until_no_more_may(convolutional
 
 def test_a_limit_of_float32_weights_keeps_the_file_small(convolutional: onnx.ModelProto) -> None:
     def sizes(most_weights: float) -> list[int]:
-        settings = MINMAX.model_copy(update={"max_float_weights": most_weights})
+        settings = MINMAX.model_copy(update={"max_float_weight_share": most_weights})
         tried = list(int8_candidates(convolutional, PIXELS_32, PIXELS_32, settings))
         return [candidate.model.ByteSize() for candidate in tried]
 
